@@ -1,0 +1,70 @@
+# Every verb sets up what it needs in .venv, once. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --constraint constraints.txt
+
+CORE := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
+FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp)
+TOOLS := $(VENV)/.tools
+INSTALLED := $(VENV)/.installed
+BENCH := $(VENV)/.bench
+CHECK_BUILD := build/check
+
+.DEFAULT_GOAL := help
+.PHONY: help dev demo test check bench format clean
+.DELETE_ON_ERROR:
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+dev: $(INSTALLED)  ## set up .venv with the package, editable, and every tool
+
+demo: $(INSTALLED)  ## refine the sample pictures into ./demo
+	$(VENV)/bin/crfrnn demo -o demo
+
+test: $(INSTALLED)  ## run the tests; ARGS="-k name" passes options on
+	$(PY) -m pytest $(ARGS)
+
+check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(FORMATTED)
+	$(PY) -m cmake -S . -B $(CHECK_BUILD) -G Ninja --log-level=WARNING \
+		-DCMAKE_BUILD_TYPE=Debug -DCRFRNN_WERROR=ON \
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja -DPython_EXECUTABLE=$(abspath $(PY)) \
+		-Dnanobind_DIR=$$($(PY) -m nanobind --cmake_dir)
+	$(PY) -m cmake --build $(CHECK_BUILD)
+
+bench: $(BENCH)  ## measure against the other implementations
+	$(PY) -m benchmarks $(ARGS)
+
+format: $(INSTALLED)  ## rewrite Python and C++ in the house's format
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+	$(VENV)/bin/clang-format -i $(FORMATTED)
+
+clean:  ## remove everything the other verbs made
+	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+
+# Stamps, so that a second run starts at once. An existing .venv is used as it is.
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes before anything that asks for it, so that no resolver chooses it.
+$(TOOLS): constraints.txt | $(PY)
+	@echo "Installing torch and the build tools into $(VENV)"
+	$(INSTALL) torch scikit-build-core nanobind cmake ninja
+	@touch $@
+
+$(INSTALLED): $(TOOLS) pyproject.toml $(CORE)
+	@echo "Building crfrnn into $(VENV)"
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev]"
+	@touch $@
+
+$(BENCH): $(INSTALLED)
+	$(INSTALL) cython setuptools
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[bench]"
+	@touch $@

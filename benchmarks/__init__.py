@@ -1,0 +1,1 @@
+"""Timings, one file a question: `python -m benchmarks NAME`."""

@@ -1,0 +1,27 @@
+"""Run one benchmark by name, or all of them."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+NAMES = sorted(
+    path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "timing"
+)
+
+
+def main() -> None:
+    """Run the benchmarks named on the command line; all without a name."""
+    names, options = [], sys.argv[1:]
+    while options and not options[0].startswith("-"):
+        names.append(options.pop(0))
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise SystemExit(f"unknown benchmark {unknown[0]}; there are: {', '.join(NAMES)}")
+    for name in names or NAMES:
+        import_module(f"benchmarks.{name}").main(options)
+
+
+if __name__ == "__main__":
+    main()

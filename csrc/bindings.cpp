@@ -1,0 +1,254 @@
+// nanobind only: arrays in, the interpreter lock released, arrays out.
+// The Python side checks shapes and types first, with messages for people.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "exact.hpp"
+#include "grid.hpp"
+#include "lattice_build.hpp"
+#include "mean_field.hpp"
+#include "permutohedral.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+template <typename T, std::size_t Axes>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu, nb::ndim<Axes>>;
+template <typename T, std::size_t Axes>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu, nb::ndim<Axes>>;
+using Index = std::int32_t;
+
+/// Hand a vector to Python as a NumPy array that owns it.
+nb::ndarray<nb::numpy, Index> to_numpy(std::vector<Index>&& data,
+                                       std::initializer_list<std::size_t> shape) {
+    auto holder = std::make_unique<std::vector<Index>>(std::move(data));
+    Index* pointer = holder->data();
+    nb::capsule owner(holder.release(),
+                      [](void* p) noexcept { delete static_cast<std::vector<Index>*>(p); });
+    return nb::ndarray<nb::numpy, Index>(pointer, shape, owner);
+}
+
+/// A kernel of the recurrence, and the arrays it borrows.
+template <typename T>
+struct TermArrays {
+    crfrnn::Term<T> term;
+    std::vector<nb::object> alive;
+
+    void scale(std::optional<In<T, 1>> before, std::optional<In<T, 1>> after,
+               std::optional<In<T, 1>> total) {
+        term.before = keep(before);
+        term.after = keep(after);
+        term.total = keep(total);
+    }
+
+    template <typename Array>
+    const T* keep(const std::optional<Array>& array) {
+        if (!array) return nullptr;
+        alive.push_back(nb::cast(*array));
+        return array->data();
+    }
+};
+
+template <typename T>
+crfrnn::Lattice<T> make_lattice(const In<Index, 2>& vertex, const In<T, 2>& weight,
+                                const In<Index, 3>& neighbor, const In<Index, 1>& entry,
+                                const In<Index, 1>& offset, std::size_t start) {
+    return {vertex.data(),       weight.data(),       neighbor.data() + 2 * start,
+            entry.data(),        offset.data(),       vertex.shape(0),
+            vertex.shape(1) - 1, offset.shape(0) - 1, 2 * neighbor.shape(1)};
+}
+
+template <typename T>
+std::vector<crfrnn::Band<T>> make_bands(const std::vector<In<T, 2>>& arrays) {
+    std::vector<crfrnn::Band<T>> bands;
+    for (const auto& array : arrays)
+        bands.push_back({array.data(), array.shape(0), (array.shape(1) - 1) / 2});
+    return bands;
+}
+
+template <typename T>
+auto build(In<T, 2> features, std::size_t width, Out<Index, 2> vertex, Out<T, 2> weight,
+           Out<Index, 1> entry, std::size_t threads) {
+    const std::size_t d = features.shape(1);
+    crfrnn::LatticeTables tables;
+    {
+        nb::gil_scoped_release release;
+        tables = crfrnn::build_lattice(features.data(), features.shape(0), d, width, vertex.data(),
+                                       weight.data(), entry.data(), threads);
+    }
+    return std::make_pair(to_numpy(std::move(tables.neighbor), {d + 1, tables.vertices, 2}),
+                          to_numpy(std::move(tables.offset), {tables.vertices + 1}));
+}
+
+template <typename T>
+void filter(In<T, 2> values, In<Index, 2> vertex, In<T, 2> weight, In<Index, 3> neighbor,
+            In<Index, 1> entry, In<Index, 1> offset, std::size_t start, bool reverse, Out<T, 2> out,
+            std::size_t threads) {
+    const auto lattice = make_lattice(vertex, weight, neighbor, entry, offset, start);
+    nb::gil_scoped_release release;
+    crfrnn::filter(lattice, values.data(), out.data(), values.shape(1), reverse, threads);
+}
+
+template <typename T>
+void separable(nb::ndarray<const T, nb::c_contig, nb::device::cpu> values,
+               const std::vector<In<T, 2>>& bands,
+               nb::ndarray<T, nb::c_contig, nb::device::cpu> out, std::size_t threads) {
+    const auto matrices = make_bands(bands);
+    nb::gil_scoped_release release;
+    crfrnn::separable(values.data(), out.data(), values.shape(0), matrices,
+                      values.shape(values.ndim() - 1), threads);
+}
+
+template <typename T>
+void exact(In<T, 2> values, In<T, 2> features, double tolerance, Out<T, 2> out,
+           std::size_t threads) {
+    nb::gil_scoped_release release;
+    crfrnn::exact(features.data(), features.shape(0), features.shape(1), values.data(), out.data(),
+                  values.shape(1), tolerance, threads);
+}
+
+template <typename T>
+crfrnn::Model<T> make_model(std::size_t n, std::size_t classes, std::size_t row,
+                            nb::ndarray<const T, nb::c_contig, nb::device::cpu> weights,
+                            const std::vector<const TermArrays<T>*>& terms) {
+    crfrnn::Model<T> model;
+    model.n = n;
+    model.classes = classes;
+    model.row = row;
+    model.potts = weights.ndim() == 2;
+    model.weights = weights.data();
+    for (const auto* term : terms) model.terms.push_back(term->term);
+    return model;
+}
+
+template <typename T>
+std::size_t forward(In<T, 2> logits, nb::ndarray<const T, nb::c_contig, nb::device::cpu> weights,
+                    const std::vector<const TermArrays<T>*>& terms, std::size_t row,
+                    std::size_t iterations, double tolerance, Out<T, 2> z,
+                    std::optional<Out<T, 3>> saved, std::size_t threads) {
+    const auto model = make_model(logits.shape(1), logits.shape(0), row, weights, terms);
+    T* const history = saved ? saved->data() : nullptr;
+    nb::gil_scoped_release release;
+    return crfrnn::Recurrence<T>(model).forward(logits.data(), z.data(), iterations, history,
+                                                tolerance, threads);
+}
+
+/// The recurrence on some of the classes; `weights` has a zero for all the others together.
+template <typename T>
+std::size_t forward_pruned(In<T, 2> logits, In<T, 2> weights,
+                           const std::vector<const TermArrays<T>*>& terms, std::size_t row,
+                           std::size_t iterations, double tolerance,
+                           const std::vector<std::size_t>& kept, Out<T, 2> z, std::size_t threads) {
+    auto model = make_model<T>(logits.shape(1), kept.size() + 1, row,
+                               nb::ndarray<const T, nb::c_contig, nb::device::cpu>(weights), terms);
+    model.kept = kept;
+    model.all = logits.shape(0);
+    nb::gil_scoped_release release;
+    return crfrnn::Recurrence<T>(model).forward(logits.data(), z.data(), iterations, nullptr,
+                                                tolerance, threads);
+}
+
+template <typename T>
+std::vector<double> peaks(In<T, 2> logits, std::size_t threads) {
+    std::vector<double> result(logits.shape(0));
+    nb::gil_scoped_release release;
+    crfrnn::class_peaks(logits.data(), logits.shape(0), logits.shape(1), result.data(), threads);
+    return result;
+}
+
+template <typename T>
+void backward(In<T, 3> saved, In<T, 2> gradient,
+              nb::ndarray<const T, nb::c_contig, nb::device::cpu> weights,
+              const std::vector<const TermArrays<T>*>& terms, std::size_t row, Out<T, 2> to_logits,
+              nb::ndarray<double, nb::c_contig, nb::device::cpu> sums, std::size_t threads) {
+    const auto model = make_model(gradient.shape(1), gradient.shape(0), row, weights, terms);
+    nb::gil_scoped_release release;
+    crfrnn::Recurrence<T>(model).backward(saved.data(), gradient.data(), to_logits.data(),
+                                          saved.shape(0), sums.data(), threads);
+}
+
+template <typename T>
+void define(nb::module_& m, const char* term_name) {
+    using Scale = std::optional<In<T, 1>>;
+    using Terms = TermArrays<T>;
+    m.def("build", &build<T>, nb::arg("features"), nb::arg("width"), nb::arg("vertex"),
+          nb::arg("weight"), nb::arg("entry"), nb::arg("threads"));
+    m.def("filter", &filter<T>, nb::arg("values"), nb::arg("vertex"), nb::arg("weight"),
+          nb::arg("neighbor"), nb::arg("entry"), nb::arg("offset"), nb::arg("start"),
+          nb::arg("reverse"), nb::arg("out"), nb::arg("threads"));
+    m.def("separable", &separable<T>, nb::arg("values"), nb::arg("bands"), nb::arg("out"),
+          nb::arg("threads"));
+    m.def("exact", &exact<T>, nb::arg("values"), nb::arg("features"), nb::arg("tolerance"),
+          nb::arg("out"), nb::arg("threads"));
+    nb::class_<Terms>(m, term_name);
+    m.def(
+        "exact_term",
+        [](In<T, 2> features, double tolerance, Scale before, Scale after, Scale total) {
+            Terms arrays;
+            arrays.term.gaussian = crfrnn::PointSet<T>{features.data(), features.shape(0),
+                                                       features.shape(1), tolerance};
+            arrays.alive = {nb::cast(features)};
+            arrays.scale(before, after, total);
+            return arrays;
+        },
+        nb::arg("features"), nb::arg("tolerance"), nb::arg("before").none(),
+        nb::arg("after").none(), nb::arg("total").none());
+    m.def(
+        "lattice_term",
+        [](In<Index, 2> vertex, In<T, 2> weight, In<Index, 3> neighbor, In<Index, 1> entry,
+           In<Index, 1> offset, std::size_t start, Scale before, Scale after, Scale total) {
+            Terms arrays;
+            arrays.term.gaussian = make_lattice(vertex, weight, neighbor, entry, offset, start);
+            arrays.alive = {nb::cast(vertex), nb::cast(weight), nb::cast(neighbor), nb::cast(entry),
+                            nb::cast(offset)};
+            arrays.scale(before, after, total);
+            return arrays;
+        },
+        nb::arg("vertex"), nb::arg("weight"), nb::arg("neighbor"), nb::arg("entry"),
+        nb::arg("offset"), nb::arg("start"), nb::arg("before").none(), nb::arg("after").none(),
+        nb::arg("total").none());
+    m.def(
+        "grid_term",
+        [](const std::vector<In<T, 2>>& bands, Scale before, Scale after, Scale total) {
+            Terms arrays;
+            arrays.term.gaussian = make_bands(bands);
+            for (const auto& band : bands) arrays.alive.push_back(nb::cast(band));
+            arrays.scale(before, after, total);
+            return arrays;
+        },
+        nb::arg("bands"), nb::arg("before").none(), nb::arg("after").none(),
+        nb::arg("total").none());
+    m.def("mean_field", &forward<T>, nb::arg("logits"), nb::arg("weights"), nb::arg("terms"),
+          nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"), nb::arg("z"),
+          nb::arg("saved").none(), nb::arg("threads"));
+    m.def("mean_field_pruned", &forward_pruned<T>, nb::arg("logits"), nb::arg("weights"),
+          nb::arg("terms"), nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"),
+          nb::arg("kept"), nb::arg("z"), nb::arg("threads"));
+    m.def("class_peaks", &peaks<T>, nb::arg("logits"), nb::arg("threads"));
+    m.def("mean_field_backward", &backward<T>, nb::arg("saved"), nb::arg("gradient"),
+          nb::arg("weights"), nb::arg("terms"), nb::arg("row"), nb::arg("to_logits"),
+          nb::arg("sums"), nb::arg("threads"));
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+    m.doc() = "Compiled core of crfrnn: arithmetic on arrays, nothing that a person calls.";
+    define<float>(m, "Term32");
+    define<double>(m, "Term64");
+    m.def("saved_width", &crfrnn::Recurrence<float>::saved_width, nb::arg("classes"));
+    m.def("instruction_set", [] { return std::string(crfrnn::kernels<float>().name); });
+}

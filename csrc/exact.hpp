@@ -1,0 +1,149 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "kernels.hpp"
+#include "parallel.hpp"
+#include "permutohedral.hpp"
+
+namespace crfrnn {
+
+/// The Gaussian sum itself: out_i = sum over all j, j = i included, of exp(-|f_i - f_j|^2 / 2) v_j.
+///
+/// Points are sorted into leaves of a k-d tree. Two leaves whose boxes are so far apart that every
+/// kernel value between them is below the tolerance are never looked at, nor is a leaf that far
+/// from a point.
+template <typename T>
+class ExactFilter {
+public:
+    ExactFilter(const T* features, std::size_t n, std::size_t d, double tolerance)
+        : n_(n), d_(d), reach_(static_cast<T>(-2 * std::log(tolerance))), order_(n) {
+        std::iota(order_.begin(), order_.end(), std::size_t{0});
+        split(features, 0, n);
+        const std::size_t leaves = begins_.size();
+        begins_.push_back(n);
+        points_ = std::vector<T>(leaves * d * kLeaf);
+        for (std::size_t leaf = 0; leaf < leaves; ++leaf) {
+            for (std::size_t l = 0; l < kLeaf; ++l) {
+                // Lanes without a point repeat the first one; their values are zero.
+                const std::size_t at = begins_[leaf] + l < begins_[leaf + 1] ? l : 0;
+                const T* point = features + order_[begins_[leaf] + at] * d;
+                for (std::size_t k = 0; k < d; ++k) points_[(leaf * d + k) * kLeaf + l] = point[k];
+            }
+        }
+    }
+
+    /// Filter n rows of `width` values; rows are `stride` apart. All workers call this together.
+    void apply(Team& team, const T* values, T* out, std::size_t width, std::size_t stride) {
+        const std::size_t leaves = begins_.size() - 1;
+        team.once([&] {
+            if (sorted_width_ < width) sorted_ = uninitialized<T>(leaves * kLeaf * width);
+            sorted_width_ = std::max(sorted_width_, width);
+        });
+        team.for_each(leaves, [&](std::size_t leaf) {
+            T* to = sorted_.get() + leaf * kLeaf * width;
+            std::fill(to, to + kLeaf * width, T(0));
+            for (std::size_t i = begins_[leaf]; i < begins_[leaf + 1]; ++i, to += width)
+                std::copy_n(values + order_[i] * stride, width, to);
+        });
+        const GaussLeaves<T> leaves_view{points_.data(), boxes_.data(), d_};
+        team.for_each(leaves, [&](std::size_t leaf) {
+            std::vector<std::int32_t> near;
+            collect(leaf, near);
+            std::vector<T> sums(kLeaf * width);
+            const std::size_t count = begins_[leaf + 1] - begins_[leaf];
+            kernels<T>().gauss(leaves_view, leaf, count, near.data(), near.size(), reach_,
+                               sorted_.get(), width, sums.data());
+            for (std::size_t i = 0; i < count; ++i)
+                std::copy_n(&sums[i * width], width, out + order_[begins_[leaf] + i] * stride);
+        });
+    }
+
+private:
+    struct Node {
+        std::vector<T> box;  // d lower ends, then d upper ends
+        std::int32_t leaf;   // or -1
+        std::size_t skip;    // the node after this one's descendants
+    };
+
+    /// Split points begin..end at the median of their widest dimension until a leaf holds them.
+    void split(const T* features, std::size_t begin, std::size_t end) {
+        std::vector<T> box(2 * d_);
+        std::size_t widest = 0;
+        for (std::size_t k = 0; k < d_; ++k) {
+            T low = features[order_[begin] * d_ + k], high = low;
+            for (std::size_t i = begin; i < end; ++i) {
+                low = std::min(low, features[order_[i] * d_ + k]);
+                high = std::max(high, features[order_[i] * d_ + k]);
+            }
+            box[k] = low;
+            box[d_ + k] = high;
+            if (high - low > box[d_ + widest] - box[widest]) widest = k;
+        }
+        const bool is_leaf = end - begin <= kLeaf;
+        const std::size_t self = nodes_.size();
+        nodes_.push_back({box, is_leaf ? static_cast<std::int32_t>(begins_.size()) : -1, 0});
+        if (is_leaf) {
+            begins_.push_back(begin);
+            boxes_.insert(boxes_.end(), box.begin(), box.end());
+        } else {
+            // A whole number of full leaves to the left, so that nearly all leaves are full.
+            const std::size_t half = ((end - begin) / 2 + kLeaf - 1) / kLeaf * kLeaf;
+            std::nth_element(order_.begin() + static_cast<std::ptrdiff_t>(begin),
+                             order_.begin() + static_cast<std::ptrdiff_t>(begin + half),
+                             order_.begin() + static_cast<std::ptrdiff_t>(end),
+                             [&](std::size_t a, std::size_t b) {
+                                 return features[a * d_ + widest] < features[b * d_ + widest];
+                             });
+            split(features, begin, begin + half);
+            split(features, begin + half, end);
+        }
+        nodes_[self].skip = nodes_.size();
+    }
+
+    /// Leaves within reach of one leaf, in order.
+    void collect(std::size_t leaf, std::vector<std::int32_t>& near) const {
+        const T* box = &boxes_[leaf * 2 * d_];
+        for (std::size_t at = 0; at < nodes_.size();) {
+            const Node& node = nodes_[at];
+            T squared = 0;
+            for (std::size_t k = 0; k < d_; ++k) {
+                const T gap = std::max(box[k] - node.box[d_ + k], node.box[k] - box[d_ + k]);
+                if (gap > 0) squared += gap * gap;
+            }
+            if (squared > reach_) {
+                at = node.skip;
+                continue;
+            }
+            if (node.leaf >= 0) near.push_back(node.leaf);
+            ++at;
+        }
+    }
+
+    std::size_t n_, d_;
+    T reach_;  // squared distance beyond which the kernel is below the tolerance
+    std::vector<std::size_t> order_, begins_;
+    std::vector<Node> nodes_;
+    std::vector<T> points_, boxes_;
+    std::unique_ptr<T[]> sorted_;
+    std::size_t sorted_width_ = 0;
+};
+
+/// Filter n x c values.
+template <typename T>
+void exact(const T* features, std::size_t n, std::size_t d, const T* values, T* out, std::size_t c,
+           double tolerance, std::size_t threads) {
+    ExactFilter<T> filter(features, n, d, tolerance);
+    Team::run(threads, [&](Team& team) {
+        for (std::size_t done = 0; done < c; done += kGroup)
+            filter.apply(team, values + done, out + done, std::min(kGroup, c - done), c);
+    });
+}
+
+}  // namespace crfrnn

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "kernels.hpp"
+#include "parallel.hpp"
+
+namespace crfrnn {
+
+/// Apply a band matrix along one axis of an array seen as outer x size x inner. All workers call.
+template <typename T>
+void apply_band(Team& team, const Band<T>& band, const T* from, T* to, std::size_t outer,
+                std::size_t inner) {
+    constexpr std::size_t strip =
+        256;  // values; a strip of 2*radius+1 rows stays in the first cache
+    const std::size_t strips = (inner + strip - 1) / strip;
+    team.for_each(outer * strips, [&](std::size_t job) {
+        const std::size_t at = job / strips * band.size * inner + job % strips * strip;
+        const std::size_t left = inner - job % strips * strip;
+        kernels<T>().band(band, from + at, inner, to + at, inner, left < strip ? left : strip, 0,
+                          band.size);
+    });
+}
+
+/// Apply one band matrix per axis to an array of batch x sizes x channels.
+template <typename T>
+void separable(const T* values, T* out, std::size_t batch, const std::vector<Band<T>>& bands,
+               std::size_t channels, std::size_t threads) {
+    std::size_t total = batch * channels;
+    for (const auto& band : bands) total *= band.size;
+    std::vector<T> spare(bands.size() > 1 ? total : 0);
+    Team::run(threads, [&](Team& team) {
+        const T* from = values;
+        T* to = bands.size() % 2 == 1 ? out : spare.data();  // the last pass has to end in `out`
+        std::size_t outer = batch, inner = total / batch;
+        for (const auto& band : bands) {
+            inner /= band.size;
+            apply_band(team, band, from, to, outer, inner);
+            outer *= band.size;
+            from = to;
+            to = to == out ? spare.data() : out;
+        }
+    });
+}
+
+}  // namespace crfrnn

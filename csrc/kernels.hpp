@@ -1,0 +1,128 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace crfrnn {
+
+/// One point's share of a lattice vertex.
+template <typename T>
+struct Entry {
+    std::int32_t point;
+    T weight;
+};
+
+/// Channels are stored with this many values a row, so that vector loops need no remainder.
+constexpr std::size_t padded(std::size_t channels) {
+    return channels <= 2 ? channels : (channels + 3) / 4 * 4;
+}
+
+/// Widest group of channels that one lattice table holds.
+constexpr std::size_t kGroup = 32;
+
+/// A band matrix: row i holds the weights of sources i-radius .. i+radius.
+template <typename T>
+struct Band {
+    const T* weight;  ///< size x (2*radius+1)
+    std::size_t size, radius;
+};
+
+/// Points a leaf of the exact filter's tree holds at most.
+constexpr std::size_t kLeaf = 32;
+
+/// The leaves of the exact filter's tree.
+template <typename T>
+struct GaussLeaves {
+    const T* points;  ///< leaves x d x kLeaf
+    const T* boxes;   ///< leaves x 2 x d: lower ends, upper ends
+    std::size_t d;
+};
+
+/// The inner loops, compiled once per instruction set; all take ranges and write only inside them.
+template <typename T>
+struct Kernels {
+    const char* name;
+
+    /// table[v] = sum of weight * x over the entries of v, for rows begin..end of 1..m.
+    void (*splat)(const Entry<T>* entries, const std::int32_t* offset, const T* x,
+                  std::size_t stride, std::size_t width, T* table, std::size_t begin,
+                  std::size_t end);
+
+    /// to[v] = from[v] + (from[one neighbour] + from[the other]) / 2, for rows begin..end of 1..m.
+    void (*blur)(const std::int32_t* neighbor, std::size_t width, const T* from, T* to,
+                 std::size_t begin, std::size_t end);
+
+    /// out[i - begin] = scale[i] * gain * weighted sum of the rows at the corners around point i.
+    /// A null `scale` is all ones.
+    void (*slice)(const std::int32_t* vertex, const T* weight, std::size_t corners,
+                  std::size_t width, const T* table, T gain, const T* scale, T* out,
+                  std::size_t stride, std::size_t begin, std::size_t end);
+
+    /// to[i - begin] = sum over sources k of band[i][k] * from[k], each n values wide.
+    void (*band)(const Band<T>& band, const T* from, std::size_t from_step, T* to,
+                 std::size_t to_step, std::size_t n, std::size_t begin, std::size_t end);
+
+    /// out[i] = sum over the points j of the leaves `near` of exp(-|f_i - f_j|^2 / 2) values[j],
+    /// for the first `count` points i of one leaf. A leaf is skipped for a point when it is farther
+    /// from it than the square root of `reach`. `values` holds kLeaf rows a leaf.
+    void (*gauss)(const GaussLeaves<T>& leaves, std::size_t leaf, std::size_t count,
+                  const std::int32_t* near, std::size_t near_count, T reach, const T* values,
+                  std::size_t width, T* out);
+
+    /// x[i][c] *= scale[i] for `rows` rows of `width`.
+    void (*scale_rows)(T* x, const T* scale, std::size_t rows, std::size_t width);
+
+    /// missing[i] = total[i] - sum of row i of f: the channel that was not filtered.
+    /// A null `total` is zero.
+    void (*missing_channel)(const T* f, std::size_t width, const T* total, T* missing,
+                            std::size_t rows);
+
+    /// m[i][c] += weight[c] * f[i][c] for rows of f `width` wide and of m `stride` wide.
+    void (*weigh)(const T* f, std::size_t width, const T* weight, T* m, std::size_t stride,
+                  std::size_t rows);
+
+    /// m[i] += matrix * f[i]: `matrix` is inputs x outputs, row-major, outputs padded to `stride`.
+    void (*mix)(const T* f, std::size_t width, std::size_t inputs, const T* matrix, T* m,
+                std::size_t stride, std::size_t rows);
+
+    /// m[i][c] = (sum of row i) - m[i][c]: the Potts model. Padding must be zero.
+    void (*potts)(T* m, std::size_t stride, std::size_t rows);
+
+    /// q[i] = softmax(z[i]) over rows `stride` wide, the first `count` values of which are real;
+    /// writes the first `kept` of them to rows of q `width` wide, and zeros up to `width`.
+    /// Destroys z. Returns the sum of |change of q| if `before` is not null.
+    double (*softmax)(T* z, std::size_t stride, std::size_t count, std::size_t kept, T* q,
+                      std::size_t width, const T* before, std::size_t rows);
+
+    /// out[i] = log of the sum of exp of row i. Destroys z.
+    void (*log_sum_exp)(T* z, std::size_t width, T* out, std::size_t rows);
+
+    /// out[i] = q[i] * (h[i] - sum of q[i] * h[i]): the softmax Jacobian. Padding of q is zero.
+    void (*softmax_backward)(const T* q, const T* h, T* out, std::size_t stride, std::size_t rows);
+
+    /// sums[a] += sum over rows i of r[i][a] * q[i], for a < count: r transposed times q.
+    void (*outer)(const T* r, const T* q, T* sums, std::size_t stride, std::size_t count,
+                  std::size_t rows);
+
+    /// sums[c] += sum over rows i of r[i][c] * q[i][c]: the diagonal of `outer`.
+    void (*dot_columns)(const T* r, const T* q, T* sums, std::size_t stride, std::size_t rows);
+};
+
+/// The fastest kernels that this processor runs.
+template <typename T>
+const Kernels<T>& kernels();
+
+namespace baseline {
+template <typename T>
+const Kernels<T>& table();
+}
+namespace avx2 {
+template <typename T>
+const Kernels<T>& table();
+}
+namespace avx512 {
+template <typename T>
+const Kernels<T>& table();
+}
+
+}  // namespace crfrnn

@@ -1,0 +1,2 @@
+#define CRFRNN_ISA avx512
+#include "kernels_impl.hpp"

@@ -1,0 +1,149 @@
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kernels.hpp"
+#include "parallel.hpp"
+
+namespace crfrnn {
+
+/// Memory that is not zeroed when made, so that each worker touches its own part first.
+template <typename T>
+std::unique_ptr<T[]> uninitialized(std::size_t count) {
+    return std::unique_ptr<T[]>(new T[count]);
+}
+
+/// One image's permutohedral lattice (Adams, Baek & Davis, 2010), as borrowed arrays.
+///
+/// Rows of a value table are 1..m; row 0 is zero and stands for a vertex that does not exist.
+template <typename T>
+struct Lattice {
+    const std::int32_t* vertex;    ///< n x (d+1)
+    const T* weight;               ///< n x (d+1)
+    const std::int32_t* neighbor;  ///< for axis a: row pairs from neighbor + a * neighbor_stride
+    const std::int32_t* entry;     ///< n*(d+1), sorted by vertex
+    const std::int32_t* offset;    ///< m+1
+    std::size_t n, d, m, neighbor_stride;
+
+    /// Scales the slice; splat, blur and slice then keep a constant signal on a full lattice.
+    T gain() const { return static_cast<T>(1.0 / (1.0 + std::pow(2.0, -static_cast<double>(d)))); }
+};
+
+/// A lattice filter with its tables: `blur` reads values, `slice` gives the filtered ones.
+///
+/// Channels are handled in groups of at most kGroup, each with its own table; all groups share the
+/// second table that blurring needs.
+template <typename T>
+class LatticeFilter {
+public:
+    /// @param width channels of a row of values, `padded`
+    LatticeFilter(const Lattice<T>& lattice, std::size_t width)
+        : lattice_(lattice),
+          width_(width),
+          entries_(uninitialized<Entry<T>>(lattice.n * (lattice.d + 1))),
+          blurred_(uninitialized<T>((lattice.m + 1) * width)),
+          spare_(uninitialized<T>((lattice.m + 1) * (width < kGroup ? width : kGroup))) {}
+
+    /// Order weights (times `scale` of the point, if given) as splat reads them. All workers call.
+    void load(Team& team, const T* scale) {
+        const std::size_t corners = lattice_.d + 1;
+        team.for_range(lattice_.n * corners, kGrain * 8, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t e = begin; e < end; ++e) {
+                const auto at = static_cast<std::size_t>(lattice_.entry[e]);
+                const std::size_t point = at / corners;
+                entries_[e] = {static_cast<std::int32_t>(point),
+                               lattice_.weight[at] * (scale == nullptr ? T(1) : scale[point])};
+            }
+        });
+    }
+
+    /// Splat rows of `width` values and blur. All workers call this together.
+    ///
+    /// @param reverse blur the axes backwards, which is the exact adjoint: each blur is symmetric,
+    ///                but where neighbours are missing the blurs do not commute
+    void blur(Team& team, const T* values, bool reverse) {
+        const Kernels<T>& k = kernels<T>();
+        const std::size_t axes = lattice_.d + 1;
+        for (std::size_t done = 0; done < width_; done += kGroup) {
+            const std::size_t width = group_width(done);
+            // With an odd number of blurs, start in the spare table so as to end in the other.
+            T* from = axes % 2 == 0 ? table(done) : spare_.get();
+            T* to = axes % 2 == 0 ? spare_.get() : table(done);
+            team.once([&] {
+                for (std::size_t c = 0; c < width; ++c) from[c] = to[c] = T(0);
+            });
+            team.for_range(lattice_.m, kGrain, [&](std::size_t begin, std::size_t end) {
+                k.splat(entries_.get(), lattice_.offset, values + done, width_, width, from,
+                        begin + 1, end + 1);
+            });
+            for (std::size_t a = 0; a < axes; ++a) {
+                const std::size_t axis = reverse ? axes - 1 - a : a;
+                const std::int32_t* pairs = lattice_.neighbor + axis * lattice_.neighbor_stride;
+                team.for_range(lattice_.m, kGrain, [&](std::size_t begin, std::size_t end) {
+                    k.blur(pairs, width, from, to, begin + 1, end + 1);
+                });
+                T* const last = from;
+                from = to;
+                to = last;
+            }
+        }
+    }
+
+    /// Read the blurred values at points begin..end into rows of `width`, times `scale` if given.
+    void slice(const T* scale, T* out, std::size_t begin, std::size_t end) const {
+        for (std::size_t done = 0; done < width_; done += kGroup)
+            kernels<T>().slice(lattice_.vertex, lattice_.weight, lattice_.d + 1, group_width(done),
+                               table(done), lattice_.gain(), scale, out + done, width_, begin, end);
+    }
+
+private:
+    static constexpr std::size_t kGrain = 2048;
+
+    std::size_t group_width(std::size_t done) const {
+        return width_ - done < kGroup ? width_ - done : kGroup;
+    }
+    T* table(std::size_t done) const { return blurred_.get() + done * (lattice_.m + 1); }
+
+    Lattice<T> lattice_;
+    std::size_t width_;
+    std::unique_ptr<Entry<T>[]> entries_;
+    std::unique_ptr<T[]> blurred_, spare_;
+};
+
+/// Filter n x c values.
+template <typename T>
+void filter(const Lattice<T>& lattice, const T* values, T* out, std::size_t c, bool reverse,
+            std::size_t threads) {
+    constexpr std::size_t grain = 4096;
+    const std::size_t widest = padded(c < kGroup ? c : kGroup);
+    const auto rows = uninitialized<T>(lattice.n * widest);
+    LatticeFilter<T> whole(lattice, widest);
+    LatticeFilter<T> rest(lattice, c > kGroup && c % kGroup != 0 ? padded(c % kGroup) : 1);
+    Team::run(threads, [&](Team& team) {
+        whole.load(team, nullptr);
+        if (c > kGroup) rest.load(team, nullptr);
+        for (std::size_t done = 0; done < c; done += kGroup) {
+            const std::size_t real = c - done < kGroup ? c - done : kGroup;
+            const std::size_t width = padded(real);
+            LatticeFilter<T>& one = width == widest ? whole : rest;
+            team.for_range(lattice.n, grain, [&](std::size_t begin, std::size_t end) {
+                for (std::size_t i = begin; i < end; ++i)
+                    for (std::size_t k = 0; k < width; ++k)
+                        rows[i * width + k] = k < real ? values[i * c + done + k] : T(0);
+            });
+            one.blur(team, rows.get(), reverse);
+            team.for_range(lattice.n, grain, [&](std::size_t begin, std::size_t end) {
+                T* at = rows.get() + begin * width;
+                one.slice(nullptr, at, begin, end);
+                for (std::size_t i = 0; i < end - begin; ++i)
+                    for (std::size_t k = 0; k < real; ++k)
+                        out[(begin + i) * c + done + k] = at[i * width + k];
+            });
+        }
+    });
+}
+
+}  // namespace crfrnn

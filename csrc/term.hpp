@@ -1,0 +1,138 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <variant>
+#include <vector>
+
+#include "exact.hpp"
+#include "grid.hpp"
+#include "kernels.hpp"
+#include "parallel.hpp"
+#include "permutohedral.hpp"
+
+namespace crfrnn {
+
+/// Points of the exact filter, and the kernel value below which it may leave a pair out.
+template <typename T>
+struct PointSet {
+    const T* features;
+    std::size_t n, d;
+    double tolerance;
+};
+
+/// A kernel's Gaussian filter, with what scales its input and output; null stands for ones.
+template <typename T>
+struct Term {
+    /// On a lattice, or along each axis of a grid, or summed exactly over points.
+    std::variant<Lattice<T>, std::vector<Band<T>>, PointSet<T>> gaussian;
+    const T* before = nullptr;
+    const T* after = nullptr;
+    const T* total = nullptr;  ///< the filter's response to ones, `before` and `after` included
+};
+
+/// A filter at work on rows of `width` channels: `prepare` on all pixels, then `tile` on some.
+template <typename T>
+class TermFilter {
+public:
+    TermFilter(const Term<T>& term, std::size_t n, std::size_t row, std::size_t width, bool adjoint)
+        : term_(term),
+          n_(n),
+          row_(row),
+          width_(width),
+          adjoint_(adjoint),
+          before_(adjoint ? term.after : term.before),
+          after_(adjoint ? term.before : term.after) {
+        if (const auto* lattice = std::get_if<Lattice<T>>(&term.gaussian)) {
+            lattice_ = std::make_unique<LatticeFilter<T>>(*lattice, width);
+            return;
+        }
+        if (const auto* points = std::get_if<PointSet<T>>(&term.gaussian)) {
+            exact_ =
+                std::make_unique<ExactFilter<T>>(points->features, n, points->d, points->tolerance);
+            one_ = uninitialized<T>(n * width);
+            if (before_ != nullptr) two_ = uninitialized<T>(n * width);
+            return;
+        }
+        const std::size_t axes = bands().size();
+        if (before_ != nullptr || axes > 1) one_ = uninitialized<T>(n * width);
+        if ((before_ != nullptr && axes > 1) || axes > 2) two_ = uninitialized<T>(n * width);
+    }
+
+    /// Once, before the first `prepare`. All workers call.
+    void load(Team& team) {
+        if (lattice_) lattice_->load(team, before_);
+    }
+
+    void prepare(Team& team, const T* values) {
+        if (lattice_) {
+            lattice_->blur(team, values, adjoint_);
+            return;
+        }
+        if (exact_) {
+            if (before_ != nullptr) values = scaled(team, values, two_.get());
+            for (std::size_t done = 0; done < width_; done += kGroup)
+                exact_->apply(team, values + done, one_.get() + done,
+                              std::min(kGroup, width_ - done), width_);
+            return;
+        }
+        T* to = one_.get();
+        if (before_ != nullptr) {
+            values = scaled(team, values, to);
+            to = two_.get();
+        }
+        std::size_t outer = 1, inner = n_ * width_;
+        for (std::size_t axis = 0; axis + 1 < bands().size(); ++axis) {
+            inner /= bands()[axis].size;
+            apply_band(team, bands()[axis], values, to, outer, inner);
+            outer *= bands()[axis].size;
+            values = to;
+            to = to == one_.get() ? two_.get() : one_.get();
+        }
+        team.once([&] { last_axis_ = values; });
+    }
+
+    /// Filtered values of pixels begin..end, which lie in one row of the grid.
+    void tile(T* out, std::size_t begin, std::size_t end) const {
+        if (lattice_) {
+            lattice_->slice(after_, out, begin, end);
+            return;
+        }
+        if (exact_) {
+            std::copy(one_.get() + begin * width_, one_.get() + end * width_, out);
+            if (after_ != nullptr)
+                kernels<T>().scale_rows(out, after_ + begin, end - begin, width_);
+            return;
+        }
+        const std::size_t start = begin / row_ * row_;
+        kernels<T>().band(bands().back(), last_axis_ + start * width_, width_, out, width_, width_,
+                          begin - start, end - start);
+        if (after_ != nullptr) kernels<T>().scale_rows(out, after_ + begin, end - begin, width_);
+    }
+
+private:
+    /// Write values times `before` to `to`.
+    const T* scaled(Team& team, const T* values, T* to) const {
+        team.for_range(n_, 4096, [&](std::size_t begin, std::size_t end) {
+            std::copy(values + begin * width_, values + end * width_, to + begin * width_);
+            kernels<T>().scale_rows(to + begin * width_, before_ + begin, end - begin, width_);
+        });
+        return to;
+    }
+
+    const std::vector<Band<T>>& bands() const {
+        return std::get<std::vector<Band<T>>>(term_.gaussian);
+    }
+
+    const Term<T>& term_;
+    std::size_t n_, row_, width_;
+    bool adjoint_;
+    const T *before_, *after_;
+    std::unique_ptr<LatticeFilter<T>> lattice_;
+    std::unique_ptr<ExactFilter<T>> exact_;
+    std::unique_ptr<T[]> one_, two_;
+    const T* last_axis_ = nullptr;
+};
+
+}  // namespace crfrnn

@@ -1,0 +1,78 @@
+"""crfrnn.info(): what is built, and what would run."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from . import ops
+
+
+@dataclass(frozen=True)
+class Info:
+    """What `info` returns; printing it gives a small table.
+
+    Attributes:
+        version: version of crfrnn.
+        torch: version of torch.
+        python: version of Python.
+        machine: processor architecture.
+        threads: threads that the CPU engine uses (`torch.set_num_threads` changes it).
+        engines: for each engine, "ready" or why it cannot run.
+        runs: for each kind of tensor, the engine that would run it.
+    """
+
+    version: str
+    torch: str
+    python: str
+    machine: str
+    threads: int
+    engines: dict[str, str]
+    runs: dict[str, str]
+
+    def __str__(self) -> str:
+        """Lay the facts out as lines."""
+        rows = [
+            ("crfrnn", self.version),
+            ("torch", self.torch),
+            ("python", f"{self.python} on {self.machine}"),
+            ("threads", str(self.threads)),
+            *((f"engine {name}", state) for name, state in self.engines.items()),
+            *((f"{kind} runs on", engine) for kind, engine in self.runs.items()),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def info() -> Info:
+    """Tell which engines are built, which would run, and why.
+
+    Returns:
+        The facts, printable.
+
+    Example:
+        >>> import crfrnn
+        >>> crfrnn.info().engines["reference"]
+        'ready'
+    """
+    try:
+        own = version("crfrnn")
+    except PackageNotFoundError:
+        own = "not installed"
+    kinds = {
+        "CPU float32": (torch.device("cpu"), torch.float32),
+        "CPU float64": (torch.device("cpu"), torch.float64),
+        "CUDA float32": (torch.device("cuda"), torch.float32),
+    }
+    return Info(
+        version=own,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        machine=platform.machine(),
+        threads=torch.get_num_threads(),
+        engines={"reference": "ready", "cpu": ops.core_missing() or "ready"},
+        runs={name: ops.resolve_engine(None, *kind) for name, kind in kinds.items()},
+    )

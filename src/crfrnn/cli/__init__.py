@@ -1,0 +1,99 @@
+"""The command line: `crfrnn COMMAND ...`, one module a command.
+
+A command's module has `add_arguments(parser)` and `run(args) -> int`, and imports whatever is heavy
+inside `run`, so that `crfrnn --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+COMMANDS = {
+    "refine": "sharpen the scores, labels or mask of a photograph, or of a folder of them",
+    "demo": "refine two photographs with a real network's scores, and draw before and after",
+    "info": "tell which engines are built, and which would run",
+}
+
+#: Exit codes: all well (0), some files of a folder failed (1), and these.
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors take one line, and whose epilog is made when it is read."""
+
+    make_epilog: Callable[[], str] | None = None
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong on one line and exit."""
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def format_help(self) -> str:
+        """Return the help."""
+        if self.make_epilog is not None:
+            self.epilog = self.make_epilog()
+        return super().format_help()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0; 1 if some of many files failed; 2 after a usage or input error, which is
+        told in one line on stderr; 130 after Ctrl-C.
+    """
+    name = "crfrnn"
+    try:
+        args = _parser().parse_args(argv)
+        name = f"crfrnn {args.command}"
+        with warnings.catch_warnings(record=True) as caught:
+            code: int = args.run(args)
+        for warning in caught:
+            say(f"{name}: warning: {_one_line(warning.message)}")
+    except SystemExit as stop:  # argparse has said it all
+        return stop.code if isinstance(stop.code, int) else USAGE_ERROR
+    except KeyboardInterrupt:
+        say(f"{name}: interrupted")
+        return INTERRUPTED
+    except Exception as error:  # never a traceback: whoever wants one calls the Python functions
+        say(f"{name}: error: {_one_line(error)}")
+        return USAGE_ERROR
+    return code
+
+
+def say(line: str) -> None:
+    """Write a line to stderr."""
+    sys.stderr.write(f"{line}\n")
+
+
+def _one_line(error: BaseException | str) -> str:
+    text = " ".join(str(error).split())
+    expected = isinstance(error, (ValueError, TypeError, OSError, ImportError, Warning, str))
+    return text if text and expected else f"{type(error).__name__}: {text}"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="crfrnn",
+        description="Fully connected CRFs for segmentation: sharp masks from coarse scores.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        module = importlib.import_module(f"crfrnn.cli.{name}")
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser

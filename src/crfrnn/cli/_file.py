@@ -1,0 +1,43 @@
+"""Refining one photograph and telling what happened."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from crfrnn.cli import say
+from crfrnn.cli._job import Outputs, refine_file
+from crfrnn.cli._settings import Settings
+from crfrnn.files import require_writable
+
+
+def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> int:
+    """Refine one photograph; returns the exit code."""
+    _check_outputs(outputs, (args.image, args.scores))
+    record = refine_file(args.image, args.scores, outputs, settings)
+    for note in record["notes"]:
+        say(f"crfrnn refine: note: {note}")
+    if args.json:
+        text = json.dumps({**record, "parameters": settings.parameters()}, indent=2)
+    else:
+        share = record["relabeled"] / record["pixels"]
+        text = (
+            f"{args.output}: {record['relabeled']} of {record['pixels']} pixels relabeled "
+            f"({share:.1%}) in {record['seconds']:.2f} s, {record['engine']} engine"
+        )
+    sys.stdout.write(f"{text}\n")
+    return 0
+
+
+def _check_outputs(outputs: Outputs, inputs: tuple[Path, ...]) -> None:
+    suffixes = {"labels": (".png",), "probs": (".npy",), "overlay": (".png", ".jpg", ".jpeg")}
+    taken = {path.resolve(): "an input" for path in inputs}
+    for name, path in outputs.paths().items():
+        if path.suffix.lower() not in suffixes[name]:
+            raise ValueError(f"{name} are written as {' or '.join(suffixes[name])}; got {path}")
+        if path.resolve() in taken:
+            raise ValueError(f"{path} is {taken[path.resolve()]} already; write {name} elsewhere")
+        taken[path.resolve()] = f"the output for {name}"
+        require_writable(path)

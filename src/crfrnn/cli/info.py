@@ -1,0 +1,24 @@
+"""Tell which engines are built, which would run, and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `crfrnn info`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `crfrnn info`."""
+    from dataclasses import asdict
+
+    from crfrnn import info
+
+    facts = info()
+    text = json.dumps(asdict(facts), indent=2) if args.json else str(facts)
+    sys.stdout.write(f"{text}\n")
+    return 0

@@ -1,0 +1,144 @@
+"""Segmenter: any network that gives logits, followed by the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+
+from crfrnn import _checks
+from crfrnn.layer import CRFRNN
+
+_MODES = {3: "linear", 4: "bilinear", 5: "trilinear"}
+
+
+class Segmenter(nn.Module):
+    """A segmentation network with a CRF on top, trained end to end or used as it is.
+
+    Args:
+        network: a module or any callable: image -> logits (B, C, *s), as a tensor, a mapping with
+            "out" (torchvision) or an object with `.logits` (transformers), at the size of the image
+            or lower.
+        crf: the layer.
+        mean: per channel, or one number: what was subtracted from the image that the network sees.
+        std: likewise, what it was divided by then.
+        image_range: the value of white before that: 1 (default, torchvision) or 255.
+
+    With neither `mean` nor `std` and `image_range` 255 the CRF sees the image as it is.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn import CRFRNN, Segmenter
+        >>> network = torch.nn.Conv2d(3, 21, 3, stride=2, padding=1)
+        >>> model = Segmenter(network, CRFRNN(21), mean=(0.485, 0.456, 0.406), std=0.225)
+        >>> model(torch.randn(1, 3, 8, 10)).shape
+        torch.Size([1, 21, 8, 10])
+    """
+
+    network: Callable[[Tensor], Any]
+    crf: CRFRNN
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Any],
+        crf: CRFRNN,
+        *,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        image_range: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not callable(network):
+            raise TypeError(f"network must be callable; got {type(network).__name__}")
+        if not isinstance(crf, CRFRNN):
+            raise TypeError(f"crf must be a CRFRNN; got {type(crf).__name__}")
+        self.network = network
+        self.crf = crf
+        self.image_range = _checks.positive("image_range", image_range, "the value of white")[0]
+        _checks.finite_numbers("mean", mean)
+        _checks.positive("std", std)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def forward(
+        self,
+        image: Float[Tensor, "B F *S"],
+        guide: Shaped[Tensor, "B G *S"] | None = None,
+        *,
+        mask: Bool[Tensor, " B *S"] | None = None,
+        features: Sequence[Tensor] = (),
+    ) -> Float[Tensor, "B C *S"]:
+        """Segment a batch.
+
+        Args:
+            image: (B, F, *S), as the network takes it.
+            guide: (B, G, *S) on 0..255 that the CRF looks at; default the image, with `mean` and
+                `std` undone.
+            mask: bool; pixels outside take no part in the CRF.
+            features: maps (B, F, *S) for `FeatureGaussian` kernels.
+
+        Returns:
+            Logits (B, C, *S) at the size of the image.
+        """
+        logits = self.unary(image)
+        seen = self.undo(image) if guide is None else guide
+        refined: Tensor = self.crf(logits, seen, mask=mask, features=features)
+        return refined
+
+    def unary(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B C *S"]:
+        """The network's logits alone, upsampled to the image."""
+        logits = _logits_of(self.network(image))
+        if logits.dim() != image.dim() or logits.dim() not in _MODES:
+            raise ValueError(
+                f"the network must give logits (B, C, *S) for an image (B, F, *S); got "
+                f"{_checks.shape_text(logits)} for {_checks.shape_text(image)}"
+            )
+        size = image.shape[2:]
+        if logits.shape[2:] == size:
+            return logits
+        return nn.functional.interpolate(
+            logits, size=size, mode=_MODES[logits.dim()], align_corners=False
+        )
+
+    def undo(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B F *S"]:
+        """The image as it was before `mean` and `std`, on 0..255."""
+        channels = image.shape[1]
+        column = (-1,) + (1,) * (image.dim() - 2)
+        parts = {"mean": self.mean, "std": self.std}
+        for name, value in parts.items():
+            if value.numel() not in (1, channels):
+                raise ValueError(
+                    f"{name} has {value.numel()} numbers for an image of {channels} channels; give "
+                    f"one, or {channels}, or a separate guide image"
+                )
+            parts[name] = value.reshape(column)
+        return (image * parts["std"] + parts["mean"]) * (255 / self.image_range)
+
+    def parameter_groups(
+        self, lr: float, *, weights: float = 1e4, compatibility: float = 1e3, others: float = 1e3
+    ) -> list[dict[str, Any]]:
+        """Groups for an optimiser: the network at `lr`, the CRF as `CRFRNN.parameter_groups`."""
+        crf = self.crf.parameter_groups(
+            lr, weights=weights, compatibility=compatibility, others=others
+        )
+        if not isinstance(self.network, nn.Module):
+            return crf
+        network = {"params": list(self.network.parameters()), "lr": lr, "name": "network"}
+        return [network, *crf]
+
+
+def _logits_of(output: Any) -> Tensor:
+    if isinstance(output, Mapping) and "out" in output:
+        output = output["out"]
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"the network must return a tensor, a mapping with 'out' or an object with .logits; "
+            f"got {type(output).__name__}. Wrap it: Segmenter(lambda x: network(x)[0], crf)."
+        )
+    return logits

@@ -1,0 +1,39 @@
+"""The arrays that every engine shares: a lattice, and a kernel of the recurrence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Kernel values below this are nothing beside the one at distance zero, in each float type: an
+#: engine's exact filter may leave such pairs out.
+EXACT_TOLERANCE = {torch.float32: 1e-8, torch.float64: 1e-16}
+
+
+class LatticeArrays(NamedTuple):
+    """A permutohedral lattice per batch item, as flat arrays that every engine shares.
+
+    The vertices of item `b` are rows 1..M_b of its own table; row 0 is always zero and stands for
+    "no such vertex". M is the sum of all M_b.
+    """
+
+    vertex: Tensor  # B N D+1, int32: the corners of the simplex around each point
+    weight: Tensor  # B N D+1: barycentric weights, they sum to one
+    neighbor: Tensor  # D+1 M 2, int32: the two blur neighbours along each axis
+    entry: (
+        Tensor  # B N*(D+1), int32: the (point, corner) pairs sorted by vertex, point*(D+1)+corner
+    )
+    offset: Tensor  # M+B, int32: where each vertex's entries begin and end, M_b + 1 numbers an item
+    starts: Tensor  # B+1, int64 on the CPU: item b owns rows starts[b]..starts[b+1] of `neighbor`
+
+
+class Term(NamedTuple):
+    """One kernel of the recurrence: F = D_after G D_before; None stands for ones."""
+
+    kind: str  # "lattice", "grid" or "exact"
+    arrays: tuple[Tensor, ...]  # LatticeArrays; one band matrix an axis; features B N D
+    before: Tensor | None  # B N
+    after: Tensor | None  # B N
+    total: Tensor | None  # B N: F 1; engines that leave out a class need it

@@ -1,0 +1,195 @@
+"""The operators in C++ through `_core`, for float32 and float64 on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn import _core as _compiled
+
+from .arrays import EXACT_TOLERANCE, LatticeArrays, Term
+from .reference import transpose_band
+
+__all__ = [
+    "build",
+    "class_peaks",
+    "exact",
+    "filter",
+    "mean_field",
+    "mean_field_backward",
+    "mean_field_pruned",
+    "saved_width",
+    "separable",
+]
+
+#: The core takes CPU tensors where its stub, which knows NumPy only, says arrays.
+_core: Any = _compiled
+
+saved_width = _core.saved_width
+
+
+def build(features: Tensor, width: int) -> LatticeArrays:
+    """Build the lattice around `features` (B N D); vertices are numbered along image tiles."""
+    features = features.detach().contiguous()
+    batch, n, d = features.shape
+    vertex = features.new_empty((batch, n, d + 1), dtype=torch.int32)
+    weight = features.new_empty((batch, n, d + 1))
+    entry = features.new_empty((batch, n * (d + 1)), dtype=torch.int32)
+    neighbors, offsets, sizes = [], [], [0]
+    for b in range(batch):
+        neighbor, offset = _core.build(
+            features[b], max(width, 1), vertex[b], weight[b], entry[b], torch.get_num_threads()
+        )
+        neighbors.append(torch.from_numpy(neighbor))
+        offsets.append(torch.from_numpy(offset))
+        sizes.append(neighbor.shape[1])
+    neighbor = neighbors[0] if batch == 1 else torch.cat(neighbors, dim=1)
+    starts = torch.tensor(sizes).cumsum(0)
+    return LatticeArrays(vertex, weight, neighbor, entry, torch.cat(offsets), starts)
+
+
+def filter(values: Tensor, lattice: LatticeArrays, reverse: bool) -> Tensor:
+    """Splat, blur and slice `values` (B N C); `reverse` blurs the axes backwards: the adjoint."""
+    values = values.detach().contiguous()
+    out = torch.empty_like(values)
+    for b in range(values.shape[0]):
+        arrays = _lattice_item(lattice, b)
+        _core.filter(values[b], *arrays, reverse, out[b], torch.get_num_threads())
+    return out
+
+
+def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:
+    """Multiply `values` (B *S C) along each axis of S by the band matrix of that axis."""
+    values = values.detach().contiguous()
+    out = torch.empty_like(values)
+    _core.separable(values, _plain(bands), out, torch.get_num_threads())
+    return out
+
+
+def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
+    """Sum the Gaussian over all pairs of points but those below `tolerance`; see `reference`."""
+    values, features = values.detach().contiguous(), features.detach().contiguous()
+    out = torch.empty_like(values)
+    for b in range(len(values)):
+        _core.exact(values[b], features[b], tolerance, out[b], torch.get_num_threads())
+    return out
+
+
+def mean_field(
+    logits: Tensor,
+    weights: Tensor,
+    size: Sequence[int],
+    terms: Sequence[Term],
+    iterations: int,
+    tolerance: float,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the recurrence from `logits` (B C N) on a grid of `size`; see `reference.mean_field`."""
+    logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
+    batch, classes, n = logits.shape
+    z = torch.empty_like(logits)
+    saved = logits.new_empty((batch, iterations if save else 0, n, saved_width(classes)))
+    steps = torch.zeros(batch, dtype=torch.int64)
+    for b in range(batch):
+        steps[b] = _core.mean_field(
+            logits[b],
+            weights,
+            [_core_term(term, b) for term in terms],
+            size[-1],
+            iterations,
+            tolerance,
+            z[b],
+            saved[b] if save else None,
+            torch.get_num_threads(),
+        )
+    return z, saved, steps
+
+
+def mean_field_pruned(
+    logits: Tensor,
+    weights: Tensor,
+    size: Sequence[int],
+    terms: Sequence[Term],
+    iterations: int,
+    tolerance: float,
+    kept: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Run the Potts recurrence on some classes; see `reference.mean_field_pruned`."""
+    logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
+    z = torch.empty_like(logits)
+    steps = torch.zeros(len(logits), dtype=torch.int64)
+    for b in range(len(logits)):
+        steps[b] = _core.mean_field_pruned(
+            logits[b],
+            weights,
+            [_core_term(term, b) for term in terms],
+            size[-1],
+            iterations,
+            tolerance,
+            list(kept),
+            z[b],
+            torch.get_num_threads(),
+        )
+    return z, steps
+
+
+def class_peaks(logits: Tensor) -> list[float]:
+    """Upper bounds of each class's marginals over batch and pixels; see `reference`."""
+    items = [_core.class_peaks(item.contiguous(), torch.get_num_threads()) for item in logits]
+    return [max(peaks) for peaks in zip(*items, strict=True)]
+
+
+def mean_field_backward(
+    gradient: Tensor, saved: Tensor, weights: Tensor, size: Sequence[int], terms: Sequence[Term]
+) -> tuple[Tensor, Tensor]:
+    """From dL/dz (B C N) to dL/dlogits and dL/dweights; see `reference.mean_field_backward`."""
+    gradient, weights = gradient.detach().contiguous(), weights.detach().contiguous()
+    to_logits = torch.empty_like(gradient)
+    sums = torch.empty((len(gradient), *weights.shape), dtype=torch.float64)
+    for b in range(len(gradient)):
+        _core.mean_field_backward(
+            saved[b],
+            gradient[b],
+            weights,
+            [_core_term(term, b, adjoint=True) for term in terms],
+            size[-1],
+            to_logits[b],
+            sums[b],
+            torch.get_num_threads(),
+        )
+    return to_logits, -sums.sum(0).to(weights.dtype)
+
+
+def _plain(arrays: Sequence[Tensor]) -> list[Tensor]:
+    return [array.detach().contiguous() for array in arrays]
+
+
+def _lattice_item(lattice: LatticeArrays, b: int) -> tuple[Any, ...]:
+    """The arrays of batch item `b`, as the core takes them."""
+    begin, end = lattice.starts[b : b + 2].tolist()
+    offset = lattice.offset[begin + b : end + b + 1]
+    return (
+        lattice.vertex[b],
+        lattice.weight[b].detach(),
+        lattice.neighbor,
+        lattice.entry[b],
+        offset,
+        begin,
+    )
+
+
+def _core_term(term: Term, b: int, adjoint: bool = False) -> Any:
+    scales = [
+        None if scale is None else scale[b].detach().contiguous()
+        for scale in (term.before, term.after, term.total)
+    ]
+    if term.kind == "lattice":
+        return _core.lattice_term(*_lattice_item(LatticeArrays(*term.arrays), b), *scales)
+    if term.kind == "exact":
+        features = term.arrays[0][b].detach().contiguous()
+        return _core.exact_term(features, EXACT_TOLERANCE[features.dtype], *scales)
+    bands = [transpose_band(band) for band in term.arrays] if adjoint else term.arrays
+    return _core.grid_term(_plain(bands), *scales)

@@ -1,0 +1,226 @@
+"""The operators in plain PyTorch, on any device and float type: the oracle of every engine."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .arrays import LatticeArrays, Term
+from .reference_lattice import barycentric, build, filter, filter_to_weight
+
+__all__ = [
+    "LatticeArrays",
+    "Term",
+    "barycentric",
+    "build",
+    "class_peaks",
+    "exact",
+    "filter",
+    "filter_to_weight",
+    "mean_field",
+    "mean_field_backward",
+    "mean_field_pruned",
+    "saved_width",
+    "separable",
+    "separable_to_bands",
+]
+
+#: Elements of the largest temporary matrix that `exact` makes, whatever N is.
+_EXACT_CHUNK = 1 << 23
+
+
+def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:
+    """Multiply `values` (B *S C) along each axis of S by the band matrix of that axis.
+
+    `bands[a][i, r + k]` is the weight of source i + k for output i, |k| <= r; sources beyond the
+    border count as zero.
+    """
+    for axis, band in enumerate(bands, start=1):
+        size, radius = values.shape[axis], band.shape[1] // 2
+        edge = values.new_zeros(*values.shape[:axis], radius, *values.shape[axis + 1 :])
+        wide = torch.cat([edge, values, edge], dim=axis)
+        column = [-1 if k == axis else 1 for k in range(values.dim())]
+        terms = (band[:, k].view(column) * wide.narrow(axis, k, size) for k in range(band.shape[1]))
+        values = functools.reduce(torch.add, terms)
+    return values
+
+
+def separable_to_bands(
+    values: Tensor, gradient: Tensor, bands: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """From dL/dout (B *S C) of `separable` to the gradient of each band matrix."""
+    stages = [values]
+    for axis, band in enumerate(bands, start=1):
+        stages.append(_along(stages[-1], axis, band))
+    gradients: list[Tensor | None] = []
+    for axis, band in reversed(list(enumerate(bands, start=1))):
+        size, radius = values.shape[axis], band.shape[1] // 2
+        wide = torch.nn.functional.pad(stages[axis - 1].movedim(axis, -1), (radius, radius))
+        rows = gradient.movedim(axis, -1)
+        taps = [
+            (rows * wide.narrow(-1, k, size)).flatten(0, -2).sum(0) for k in range(band.shape[1])
+        ]
+        gradients.insert(0, torch.stack(taps, dim=1))
+        gradient = _along(gradient, axis, transpose_band(band))
+    return gradients
+
+
+def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
+    """Sum exp(-½|f_i - f_j|²) v_j over all j, including j = i, for `values` (B N C).
+
+    The N x N kernel is made in slabs of rows and thrown away. `tolerance` is the kernel value below
+    which an engine may leave a pair out; this one leaves none out.
+    """
+    del tolerance
+    n = features.shape[1]
+    rows = max(1, _EXACT_CHUNK // max(n, 1))
+    slabs = []
+    for begin in range(0, n, rows):
+        slab = features[:, begin : begin + rows]
+        squared = torch.zeros(
+            slab.shape[0], slab.shape[1], n, dtype=features.dtype, device=features.device
+        )
+        for axis in range(features.shape[2]):
+            squared = squared + (slab[:, :, None, axis] - features[:, None, :, axis]) ** 2
+        slabs.append(torch.exp(-0.5 * squared) @ values)
+    return torch.cat(slabs, dim=1) if slabs else values.clone()
+
+
+def mean_field(
+    logits: Tensor,
+    weights: Tensor,
+    size: Sequence[int],
+    terms: Sequence[Term],
+    iterations: int,
+    tolerance: float,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the recurrence from `logits` (B C N) on a grid of `size`.
+
+    `weights` is (K C) for the Potts model, or (K C C): compatibility times weights. Each image
+    stops when its marginals change by less than `tolerance` on average, unless that is 0.
+
+    Returns:
+        The logits; the marginals before each step (B T N C) if `save`; the steps made (B).
+    """
+    unary = logits.transpose(1, 2)
+    z = unary
+    history = []
+    steps = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    running = torch.ones_like(steps, dtype=torch.bool)
+    q = z.softmax(2)
+    for step in range(iterations):
+        history += [q] if save else []
+        penalty = sum(
+            (_penalty(apply(term, q, size), weights[k]) for k, term in enumerate(terms)),
+            torch.zeros_like(q),
+        )
+        z = torch.where(running[:, None, None], unary - penalty, z)
+        steps = steps + running
+        before, q = q, z.softmax(2)
+        if tolerance > 0 and step + 1 < iterations:
+            running = running & ((q - before).abs().mean((1, 2)) >= tolerance)
+    saved = torch.stack(history, dim=1) if history else q.new_empty(len(q), 0, *q.shape[1:])
+    return z.transpose(1, 2).clone(memory_format=torch.contiguous_format), saved, steps
+
+
+def mean_field_pruned(
+    logits: Tensor,
+    weights: Tensor,
+    size: Sequence[int],
+    terms: Sequence[Term],
+    iterations: int,
+    tolerance: float,
+    kept: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Run the Potts recurrence on the classes `kept`; the last weight stands for all others.
+
+    In the softmax the others are one class whose logit is the log of the sum of their exps; each of
+    them then moves as that one did.
+    """
+    inside = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    inside[list(kept)] = True
+    rest = logits[:, ~inside].logsumexp(1, keepdim=True)
+    chosen = torch.cat([logits[:, inside], rest], dim=1)
+    z, _, steps = mean_field(chosen, weights, size, terms, iterations, tolerance, False)
+    out = torch.empty_like(logits)
+    out[:, inside] = z[:, :-1]
+    out[:, ~inside] = logits[:, ~inside] + (z[:, -1:] - rest)
+    return out, steps
+
+
+def class_peaks(logits: Tensor) -> list[float]:
+    """Upper bounds of each class's marginals softmax(logits) (B C N) over batch and pixels."""
+    below = logits - logits.amax(1, keepdim=True)
+    peaks: list[float] = below.amax((0, 2)).exp().tolist()
+    return peaks
+
+
+def mean_field_backward(
+    gradient: Tensor, saved: Tensor, weights: Tensor, size: Sequence[int], terms: Sequence[Term]
+) -> tuple[Tensor, Tensor]:
+    """From dL/dz (B C N) to dL/dlogits and dL/dweights: one adjoint filter a kernel and step."""
+    g = gradient.transpose(1, 2)
+    to_logits = g
+    to_weights = torch.zeros_like(weights)
+    for q in reversed(saved.unbind(1)):
+        h = torch.zeros_like(q)
+        for k, term in enumerate(terms):
+            if weights.dim() == 2:
+                filtered = apply(term, g.sum(2, keepdim=True) - g, size, adjoint=True)
+                to_weights[k] -= (filtered * q).sum((0, 1))
+                h = h - filtered * weights[k]
+            else:
+                filtered = apply(term, g, size, adjoint=True)
+                to_weights[k] -= torch.einsum("bnc,bnd->cd", filtered, q)
+                h = h - filtered @ weights[k]
+        g = q * (h - (q * h).sum(2, keepdim=True))
+        to_logits = to_logits + g
+    return to_logits.transpose(1, 2).clone(memory_format=torch.contiguous_format), to_weights
+
+
+def saved_width(classes: int) -> int:
+    """Values that `mean_field` saves for each pixel and step."""
+    return classes
+
+
+def apply(term: Term, values: Tensor, size: Sequence[int], adjoint: bool = False) -> Tensor:
+    """F = D_after G D_before on `values` (B N C), or its adjoint."""
+    first, last = (term.after, term.before) if adjoint else (term.before, term.after)
+    values = values if first is None else values * first[:, :, None]
+    if term.kind == "lattice":
+        values = filter(values, LatticeArrays(*term.arrays), adjoint)
+    elif term.kind == "grid":
+        bands = [transpose_band(band) for band in term.arrays] if adjoint else term.arrays
+        grid = values.reshape(len(values), *size, values.shape[2])
+        values = separable(grid, bands).reshape(values.shape)
+    else:
+        values = exact(values, term.arrays[0], 0.0)
+    return values if last is None else values * last[:, :, None]
+
+
+def transpose_band(band: Tensor) -> Tensor:
+    """The band matrix of the transpose: entry (i, r + k) is entry (i + k, r - k) of `band`."""
+    size, taps = band.shape
+    radius = taps // 2
+    row = torch.arange(size, device=band.device)[:, None] + torch.arange(
+        -radius, radius + 1, device=band.device
+    )
+    inside = (row >= 0) & (row < size)
+    mirrored = band.flip(1).gather(0, row.clamp(0, size - 1))
+    return torch.where(inside, mirrored, 0)
+
+
+def _along(values: Tensor, axis: int, band: Tensor) -> Tensor:
+    return separable(values.movedim(axis, 1), [band]).movedim(1, axis)
+
+
+def _penalty(filtered: Tensor, weights: Tensor) -> Tensor:
+    """A W F for one kernel: Potts with one weight a class, or any matrix."""
+    if weights.dim() == 2:
+        return filtered @ weights.T
+    weighted = filtered * weights
+    return weighted.sum(2, keepdim=True) - weighted

@@ -1,0 +1,59 @@
+"""How the registered operators behave under torch's function transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def one_by_one(operator: Any) -> Callable[..., Any]:
+    """A vmap rule that runs the operator once for each mapped item and stacks the results."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        results = [
+            operator(*(_item(arg, dim, i) for arg, dim in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return rule
+
+
+def no_second_derivative(operator: Any, reason: str) -> None:
+    """Give a backward operator a gradient of its own that raises, instead of one that is wrong."""
+
+    def refuse(ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError(reason)
+
+    operator.register_autograd(refuse)
+
+
+def under_transform() -> bool:
+    """Whether vmap, grad or another transform of torch.func is at work."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def no_forward_mode(*tensors: Tensor) -> None:
+    """Refuse forward-mode derivatives, which a registered operator would drop without a word."""
+    if torch.compiler.is_compiling():
+        return
+    for tensor in tensors:
+        if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+            raise NotImplementedError(
+                "crfrnn has no forward-mode derivatives (jvp, jacfwd); use reverse mode (vjp, "
+                "jacrev, backward)"
+            )
+
+
+def _item(arg: Any, dim: Any, i: int) -> Any:
+    if isinstance(arg, (list, tuple)):
+        dims = dim if isinstance(dim, (list, tuple)) else [dim] * len(arg)
+        return [_item(one, d, i) for one, d in zip(arg, dims, strict=True)]
+    return arg if dim is None else arg.select(dim, i)

@@ -1,0 +1,102 @@
+"""Leaving classes out of the recurrence that provably stay negligible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .filters import KernelFilter
+
+#: A class whose marginals start below this everywhere may be left out, or below a quarter of 1 / C
+#: where that is less: it then never comes near to winning a pixel.
+THRESHOLD = 0.01
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Classes that are left out, and what is known of them.
+
+    Attributes:
+        kept: the classes that take part.
+        bound: no marginal of a class that is left out exceeds this, at any pixel after any step.
+    """
+
+    kept: tuple[int, ...]
+    bound: float
+
+
+def certify(
+    logits: Tensor,
+    filters: Sequence[KernelFilter],
+    weights: Tensor,
+    iterations: int,
+    engine: str,
+) -> Pruned | None:
+    """Find the classes that can be left out, with a proof; None if there are none.
+
+    With Potts compatibility, kernel weights w >= 0 and filters whose row sums are at most r, the
+    message to a class is between 0 and Σ w r max Q. Since messages to the others are not negative,
+    its marginals after a step are at most exp(Σ w r max Q) times those of the unary term. So, from
+    e_0 = max Q_0, the bounds e_{t+1} = e_0 exp(Σ w r e_t) hold by induction. Classes are left out
+    when they start below `THRESHOLD` and their bound does not double.
+
+    Args:
+        logits: the unary term (B, C, *S).
+        filters: the normalised kernels.
+        weights: kernel weights (K, C) of the Potts model.
+        iterations: steps to come.
+        engine: the engine to search with.
+    """
+    classes = logits.shape[1]
+    if classes < 4 or not filters or bool((weights < 0).any()):
+        return None
+    peaks = ops.class_peaks(logits.flatten(2), engine)
+    threshold = min(THRESHOLD, 0.25 / classes)
+    kept = tuple(c for c, peak in enumerate(peaks) if peak >= threshold)
+    if len(kept) > classes - 2:
+        return None
+    growth = 0.0
+    for weight, kernel in zip(weights, filters, strict=True):
+        row_sums = kernel.term(logits, total=True).total
+        growth += float(weight.max()) * (math.inf if row_sums is None else float(row_sums.max()))
+    start = bound = max(peak for peak in peaks if peak < threshold)
+    for _ in range(iterations):
+        bound = start * math.exp(min(growth * bound, 1.0))
+    return Pruned(kept, bound) if bound < 2 * start else None
+
+
+def infer_pruned(
+    logits: Tensor,
+    filters: Sequence[KernelFilter],
+    weights: Tensor,
+    pruned: Pruned,
+    iterations: int,
+    *,
+    tolerance: float,
+    engine: str,
+) -> tuple[Tensor, Tensor]:
+    """Run `recurrence.infer` for the Potts model on the classes that `pruned` keeps.
+
+    The others stand together as one class that takes part in the softmax and sends no messages;
+    afterwards each of them has moved as that one did.
+    """
+    with torch.no_grad():
+        kept = list(pruned.kept)
+        remaining = torch.cat([weights[:, kept], weights.new_zeros(len(filters), 1)], dim=1)
+        terms = [kernel.term(logits, total=False) for kernel in filters]
+        z, steps = ops.mean_field_pruned(
+            logits.flatten(2),
+            remaining,
+            logits.shape[2:],
+            terms,
+            iterations,
+            tolerance,
+            kept,
+            engine,
+        )
+    return z.view(logits.shape), steps

@@ -1,0 +1,131 @@
+"""What callers hand over: read in every form the original knows, or refused with a reason."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn import _checks
+
+Floats = NDArray[np.float32]
+
+_Member = TypeVar("_Member", bound=IntEnum)
+
+
+def whole(name: str, value: Any, *, least: int = 0) -> int:
+    """Read a count; what has a fraction is cut off, as in the original, but not in silence."""
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise TypeError(f"{name} must be a whole number; got {value!r}")
+    if not least <= number < 2**53:
+        raise ValueError(f"{name} must be at least {least}; got {value!r}")
+    if number != int(number):
+        warnings.warn(
+            f"{name}={value!r} is not a whole number; {int(number)} is used, as in pydensecrf",
+            UserWarning,
+            stacklevel=3,
+        )
+    return int(number)
+
+
+def member(name: str, value: Any, kind: type[_Member]) -> _Member:
+    """Read a constant of the original, or its number."""
+    try:
+        return kind(value)
+    except ValueError:
+        names = ", ".join(kind.__members__)
+        raise ValueError(f"{name} must be one of {names}; got {value!r}") from None
+
+
+def as_array(name: str, value: Any) -> NDArray[Any]:
+    """Read any array of real numbers, of any type, order and permission."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} must be a NumPy array; got {type(value).__name__}, which does not convert "
+            f"({error}). From torch: {name}.detach().cpu().numpy()."
+        ) from None
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"{name} must be an array of real numbers; got {type(value).__name__} of {array.dtype}"
+        )
+    return array
+
+
+def as_floats(name: str, value: Any, axes: int, *, copy: bool = False) -> Floats:
+    """Read an array of so many axes as C-ordered, writable float32, without a copy if it is."""
+    array = as_array(name, value)
+    if array.ndim != axes:
+        raise ValueError(
+            f"{name} must have {axes} {'axis' if axes == 1 else 'axes'}; got shape {array.shape}"
+        )
+    with np.errstate(over="ignore"):  # what leaves float32's range becomes inf, which is refused
+        if copy:
+            return np.array(array, dtype=np.float32, order="C")
+        return np.require(array, np.float32, ["C", "W"])
+
+
+def refuse_nan(name: str, array: NDArray[Any], *, infinite: bool = True) -> None:
+    """Refuse NaN, and infinity too unless told otherwise, saying where."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if array.dtype.kind != "f" or np.isfinite(array.sum()):
+            return  # one NaN or infinity would have spoilt the sum
+    bad = ~np.isfinite(array) if infinite else np.isnan(array)
+    if not bad.any():
+        return
+    first = tuple(int(i) for i in np.argwhere(bad)[0])
+    what = "NaN or infinity" if infinite else "NaN"
+    raise ValueError(
+        f"{name} must be free of {what}; got {int(bad.sum())}, the first at index {first}. "
+        f"A logarithm of zero, an overflow in half precision, or an unreadable input?"
+    )
+
+
+def numbers(value: Any) -> Any:
+    """Read a NumPy scalar or array as plain Python numbers; leave anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def bandwidths(name: str, value: Any, length: int, what: str) -> tuple[float, ...]:
+    """Read one bandwidth, or one for each of `length` axes or channels."""
+    given = _checks.positive(name, numbers(value))
+    if len(given) == 1 and not hasattr(value, "__len__"):
+        return given * length
+    if len(given) != length:
+        raise ValueError(
+            f"{name} must be one number or {length}, one for each {what}; got {value!r}"
+        )
+    return given
+
+
+def colors(rgbim: Any, h: int, w: int) -> Floats:
+    """Read the image of a bilateral term as (N, channels)."""
+    array = as_array("rgbim", rgbim)
+    if array.ndim not in (2, 3) or array.shape[:2] != (h, w) or array.size == 0:
+        hint = ""
+        if array.shape[:2] == (w, h):
+            hint = " Height and width look swapped: DenseCRF2D takes (w, h, labels)."
+        elif array.shape[1:] == (h, w):
+            hint = " Put the channels last: rgbim.transpose(1, 2, 0)."
+        raise ValueError(
+            f"rgbim must be (H, W, channels) of a model with h={h} and w={w}; got "
+            f"{array.shape}.{hint}"
+        )
+    refuse_nan("rgbim", array)
+    if array.dtype.kind == "f" and array.min() >= 0 and 0 < array.max() <= 1:
+        warnings.warn(
+            "rgbim has values in 0..1, but srgb is usually meant for 0..255: multiply the image "
+            "by 255, or divide srgb by it",
+            UserWarning,
+            stacklevel=3,
+        )
+    return array.reshape(h * w, -1).astype(np.float32)

@@ -1,0 +1,214 @@
+"""DenseCRF: the model over free points, with the calls of the original."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crfrnn import ops
+from crfrnn.filters import KernelFilter
+from crfrnn.lattice import Lattice
+from crfrnn.pruning import certify, infer_pruned
+from crfrnn.recurrence import infer
+
+from ._arguments import Floats, as_floats, member, refuse_nan, whole
+from ._compat import apply_penalty, as_weights, read_penalty
+from ._constants import (
+    DIAG_KERNEL,
+    NORMALIZE_SYMMETRIC,
+    SCHEMES,
+    KernelType,
+    NormalizationType,
+)
+from ._forks import settle
+from ._unary import LogisticUnary, Unary, as_logits
+
+
+class DenseCRF:
+    """A fully connected CRF over free points.
+
+    Args:
+        nvar: number of pixels or points N.
+        nlabels: number of labels C.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.pydensecrf.densecrf import DenseCRF
+        >>> crf = DenseCRF(3, 2)
+        >>> crf.setUnaryEnergy(np.array([[0.1, 0.8, 0.1], [2.0, 0.6, 2.0]]))
+        >>> crf.addPairwiseEnergy(np.array([[0.0, 0.1, 0.2]]), compat=3)
+        >>> np.argmax(crf.inference(5), axis=0)
+        array([0, 0, 0])
+    """
+
+    def __init__(self, nvar: float, nlabels: float) -> None:
+        """Make a model without unary and pairwise terms."""
+        self._nvar = whole("nvar", nvar, least=1)
+        self._nlabel = whole("nlabels", nlabels, least=1)
+        self._size: tuple[int, ...] = (self._nvar,)
+        self._logits: Tensor | None = None
+        self._terms: list[tuple[KernelFilter, Tensor]] = []
+        if self._nlabel == 1:
+            warnings.warn(
+                "a CRF with one label gives every pixel that label; a binary mask needs two",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give copies a list of terms of their own."""
+        return {**self.__dict__, "_terms": list(self._terms)}
+
+    def setUnaryEnergy(self, u: Any, f: Any = None) -> None:
+        """Set the unary energies -log P.
+
+        Args:
+            u: (C, N), labels by pixels. With `f`, the coefficients (C, D) of a logistic term.
+            f: features (D, N) of a logistic term, whose energies are u @ f.
+        """
+        if f is None:
+            self._set(as_floats("u", u, 2))
+        else:
+            self.setUnary(LogisticUnary(u, f))
+
+    def setUnary(self, u: Unary) -> None:
+        """Set the unary term from a `ConstUnary` or `LogisticUnary`."""
+        if not isinstance(u, Unary):
+            raise TypeError(
+                f"setUnary takes a ConstUnary or LogisticUnary; got {type(u).__name__}. "
+                f"Energies as an array go to setUnaryEnergy."
+            )
+        self._set(u.energies())
+
+    def addPairwiseEnergy(
+        self,
+        features: Any,
+        compat: Any,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Add a Gaussian over free features.
+
+        Args:
+            features: (D, N), already divided by their bandwidths; see `utils.create_pairwise_*`.
+            compat: a number c rewards equal labels (Potts, weight c); a vector (C,) is the diagonal
+                and a matrix (C, C) the whole of a penalty, replaced by its symmetric part.
+            kernel: accepted and without effect, as in the original.
+            normalization: one of the four constants.
+        """
+        array = as_floats("features", features, 2)
+        if array.shape[0] == 0 or array.shape[1] != self._nvar:
+            hint = " Transpose it." if array.shape[0] == self._nvar else ""
+            raise ValueError(f"features must be (D, {self._nvar}); got {array.shape}.{hint}")
+        refuse_nan("features", array)
+        self._add(torch.from_numpy(array).T, compat, kernel, normalization)
+
+    def inference(self, niter: float) -> Floats:
+        """Run mean-field inference.
+
+        Args:
+            niter: number of steps; 0 gives the softmax of the negative unary. Labels that
+                provably never come near to winning a pixel take no part in them.
+
+        Returns:
+            Marginals (C, N), a float32 NumPy array.
+        """
+        steps = whole("niter", niter)
+        settle()
+        with torch.no_grad():
+            logits = self._start()
+            if self._terms and steps:
+                logits = self._infer(logits, steps)
+            q: Floats = logits.softmax(dim=1)[0].numpy()
+        return q
+
+    def startInference(self) -> tuple[Floats, Floats, Floats]:
+        """Return the marginals before the first step, and two empty scratch matrices."""
+        empty = np.empty((0, 0), np.float32)
+        return self.inference(0), empty, empty.copy()
+
+    def stepInference(self, Q: Any, tmp1: Any = None, tmp2: Any = None) -> None:
+        """Make one mean-field step, in place.
+
+        Args:
+            Q: marginals (C, N) from `startInference`, replaced by those after the step.
+            tmp1: accepted and without effect; the original works in it.
+            tmp2: likewise.
+        """
+        if not isinstance(Q, np.ndarray) or Q.dtype.kind != "f" or not Q.flags.writeable:
+            raise TypeError(
+                f"stepInference writes into Q, which must be a writable float array, such as "
+                f"startInference returns; got {type(Q).__name__}"
+            )
+        q = self._marginals(Q)
+        with torch.no_grad():
+            logits = self._start().clone()
+            for filter, penalty in list(self._terms):
+                logits -= apply_penalty(penalty, filter(q))
+            Q[...] = logits.softmax(dim=1)[0].numpy()
+
+    def klDivergence(self, Q: Any) -> float:
+        """Return the divergence of marginals from the model, as the original defines it.
+
+        That is negative entropy + expected unary + Σ of the pairwise terms over ordered pairs, each
+        pixel with itself included, and without the partition function: it may well be negative.
+
+        Args:
+            Q: marginals (C, N).
+        """
+        q = self._marginals(Q)
+        with torch.no_grad():
+            total = torch.xlogy(q, q.clamp_min(1e-20)).sum(dtype=torch.float64)
+            total -= (self._start() * q).sum(dtype=torch.float64)
+            for filter, penalty in list(self._terms):
+                total += (apply_penalty(penalty, filter(q)) * q).sum(dtype=torch.float64)
+        return float(total)
+
+    def _set(self, energies: Floats) -> None:
+        settle()
+        self._logits = as_logits(energies, self._nlabel, self._nvar)
+
+    def _infer(self, logits: Tensor, steps: int) -> Tensor:
+        """Run the recurrence, without the classes that provably stay negligible."""
+        filters, penalties = zip(*list(self._terms), strict=True)
+        weights, penalty = as_weights(penalties, self._nlabel)
+        grid = logits.view(1, self._nlabel, *self._size)
+        engine = ops.resolve_engine(None, grid.device, grid.dtype)
+        pruned = certify(grid, filters, weights, steps, engine) if penalty is None else None
+        if pruned is None:
+            z, _ = infer(grid, filters, weights, penalty, steps, engine=engine)
+        else:
+            z, _ = infer_pruned(grid, filters, weights, pruned, steps, tolerance=0.0, engine=engine)
+        return z.flatten(2)
+
+    def _start(self) -> Tensor:
+        """Negative unary energies (1, C, N); zero if none were set."""
+        if self._logits is not None:
+            return self._logits
+        return torch.from_numpy(np.zeros((1, self._nlabel, self._nvar), np.float32))
+
+    def _marginals(self, Q: Any) -> Tensor:
+        settle()
+        q = as_floats("Q", Q, 2)
+        if q.shape != (self._nlabel, self._nvar):
+            raise ValueError(f"Q must be ({self._nlabel}, {self._nvar}); got {q.shape}")
+        refuse_nan("Q", q)
+        return torch.from_numpy(q)[None]
+
+    def _add(self, features: Tensor, compat: Any, kernel: int, normalization: int) -> None:
+        """Add the term of features (N, D)."""
+        member("kernel", kernel, KernelType)
+        scheme = SCHEMES[member("normalization", normalization, NormalizationType)]
+        penalty = read_penalty(compat, self._nlabel)
+        settle()
+        with torch.no_grad():
+            lattice = Lattice(
+                features[None].contiguous(), width=self._size[-1] if len(self._size) > 1 else 1
+            )
+            ones = features.new_ones(1, features.shape[0])
+            filter = KernelFilter.normalized(lattice, ones, scheme)
+        self._terms.append((filter, penalty))

@@ -1,0 +1,99 @@
+"""Unary terms as objects, which `DenseCRF.setUnary` takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._arguments import Floats, as_floats, refuse_nan
+
+#: Stands for the logit of an infinite energy, so that nothing is subtracted from infinity.
+_IMPOSSIBLE = -1e37
+
+
+class Unary:
+    """A unary term. Use `ConstUnary` or `LogisticUnary`; one may serve several models."""
+
+    def energies(self) -> Floats:
+        """Return the energies (C, N)."""
+        raise TypeError("Unary holds no energies; use ConstUnary(u) or LogisticUnary(L, f)")
+
+
+class ConstUnary(Unary):
+    """Given energies.
+
+    Args:
+        u: energies -log P, (C, N): labels by pixels.
+
+    Example:
+        >>> from crfrnn.pydensecrf.densecrf import ConstUnary, DenseCRF
+        >>> crf = DenseCRF(3, 2)
+        >>> crf.setUnary(ConstUnary([[0.1, 2, 0.1], [2, 0.1, 2]]))
+    """
+
+    def __init__(self, u: Any) -> None:
+        """Copy the energies."""
+        self._energies = as_floats("u", u, 2, copy=True)
+
+    def energies(self) -> Floats:
+        """Return the energies (C, N)."""
+        return self._energies
+
+
+class LogisticUnary(Unary):
+    """Energies that are linear in features of the pixels: L @ f.
+
+    Args:
+        L: coefficients (C, D), one row a label.
+        f: features (D, N), one column a pixel.
+
+    Example:
+        >>> from crfrnn.pydensecrf.densecrf import LogisticUnary
+        >>> LogisticUnary([[1.0], [-1.0]], [[0.5, 2.0]]).energies().tolist()
+        [[0.5, 2.0], [-0.5, -2.0]]
+    """
+
+    def __init__(self, L: Any, f: Any) -> None:
+        """Compute the energies."""
+        coefficients, features = as_floats("L", L, 2), as_floats("f", f, 2)
+        refuse_nan("L", coefficients)
+        refuse_nan("f", features)
+        if coefficients.shape[1] != features.shape[0]:
+            raise ValueError(
+                f"L must be (labels, features) and f (features, pixels); got {coefficients.shape} "
+                f"and {features.shape}"
+            )
+        self._energies = coefficients @ features
+
+    def energies(self) -> Floats:
+        """Return the energies (C, N)."""
+        return self._energies
+
+
+def as_logits(energies: Floats, labels: int, pixels: int) -> Tensor:
+    """Turn energies into logits (1, C, N), or say why they do not fit the model."""
+    shape = energies.shape
+    if shape != (labels, pixels):
+        hint = " Transpose it." if shape == (pixels, labels) else ""
+        raise ValueError(
+            f"the unary energies must be ({labels}, {pixels}), labels by pixels; got {shape}.{hint}"
+        )
+    logits = -torch.from_numpy(energies)[None]
+    if bool(torch.isfinite(logits.sum())):
+        return logits  # one NaN or infinity would have spoilt the sum
+    refuse_nan("the unary energies", energies, infinite=False)
+    if np.isneginf(energies).any():
+        raise ValueError(
+            "an unary energy is -infinity, an infinitely sure label; use a large negative number"
+        )
+    impossible = np.isposinf(energies).all(axis=0)
+    if impossible.any():
+        raise ValueError(
+            f"{int(impossible.sum())} pixels have an infinite energy for every label, the first at "
+            f"{int(impossible.argmax())}: give each pixel at least one possible label, for example "
+            f"with unary_from_softmax(..., clip=1e-5)"
+        )
+    return logits.clamp_min(_IMPOSSIBLE)

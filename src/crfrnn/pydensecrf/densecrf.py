@@ -1,0 +1,121 @@
+"""DenseCRF2D, and every other name that the original keeps in this module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crfrnn.pairwise import coordinates
+
+from ._arguments import bandwidths, colors, whole
+from ._constants import (
+    CONST_KERNEL,
+    DIAG_KERNEL,
+    FULL_KERNEL,
+    NO_NORMALIZATION,
+    NORMALIZE_AFTER,
+    NORMALIZE_BEFORE,
+    NORMALIZE_SYMMETRIC,
+    KernelType,
+    NormalizationType,
+)
+from ._model import DenseCRF
+from ._unary import ConstUnary, LogisticUnary, Unary
+
+__all__ = [
+    "CONST_KERNEL",
+    "DIAG_KERNEL",
+    "FULL_KERNEL",
+    "NORMALIZE_AFTER",
+    "NORMALIZE_BEFORE",
+    "NORMALIZE_SYMMETRIC",
+    "NO_NORMALIZATION",
+    "ConstUnary",
+    "DenseCRF",
+    "DenseCRF2D",
+    "KernelType",
+    "LogisticUnary",
+    "NormalizationType",
+    "Unary",
+]
+
+
+class DenseCRF2D(DenseCRF):
+    """A fully connected CRF over the pixels of an image.
+
+    Args:
+        w: width. Pixels are numbered along rows, so pixel (x, y) is column y * w + x.
+        h: height.
+        nlabels: number of labels C.
+
+    Example:
+        >>> import numpy as np
+        >>> import crfrnn.pydensecrf.densecrf as dcrf
+        >>> from crfrnn.pydensecrf.utils import unary_from_softmax
+        >>> image = np.zeros((4, 6, 3), np.uint8); image[:, 3:] = 200
+        >>> right = np.full((4, 6), 0.5); right[:, :2], right[:, 4:] = 0.1, 0.9
+        >>> crf = dcrf.DenseCRF2D(6, 4, 2)
+        >>> crf.setUnaryEnergy(unary_from_softmax(np.stack([1 - right, right])))
+        >>> crf.addPairwiseGaussian(sxy=3, compat=3)
+        >>> crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
+        >>> np.argmax(crf.inference(5), axis=0).reshape(4, 6)[0].tolist()
+        [0, 0, 0, 1, 1, 1]
+    """
+
+    def __init__(self, w: float, h: float, nlabels: float) -> None:
+        """Make a model without unary and pairwise terms."""
+        self._w, self._h = whole("w", w, least=1), whole("h", h, least=1)
+        super().__init__(self._w * self._h, nlabels)
+        self._size = (self._h, self._w)
+
+    def addPairwiseGaussian(
+        self,
+        sxy: Any,
+        compat: Any,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Add the smoothness term: a Gaussian over position.
+
+        Args:
+            sxy: bandwidth in pixels; one number, or (x, y).
+            compat: see `addPairwiseEnergy`.
+            kernel: accepted and without effect, as in the original.
+            normalization: one of the four constants.
+        """
+        self._add(self._position(sxy), compat, kernel, normalization)
+
+    def addPairwiseBilateral(
+        self,
+        sxy: Any,
+        srgb: Any,
+        rgbim: Any,
+        compat: Any,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Add the appearance term: a Gaussian over position and colour.
+
+        Args:
+            sxy: bandwidth in pixels; one number, or (x, y).
+            srgb: bandwidth in units of the image; one number, or one for each channel.
+            rgbim: (H, W, 3) image, usually uint8; beyond the original also (H, W), any number of
+                channels, and any type of number.
+            compat: see `addPairwiseEnergy`.
+            kernel: accepted and without effect, as in the original.
+            normalization: one of the four constants.
+        """
+        color = torch.from_numpy(colors(rgbim, self._h, self._w))
+        spread = bandwidths("srgb", srgb, color.shape[1], "channel")
+        points = torch.cat([self._position(sxy), color / color.new_tensor(spread)], dim=1)
+        self._add(points, compat, kernel, normalization)
+
+    def _position(self, sxy: Any) -> Tensor:
+        """Coordinates (N, 2) in bandwidths, x first."""
+        like = torch.from_numpy(np.zeros(0, np.float32))
+        return coordinates((self._h, self._w), like) / like.new_tensor(
+            bandwidths("sxy", sxy, 2, "axis")
+        )

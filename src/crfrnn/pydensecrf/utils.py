@@ -1,0 +1,234 @@
+"""Unary energies from scores and labels, and features for free pairwise terms."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._arguments import Floats, as_array, numbers, refuse_nan, whole
+
+#: How far probabilities may leave 0..1 by rounding and resizing before it is a mistake.
+_ROUNDING = 0.01
+
+_LOG = logging.getLogger(__name__)
+
+
+def unary_from_labels(
+    labels: Any, n_labels: float, gt_prob: float, zero_unsure: bool = True
+) -> Floats:
+    """Make unary energies from a map of labels of which each is right with probability `gt_prob`.
+
+    Args:
+        labels: integers of any shape, N in all.
+        n_labels: number of labels C, at least 2; without the 0 if `zero_unsure`.
+        gt_prob: how sure the labels are, between 0 and 1.
+        zero_unsure: whether 0 means "no idea" (the default, as in the original): such pixels get
+            the same energy for all labels, and label 1 becomes row 0. With False, 0 is a label
+            like any other.
+
+    Returns:
+        Energies (C, N), float32.
+
+    Example:
+        >>> from crfrnn.pydensecrf.utils import unary_from_labels
+        >>> unary_from_labels([0, 1, 2], n_labels=2, gt_prob=0.8).round(1).T.tolist()[0]
+        [0.699999988079071, 0.699999988079071]
+    """
+    count = whole("n_labels", n_labels)
+    if count < 2:
+        raise ValueError(
+            f"n_labels must be at least 2; got {count}. A binary mask has two labels: background "
+            f"and foreground, with zero_unsure=False."
+        )
+    if not 0 < gt_prob < 1:
+        raise ValueError(f"gt_prob must lie between 0 and 1, both excluded; got {gt_prob!r}")
+    rows = _label_rows(labels, count, zero_unsure)
+    energy = np.full((count, rows.size), -math.log((1 - gt_prob) / (count - 1)), np.float32)
+    sure = rows >= 0
+    energy[rows[sure], np.flatnonzero(sure)] = -math.log(gt_prob)
+    energy[:, ~sure] = math.log(count)
+    return energy
+
+
+def compute_unary(labels: Any, M: float, GT_PROB: float = 0.5) -> Floats:
+    """Call `unary_from_labels`; an older name of it.
+
+    Example:
+        >>> from crfrnn.pydensecrf.utils import compute_unary
+        >>> compute_unary([1, 2], 2, GT_PROB=0.8).shape
+        (2, 2)
+    """
+    _LOG.warning("compute_unary is deprecated, use unary_from_labels")
+    return unary_from_labels(labels, M, GT_PROB)
+
+
+def unary_from_softmax(sm: Any, scale: float | None = None, clip: float | None = 1e-5) -> Floats:
+    """Make unary energies from probabilities: -log P, flattened.
+
+    Args:
+        sm: probabilities, the labels on the first axis: (C, H, W), (C, N) or the like.
+        scale: how far to trust them, above 0 and up to 1: mixes so much of them with the uniform
+            distribution. None (the default) trusts them fully.
+        clip: smallest probability, 1e-5 by default, so that no energy is infinite. None: no limit.
+
+    Returns:
+        Energies (C, N), float32.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.pydensecrf.utils import unary_from_softmax
+        >>> unary_from_softmax(np.full((2, 4, 6), 0.5)).shape
+        (2, 24)
+    """
+    probs = as_array("sm", sm)
+    if probs.ndim == 0 or probs.size == 0:
+        raise ValueError(f"sm must have the labels on its first axis; got shape {probs.shape}")
+    if probs.dtype.kind != "f" or probs.dtype.itemsize < 4:
+        probs = probs.astype(np.float64 if probs.dtype.kind != "f" else np.float32)
+    low, high = float(probs.min()), float(probs.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        refuse_nan("sm", probs)
+    if low < 0 and clip is None:
+        raise ValueError(f"sm must hold probabilities, 0 to 1; got {low:.4g} to {high:.4g}")
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        warnings.warn(
+            f"sm should hold probabilities, but has values from {low:.4g} to {high:.4g}, which are "
+            f"cut off. Apply softmax first if these are the logits of a network",
+            UserWarning,
+            stacklevel=2,
+        )
+    if scale is not None:
+        if not 0 < scale <= 1:
+            raise ValueError(f"scale must lie above 0 and not above 1; got {scale!r}")
+        probs = scale * probs + (1 - scale) / probs.shape[0]
+    energies = np.array(probs, order="C") if clip is None else np.clip(probs, clip, 1.0, order="C")
+    with np.errstate(divide="ignore"):  # log 0: an impossible label, which setUnaryEnergy takes
+        np.negative(np.log(energies, out=energies), out=energies)
+    return energies.reshape(len(energies), -1).astype(np.float32, copy=False)
+
+
+def softmax_to_unary(sm: Any, GT_PROB: float = 1) -> Floats:
+    """Call `unary_from_softmax` without a limit; an older name of it.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.pydensecrf.utils import softmax_to_unary
+        >>> softmax_to_unary(np.full((2, 3), 0.5)).shape
+        (2, 3)
+    """
+    _LOG.warning("softmax_to_unary is deprecated, use unary_from_softmax")
+    return unary_from_softmax(sm, None if GT_PROB == 1 else GT_PROB, clip=None)
+
+
+def create_pairwise_gaussian(sdims: Any, shape: Sequence[float]) -> Floats:
+    """Make the features of a smoothness term for a grid of any dimension.
+
+    For `DenseCRF.addPairwiseEnergy`. Axes keep their order (rows first), unlike the methods of
+    `DenseCRF2D`, which take x first; the lattice rounds the two a little differently.
+
+    Args:
+        sdims: bandwidth along each axis of the grid, in grid steps; one number serves for all.
+        shape: sizes of the grid.
+
+    Returns:
+        Features (D, N), float32.
+
+    Example:
+        >>> from crfrnn.pydensecrf.utils import create_pairwise_gaussian
+        >>> create_pairwise_gaussian(sdims=(2, 4), shape=(2, 3)).tolist()
+        [[0.0, 0.0, 0.0, 0.5, 0.5, 0.5], [0.0, 0.25, 0.5, 0.0, 0.25, 0.5]]
+    """
+    sizes = tuple(whole("shape", size) for size in shape)
+    axes = [np.arange(size, dtype=np.float32) for size in sizes]
+    mesh = np.stack(np.meshgrid(*axes, indexing="ij")) if axes else np.zeros((0, 1), np.float32)
+    return _divide(mesh, "sdims", sdims, len(sizes), "axis").reshape(len(sizes), -1)
+
+
+def create_pairwise_bilateral(sdims: Any, schan: Any, img: Any, chdim: int = -1) -> Floats:
+    """Make the features of an appearance term for an image of any dimension and channel count.
+
+    For `DenseCRF.addPairwiseEnergy`.
+
+    Args:
+        sdims: bandwidth along each axis of the grid, in grid steps; one number serves for all.
+        schan: bandwidth of the channels: one number for all, or a sequence. As in the original, a
+            sequence shorter than the channels leaves the rest undivided (with a warning here).
+        img: the image.
+        chdim: which axis holds the channels; -1 (the default) means that there is no such axis.
+
+    Returns:
+        Features (D + channels, N), float32: position, then channels.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.pydensecrf.utils import create_pairwise_bilateral
+        >>> bands = np.zeros((7, 4, 6))
+        >>> create_pairwise_bilateral(sdims=(30, 30), schan=0.1, img=bands, chdim=0).shape
+        (9, 24)
+    """
+    image = as_array("img", img)
+    if not -image.ndim <= chdim < image.ndim:
+        raise ValueError(f"chdim={chdim} names no axis of img, which has shape {image.shape}")
+    image = image[None] if chdim == -1 else np.moveaxis(image, chdim, 0)
+    place = create_pairwise_gaussian(sdims, image.shape[1:])
+    channels = image.shape[0]
+    count = channels if np.ndim(schan) == 0 else min(len(schan), channels)
+    if count < channels:
+        warnings.warn(
+            f"schan lists {count} of {channels} channels; the others stay undivided, as in "
+            f"pydensecrf. Give one number, or {channels}",
+            UserWarning,
+            stacklevel=2,
+        )
+    values = image.astype(np.float32)
+    values[:count] = _divide(values[:count], "schan", schan, count, "channel")
+    refuse_nan("img", values)
+    return np.concatenate([place, values.reshape(channels, -1)])
+
+
+def _label_rows(labels: Any, count: int, zero_unsure: bool) -> NDArray[np.int64]:
+    """The row of the energies that each label owns, flat; -1 where it is unsure."""
+    array = as_array("labels", labels).ravel()
+    if array.size == 0:
+        raise ValueError("labels must not be empty")
+    rows: NDArray[np.int64] = array.astype(np.int64)
+    if array.dtype.kind == "f" and not np.array_equal(rows, array):
+        raise ValueError("labels must be whole numbers; scores go to unary_from_softmax")
+    low, high = int(rows.min()), int(rows.max())
+    largest = count if zero_unsure else count - 1
+    if low < 0 or high > largest:
+        raise ValueError(
+            f"labels must lie in 0..{largest} for n_labels={count} and zero_unsure={zero_unsure}; "
+            f"got {low} to {high}. "
+            + (
+                "Count 0 in n_labels and pass zero_unsure=False if 0 is a label."
+                if not zero_unsure or high > largest
+                else "Map the value that means unsure to 0."
+            )
+        )
+    return rows - 1 if zero_unsure else rows
+
+
+def _divide(array: Floats, name: str, scales: Any, count: int, what: str) -> Floats:
+    """Divide each of the first `count` rows by its scale; one number serves for all."""
+    given = numbers(scales)
+    values = list(given) if isinstance(given, (list, tuple)) else [given] * count
+    try:
+        divisors = np.array([float(value) for value in values], np.float32)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name} must be a number or a sequence of numbers; got {scales!r}"
+        ) from None
+    if len(divisors) != count:
+        raise ValueError(
+            f"{name} must be one number or {count}, one for each {what}; got {scales!r}"
+        )
+    if not np.all(np.isfinite(divisors) & (divisors != 0)):
+        raise ValueError(f"{name} must be finite and not zero; got {scales!r}")
+    return array / divisors.reshape(-1, *[1] * (array.ndim - 1))

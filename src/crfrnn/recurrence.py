@@ -1,0 +1,63 @@
+"""Running the recurrence on prepared kernels, by the fused operator where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .filters import KernelFilter
+from .mean_field import mean_field
+
+
+def infer(
+    logits: Tensor,
+    filters: Sequence[KernelFilter],
+    weights: Tensor,
+    compatibility: Tensor | None,
+    iterations: int,
+    *,
+    tolerance: float = 0.0,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run mean-field steps from `logits` (B C *S).
+
+    Gradients reach the logits, weights and compatibility; where the filters ask for one, the plain
+    recurrence runs instead of the fused operator.
+
+    Args:
+        logits: the unary term, -energy.
+        filters: the normalised filter of each kernel, from `build_filters`.
+        weights: kernel weights, (K,), (K, C) or (K, C, C).
+        compatibility: (C, C) penalties; None is Potts, which runs faster than the same matrix.
+        iterations: number of updates; 0 returns `logits`.
+        tolerance: an image stops when the mean change of its marginals falls below this; 0 never.
+        engine: "reference" or "cpu"; by default the fastest that suits.
+
+    Returns:
+        Logits (B C *S), and the steps that each image made (B).
+    """
+    size = logits.shape[2:]
+    classes = logits.shape[1]
+    if torch.is_grad_enabled() and any(f.differentiable for f in filters):
+        penalty = potts(logits) if compatibility is None else compatibility
+        z = mean_field(-logits, filters, weights, penalty, iterations)
+        return z, torch.full((len(logits),), iterations, device=logits.device)
+    engine = ops.resolve_engine(engine, logits.device, logits.dtype)
+    weights = weights[:, None].expand(-1, classes) if weights.dim() == 1 else weights
+    if compatibility is not None or weights.dim() == 3:
+        weights = weights.diag_embed() if weights.dim() == 2 else weights
+        penalty = potts(logits) if compatibility is None else compatibility
+        weights = penalty @ weights
+    terms = [f.term(logits, total=engine == "cpu") for f in filters]
+    z, steps = ops.mean_field(
+        logits.flatten(2), weights, size, terms, iterations, tolerance, engine
+    )
+    return z.view(logits.shape), steps
+
+
+def potts(logits: Tensor) -> Tensor:
+    """The compatibility 1 - I for the classes of `logits` (B C *S)."""
+    return 1 - torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)

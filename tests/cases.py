@@ -1,0 +1,185 @@
+"""The inputs that filters and recurrences are tried on: odd, prime, tiny, flat, doubled, strided."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crfrnn.ops import core_missing
+
+#: One table for all tests; a test that needs more says why. The first is the issue's promise.
+TOLERANCE = {
+    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
+    torch.float64: {"rtol": 1e-12, "atol": 1e-12},
+}
+
+needs_core = pytest.mark.skipif(bool(core_missing()), reason=core_missing() or "")
+
+#: Every engine that computes on the CPU, as parameters.
+ENGINES = ["reference", pytest.param("cpu", marks=needs_core)]
+
+NORMALIZATIONS = ["symmetric", "after", "before", "none"]
+
+
+@dataclass(frozen=True)
+class PointCase:
+    """Points to filter over: B sets of N points in D dimensions, with C values each.
+
+    `spread` is the standard deviation of the points in bandwidths; batch items differ in it.
+    """
+
+    batch: int
+    n: int
+    d: int
+    c: int
+    spread: float = 1.0
+    kind: str = "random"
+
+    def __str__(self) -> str:
+        return f"{self.kind}-B{self.batch}-N{self.n}-D{self.d}-C{self.c}-spread{self.spread:g}"
+
+    def make(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Features (B N D) and values (B N C)."""
+        generator = torch.Generator().manual_seed(self.n * 100 + self.d)
+        shape = (self.batch, self.n, self.d)
+        features = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        scale = self.spread * torch.arange(1, self.batch + 1, dtype=torch.float64)
+        features = features * scale[:, None, None]
+        if self.kind == "constant":
+            features = features[:, :1].expand(shape).clone()
+        elif self.kind == "duplicated":
+            features = features[:, torch.arange(self.n) // 3]
+        elif self.kind == "lattice-points":  # on cell borders, where roundings tie
+            features = features.round()
+        values = torch.randn(self.batch, self.n, self.c, generator=generator, dtype=torch.float64)
+        features, values = features.to(dtype), values.to(dtype)
+        if self.kind == "strided":
+            features = features.transpose(0, 2).contiguous().transpose(0, 2)
+            values = values.repeat_interleave(2, dim=2)[..., ::2]
+        return features, values
+
+
+#: Dimensions and channel counts cover every branch of the C++ kernels (groups of 16, 8, 4, 2, 1).
+POINT_CASES = [
+    PointCase(1, 1, 1, 1),
+    PointCase(1, 1, 5, 3),
+    PointCase(1, 2, 2, 1),
+    PointCase(2, 13, 1, 2, 3),
+    PointCase(1, 97, 2, 5, 4),
+    PointCase(2, 61, 3, 7, 2),
+    PointCase(1, 101, 5, 21, 2),
+    PointCase(3, 53, 5, 3, 0.3),
+    PointCase(1, 83, 7, 11, 1),
+    PointCase(1, 47, 8, 16, 1),
+    PointCase(1, 29, 11, 33, 1),
+    PointCase(1, 67, 5, 4, 100),
+    PointCase(1, 31, 5, 3, 1, "constant"),
+    PointCase(2, 41, 5, 6, 2, "duplicated"),
+    PointCase(1, 71, 3, 2, 5, "lattice-points"),
+    PointCase(2, 37, 5, 19, 2, "strided"),
+]
+
+
+@dataclass(frozen=True)
+class GridCase:
+    """Logits (B C *S) and an image (B F *S) on 0..255, of different content in each batch item."""
+
+    batch: int
+    classes: int
+    size: tuple[int, ...]
+    channels: int = 3
+    kind: str = "random"
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.size))
+        return f"{self.kind}-B{self.batch}-C{self.classes}-{size}-F{self.channels}"
+
+    def make(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Logits and image."""
+        generator = torch.Generator().manual_seed(math.prod(self.size) + self.classes)
+        shape = (self.batch, self.classes, *self.size)
+        logits = 2 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+        shape = (self.batch, self.channels, *self.size)
+        # Low in contrast, so that pixels hear each other through colour bandwidths of 3 to 40.
+        image = torch.randint(100, 130, shape, generator=generator, dtype=torch.float64)
+        if self.kind == "flat":
+            image = torch.full_like(image, 77)
+        elif self.kind == "edge":
+            image = torch.zeros_like(image)
+            image[..., self.size[-1] // 2 :] = 200
+        elif self.kind == "strided":
+            image = image.movedim(1, -1).contiguous().movedim(-1, 1)
+            logits = logits.flip(-1).contiguous().flip(-1).transpose(0, 1)
+            logits = logits.contiguous().transpose(0, 1)
+        return logits.to(dtype), image.to(dtype)
+
+
+GRID_CASES = [
+    GridCase(1, 2, (1, 1)),
+    GridCase(1, 3, (1, 7)),
+    GridCase(1, 3, (7, 1)),
+    GridCase(1, 1, (3, 5)),
+    GridCase(1, 2, (3, 3)),
+    GridCase(2, 5, (7, 11)),
+    GridCase(3, 21, (5, 13)),
+    GridCase(2, 3, (23,), 1),
+    GridCase(1, 4, (3, 5, 7), 2),
+    GridCase(1, 2, (5, 7), 3, "flat"),
+    GridCase(2, 3, (5, 8), 1, "edge"),
+    GridCase(2, 17, (5, 7), 3, "strided"),
+]
+
+
+def available_engines() -> list[str]:
+    """The engines that can run here, for tests that go through them themselves."""
+    return ["reference"] if core_missing() else ["reference", "cpu"]
+
+
+def gaussian_matrix(points: np.ndarray) -> np.ndarray:
+    """exp(-½ |f_i - f_j|²) for points (N D), by brute force in float64."""
+    squared = np.zeros((len(points), len(points)))
+    for axis in points.astype(np.float64).T:
+        squared += np.subtract.outer(axis, axis) ** 2
+    return np.exp(-0.5 * squared)
+
+
+def gaussian_sum(features: Tensor, values: Tensor) -> np.ndarray:
+    """Σ_j exp(-½ |f_i - f_j|²) v_j by brute force in float64, for (B N D) and (B N C)."""
+    items = zip(features.numpy(), values.double().numpy(), strict=True)
+    return np.stack([gaussian_matrix(f) @ v for f, v in items])
+
+
+def pixels(size: Sequence[int]) -> np.ndarray:
+    """Coordinates (N, len(size)) of a grid in the order (x, y, z), by loops."""
+    return np.array([index[::-1] for index in np.ndindex(*size)], dtype=np.float64)
+
+
+@functools.cache
+def photograph(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph of scikit-image and real network scores of it, at `size`: (H W 3), (C H W)."""
+    pytest.importorskip("skimage")
+    from importlib.resources import files
+
+    import skimage.data
+    import skimage.transform
+
+    image = getattr(skimage.data, name)()
+    with np.load(files("crfrnn") / "demo_scores" / f"{name}_scores.npz") as file:
+        scores = (file["logits"].astype(np.float32) - file["zero"]) * file["scale"]
+    # The network saw a canvas of 513 x 513 with the photograph at its top left.
+    canvas = torch.nn.functional.interpolate(
+        torch.from_numpy(scores).permute(2, 0, 1)[None],
+        size=(513, 513),
+        mode="bilinear",
+        align_corners=True,
+    )
+    logits = canvas[..., : image.shape[0], : image.shape[1]]
+    if size != image.shape[:2]:
+        image = skimage.transform.resize(image, size, anti_aliasing=True, preserve_range=True)
+        logits = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", antialias=True)
+    return image.round().astype(np.uint8), logits[0].numpy()

@@ -1,0 +1,92 @@
+"""What every test runs under: seeds, poisoned memory, checked shapes."""
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "src" / "crfrnn"
+
+# Before the library is imported: the hook checks every annotation in it at each call, but for the
+# registered operators, which torch must see bare. The numeric tower lets an int stand for a float.
+CHECKED = [f"crfrnn.{path.stem}" for path in SOURCES.iterdir() if path.stem != "ops"]
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+with jaxtyping.install_import_hook(CHECKED, CHECKER):
+    import crfrnn
+
+LIBRARY = str(Path(crfrnn.__file__).parent)
+
+# More threads than this only fight each other on sizes that tests use.
+torch.set_num_threads(min(4, os.cpu_count() or 1))
+
+
+def pytest_report_header() -> list[str]:
+    info = getattr(crfrnn, "info", None)
+    return str(info()).splitlines() if info else [f"torch {torch.__version__}"]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - for code that still draws from the global generator
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    # Session scope, because hypothesis refuses to share a narrower fixture between examples.
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of photographs, scores and networks that lies beside a checkout, if it does."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("needs the shared data folder beside the checkout (../shared/data)")
+    return path
+
+
+def _poisoned(empty: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`empty`, but filled with NaN where the library is the caller and the dtype has a NaN."""
+
+    def call(*args: Any, **kwargs: Any) -> torch.Tensor:
+        result = empty(*args, **kwargs)
+        caller = sys._getframe(1).f_code.co_filename
+        if caller.startswith(LIBRARY) and (result.is_floating_point() or result.is_complex()):
+            with torch.no_grad():
+                result.fill_(float("nan"))
+        return result
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def checked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Refuse arguments of a wrong type or shape before the library sees them."""
+    markers = {marker.name for marker in request.node.iter_markers()}
+    jaxtyping.config.update("jaxtyping_disable", bool(markers & {"unchecked", "traced"}))
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let memory that the library forgets to fill read as NaN."""
+    if request.node.get_closest_marker("traced"):
+        return
+    for owner, name in [
+        (torch, "empty"),
+        (torch, "empty_like"),
+        (torch, "empty_strided"),
+        (torch.Tensor, "new_empty"),
+    ]:
+        monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))

@@ -1,0 +1,85 @@
+"""What the documentation shows runs: Python blocks of README and docs, and every docstring example."""
+
+import ast
+import contextlib
+import doctest
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import crfrnn
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(crfrnn.__file__).parent
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+#: A fenced block, and the line before it, which may say `<!-- not run: why -->`.
+BLOCK = re.compile(r"^(?P<before>[^\n]*)\n+```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_RUN = re.compile(r"<!-- not run: .+ -->")
+
+
+def blocks(page: Path) -> Iterator[tuple[int, str]]:
+    """The line each Python block starts at, and its code."""
+    text = "\n" + page.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(text):
+        if not NOT_RUN.search(match["before"]):
+            yield text.count("\n", 0, match.start("code")), match["code"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
+    """In one process for a page, one after the other, as a reader would type them."""
+    found = list(blocks(page))
+    if not found:
+        pytest.skip("no Python block")
+    # Each block stands on its own line numbers, so that an error names the line of the page.
+    sources = ["\n" * (line - 1) + code for line, code in found]
+    script = "".join(f"exec(compile({s!r}, {str(page)!r}, 'exec'))\n" for s in sources)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_pages_have_python_blocks_only_as_this_file_reads_them() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fences = len(re.findall(r"^\s*```\s*(?:python|py)\b", text, re.MULTILINE))
+        assert fences == len(BLOCK.findall("\n" + text)), page
+
+
+def examples() -> Iterator[tuple[str, str, Path, int]]:
+    """Name, docstring, file and line of all in the package whose docstring has an example."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node)
+                if text and ">>>" in text:
+                    name = getattr(node, "name", "")
+                    yield f"{module}:{name}", text, path, getattr(node, "lineno", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "path", "line"), [pytest.param(*e, id=e[0]) for e in examples()]
+)
+def test_docstring_examples_run(name: str, text: str, path: Path, line: int) -> None:
+    """Each imports what it uses, as a reader who pastes it must."""
+    test = doctest.DocTestParser().get_doctest(text, {}, name, str(path), line)
+    report = io.StringIO()
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    with contextlib.redirect_stdout(report):
+        runner.run(test)
+    assert runner.failures == 0, report.getvalue()
+    assert runner.tries > 0
+
+
+@pytest.mark.parametrize("name", crfrnn.__all__)
+def test_every_public_name_shows_an_example(name: str) -> None:
+    assert ">>>" in (getattr(crfrnn, name).__doc__ or "")
