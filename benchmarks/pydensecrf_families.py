@@ -7,10 +7,8 @@ one process, on the demo photographs, and checks that the results agree.
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import crfrnn
 import crfrnn.pydensecrf
+from benchmarks.timing import in_turn, table
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 PHOTOGRAPHS = ("astronaut", "chelsea")
@@ -31,30 +29,20 @@ Runs = dict[str, Callable[[], Any]]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure and print a table."""
+    """Measure, and print a table for each photograph."""
     parser = argparse.ArgumentParser(prog="pydensecrf_families", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3, help="the best of so many is kept")
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each, in turn")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    say(str(crfrnn.info()))
-    say(f"{'photograph':<12}{'family':<10}{'original':>10}{'ours':>10}{'ratio':>8}{'equal':>10}")
     for photograph in PHOTOGRAPHS:
         theirs, ours = families(photograph, original=True), families(photograph, original=False)
+        rows = []
         for name in options.families:
-            before, old = best(theirs[name], options.repeats)
-            after, new = best(ours[name], options.repeats)
-            say(
-                f"{photograph:<12}{name:<10}{before:>9.3f}s{after:>9.3f}s{before / after:>7.1f}x"
-                f"{agreement(old, new):>10.3%}"
-            )
-
-
-def say(line: str) -> None:
-    """Print at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+            equal = f"{agreement(ours[name](), theirs[name]()):.3%} of labels equal"
+            rows.append((name, in_turn(ours[name], theirs[name], options.pairs), equal))
+        table(f"whole calls, {photograph}, {options.threads} threads, other: pydensecrf2", rows)
 
 
 def families(photograph: str, *, original: bool) -> Runs:
@@ -91,16 +79,6 @@ def load(name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def best(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Seconds of the fastest run, and its result."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = run()
-        times.append(time.perf_counter() - start)
-    return min(times), result
 
 
 def agreement(old: Any, new: Any) -> float:

@@ -82,9 +82,9 @@ def ours_on(
         crfrnn.Bilateral(position=bilateral[0], color=bilateral[1], weight=bilateral[2]),
         crfrnn.Gaussian(position=spatial[0], weight=spatial[1]),
     ]
-    return lambda: crfrnn.refine(
-        image, logits=logits, kernels=kernels, iterations=iterations
-    ).labels
+    return lambda: (
+        crfrnn.refine(image, logits=logits, kernels=kernels, iterations=iterations).labels
+    )
 
 
 def theirs_on(

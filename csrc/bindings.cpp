@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "class_peaks.hpp"
 #include "exact.hpp"
 #include "grid.hpp"
 #include "lattice_build.hpp"

@@ -17,71 +17,9 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-/// The sum and the largest of a row, in an order that is the same on every vector unit.
-template <typename T, typename Width>
-inline T row_sum(const T* row, Width width) {
-    T sum = 0;
-    Lanes<T, 8> eights = Lanes<T, 8>::all(T(0));
-    for_lanes<T>(width, [&](auto tag, std::size_t c) {
-        using V = decltype(tag);
-        if constexpr (sizeof(V) == sizeof(eights)) {
-            eights = eights + V::load(row + c);
-        } else {
-            sum += V::load(row + c).sum();
-        }
-    });
-    return width < 8 ? sum : sum + eights.sum();
-}
-
-template <typename T, typename Width>
-inline T row_top(const T* row, Width width) {
-    T top = row[0];
-    Lanes<T, 8> eights = Lanes<T, 8>::all(top);
-    for_lanes<T>(width, [&](auto tag, std::size_t c) {
-        using V = decltype(tag);
-        if constexpr (sizeof(V) == sizeof(eights)) {
-            eights = larger(eights, V::load(row + c));
-        } else {
-            const T other = V::load(row + c).top();
-            top = other > top ? other : top;
-        }
-    });
-    if (width < 8) return top;
-    const T other = eights.top();
-    return other > top ? other : top;
-}
-
 // How far ahead to prefetch rows; gathers wait for memory otherwise.
 constexpr std::size_t kAhead = 8, kAheadInSlice = 3;
 constexpr std::int32_t kAheadInSplat = 16;
-
-/// The sum of rows whose width is known only at run time, as `Row` is for a known one.
-template <typename T>
-class LooseRow {
-public:
-    explicit LooseRow(std::size_t width) : width_(width) {}
-    void add(T weight, const T* row) {
-        for (std::size_t c = 0; c < width_; ++c) sum_[c] += weight * row[c];
-    }
-    void store(T* row) const {
-        for (std::size_t c = 0; c < width_; ++c) row[c] = sum_[c];
-    }
-
-private:
-    std::size_t width_;
-    T sum_[kGroup] = {};
-};
-
-template <typename T, typename Width>
-struct RowFor {
-    using Type = LooseRow<T>;
-};
-template <typename T, std::size_t N>
-struct RowFor<T, FixedWidth<N>> {
-    using Type = Row<T, N>;
-};
-template <typename T, typename Width>
-using RowOf = typename RowFor<T, Width>::Type;
 
 template <typename T>
 inline void prefetch_row(const T* row, std::size_t width) {
@@ -162,8 +100,14 @@ void band(const Band<T>& band, const T* from, std::size_t from_step, T* to, std:
             const T* weights = band.weight + i * (2 * band.radius + 1) + band.radius - i;
             const auto sum_up = [&](std::size_t at, auto sum) {
                 const T* source = from + first * from_step + at;
-                for (std::size_t k = first; k < last; ++k, source += from_step)
+                auto odd = sum;  // two sums, because one would wait for each addition to end
+                std::size_t k = first;
+                for (; k + 2 <= last; k += 2, source += 2 * from_step) {
                     sum.add(weights[k], source);
+                    odd.add(weights[k + 1], source + from_step);
+                }
+                if (k < last) sum.add(weights[k], source);
+                sum.add(odd);
                 sum.store(to + (i - begin) * to_step + at);
             };
             for (std::size_t at = 0; at < whole; at += kGroup) sum_up(at, Row<T, kGroup>(kGroup));

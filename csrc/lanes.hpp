@@ -6,6 +6,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels.hpp"
+
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
@@ -144,6 +146,12 @@ public:
         for (std::size_t i = 0; i < kOnes; ++i) ones_[i] += weight * row[W - kOnes + i];
     }
 
+    void add(const Row& other) {
+        for (std::size_t i = 0; i < kEights; ++i) eights_[i] = eights_[i] + other.eights_[i];
+        if (kFour > 0) four_ = four_ + other.four_;
+        for (std::size_t i = 0; i < kOnes; ++i) ones_[i] += other.ones_[i];
+    }
+
     void store(T* row) const {
         for (std::size_t i = 0; i < kEights; ++i) eights_[i].store(row + 8 * i);
         if (kFour > 0) four_.store(row + 8 * kEights);
@@ -155,6 +163,69 @@ private:
     Lanes<T, 4> four_;
     T ones_[kOnes > 0 ? kOnes : 1];
 };
+
+/// The sum of rows whose width is known only at run time, as `Row` is for a known one.
+template <typename T>
+class LooseRow {
+public:
+    explicit LooseRow(std::size_t width) : width_(width) {}
+    void add(T weight, const T* row) {
+        for (std::size_t c = 0; c < width_; ++c) sum_[c] += weight * row[c];
+    }
+    void add(const LooseRow& other) { add(T(1), other.sum_); }
+    void store(T* row) const {
+        for (std::size_t c = 0; c < width_; ++c) row[c] = sum_[c];
+    }
+
+private:
+    std::size_t width_;
+    T sum_[kGroup] = {};
+};
+
+template <typename T, typename Width>
+struct RowFor {
+    using Type = LooseRow<T>;
+};
+template <typename T, std::size_t N>
+struct RowFor<T, FixedWidth<N>> {
+    using Type = Row<T, N>;
+};
+template <typename T, typename Width>
+using RowOf = typename RowFor<T, Width>::Type;
+
+/// The sum and the largest of a row, in an order that is the same on every vector unit.
+template <typename T, typename Width>
+inline T row_sum(const T* row, Width width) {
+    T sum = 0;
+    Lanes<T, 8> eights = Lanes<T, 8>::all(T(0));
+    for_lanes<T>(width, [&](auto tag, std::size_t c) {
+        using V = decltype(tag);
+        if constexpr (sizeof(V) == sizeof(eights)) {
+            eights = eights + V::load(row + c);
+        } else {
+            sum += V::load(row + c).sum();
+        }
+    });
+    return width < 8 ? sum : sum + eights.sum();
+}
+
+template <typename T, typename Width>
+inline T row_top(const T* row, Width width) {
+    T top = row[0];
+    Lanes<T, 8> eights = Lanes<T, 8>::all(top);
+    for_lanes<T>(width, [&](auto tag, std::size_t c) {
+        using V = decltype(tag);
+        if constexpr (sizeof(V) == sizeof(eights)) {
+            eights = larger(eights, V::load(row + c));
+        } else {
+            const T other = V::load(row + c).top();
+            top = other > top ? other : top;
+        }
+    });
+    if (width < 8) return top;
+    const T other = eights.top();
+    return other > top ? other : top;
+}
 
 /// exp(x) for x <= 0, to rounding; below the smallest normal number it stays there.
 ///

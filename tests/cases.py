@@ -1,4 +1,4 @@
-"""The inputs that filters and recurrences are tried on: odd, prime, tiny, flat, doubled, strided."""
+"""Inputs that filters and recurrences are tried on: odd, prime, tiny, flat, doubled, strided."""
 
 import functools
 import math

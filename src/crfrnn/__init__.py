@@ -1,5 +1,6 @@
 """Fully connected CRFs whose mean-field inference is a recurrent layer."""
 
+from . import pydensecrf
 from ._info import info
 from .energy import free_energy
 from .frank_wolfe import Inference, Step
@@ -28,5 +29,6 @@ __all__ = [
     "gaussian_filter",
     "info",
     "mean_field",
+    "pydensecrf",
     "refine",
 ]

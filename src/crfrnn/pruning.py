@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import ops
 from .filters import KernelFilter
+from .recurrence import infer
 
 #: A class whose marginals start below this everywhere may be left out, or below a quarter of 1 / C
 #: where that is less: it then never comes near to winning a pixel.
@@ -70,33 +71,56 @@ def certify(
     return Pruned(kept, bound) if bound < 2 * start else None
 
 
-def infer_pruned(
+def infer_and_prune(
     logits: Tensor,
     filters: Sequence[KernelFilter],
     weights: Tensor,
-    pruned: Pruned,
+    compatibility: Tensor | None,
     iterations: int,
     *,
-    tolerance: float,
-    engine: str,
-) -> tuple[Tensor, Tensor]:
-    """Run `recurrence.infer` for the Potts model on the classes that `pruned` keeps.
+    prune: bool = True,
+    tolerance: float = 0.0,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor, Pruned | None]:
+    """Run `recurrence.infer` without gradients, on as few classes as can be certified.
 
-    The others stand together as one class that takes part in the softmax and sends no messages;
+    The classes left out stand together as one that takes part in the softmax and sends no messages;
     afterwards each of them has moved as that one did.
+
+    Args:
+        logits: the unary term (B, C, *S).
+        filters: the normalised kernels.
+        weights: kernel weights, (K,), (K, C) or (K, C, C).
+        compatibility: (C, C) penalties; None is Potts, the only one that allows pruning.
+        iterations: number of updates.
+        prune: whether to leave classes out.
+        tolerance: as in `infer`.
+        engine: as in `infer`.
+
+    Returns:
+        Logits (B, C, *S), the steps that each image made (B), and what was left out.
     """
+    engine = ops.resolve_engine(engine, logits.device, logits.dtype)
+    pruned = None
     with torch.no_grad():
+        if prune and compatibility is None and weights.dim() == 2:
+            pruned = certify(logits, filters, weights, iterations, engine)
+        if pruned is None:
+            z, steps = infer(
+                logits,
+                filters,
+                weights,
+                compatibility,
+                iterations,
+                tolerance=tolerance,
+                engine=engine,
+            )
+            return z, steps, None
         kept = list(pruned.kept)
         remaining = torch.cat([weights[:, kept], weights.new_zeros(len(filters), 1)], dim=1)
         terms = [kernel.term(logits, total=False) for kernel in filters]
+        flat, size = logits.flatten(2), logits.shape[2:]
         z, steps = ops.mean_field_pruned(
-            logits.flatten(2),
-            remaining,
-            logits.shape[2:],
-            terms,
-            iterations,
-            tolerance,
-            kept,
-            engine,
+            flat, remaining, size, terms, iterations, tolerance, kept, engine
         )
-    return z.view(logits.shape), steps
+    return z.view(logits.shape), steps, pruned

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from . import _checks, ops
+from ._forks import settle
 from ._inputs import Layout, arrange_image, find_layout, to_tensor, unary_logits
 from .filters import build_filters
 from .lattice import NORMALIZATIONS
 from .pairwise import Kernel, weight_table
 from .presets import PRESETS
-from .pruning import Pruned, certify, infer_pruned
-from .recurrence import infer
+from .pruning import Pruned, infer_and_prune
 
 #: What arrays may be: NumPy arrays and torch tensors.
 Array = Any
@@ -119,10 +119,12 @@ def refine(
         >>> import numpy as np
         >>> from crfrnn import refine
         >>> image = np.zeros((4, 6, 3), np.uint8); image[:, 3:] = 200
-        >>> probs = np.full((2, 4, 6), 0.5); probs[1, :, 4:] = 0.9; probs[0] = 1 - probs[1]
+        >>> probs = np.full((2, 4, 6), 0.5)  # undecided at the edge
+        >>> probs[:, :, :2] = [[[0.9]], [[0.1]]]; probs[:, :, 4:] = [[[0.1]], [[0.9]]]
         >>> refine(image, probs=probs).labels[0]
         array([0, 0, 0, 1, 1, 1])
     """
+    settle()
     name, scores = _only_one(logits=logits, probs=probs, labels=labels, energy=energy)
     _checks.one_of("preset", preset, PRESETS)
     chosen = PRESETS[preset]
@@ -157,17 +159,16 @@ def refine(
             engine=engine,
         )
         weights = weight_table(kernels, unary.shape[1], unary)
-        pruned = (
-            certify(unary, filters, weights, steps, engine) if prune and penalty is None else None
+        z, made, pruned = infer_and_prune(
+            unary,
+            filters,
+            weights,
+            penalty,
+            steps,
+            prune=prune,
+            tolerance=tolerance,
+            engine=engine,
         )
-        if pruned is None:
-            z, made = infer(
-                unary, filters, weights, penalty, steps, tolerance=tolerance, engine=engine
-            )
-        else:
-            z, made = infer_pruned(
-                unary, filters, weights, pruned, steps, tolerance=tolerance, engine=engine
-            )
         q = z.softmax(dim=1)
     if q.device.type == "cpu" and not math.isfinite(float(q.sum())):
         raise ValueError(

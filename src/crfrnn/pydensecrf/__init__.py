@@ -2,6 +2,15 @@
 
 Either change one import, `import crfrnn.pydensecrf.densecrf as dcrf`, or call `install()` once,
 before code that imports `pydensecrf` itself.
+
+Example:
+    >>> import crfrnn
+    >>> crfrnn.pydensecrf.install(override=True)
+    True
+    >>> import pydensecrf.densecrf as dcrf
+    >>> dcrf.DenseCRF2D.__module__.startswith("crfrnn")
+    True
+    >>> crfrnn.pydensecrf.uninstall()
 """
 
 from __future__ import annotations
@@ -38,6 +47,7 @@ def install(*, override: bool = False) -> bool:
     Example:
         >>> import crfrnn.pydensecrf
         >>> crfrnn.pydensecrf.install(override=True)
+    True
         True
         >>> import pydensecrf.densecrf as dcrf
         >>> dcrf.DenseCRF2D.__module__

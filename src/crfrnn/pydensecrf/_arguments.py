@@ -107,8 +107,8 @@ def bandwidths(name: str, value: Any, length: int, what: str) -> tuple[float, ..
     return given
 
 
-def colors(rgbim: Any, h: int, w: int) -> Floats:
-    """Read the image of a bilateral term as (N, channels)."""
+def read_image(rgbim: Any, h: int, w: int) -> NDArray[Any]:
+    """Read the image of a bilateral term as (h, w, channels), of any type."""
     array = as_array("rgbim", rgbim)
     if array.ndim not in (2, 3) or array.shape[:2] != (h, w) or array.size == 0:
         hint = ""
@@ -128,4 +128,4 @@ def colors(rgbim: Any, h: int, w: int) -> Floats:
             UserWarning,
             stacklevel=3,
         )
-    return array.reshape(h * w, -1).astype(np.float32)
+    return array.reshape(h, w, -1)

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfrnn import ops
+from crfrnn._forks import settle
 from crfrnn.filters import KernelFilter
 from crfrnn.lattice import Lattice
-from crfrnn.pruning import certify, infer_pruned
-from crfrnn.recurrence import infer
+from crfrnn.pruning import infer_and_prune
 
 from ._arguments import Floats, as_floats, member, refuse_nan, whole
 from ._compat import apply_penalty, as_weights, read_penalty
@@ -24,7 +23,6 @@ from ._constants import (
     KernelType,
     NormalizationType,
 )
-from ._forks import settle
 from ._unary import LogisticUnary, Unary, as_logits
 
 
@@ -105,7 +103,7 @@ class DenseCRF:
             hint = " Transpose it." if array.shape[0] == self._nvar else ""
             raise ValueError(f"features must be (D, {self._nvar}); got {array.shape}.{hint}")
         refuse_nan("features", array)
-        self._add(torch.from_numpy(array).T, compat, kernel, normalization)
+        self._add(np.ascontiguousarray(array.T), compat, kernel, normalization)
 
     def inference(self, niter: float) -> Floats:
         """Run mean-field inference.
@@ -177,12 +175,7 @@ class DenseCRF:
         filters, penalties = zip(*list(self._terms), strict=True)
         weights, penalty = as_weights(penalties, self._nlabel)
         grid = logits.view(1, self._nlabel, *self._size)
-        engine = ops.resolve_engine(None, grid.device, grid.dtype)
-        pruned = certify(grid, filters, weights, steps, engine) if penalty is None else None
-        if pruned is None:
-            z, _ = infer(grid, filters, weights, penalty, steps, engine=engine)
-        else:
-            z, _ = infer_pruned(grid, filters, weights, pruned, steps, tolerance=0.0, engine=engine)
+        z, _, _ = infer_and_prune(grid, filters, weights, penalty, steps)
         return z.flatten(2)
 
     def _start(self) -> Tensor:
@@ -199,16 +192,15 @@ class DenseCRF:
         refuse_nan("Q", q)
         return torch.from_numpy(q)[None]
 
-    def _add(self, features: Tensor, compat: Any, kernel: int, normalization: int) -> None:
-        """Add the term of features (N, D)."""
+    def _add(self, points: Floats, compat: Any, kernel: int, normalization: int) -> None:
+        """Add the term of features (N, D) or (h, w, D)."""
         member("kernel", kernel, KernelType)
         scheme = SCHEMES[member("normalization", normalization, NormalizationType)]
         penalty = read_penalty(compat, self._nlabel)
         settle()
+        features = torch.from_numpy(points.reshape(1, self._nvar, -1))
         with torch.no_grad():
-            lattice = Lattice(
-                features[None].contiguous(), width=self._size[-1] if len(self._size) > 1 else 1
-            )
-            ones = features.new_ones(1, features.shape[0])
+            lattice = Lattice(features, width=self._size[-1] if len(self._size) > 1 else 1)
+            ones = features.new_ones(1, self._nvar)
             filter = KernelFilter.normalized(lattice, ones, scheme)
         self._terms.append((filter, penalty))

@@ -81,9 +81,11 @@ def as_logits(energies: Floats, labels: int, pixels: int) -> Tensor:
         raise ValueError(
             f"the unary energies must be ({labels}, {pixels}), labels by pixels; got {shape}.{hint}"
         )
-    logits = -torch.from_numpy(energies)[None]
-    if bool(torch.isfinite(logits.sum())):
-        return logits  # one NaN or infinity would have spoilt the sum
+    # NumPy here: torch would wake its threads, which then spin in the way of the engine's own.
+    logits = torch.from_numpy(np.negative(energies)[None])
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(energies.sum()):
+            return logits  # one NaN or infinity would have spoilt the sum
     refuse_nan("the unary energies", energies, infinite=False)
     if np.isneginf(energies).any():
         raise ValueError(

@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from crfrnn.pairwise import coordinates
-
-from ._arguments import bandwidths, colors, whole
+from ._arguments import Floats, bandwidths, read_image, whole
 from ._constants import (
     CONST_KERNEL,
     DIAG_KERNEL,
@@ -86,7 +82,7 @@ class DenseCRF2D(DenseCRF):
             kernel: accepted and without effect, as in the original.
             normalization: one of the four constants.
         """
-        self._add(self._position(sxy), compat, kernel, normalization)
+        self._add(self._points(sxy, 0), compat, kernel, normalization)
 
     def addPairwiseBilateral(
         self,
@@ -108,14 +104,16 @@ class DenseCRF2D(DenseCRF):
             kernel: accepted and without effect, as in the original.
             normalization: one of the four constants.
         """
-        color = torch.from_numpy(colors(rgbim, self._h, self._w))
-        spread = bandwidths("srgb", srgb, color.shape[1], "channel")
-        points = torch.cat([self._position(sxy), color / color.new_tensor(spread)], dim=1)
+        image = read_image(rgbim, self._h, self._w)
+        points = self._points(sxy, image.shape[2])
+        spread = bandwidths("srgb", srgb, image.shape[2], "channel")
+        np.divide(image, np.array(spread, np.float32), out=points[..., 2:], casting="same_kind")
         self._add(points, compat, kernel, normalization)
 
-    def _position(self, sxy: Any) -> Tensor:
-        """Coordinates (N, 2) in bandwidths, x first."""
-        like = torch.from_numpy(np.zeros(0, np.float32))
-        return coordinates((self._h, self._w), like) / like.new_tensor(
-            bandwidths("sxy", sxy, 2, "axis")
-        )
+    def _points(self, sxy: Any, channels: int) -> Floats:
+        """Features (h, w, 2 + channels): position in bandwidths, x first, and room for the rest."""
+        x, y = bandwidths("sxy", sxy, 2, "axis")
+        points = np.empty((self._h, self._w, 2 + channels), np.float32)
+        points[..., 0] = np.arange(self._w, dtype=np.float32) / np.float32(x)
+        points[..., 1] = (np.arange(self._h, dtype=np.float32) / np.float32(y))[:, None]
+        return points

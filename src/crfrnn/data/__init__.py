@@ -1,0 +1,1 @@
+"""Data sets and pictures to train and test on."""

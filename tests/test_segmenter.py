@@ -1,0 +1,97 @@
+"""Segmenter: outputs of networks, sizes, and the image that the CRF sees."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crfrnn import CRFRNN, Gaussian, Segmenter
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def pictures(size: tuple[int, ...] = (12, 14)) -> tuple[Tensor, Tensor]:
+    """Pictures on 0..255, and as a torchvision network sees them."""
+    guide = torch.randint(256, (2, 3, *size)).float()
+    column = (-1,) + (1,) * len(size)
+    mean, std = torch.tensor(MEAN).view(column), torch.tensor(STD).view(column)
+    return guide, (guide / 255 - mean) / std
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda z: z, lambda z: {"out": z, "aux": z}, lambda z: SimpleNamespace(logits=z)],
+    ids=["tensor", "torchvision", "transformers"],
+)
+def test_outputs_of_networks(wrap: Any) -> None:
+    network = nn.Conv2d(3, 4, 3, stride=4, padding=1)
+    crf = CRFRNN(4, iterations=2)
+    guide, image = pictures()
+    model = Segmenter(lambda x: wrap(network(x)), crf, mean=MEAN, std=STD)
+    low = network(image)
+    assert low.shape[2:] == (3, 4)
+    unary = nn.functional.interpolate(low, size=(12, 14), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(model.unary(image), unary)
+    torch.testing.assert_close(model.undo(image), guide, rtol=0, atol=1e-3)
+    expected = crf(unary, guide)
+    torch.testing.assert_close(model(image), expected, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(model(image, guide), expected)
+
+
+@pytest.mark.parametrize(("mean", "std", "range_of"), [(0.0, 1.0, 255), ((9.0, 8.0, 7.0), 1, 255)])
+def test_images_of_caffe_and_images_as_they_are(mean: Any, std: float, range_of: float) -> None:
+    guide, _ = pictures()
+    model = Segmenter(nn.Conv2d(3, 2, 1), CRFRNN(2), mean=mean, std=std, image_range=range_of)
+    seen = guide - torch.tensor(mean).view(-1, 1, 1)
+    torch.testing.assert_close(model.undo(seen), guide)
+
+
+@pytest.mark.parametrize("size", [(9,), (5, 7), (4, 5, 6)], ids=["1-D", "2-D", "3-D"])
+def test_dimensions_and_another_guide(size: tuple[int, ...]) -> None:
+    network = [nn.Conv1d, nn.Conv2d, nn.Conv3d][len(size) - 1](2, 3, 3, stride=2, padding=1)
+    model = Segmenter(network, CRFRNN(3, iterations=1))
+    guide = torch.randint(256, (1, 5, *size)).float()
+    assert model(torch.randn(1, 2, *size), guide).shape == (1, 3, *size)
+
+
+def test_gradients_reach_the_network_and_the_crf() -> None:
+    model = Segmenter(nn.Conv2d(3, 4, 3, stride=2), CRFRNN(4, iterations=2), mean=MEAN, std=STD)
+    _, image = pictures()
+    nn.functional.cross_entropy(model(image), torch.randint(4, (2, 12, 14))).backward()
+    groups = model.parameter_groups(1e-3, weights=2, compatibility=1)
+    assert [(g["name"], round(g["lr"], 6)) for g in groups] == [
+        ("network", 0.001),
+        ("crf.kernel_weights", 0.002),
+        ("crf.compatibility", 0.001),
+    ]
+    for group in groups:
+        for parameter in group["params"]:
+            assert parameter.grad is not None
+            assert parameter.grad.abs().max() > 0
+
+
+def test_the_mask_reaches_the_crf() -> None:
+    model = Segmenter(nn.Conv2d(3, 2, 1), CRFRNN(2), mean=MEAN, std=STD)
+    _, image = pictures()
+    nowhere = torch.zeros(2, 12, 14, dtype=torch.bool)
+    torch.testing.assert_close(model(image, mask=nowhere), model.unary(image))
+
+
+@pytest.mark.unchecked
+def test_bad_networks_and_numbers() -> None:
+    crf = CRFRNN(2, [Gaussian()])
+    image = torch.zeros(1, 3, 6, 7)
+    with pytest.raises(TypeError, match=r"must return a tensor.*got tuple.*Segmenter\(lambda"):
+        Segmenter(lambda x: (x, x), crf)(image)
+    with pytest.raises(ValueError, match=r"must give logits.*got \(1, 2\) for \(1, 3, 6, 7\)"):
+        Segmenter(lambda _: torch.zeros(1, 2), crf)(image)
+    with pytest.raises(ValueError, match="mean has 2 numbers for an image of 3 channels"):
+        Segmenter(nn.Conv2d(3, 2, 1), crf, mean=(1.0, 2.0))(image)
+    with pytest.raises(TypeError, match="network must be callable"):
+        Segmenter(3, crf)
+    with pytest.raises(TypeError, match="crf must be a CRFRNN"):
+        Segmenter(nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1))
+    with pytest.raises(ValueError, match="std is a standard deviation and must be positive"):
+        Segmenter(nn.Conv2d(3, 2, 1), crf, std=0.0)
