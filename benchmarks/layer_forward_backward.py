@@ -31,8 +31,8 @@ class Case:
         scores = torch.nn.functional.interpolate(4 * coarse, size=(size, size), mode="bilinear")
         self.logits = scores.requires_grad_()
         patches = torch.rand(1, 3, size // 20 + 1, size // 20 + 1, generator=generator) * 255
-        image = torch.nn.functional.interpolate(patches, size=(size, size), mode="bilinear")
-        image = image + 1.5 * torch.randn(image.shape, generator=generator)
+        image = torch.nn.functional.interpolate(patches, size=(size, size))  # flat patches
+        image = image + 4 * torch.randn(image.shape, generator=generator)
         self.layer = CRFRNN(classes, iterations=steps)
         self.steps = steps
         self.upstream = torch.randn(scores.shape, generator=generator) / scores.numel()

@@ -100,7 +100,7 @@ def one_seed(seed: int, epochs: int) -> dict[str, float]:
     rest = alone.segmenter.network.parameters()
     train(alone, [{"params": rest, "lr": 4e-3}], (seen, labels), epochs - epochs // 2)
     joint = copy.deepcopy(half).segmenter
-    groups = joint.parameter_groups(4e-3, weights=5, compatibility=5)
+    groups = joint.parameter_groups(4e-3, weights=2, compatibility=2)
     train(joint, groups, (seen, labels), epochs - epochs // 2)
     return {
         "network": mean_iou(alone, new, truth),

@@ -91,8 +91,8 @@ def test_exact_filters_are_the_normalized_gaussian(size, kernel, engine: str, dt
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("bandwidth", [0.3, 1.0, 2.5, 40])
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("bandwidth", [0.3, 1.0, 2.5, 6, 40])
+@pytest.mark.parametrize("size", [*SIZES, (43,), (3, 59)], ids=str)
 def test_truncated_separable_gaussian_is_near_the_sum(size, bandwidth, engine: str) -> None:
     """Outside exact mode the taps end at 3.3 bandwidths, for 0.1 % of a message at most."""
     logits, *_ = grid(size)

@@ -136,11 +136,14 @@ def _save(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.complete = (save and tolerance == 0) or iterations == 0
     ctx.save_for_backward(logits, output[1], weights, *arrays)
     ctx.mark_non_differentiable(output[1], output[2])
+    ctx.set_materialize_grads(False)  # or zeros as large as all that is saved
 
 
-def _backward(ctx: Any, gradient: Tensor, _saved: None, _steps: None) -> tuple[Any, ...]:
+def _backward(ctx: Any, gradient: Tensor | None, _saved: None, _steps: None) -> tuple[Any, ...]:
     _check_complete(ctx)
     logits, saved, weights, *arrays = ctx.saved_tensors
+    if gradient is None:
+        return None, None, None, None, [None] * len(arrays), None, None, None, None
     to_logits, to_weights = _mean_field_backward(
         gradient, logits, saved, weights, ctx.size, ctx.kinds, arrays, ctx.engine
     )
@@ -184,6 +187,8 @@ class _MeanField(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         _check_complete(ctx)
         logits, saved, weights, *arrays = ctx.saved_tensors
+        if gradients[0] is None:
+            return (None,) * (8 + len(arrays))
         options = (ctx.size, ctx.kinds, ctx.engine)
         to_logits, to_weights = _MeanFieldBackward.apply(  # type: ignore[no-untyped-call]
             gradients[0], logits, saved, weights, *options, *arrays

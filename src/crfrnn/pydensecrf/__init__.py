@@ -47,7 +47,6 @@ def install(*, override: bool = False) -> bool:
     Example:
         >>> import crfrnn.pydensecrf
         >>> crfrnn.pydensecrf.install(override=True)
-    True
         True
         >>> import pydensecrf.densecrf as dcrf
         >>> dcrf.DenseCRF2D.__module__
