@@ -1,6 +1,6 @@
 """Every gradient of the layer against finite differences, in float64 on tiny inputs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from crfrnn import CRFRNN, Bilateral, FeatureGaussian, Gaussian, Lattice, gaussian_filter, ops
 from crfrnn.mean_field import mean_field
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = 3
 KERNELS = (
     Bilateral(position=5.0, color=40.0, weight=1.0),
@@ -19,15 +21,6 @@ KERNELS = (
     Gaussian(position=2.1, weight=0.3, lattice=True),
 )
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on twenty pixels only wait for each other, thousands of times here."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def layer(**options: Any) -> CRFRNN:

@@ -22,6 +22,8 @@ from crfrnn.frank_wolfe import frank_wolfe
 
 from .cases import ENGINES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 

@@ -39,9 +39,13 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
     prepare(args.image, args.scores, pairs, folders, settings, overwrite=args.overwrite)
     start = time.perf_counter()
     records = [{"stem": stem, "status": "failed", "error": why} for stem, why in unmatched.clashes]
-    done = [pair for pair in pairs if not args.overwrite and is_done(pair)]
-    records += [_skipped(pair) for pair in done]
-    records += _refine_all([pair for pair in pairs if pair not in done], settings, args.workers)
+    waiting = []
+    for pair in pairs:
+        if not args.overwrite and is_done(pair):
+            records.append(_skipped(pair))
+        else:
+            waiting.append(pair)
+    records += _refine_all(waiting, settings, args.workers)
     report = {
         **Counter({"refined": 0, "skipped": 0, "failed": 0}),
         **Counter(record["status"] for record in records),
