@@ -246,12 +246,15 @@ double softmax(T* z, std::size_t stride, std::size_t count, std::size_t kept, T*
     with_width(width, [&](auto w) {
         for (std::size_t i = 0; i < rows; ++i) {
             const T* row = z + i * stride;
-            T moved[4] = {};
+            T moved[4] = {}, sum = 0;
             if (before != nullptr) {
                 for (std::size_t c = 0; c < w; ++c) {
                     const T difference = row[c] - before[i * w + c];
                     moved[c % 4] += difference < 0 ? -difference : difference;
+                    sum += difference;
                 }
+                // Marginals sum to one: the class that is not kept moved against all the others.
+                if (kept < count) moved[0] += sum < 0 ? -sum : sum;
                 change += static_cast<double>((moved[0] + moved[1]) + (moved[2] + moved[3]));
             }
             for_lanes<T>(w, [&](auto tag, std::size_t c) {

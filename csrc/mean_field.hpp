@@ -108,7 +108,7 @@ public:
                 if (tolerance > 0 && !last) {
                     double change = 0;
                     for (const double c : changes) change += c;
-                    if (change < tolerance * static_cast<double>(n * classes_)) break;
+                    if (change < tolerance * static_cast<double>(n * all_classes())) break;
                     team.once([] {});  // nobody may overwrite `changes` while another adds them up
                 }
             }

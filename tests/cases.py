@@ -77,6 +77,7 @@ POINT_CASES = [
     PointCase(1, 83, 7, 11, 1),
     PointCase(1, 47, 8, 16, 1),
     PointCase(1, 29, 11, 33, 1),
+    PointCase(1, 23, 4, 67, 1),
     PointCase(1, 67, 5, 4, 100),
     PointCase(1, 31, 5, 3, 1, "constant"),
     PointCase(2, 41, 5, 6, 2, "duplicated"),

@@ -341,7 +341,9 @@ def test_energy_falls_at_every_step_and_tol_stops_each_image_by_itself() -> None
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_every_recurrence_stops_at_the_same_step(engine: str) -> None:
+def test_every_recurrence_stops_at_the_same_step(
+    engine: str,
+) -> None:
     logits, image = inputs(3, (8, 9))
     logits[1] *= 20
     kernels = [Bilateral(20, 30, 2.0), Gaussian(2, 1.0)]

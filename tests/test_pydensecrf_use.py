@@ -173,7 +173,7 @@ def test_steps_equal_inference(unary: np.ndarray, image: np.ndarray) -> None:
 def test_negligible_labels_are_left_out_and_return(
     image: np.ndarray, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import crfrnn.pydensecrf._model as module
+    import crfrnn.pruning as module
 
     found = []
     monkeypatch.setattr(module, "certify", lambda *args: found.append(certify(*args)) or found[-1])
