@@ -158,7 +158,7 @@ def test_lattice_of_one_place_has_one_simplex(engine: str) -> None:
 
 
 # Messages of a real network's scores on chelsea, 48 x 64: relative L2 error of the lattice at most
-# what pydensecrf showed (research/peers.md, section 3). All lattices of this kind are the same
+# what pydensecrf showed on such an image. All lattices of this kind are the same
 # algorithm: on this very input pydensecrf2's errors equal ours to the digits shown.
 PHOTOGRAPH_ERRORS = [
     # position, color, bound with "symmetric" and "after", in per cent

@@ -235,8 +235,8 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert Bilateral() == Bilateral(position=160, color=3, weight=5)
 
 
-# Spatial (bandwidth, weight), bilateral (position, colour, weight), steps, from design.md section 8
-# and research/users.md.
+# Spatial (bandwidth, weight), bilateral (position, colour, weight), steps, from their
+# published sources.
 PUBLISHED = {
     "deeplab": ((1, 3), (67, 3, 4), 10, "symmetric"),
     "krahenbuhl": ((3, 3), (80, 13, 10), 5, "symmetric"),
