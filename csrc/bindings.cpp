@@ -32,13 +32,12 @@ template <typename T, std::size_t Axes>
 using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu, nb::ndim<Axes>>;
 using Index = std::int32_t;
 
-/// Hand a vector to Python as a NumPy array that owns it.
-nb::ndarray<nb::numpy, Index> to_numpy(std::vector<Index>&& data,
+/// Hand memory to Python as a NumPy array that owns it.
+nb::ndarray<nb::numpy, Index> to_numpy(std::unique_ptr<Index[]> data,
                                        std::initializer_list<std::size_t> shape) {
-    auto holder = std::make_unique<std::vector<Index>>(std::move(data));
-    Index* pointer = holder->data();
-    nb::capsule owner(holder.release(),
-                      [](void* p) noexcept { delete static_cast<std::vector<Index>*>(p); });
+    Index* const pointer = data.get();
+    nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<Index*>(p); });
+    data.release();
     return nb::ndarray<nb::numpy, Index>(pointer, shape, owner);
 }
 
@@ -73,21 +72,21 @@ crfrnn::Lattice<T> make_lattice(const In<Index, 2>& vertex, const In<T, 2>& weig
 }
 
 template <typename T>
-std::vector<crfrnn::Band<T>> make_bands(const std::vector<In<T, 2>>& arrays) {
-    std::vector<crfrnn::Band<T>> bands;
+std::vector<crfrnn::BandMatrix<T>> make_bands(const std::vector<In<T, 2>>& arrays) {
+    std::vector<crfrnn::BandMatrix<T>> bands;
     for (const auto& array : arrays)
-        bands.push_back({array.data(), array.shape(0), (array.shape(1) - 1) / 2});
+        bands.emplace_back(array.data(), array.shape(0), (array.shape(1) - 1) / 2);
     return bands;
 }
 
 template <typename T>
-auto build(In<T, 2> features, std::size_t width, Out<Index, 2> vertex, Out<T, 2> weight,
-           Out<Index, 1> entry, std::size_t threads) {
+auto build(In<T, 2> features, Out<Index, 2> vertex, Out<T, 2> weight, Out<Index, 1> entry,
+           std::size_t threads) {
     const std::size_t d = features.shape(1);
     crfrnn::LatticeTables tables;
     {
         nb::gil_scoped_release release;
-        tables = crfrnn::build_lattice(features.data(), features.shape(0), d, width, vertex.data(),
+        tables = crfrnn::build_lattice(features.data(), features.shape(0), d, vertex.data(),
                                        weight.data(), entry.data(), threads);
     }
     return std::make_pair(to_numpy(std::move(tables.neighbor), {d + 1, tables.vertices, 2}),
@@ -143,23 +142,36 @@ std::size_t forward(In<T, 2> logits, nb::ndarray<const T, nb::c_contig, nb::devi
     const auto model = make_model(logits.shape(1), logits.shape(0), row, weights, terms);
     T* const history = saved ? saved->data() : nullptr;
     nb::gil_scoped_release release;
-    return crfrnn::Recurrence<T>(model).forward(logits.data(), z.data(), iterations, history,
-                                                tolerance, threads);
+    crfrnn::Result<T> result{z.data()};
+    crfrnn::Recurrence<T>(model).forward(logits.data(), result, iterations, history, tolerance,
+                                         threads);
+    return result.steps;
 }
 
-/// The recurrence on some of the classes; `weights` has a zero for all the others together.
+/// Inference: marginals and labels instead of logits. With `kept` classes, `weights` has a zero for
+/// all the others together. Returns the steps made and whether all marginals are finite.
 template <typename T>
-std::size_t forward_pruned(In<T, 2> logits, In<T, 2> weights,
-                           const std::vector<const TermArrays<T>*>& terms, std::size_t row,
-                           std::size_t iterations, double tolerance,
-                           const std::vector<std::size_t>& kept, Out<T, 2> z, std::size_t threads) {
-    auto model = make_model<T>(logits.shape(1), kept.size() + 1, row,
-                               nb::ndarray<const T, nb::c_contig, nb::device::cpu>(weights), terms);
+auto marginals(In<T, 2> logits, nb::ndarray<const T, nb::c_contig, nb::device::cpu> weights,
+               const std::vector<const TermArrays<T>*>& terms, std::size_t row,
+               std::size_t iterations, double tolerance, const std::vector<std::size_t>& kept,
+               Out<T, 2> probs, Out<std::int64_t, 1> labels, std::size_t threads) {
+    const std::size_t all = logits.shape(0);
+    auto model =
+        make_model(logits.shape(1), kept.empty() ? all : kept.size() + 1, row, weights, terms);
     model.kept = kept;
-    model.all = logits.shape(0);
+    model.all = all;
     nb::gil_scoped_release release;
-    return crfrnn::Recurrence<T>(model).forward(logits.data(), z.data(), iterations, nullptr,
-                                                tolerance, threads);
+    crfrnn::Result<T> result{probs.data(), labels.data()};
+    crfrnn::Recurrence<T>(model).forward(logits.data(), result, iterations, nullptr, tolerance,
+                                         threads);
+    return std::make_pair(result.steps, result.finite);
+}
+
+template <typename T>
+void response(const TermArrays<T>& term, std::size_t n, std::size_t row, double power,
+              Out<T, 1> out, std::size_t threads) {
+    nb::gil_scoped_release release;
+    crfrnn::response(term.term, n, row, power, out.data(), threads);
 }
 
 template <typename T>
@@ -185,8 +197,8 @@ template <typename T>
 void define(nb::module_& m, const char* term_name) {
     using Scale = std::optional<In<T, 1>>;
     using Terms = TermArrays<T>;
-    m.def("build", &build<T>, nb::arg("features"), nb::arg("width"), nb::arg("vertex"),
-          nb::arg("weight"), nb::arg("entry"), nb::arg("threads"));
+    m.def("build", &build<T>, nb::arg("features"), nb::arg("vertex"), nb::arg("weight"),
+          nb::arg("entry"), nb::arg("threads"));
     m.def("filter", &filter<T>, nb::arg("values"), nb::arg("vertex"), nb::arg("weight"),
           nb::arg("neighbor"), nb::arg("entry"), nb::arg("offset"), nb::arg("start"),
           nb::arg("reverse"), nb::arg("out"), nb::arg("threads"));
@@ -226,7 +238,6 @@ void define(nb::module_& m, const char* term_name) {
         [](const std::vector<In<T, 2>>& bands, Scale before, Scale after, Scale total) {
             Terms arrays;
             arrays.term.gaussian = make_bands(bands);
-            for (const auto& band : bands) arrays.alive.push_back(nb::cast(band));
             arrays.scale(before, after, total);
             return arrays;
         },
@@ -235,9 +246,11 @@ void define(nb::module_& m, const char* term_name) {
     m.def("mean_field", &forward<T>, nb::arg("logits"), nb::arg("weights"), nb::arg("terms"),
           nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"), nb::arg("z"),
           nb::arg("saved").none(), nb::arg("threads"));
-    m.def("mean_field_pruned", &forward_pruned<T>, nb::arg("logits"), nb::arg("weights"),
-          nb::arg("terms"), nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"),
-          nb::arg("kept"), nb::arg("z"), nb::arg("threads"));
+    m.def("marginals", &marginals<T>, nb::arg("logits"), nb::arg("weights"), nb::arg("terms"),
+          nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"), nb::arg("kept"),
+          nb::arg("probs"), nb::arg("labels"), nb::arg("threads"));
+    m.def("response", &response<T>, nb::arg("term"), nb::arg("n"), nb::arg("row"), nb::arg("power"),
+          nb::arg("out"), nb::arg("threads"));
     m.def("class_peaks", &peaks<T>, nb::arg("logits"), nb::arg("threads"));
     m.def("mean_field_backward", &backward<T>, nb::arg("saved"), nb::arg("gradient"),
           nb::arg("weights"), nb::arg("terms"), nb::arg("row"), nb::arg("to_logits"),

@@ -16,7 +16,7 @@ void class_peaks(const T* logits, std::size_t classes, std::size_t n, double* pe
     constexpr std::size_t grain = 4096;
     const std::size_t chunks = (n + grain - 1) / grain;
     std::vector<T> below(chunks * classes);
-    Team::run(threads, [&](Team& team) {
+    Team::run(threads_for(n * classes / 8, threads), [&](Team& team) {
         team.for_each(chunks, [&](std::size_t chunk) {
             const std::size_t begin = chunk * grain, count = std::min(grain, n - begin);
             T top[grain];

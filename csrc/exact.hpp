@@ -4,11 +4,11 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <numeric>
 #include <vector>
 
 #include "kernels.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
 #include "permutohedral.hpp"
 
@@ -23,8 +23,13 @@ template <typename T>
 class ExactFilter {
 public:
     ExactFilter(const T* features, std::size_t n, std::size_t d, double tolerance)
-        : n_(n), d_(d), reach_(static_cast<T>(-2 * std::log(tolerance))), order_(n) {
+        : n_(n), d_(d), reach_(static_cast<T>(-std::log2(tolerance))), order_(n) {
         std::iota(order_.begin(), order_.end(), std::size_t{0});
+        // In these units the kernel is 2^-|f_i - f_j|^2.
+        std::vector<T> scaled(features, features + n * d);
+        const T unit = static_cast<T>(std::sqrt(0.5 / std::log(2.0)));
+        for (T& f : scaled) f *= unit;
+        features = scaled.data();
         split(features, 0, n);
         const std::size_t leaves = begins_.size();
         begins_.push_back(n);
@@ -42,26 +47,28 @@ public:
     /// Filter n rows of `width` values; rows are `stride` apart. All workers call this together.
     void apply(Team& team, const T* values, T* out, std::size_t width, std::size_t stride) {
         const std::size_t leaves = begins_.size() - 1;
+        const std::size_t wide = width <= 4 ? padded(width) : (width + 7) / 8 * 8;  // whole vectors
         team.once([&] {
-            if (sorted_width_ < width) sorted_ = uninitialized<T>(leaves * kLeaf * width);
-            sorted_width_ = std::max(sorted_width_, width);
+            if (sorted_width_ < wide) sorted_ = uninitialized<T>(leaves * kLeaf * wide);
+            sorted_width_ = std::max(sorted_width_, wide);
         });
         team.for_each(leaves, [&](std::size_t leaf) {
-            T* to = sorted_.get() + leaf * kLeaf * width;
-            std::fill(to, to + kLeaf * width, T(0));
-            for (std::size_t i = begins_[leaf]; i < begins_[leaf + 1]; ++i, to += width)
+            T* to = sorted_.get() + leaf * kLeaf * wide;
+            std::fill(to, to + kLeaf * wide, T(0));
+            for (std::size_t i = begins_[leaf]; i < begins_[leaf + 1]; ++i, to += wide)
                 std::copy_n(values + order_[i] * stride, width, to);
         });
         const GaussLeaves<T> leaves_view{points_.data(), boxes_.data(), d_};
+        std::vector<std::int32_t> near;
+        std::vector<T> sums(kLeaf * wide);
         team.for_each(leaves, [&](std::size_t leaf) {
-            std::vector<std::int32_t> near;
+            near.clear();
             collect(leaf, near);
-            std::vector<T> sums(kLeaf * width);
             const std::size_t count = begins_[leaf + 1] - begins_[leaf];
             kernels<T>().gauss(leaves_view, leaf, count, near.data(), near.size(), reach_,
-                               sorted_.get(), width, sums.data());
+                               sorted_.get(), wide, sums.data());
             for (std::size_t i = 0; i < count; ++i)
-                std::copy_n(&sums[i * width], width, out + order_[begins_[leaf] + i] * stride);
+                std::copy_n(&sums[i * wide], width, out + order_[begins_[leaf] + i] * stride);
         });
     }
 
@@ -131,7 +138,7 @@ private:
     std::vector<std::size_t> order_, begins_;
     std::vector<Node> nodes_;
     std::vector<T> points_, boxes_;
-    std::unique_ptr<T[]> sorted_;
+    Buffer<T> sorted_;
     std::size_t sorted_width_ = 0;
 };
 

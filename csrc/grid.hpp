@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -7,6 +8,25 @@
 #include "parallel.hpp"
 
 namespace crfrnn {
+
+/// A band matrix whose rows are given as 2*radius+1 weights each, copied with zeros around them.
+template <typename T>
+class BandMatrix {
+public:
+    BandMatrix(const T* weight, std::size_t size, std::size_t radius)
+        : weight_(size * Band<T>::pitch(radius), T(0)), size_(size), radius_(radius) {
+        for (std::size_t i = 0; i < size; ++i)
+            std::copy_n(weight + i * (2 * radius + 1), 2 * radius + 1,
+                        &weight_[i * Band<T>::pitch(radius) + kBandRows - 1]);
+    }
+
+    Band<T> view() const { return {weight_.data(), size_, radius_}; }
+    std::size_t size() const { return size_; }
+
+private:
+    std::vector<T> weight_;
+    std::size_t size_, radius_;
+};
 
 /// Apply a band matrix along one axis of an array seen as outer x size x inner. All workers call.
 template <typename T>
@@ -25,19 +45,19 @@ void apply_band(Team& team, const Band<T>& band, const T* from, T* to, std::size
 
 /// Apply one band matrix per axis to an array of batch x sizes x channels.
 template <typename T>
-void separable(const T* values, T* out, std::size_t batch, const std::vector<Band<T>>& bands,
+void separable(const T* values, T* out, std::size_t batch, const std::vector<BandMatrix<T>>& bands,
                std::size_t channels, std::size_t threads) {
     std::size_t total = batch * channels;
-    for (const auto& band : bands) total *= band.size;
+    for (const auto& band : bands) total *= band.size();
     std::vector<T> spare(bands.size() > 1 ? total : 0);
     Team::run(threads, [&](Team& team) {
         const T* from = values;
         T* to = bands.size() % 2 == 1 ? out : spare.data();  // the last pass has to end in `out`
         std::size_t outer = batch, inner = total / batch;
         for (const auto& band : bands) {
-            inner /= band.size;
-            apply_band(team, band, from, to, outer, inner);
-            outer *= band.size;
+            inner /= band.size();
+            apply_band(team, band.view(), from, to, outer, inner);
+            outer *= band.size();
             from = to;
             to = to == out ? spare.data() : out;
         }

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 namespace crfrnn {
 
@@ -20,15 +21,32 @@ constexpr std::size_t padded(std::size_t channels) {
 /// Widest group of channels that one lattice table holds.
 constexpr std::size_t kGroup = 32;
 
-/// A band matrix: row i holds the weights of sources i-radius .. i+radius.
+/// Outputs of a band matrix that are summed up together, so that each source is loaded once.
+constexpr std::size_t kBandRows = 4;
+
+/// A band matrix: row i holds the weights of sources i-radius .. i+radius, with zeros around them
+/// where the rows beside it, summed up at the same time, reach farther.
 template <typename T>
 struct Band {
-    const T* weight;  ///< size x (2*radius+1)
+    const T* weight;  ///< size x pitch(radius), the source i at radius + kBandRows - 1
     std::size_t size, radius;
+
+    static constexpr std::size_t pitch(std::size_t radius) { return 2 * (radius + kBandRows) - 1; }
 };
 
 /// Points a leaf of the exact filter's tree holds at most.
 constexpr std::size_t kLeaf = 32;
+
+/// A logit of no weight, in the padding of rows of logits.
+constexpr float kNothing = std::numeric_limits<float>::lowest();
+
+/// One kernel's filtered marginals of some pixels, on the way to the next logits.
+template <typename T>
+struct Message {
+    const T* rows;
+    const T* total;   ///< the sums of complete rows
+    const T* weight;  ///< kernel weights, one a class
+};
 
 /// The leaves of the exact filter's tree.
 template <typename T>
@@ -62,9 +80,9 @@ struct Kernels {
     void (*band)(const Band<T>& band, const T* from, std::size_t from_step, T* to,
                  std::size_t to_step, std::size_t n, std::size_t begin, std::size_t end);
 
-    /// out[i] = sum over the points j of the leaves `near` of exp(-|f_i - f_j|^2 / 2) values[j],
-    /// for the first `count` points i of one leaf. A leaf is skipped for a point when it is farther
-    /// from it than the square root of `reach`. `values` holds kLeaf rows a leaf.
+    /// out[i] = sum over the points j of the leaves `near` of 2^-|f_i - f_j|^2 values[j], for the
+    /// first `count` points i of one leaf, some together; `out` has kLeaf rows. A leaf is skipped
+    /// where it is farther away than the square root of `reach`. `values` has kLeaf rows a leaf.
     void (*gauss)(const GaussLeaves<T>& leaves, std::size_t leaf, std::size_t count,
                   const std::int32_t* near, std::size_t near_count, T reach, const T* values,
                   std::size_t width, T* out);
@@ -85,14 +103,25 @@ struct Kernels {
     void (*mix)(const T* f, std::size_t width, std::size_t inputs, const T* matrix, T* m,
                 std::size_t stride, std::size_t rows);
 
+    /// z[i] = u[i] - A (sum over the terms of W_k F_k) for the Potts model A, for rows `stride`
+    /// wide, the first `classes` values of which are real. Rows of the messages F_k are `width`
+    /// wide: all classes, or all but the last, whose message is what is missing to `total`. Unless
+    /// `exact`, each row may be off by a constant, which a softmax does not see.
+    void (*potts_step)(const Message<T>* messages, std::size_t count, const T* u, T* z,
+                       std::size_t stride, std::size_t classes, std::size_t width, bool exact,
+                       std::size_t rows);
+
     /// m[i][c] = (sum of row i) - m[i][c]: the Potts model. Padding must be zero.
     void (*potts)(T* m, std::size_t stride, std::size_t rows);
 
-    /// q[i] = softmax(z[i]) over rows `stride` wide, the first `count` values of which are real;
-    /// writes the first `kept` of them to rows of q `width` wide, and zeros up to `width`.
-    /// Destroys z. Returns the sum of |change of q| if `before` is not null.
+    /// q[i] = softmax(z[i]) over rows `stride` wide, the first `count` values of which are real and
+    /// the others kNothing; writes the first `kept` of them to rows of q `width` wide, and zeros up
+    /// to `width`. Destroys z. Returns the sum of |change of q| if `before` is not null.
     double (*softmax)(T* z, std::size_t stride, std::size_t count, std::size_t kept, T* q,
                       std::size_t width, const T* before, std::size_t rows);
+
+    /// out[i] = scale[i] * exp(x[i] - shift[i]), where x <= shift.
+    void (*scaled_exp)(const T* x, const T* shift, const T* scale, T* out, std::size_t n);
 
     /// out[i] = log of the sum of exp of row i. Destroys z.
     void (*log_sum_exp)(T* z, std::size_t width, T* out, std::size_t rows);

@@ -1,6 +1,8 @@
 // Small vectors and the loops over them, for the inner loops of one instruction set: everything is
 // in that set's namespace, so that no other set can be handed its machine code.
 
+#pragma once
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -61,20 +63,29 @@ struct Lanes {
     }
 
     T sum() const {
-        T part[L];
-        store(part);
-        for (std::size_t half = L / 2; half > 0; half /= 2)
-            for (std::size_t l = 0; l < half; ++l) part[l] += part[l + half];
-        return part[0];
+        return fold([](const auto& a, const auto& b) { return a + b; });
     }
     T top() const {
-        T part[L];
-        store(part);
-        for (std::size_t half = L / 2; half > 0; half /= 2)
-            for (std::size_t l = 0; l < half; ++l)
-                part[l] = part[l + half] > part[l] ? part[l + half] : part[l];
-        return part[0];
+        return fold([](const auto& a, const auto& b) { return larger(a, b); });
     }
+
+private:
+    /// Combine the two halves, then the halves of that, and so on down to one number.
+    template <typename Operation>
+    T fold(Operation operation) const {
+        if constexpr (L == 1) {
+            T one;
+            std::memcpy(&one, &v, sizeof one);
+            return one;
+        } else {
+            Lanes<T, L / 2> low, high;
+            std::memcpy(&low.v, &v, sizeof low.v);
+            std::memcpy(&high.v, reinterpret_cast<const char*>(&v) + sizeof low.v, sizeof high.v);
+            return operation(low, high).template fold<Operation>(operation);
+        }
+    }
+    template <typename, std::size_t>
+    friend struct Lanes;
 };
 
 template <std::size_t N>
@@ -109,6 +120,21 @@ inline void with_width(std::size_t width, Body&& body) {
         default:
             return body(width);
     }
+}
+
+/// Call `body(width, stride)` likewise for rows of marginals `width` wide that are computed in rows
+/// of `stride`: as wide, or with room for one class more.
+template <typename Body>
+inline void with_rows(std::size_t width, std::size_t stride, Body&& body) {
+    with_width(width, [&](auto w) {
+        if (width == stride) {
+            body(w, w);
+        } else if constexpr (std::is_same_v<decltype(w), std::size_t>) {
+            body(w, padded(w + 1));
+        } else {
+            body(w, FixedWidth<padded(w + 1)>());
+        }
+    });
 }
 
 /// Call `body(lanes tag, c)` for c in steps that cover 0..width: by eights, then fours, then ones.
@@ -193,6 +219,25 @@ struct RowFor<T, FixedWidth<N>> {
 template <typename T, typename Width>
 using RowOf = typename RowFor<T, Width>::Type;
 
+/// The sum of lanes of several lengths, in an order that is the same on every vector unit.
+template <typename T>
+class Sum {
+public:
+    template <std::size_t L>
+    void add(const Lanes<T, L>& lanes) {
+        if constexpr (L == 8) {
+            eights_ = eights_ + lanes;
+        } else {
+            rest_ += lanes.sum();
+        }
+    }
+    T value() const { return rest_ + eights_.sum(); }
+
+private:
+    Lanes<T, 8> eights_ = Lanes<T, 8>::all(T(0));
+    T rest_ = 0;
+};
+
 /// The sum and the largest of a row, in an order that is the same on every vector unit.
 template <typename T, typename Width>
 inline T row_sum(const T* row, Width width) {
@@ -227,7 +272,7 @@ inline T row_top(const T* row, Width width) {
     return other > top ? other : top;
 }
 
-/// exp(x) for x <= 0, to rounding; below the smallest normal number it stays there.
+/// exp(x) for x <= 0, to rounding; zero where that is below the smallest normal number.
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2, exp(x) = 2^n exp(r). Adding 1.5 * 2^23 (1.5 * 2^52) leaves
 /// n in the low bits of the sum, from where it moves into the exponent. exp(r) is Taylor's series,
@@ -241,6 +286,8 @@ struct Exponential<float> {
     static constexpr int kMantissa = 23, kTerms = 7;
     static constexpr float kLowest = -87.0f, kMagic = 12582912.0f, kInverseLog2 = 1.44269504f;
     static constexpr float kLog2High = 0.693359375f, kLog2Low = -2.12194440e-4f;
+    static constexpr int kPowerTerms = 7;
+    static constexpr float kLowestPower = -126.0f, kLog2 = 0.693147181f;
 };
 
 template <>
@@ -250,13 +297,37 @@ struct Exponential<double> {
     static constexpr double kLowest = -700.0, kMagic = 6755399441055744.0;
     static constexpr double kInverseLog2 = 1.4426950408889634;
     static constexpr double kLog2High = 0.693147180369123816490, kLog2Low = 1.90821492927058770e-10;
+    static constexpr int kPowerTerms = 13;
+    static constexpr double kLowestPower = -1022.0, kLog2 = 0.69314718055994530942;
 };
+
+/// p * 2^n, where n is in the low bits of `shifted`.
+template <typename T, std::size_t L>
+inline Lanes<T, L> times_power_of_two(const Lanes<T, L>& p, const Lanes<T, L>& shifted) {
+    using E = Exponential<T>;
+    Lanes<T, L> result;
+#if defined(__GNUC__)
+    typedef typename E::Bits Bits __attribute__((vector_size(sizeof(result))));
+    Bits bits = reinterpret_cast<Bits>(p.v);
+    bits += reinterpret_cast<Bits>(shifted.v) << E::kMantissa;
+    result.v = reinterpret_cast<typename Lanes<T, L>::Vector>(bits);
+#else
+    typename E::Bits bits[L], exponent[L];
+    std::memcpy(bits, &p.v, sizeof bits);
+    std::memcpy(exponent, &shifted.v, sizeof exponent);
+    for (std::size_t l = 0; l < L; ++l)
+        bits[l] += static_cast<typename E::Bits>(
+            static_cast<std::make_unsigned_t<typename E::Bits>>(exponent[l]) << E::kMantissa);
+    std::memcpy(&result.v, bits, sizeof bits);
+#endif
+    return result;
+}
 
 template <typename T, std::size_t L>
 inline Lanes<T, L> exponential(const Lanes<T, L>& argument) {
     using E = Exponential<T>;
     using V = Lanes<T, L>;
-    const V x = larger(argument, V::all(E::kLowest));
+    const V x = larger(V::all(E::kLowest), argument);  // NaN if the argument is
     const V shifted = x * V::all(E::kInverseLog2) + V::all(E::kMagic);
     const V n = shifted - V::all(E::kMagic);
     const V r = (x - n * V::all(E::kLog2High)) - n * V::all(E::kLog2Low);
@@ -267,24 +338,35 @@ inline Lanes<T, L> exponential(const Lanes<T, L>& argument) {
         factorial /= static_cast<T>(k);
         p = p * r + V::all(T(1) / factorial);
     }
+    V result = times_power_of_two(p, shifted);
 #if defined(__GNUC__)
     typedef typename E::Bits Bits __attribute__((vector_size(sizeof(V))));
-    Bits bits = reinterpret_cast<Bits>(p.v);
-    bits += reinterpret_cast<Bits>(shifted.v) << E::kMantissa;
-    V result;
+    Bits bits = reinterpret_cast<Bits>(result.v);
+    bits &= ~(argument.v < E::kLowest);  // NaN stays
     result.v = reinterpret_cast<typename V::Vector>(bits);
-    return result;
 #else
-    typename E::Bits bits[L], exponent[L];
-    std::memcpy(bits, &p.v, sizeof bits);
-    std::memcpy(exponent, &shifted.v, sizeof exponent);
     for (std::size_t l = 0; l < L; ++l)
-        bits[l] += static_cast<typename E::Bits>(
-            static_cast<std::make_unsigned_t<typename E::Bits>>(exponent[l]) << E::kMantissa);
-    V result;
-    std::memcpy(&result.v, bits, sizeof bits);
-    return result;
+        if (argument.v[l] < E::kLowest) result.v[l] = 0;
 #endif
+    return result;
+}
+
+/// 2^-x for x >= 0, to rounding; where that is below the smallest normal number, about that number.
+template <typename T, std::size_t L>
+inline Lanes<T, L> inverse_power_of_two(const Lanes<T, L>& x) {
+    using E = Exponential<T>;
+    using V = Lanes<T, L>;
+    const V exponent = larger(V::all(T(0)) - x, V::all(E::kLowestPower));
+    const V shifted = exponent + V::all(E::kMagic);
+    const V r = exponent - (shifted - V::all(E::kMagic));  // exact
+    T term = 1;
+    for (int k = 1; k <= E::kPowerTerms; ++k) term *= E::kLog2 / static_cast<T>(k);
+    V p = V::all(term);
+    for (int k = E::kPowerTerms; k > 0; --k) {
+        term *= static_cast<T>(k) / E::kLog2;
+        p = p * r + V::all(term);
+    }
+    return times_power_of_two(p, shifted);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
-#include <utility>
+#include <vector>
 
 #include "lattice_key.hpp"
 #include "parallel.hpp"
@@ -18,7 +18,6 @@ namespace crfrnn {
 namespace {
 
 constexpr std::size_t kLanes = 16;  // points embedded together, one per vector lane
-constexpr std::size_t kTile = 16;   // pixels; vertices are numbered tile by tile
 
 template <typename T>
 T scale_factor(std::size_t j, std::size_t d) {  // j counts dimensions from 1
@@ -41,7 +40,7 @@ Layout plan_layout(const T* features, std::size_t n, std::size_t d) {
         }
     }
     if (!finite) throw std::invalid_argument("features must be finite");
-    const double limit = std::is_same_v<T, float> ? 131072.0 : 33554432.0;
+    const double limit = std::is_same_v<T, float> ? 131072.0 : 8388608.0;
     Layout layout;
     const double room = 4.0 * static_cast<double>(d + 1) + 4.0;
     double total_low = 0, total_high = 0;
@@ -82,99 +81,104 @@ class Builder {
     using K = Key<W>;
 
 public:
-    Builder(const T* features, std::size_t n, std::size_t d, std::size_t width,
-            const Layout& layout)
-        : features_(features), n_(n), d_(d), width_(width), rows_((n + width - 1) / width) {
+    Builder(const T* features, std::size_t n, std::size_t d, const Layout& layout)
+        : features_(features), n_(n), d_(d), bits_(layout.bits) {
         for (std::size_t j = 0; j < d; ++j) {
             scale_[j] = scale_factor<T>(j + 1, d);
             unit_[j].word[layout.word[j]] = std::uint64_t{1} << layout.shift[j];
+            step_[j] = times(unit_[j], static_cast<std::int64_t>(d + 1));
             ones_ = ones_ + unit_[j];
             origin_ = origin_ + times(unit_[j], -layout.low[j]);
         }
-        bits_ = layout.bits;
     }
 
     LatticeTables build(std::int32_t* vertex, T* weight, std::int32_t* entry, std::size_t threads) {
-        const std::size_t bands = (rows_ + kTile - 1) / kTile;
-        // The split depends on the image alone, so the numbering does not depend on the threads.
-        const std::size_t chunks =
-            std::max<std::size_t>(1, std::min({bands, std::size_t{16}, n_ / std::size_t{16384}}));
-        std::vector<Numbering<K>> local(chunks, Numbering<K>(n_ / chunks / 2));
-        std::vector<std::vector<std::int32_t>> global(chunks);
-        Numbering<K> all(chunks > 1 ? n_ : 0);
+        // Vertices are sorted in the end, so the result does not depend on this split.
+        const std::size_t chunks = std::max<std::size_t>(1, std::min(threads, n_ / 8192));
+        const auto begin_of = [&](std::size_t c) { return c * (n_ / kLanes) / chunks * kLanes; };
+        const auto end_of = [&](std::size_t c) { return c + 1 < chunks ? begin_of(c + 1) : n_; };
+        std::vector<std::vector<Numbered>> local(chunks);  // each chunk's vertices, sorted
+        std::vector<std::vector<K>> merged(chunks);
+        std::vector<std::vector<std::int32_t>> row(chunks), next(chunks);
         LatticeTables tables;
-        const std::vector<K>* keys = nullptr;
-        std::vector<std::pair<K, std::int32_t>> sorted;
-        const auto band_begin = [&](std::size_t c) { return c * bands / chunks; };
 
-        Team::run(threads, [&](Team& team) {
+        Team::run(chunks, [&](Team& team) {
             team.for_each(chunks, [&](std::size_t c) {
-                embed_bands(band_begin(c), band_begin(c + 1), vertex, weight, local[c]);
+                Numbering<K> numbering((end_of(c) - begin_of(c)) / 2);
+                for (std::size_t i = begin_of(c); i < end_of(c); i += kLanes)
+                    embed(i, std::min(kLanes, end_of(c) - i), vertex, weight, numbering);
+                local[c] = sorted(numbering.keys());
+                for (const Numbered& item : local[c]) merged[c].push_back(item.key);
             });
+            for (std::size_t step = 1; step < chunks; step *= 2) {
+                team.for_each((chunks + 2 * step - 1) / (2 * step), [&](std::size_t pair) {
+                    const std::size_t one = pair * 2 * step, two = one + step;
+                    if (two < chunks) merged[one] = united(merged[one], merged[two]);
+                });
+            }
+            const std::vector<K>& keys = merged[0];
+            const std::size_t m = keys.size();
             team.once([&] {
-                for (std::size_t c = 0; chunks > 1 && c < chunks; ++c)
-                    for (const K& key : local[c].keys()) global[c].push_back(all.row(key));
-                keys = chunks > 1 ? &all.keys() : &local[0].keys();
-                tables.vertices = keys->size();
-                tables.neighbor.assign((d_ + 1) * tables.vertices * 2, 0);
-                tables.offset.assign(tables.vertices + 1, 0);
+                tables.vertices = m;
+                tables.neighbor.reset(new std::int32_t[(d_ + 1) * m * 2]);
+                tables.offset.reset(new std::int32_t[m + 1]);
             });
-            team.for_each(chunks > 1 ? chunks : 0, [&](std::size_t c) {
-                const std::size_t begin = std::min(n_, band_begin(c) * kTile * width_);
-                const std::size_t end = std::min(n_, band_begin(c + 1) * kTile * width_);
-                for (std::size_t i = begin * (d_ + 1); i < end * (d_ + 1); ++i)
-                    vertex[i] = global[c][static_cast<std::size_t>(vertex[i]) - 1];
-            });
-            // Two independent jobs: the order of the keys, and the order of the entries.
-            team.for_each(2, [&](std::size_t job) {
-                if (job == 0) {
-                    sorted = sort_keys(*keys);
-                } else {
-                    list_entries(vertex, tables, entry);
+            team.for_each(chunks, [&](std::size_t c) {
+                row[c].resize(local[c].size());
+                std::size_t at = 0;
+                for (const Numbered& item : local[c]) {
+                    while (!(keys[at] == item.key)) ++at;
+                    row[c][static_cast<std::size_t>(item.number)] =
+                        static_cast<std::int32_t>(at + 1);
+                }
+                next[c].assign(m, 0);
+                for (std::size_t i = begin_of(c) * (d_ + 1); i < end_of(c) * (d_ + 1); ++i) {
+                    vertex[i] = row[c][static_cast<std::size_t>(vertex[i])];
+                    ++next[c][static_cast<std::size_t>(vertex[i]) - 1];
                 }
             });
-            team.for_each(d_ + 1, [&](std::size_t axis) {
-                find_neighbors(sorted, axis, tables.neighbor.data() + axis * tables.vertices * 2);
+            // Entries sorted by vertex, then by point: count, add up, and put each in its place.
+            team.once([&] {
+                std::int32_t total = 0;
+                for (std::size_t v = 0; v < m; ++v) {
+                    tables.offset[v] = total;
+                    for (auto& counts : next) {
+                        const std::int32_t count = counts[v];
+                        counts[v] = total;
+                        total += count;
+                    }
+                }
+                tables.offset[m] = total;
+            });
+            team.for_each(chunks + d_ + 1, [&](std::size_t job) {
+                if (job < chunks) {
+                    for (std::size_t i = begin_of(job) * (d_ + 1); i < end_of(job) * (d_ + 1); ++i)
+                        entry[next[job][static_cast<std::size_t>(vertex[i]) - 1]++] =
+                            static_cast<std::int32_t>(i);
+                } else {
+                    const std::size_t axis = job - chunks;
+                    find_neighbors(keys, axis, tables.neighbor.get() + axis * m * 2);
+                }
             });
         });
         return tables;
     }
 
 private:
+    struct Numbered {
+        K key;
+        std::int32_t number;
+    };
+
     static K times(K key, std::int64_t factor) {
         for (auto& w : key.word) w *= static_cast<std::uint64_t>(factor);
         return key;
     }
 
-    /// Embed the points of some bands of kTile rows, tile by tile, and number their vertices.
-    void embed_bands(std::size_t begin, std::size_t end, std::int32_t* vertex, T* weight,
-                     Numbering<K>& numbering) const {
-        std::array<std::size_t, kLanes> points{};
-        for (std::size_t band = begin; band < end; ++band) {
-            const std::size_t last_row = std::min(rows_, (band + 1) * kTile);
-            for (std::size_t column = 0; column < width_; column += kTile) {
-                const std::size_t last_column = std::min(width_, column + kTile);
-                std::size_t count = 0;
-                for (std::size_t y = band * kTile; y < last_row; ++y) {
-                    for (std::size_t x = column; x < last_column; ++x) {
-                        const std::size_t point = y * width_ + x;
-                        if (point >= n_) break;
-                        points[count++] = point;
-                        if (count == kLanes) {
-                            embed(points, count, vertex, weight, numbering);
-                            count = 0;
-                        }
-                    }
-                }
-                if (count > 0) embed(points, count, vertex, weight, numbering);
-            }
-        }
-    }
-
-    /// Find the simplices around up to kLanes points: section 3 of Adams et al., in the order of
-    /// roundings that the reference engine follows.
-    void embed(const std::array<std::size_t, kLanes>& points, std::size_t count,
-               std::int32_t* vertex, T* weight, Numbering<K>& numbering) const {
+    /// Find the simplices around up to kLanes points from `point` on: section 3 of Adams et al., in
+    /// the order of roundings that the reference engine follows.
+    void embed(std::size_t point, std::size_t count, std::int32_t* vertex, T* weight,
+               Numbering<K>& numbering) const {
         using Lane = std::array<T, kLanes>;
         using IntLane = std::array<std::int32_t, kLanes>;
         std::array<Lane, kMaxDimensions + 1> elevated;
@@ -190,7 +194,7 @@ private:
         for (std::size_t j = d_; j > 0; --j) {
             Lane scaled{};
             for (std::size_t l = 0; l < count; ++l)
-                scaled[l] = features_[points[l] * d_ + j - 1] * scale_[j - 1];
+                scaled[l] = features_[(point + l) * d_ + j - 1] * scale_[j - 1];
             for (std::size_t l = 0; l < kLanes; ++l) {
                 elevated[j][l] = total[l] - static_cast<T>(j) * scaled[l];
                 total[l] += scaled[l];
@@ -227,99 +231,111 @@ private:
                 elevated[i][l] = (elevated[i][l] - static_cast<T>(shift)) * inverse;
             }
         }
+        std::array<std::array<K, kMaxDimensions + 1>, kLanes> keys;
         for (std::size_t l = 0; l < count; ++l) {
             std::array<T, kMaxDimensions + 1> delta;
-            std::array<K, kMaxDimensions + 1> unit_of_rank;
+            std::array<std::size_t, kMaxDimensions + 1> of_rank;
             K key = origin_;
             for (std::size_t i = 0; i <= d_; ++i) {
                 const auto r = static_cast<std::size_t>(rank[i][l]);
                 delta[r] = elevated[i][l];
-                unit_of_rank[r] = unit_[i];
+                of_rank[r] = i;
                 key = key + times(unit_[i], base[i][l]);
             }
-            const std::size_t out = points[l] * (d_ + 1);
-            weight[out] = delta[d_] + (T(1) - delta[0]);
-            vertex[out] = numbering.row(key);
+            T* to = weight + (point + l) * (d_ + 1);
+            to[0] = delta[d_] + (T(1) - delta[0]);
+            numbering.expect(keys[l][0] = key);
             for (std::size_t r = 1; r <= d_; ++r) {
-                weight[out + r] = delta[d_ - r] - delta[d_ + 1 - r];
+                to[r] = delta[d_ - r] - delta[d_ + 1 - r];
                 // From corner r-1 to r all coordinates grow by one, but for the one of rank d+1-r.
-                key = key + ones_ - times(unit_of_rank[d_ + 1 - r], step_int);
-                vertex[out + r] = numbering.row(key);
+                key = key + ones_ - step_[of_rank[d_ + 1 - r]];
+                numbering.expect(keys[l][r] = key);
             }
         }
+        for (std::size_t l = 0; l < count; ++l)
+            for (std::size_t r = 0; r <= d_; ++r)
+                vertex[(point + l) * (d_ + 1) + r] = numbering.number(keys[l][r]);
     }
 
-    /// Keys with their rows in ascending order, by radix sort: stable, and linear in M.
-    std::vector<std::pair<K, std::int32_t>> sort_keys(const std::vector<K>& keys) const {
+    /// Keys in ascending order with their numbers, by radix sort: linear in M.
+    std::vector<Numbered> sorted(const std::vector<K>& keys) const {
         constexpr unsigned digit = 11;
-        std::vector<std::pair<K, std::int32_t>> from(keys.size()), to(keys.size());
+        std::vector<Numbered> from(keys.size()), to(keys.size());
         for (std::size_t i = 0; i < keys.size(); ++i)
-            from[i] = {keys[i], static_cast<std::int32_t>(i + 1)};
+            from[i] = {keys[i], static_cast<std::int32_t>(i)};
         for (std::size_t w = W; w-- > 0;) {
             for (unsigned shift = 0; shift < bits_; shift += digit) {
                 std::array<std::size_t, (1u << digit) + 1> begin{};
                 const auto bucket = [&](const K& key) {
                     return static_cast<std::size_t>(key.word[w] >> shift) & ((1u << digit) - 1);
                 };
-                for (const auto& item : from) ++begin[bucket(item.first) + 1];
+                for (const auto& item : from) ++begin[bucket(item.key) + 1];
                 for (std::size_t b = 1; b < begin.size(); ++b) begin[b] += begin[b - 1];
-                for (const auto& item : from) to[begin[bucket(item.first)]++] = item;
+                for (const auto& item : from) to[begin[bucket(item.key)]++] = item;
                 from.swap(to);
             }
         }
         return from;
     }
 
-    /// Fill both neighbours along one axis. The step to a neighbour is the same for every key, so
-    /// walking the sorted keys beside the sorted keys plus that step meets all pairs in one pass.
-    void find_neighbors(const std::vector<std::pair<K, std::int32_t>>& sorted, std::size_t axis,
-                        std::int32_t* neighbor) const {
-        const K step = times(unit_[axis], static_cast<std::int64_t>(d_ + 1));
-        std::size_t other = 0;
-        for (const auto& [key, row] : sorted) {
-            const K wanted = key + step;  // the neighbour, with `ones_` still to be subtracted
-            while (other < sorted.size() && sorted[other].first + ones_ < wanted) ++other;
-            if (other < sorted.size() && sorted[other].first + ones_ == wanted) {
-                const std::int32_t found = sorted[other].second;
-                neighbor[2 * (static_cast<std::size_t>(row) - 1)] = found;
-                neighbor[2 * (static_cast<std::size_t>(found) - 1) + 1] = row;
-            }
+    /// All keys of two sorted lists without repetitions, sorted.
+    static std::vector<K> united(const std::vector<K>& one, const std::vector<K>& two) {
+        std::vector<K> all(one.size() + two.size());
+        std::size_t i = 0, j = 0, count = 0;
+        while (i < one.size() && j < two.size()) {
+            const bool first = !(two[j] < one[i]), second = !(one[i] < two[j]);
+            all[count++] = first ? one[i] : two[j];
+            i += first ? 1 : 0;
+            j += second ? 1 : 0;
         }
+        const auto rest = std::copy(one.begin() + static_cast<std::ptrdiff_t>(i), one.end(),
+                                    all.begin() + static_cast<std::ptrdiff_t>(count));
+        all.erase(std::copy(two.begin() + static_cast<std::ptrdiff_t>(j), two.end(), rest),
+                  all.end());
+        return all;
     }
 
-    /// Sort the (point, corner) pairs by vertex, by counting.
-    void list_entries(const std::int32_t* vertex, LatticeTables& tables,
-                      std::int32_t* entry) const {
-        const std::size_t count = n_ * (d_ + 1);
-        auto& offset = tables.offset;
-        for (std::size_t i = 0; i < count; ++i) ++offset[static_cast<std::size_t>(vertex[i])];
-        for (std::size_t m = 1; m < offset.size(); ++m) offset[m] += offset[m - 1];
-        std::vector<std::int32_t> next(offset.begin(), offset.end() - 1);
-        for (std::size_t i = 0; i < count; ++i)
-            entry[next[static_cast<std::size_t>(vertex[i]) - 1]++] = static_cast<std::int32_t>(i);
+    /// Fill both neighbours along one axis. The step to a neighbour is the same for every key, so
+    /// walking the keys beside the keys plus that step meets all pairs in one pass. There is no
+    /// branch to mispredict: what is written too early is written again.
+    void find_neighbors(const std::vector<K>& keys, std::size_t axis,
+                        std::int32_t* neighbor) const {
+        const std::size_t m = keys.size();
+        std::size_t here = 0, other = 0;
+        while (here < m && other < m) {
+            const K wanted = keys[here] + step_[axis], found = keys[other] + ones_;
+            const bool enough = !(found < wanted), missing = !(wanted < found);
+            const bool equal = enough && missing;
+            neighbor[2 * here] = equal ? static_cast<std::int32_t>(other + 1) : 0;
+            neighbor[2 * other + 1] = equal ? static_cast<std::int32_t>(here + 1) : 0;
+            here += enough ? 1 : 0;
+            other += missing ? 1 : 0;
+        }
+        for (; here < m; ++here) neighbor[2 * here] = 0;
+        for (; other < m; ++other) neighbor[2 * other + 1] = 0;
     }
 
     const T* features_;
-    std::size_t n_, d_, width_, rows_;
+    std::size_t n_, d_;
     std::array<T, kMaxDimensions> scale_{};
-    std::array<K, kMaxDimensions + 1> unit_{};  // the last coordinate is not stored: zero
+    // A one, and a step of d+1, in each coordinate; the last coordinate is not stored: zero.
+    std::array<K, kMaxDimensions + 1> unit_{}, step_{};
     K ones_{}, origin_{};
-    unsigned bits_ = 0;
+    unsigned bits_;
 };
 
 }  // namespace
 
 template <typename T>
-LatticeTables build_lattice(const T* features, std::size_t n, std::size_t d, std::size_t width,
-                            std::int32_t* vertex, T* weight, std::int32_t* entry,
-                            std::size_t threads) {
+LatticeTables build_lattice(const T* features, std::size_t n, std::size_t d, std::int32_t* vertex,
+                            T* weight, std::int32_t* entry, std::size_t threads) {
     if (n == 0 || d == 0 || d > kMaxDimensions)
         throw std::invalid_argument("a lattice needs points, and 1 to 32 feature dimensions");
     if (n > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()) / (d + 1))
         throw std::invalid_argument("too many points for one lattice");
     const Layout layout = plan_layout(features, n, d);
     const auto build = [&](auto words) {
-        return Builder<T, decltype(words)::value>(features, n, d, width, layout)
+        return Builder<T, decltype(words)::value>(features, n, d, layout)
             .build(vertex, weight, entry, threads);
     };
     if (layout.words <= 1) return build(std::integral_constant<std::size_t, 1>());
@@ -328,9 +344,9 @@ LatticeTables build_lattice(const T* features, std::size_t n, std::size_t d, std
     return build(std::integral_constant<std::size_t, 16>());
 }
 
-template LatticeTables build_lattice(const float*, std::size_t, std::size_t, std::size_t,
-                                     std::int32_t*, float*, std::int32_t*, std::size_t);
-template LatticeTables build_lattice(const double*, std::size_t, std::size_t, std::size_t,
-                                     std::int32_t*, double*, std::int32_t*, std::size_t);
+template LatticeTables build_lattice(const float*, std::size_t, std::size_t, std::int32_t*, float*,
+                                     std::int32_t*, std::size_t);
+template LatticeTables build_lattice(const double*, std::size_t, std::size_t, std::int32_t*,
+                                     double*, std::int32_t*, std::size_t);
 
 }  // namespace crfrnn

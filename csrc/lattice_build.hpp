@@ -2,7 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 namespace crfrnn {
 
@@ -12,23 +12,24 @@ constexpr std::size_t kMaxDimensions = 32;
 /// The part of a built lattice whose size is known only afterwards (M vertices).
 struct LatticeTables {
     std::size_t vertices = 0;
-    std::vector<std::int32_t>
-        neighbor;                      ///< (D+1) x M x 2 row numbers; rows start at 1, 0 is "none"
-    std::vector<std::int32_t> offset;  ///< M+1: where each vertex's entries begin
+    /// (D+1) x M x 2 row numbers; rows start at 1, 0 is "none"
+    std::unique_ptr<std::int32_t[]> neighbor;
+    /// M+1: where each vertex's entries begin
+    std::unique_ptr<std::int32_t[]> offset;
 };
 
 /// Build the permutohedral lattice of Adams, Baek & Davis (2010) around n points in d dimensions.
 ///
+/// Vertices are numbered in ascending order of their coordinates: each blur then walks through the
+/// table and through both neighbours' rows from front to back.
+///
 /// @param features n x d, row-major, already divided by the bandwidths
-/// @param width    length of an image row, or 1: vertices are numbered by first touch in 16 x 16
-/// tiles
 /// @param vertex   out, n x (d+1): rows (1..M) of the corners of the simplex around each point
 /// @param weight   out, n x (d+1): their barycentric weights
 /// @param entry    out, n*(d+1): point*(d+1)+corner, sorted by vertex
 /// @throws std::invalid_argument if a feature is not finite or too large for exact vertex keys
 template <typename T>
-LatticeTables build_lattice(const T* features, std::size_t n, std::size_t d, std::size_t width,
-                            std::int32_t* vertex, T* weight, std::int32_t* entry,
-                            std::size_t threads);
+LatticeTables build_lattice(const T* features, std::size_t n, std::size_t d, std::int32_t* vertex,
+                            T* weight, std::int32_t* entry, std::size_t threads);
 
 }  // namespace crfrnn

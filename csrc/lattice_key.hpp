@@ -3,9 +3,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "lattice_build.hpp"
+#include "memory.hpp"
 
 namespace crfrnn {
 
@@ -24,8 +26,16 @@ struct Key {
         for (std::size_t w = 0; w < W; ++w) a.word[w] -= b.word[w];
         return a;
     }
-    friend bool operator==(const Key& a, const Key& b) { return a.word == b.word; }
-    friend bool operator<(const Key& a, const Key& b) { return a.word < b.word; }
+    friend bool operator==(const Key& a, const Key& b) {
+        std::uint64_t different = 0;  // a library's comparison would be a call for each key
+        for (std::size_t w = 0; w < W; ++w) different |= a.word[w] ^ b.word[w];
+        return different == 0;
+    }
+    friend bool operator<(const Key& a, const Key& b) {
+        for (std::size_t w = 0; w + 1 < W; ++w)
+            if (a.word[w] != b.word[w]) return a.word[w] < b.word[w];
+        return a.word[W - 1] < b.word[W - 1];
+    }
 
     std::size_t hash() const {
         std::uint64_t h = 0;
@@ -46,39 +56,65 @@ struct Layout {
     unsigned bits = 0;  // used in the fullest word
 };
 
-/// Open-addressing map from key to row number; rows count from 1 in order of first insertion.
+/// Open-addressing map from key to number; numbers count from 0 in order of first insertion.
 template <typename K>
 class Numbering {
 public:
     explicit Numbering(std::size_t expected) {
         std::size_t capacity = 1024;
         while (capacity < 2 * expected) capacity *= 2;
-        slots_.assign(capacity, 0);
+        clear(capacity);
+        keys_.reserve(expected);
     }
 
-    std::int32_t row(const K& key) {
-        if (2 * keys_.size() >= slots_.size()) grow();
-        std::size_t slot = key.hash() & (slots_.size() - 1);
-        for (; slots_[slot] != 0; slot = (slot + 1) & (slots_.size() - 1))
-            if (keys_[static_cast<std::size_t>(slots_[slot]) - 1] == key) return slots_[slot];
-        keys_.push_back(key);
-        return slots_[slot] = static_cast<std::int32_t>(keys_.size());
+    /// Announce that a key will be asked for soon.
+    void expect(const K& key) const {
+#if defined(__GNUC__)
+        __builtin_prefetch(slots_.get() + (key.hash() & (capacity_ - 1)));
+#else
+        (void)key;
+#endif
+    }
+
+    std::int32_t number(const K& key) {
+        if (2 * keys_.size() >= capacity_) grow();
+        Slot& slot = find(key);
+        if (slot.number < 0) {
+            slot = {key, static_cast<std::int32_t>(keys_.size())};
+            keys_.push_back(key);
+        }
+        return slot.number;
     }
 
     const std::vector<K>& keys() const { return keys_; }
 
 private:
-    void grow() {
-        std::vector<std::int32_t> slots(slots_.size() * 2, 0);
-        for (std::size_t i = 0; i < keys_.size(); ++i) {
-            std::size_t slot = keys_[i].hash() & (slots.size() - 1);
-            while (slots[slot] != 0) slot = (slot + 1) & (slots.size() - 1);
-            slots[slot] = static_cast<std::int32_t>(i + 1);
-        }
-        slots_.swap(slots);
+    struct Slot {  // the key beside its number: one cache line to look at
+        K key{};
+        std::int32_t number = -1;
+    };
+
+    Slot& find(const K& key) {
+        const std::size_t mask = capacity_ - 1;
+        std::size_t at = key.hash() & mask;
+        while (slots_[at].number >= 0 && !(slots_[at].key == key)) at = (at + 1) & mask;
+        return slots_[at];
     }
 
-    std::vector<std::int32_t> slots_;
+    void grow() {
+        clear(2 * capacity_);
+        for (std::size_t i = 0; i < keys_.size(); ++i)
+            find(keys_[i]) = {keys_[i], static_cast<std::int32_t>(i)};
+    }
+
+    void clear(std::size_t capacity) {
+        capacity_ = capacity;
+        slots_ = uninitialized<Slot>(capacity);
+        std::uninitialized_fill_n(slots_.get(), capacity, Slot{});
+    }
+
+    std::size_t capacity_ = 0;
+    Buffer<Slot> slots_;
     std::vector<K> keys_;
 };
 

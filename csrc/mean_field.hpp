@@ -1,12 +1,16 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "kernels.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
+#include "pixel_rows.hpp"
 #include "term.hpp"
 
 namespace crfrnn {
@@ -37,9 +41,11 @@ public:
     explicit Recurrence(const Model<T>& model)
         : model_(model),
           classes_(model.classes),
+          all_(model.kept.empty() ? classes_ : model.all),
           stride_(padded(classes_)),
           kept_(padded(classes_ - 1) < stride_ && classes_ > 1 ? classes_ - 1 : classes_),
-          width_(padded(kept_)) {
+          width_(padded(kept_)),
+          pixels_(model.n, classes_, stride_, model.kept, all_) {
         const std::size_t per_row = (model.row + kTile - 1) / kTile;
         for (std::size_t start = 0; start < model.n; start += model.row)
             for (std::size_t t = 0; t < per_row; ++t)
@@ -53,67 +59,70 @@ public:
         return classes > 1 && less < padded(classes) ? less : padded(classes);
     }
 
-    /// z = the logits after `iterations` updates.
+    /// Update the marginals of `logits` (classes x n) `iterations` times.
     ///
-    /// @param logits,z  classes x n
     /// @param saved     null, or iterations x n x saved_width: the marginals before each update
     /// @param tolerance stop when marginals change by less than this on average; 0 never stops
-    /// @return          the number of updates made
-    std::size_t forward(const T* logits, T* z, std::size_t iterations, T* saved, double tolerance,
-                        std::size_t threads) {
+    void forward(const T* logits, Result<T>& result, std::size_t iterations, T* saved,
+                 double tolerance, std::size_t threads) {
         const Kernels<T>& k = kernels<T>();
         const std::size_t n = model_.n;
+        auto filters = make_filters(false);
         const auto unary = uninitialized<T>(n * stride_);
-        std::unique_ptr<T[]> buffers[2];
-        if (saved == nullptr)
-            for (auto& buffer : buffers) buffer = uninitialized<T>(n * width_);
+        // Where no filter looks back at what it was given, the next marginals replace the last.
+        bool replace = true;
+        for (const auto& filter : filters) replace = replace && !filter->keeps_input();
+        const std::size_t copies = replace ? 1 : 2;
+        const auto buffer = uninitialized<T>(saved == nullptr ? copies * n * width_ : 0);
         const auto q = [&](std::size_t t) {
-            return saved == nullptr ? buffers[t % 2].get() : saved + t * n * width_;
+            return saved == nullptr ? buffer.get() + t % copies * n * width_
+                                    : saved + t * n * width_;
         };
         std::vector<double> changes(tiles_.size());
-        std::size_t made = 0;
-        auto filters = make_filters(false);
+        std::atomic<bool> finite{true};
 
-        Team::run(threads, [&](Team& team) {
+        const std::size_t work = n * (1 + width_ / 4) * std::max<std::size_t>(iterations, 1);
+        Team::run(threads_for(work, threads), [&](Team& team) {
             for (auto& filter : filters) filter->load(team);
+            Scratch scratch(*this);
+            T* z = scratch.logits();
             for_tiles(team, [&](std::size_t, std::size_t begin, std::size_t end) {
+                const std::size_t rows = end - begin;
                 T* u = unary.get() + begin * stride_;
-                read_logits(logits, begin, end, u);
-                Scratch scratch(stride_);
-                T* copy = scratch.get();
-                std::copy(u, u + (end - begin) * stride_, copy);
-                if (iterations > 0)
-                    k.softmax(copy, stride_, classes_, kept_, q(0) + begin * width_, width_,
-                              nullptr, end - begin);
+                pixels_.read_logits(logits, begin, end, u, scratch.rows(0), scratch.rows(1));
+                std::copy(u, u + rows * stride_, z);
+                if (iterations == 0) {
+                    if (!write(z, u, logits, begin, end, result, scratch)) finite = false;
+                } else {
+                    k.softmax(z, stride_, classes_, kept_, q(0) + begin * width_, width_, nullptr,
+                              rows);
+                }
             });
-            if (iterations == 0)
-                team.once([&] { std::copy(logits, logits + n * all_classes(), z); });
             for (std::size_t t = 0; t < iterations; ++t) {
                 const bool last = t + 1 == iterations;
                 for (auto& filter : filters) filter->prepare(team, q(t));
                 for_tiles(team, [&](std::size_t tile, std::size_t begin, std::size_t end) {
                     const std::size_t rows = end - begin;
-                    Scratch scratch(stride_);
-                    T* m = scratch.get();
-                    penalties(filters, begin, end, m);
                     const T* u = unary.get() + begin * stride_;
-                    for (std::size_t i = 0; i < rows * stride_; ++i) m[i] = u[i] - m[i];
-                    if (last || tolerance > 0) write_logits(m, u, logits, begin, end, z);
+                    const bool written = last || tolerance > 0;
+                    update(filters, begin, end, u, z, written && result.labels == nullptr, scratch);
+                    if (written && !write(z, u, logits, begin, end, result, scratch))
+                        finite = false;
                     if (last) return;
                     changes[tile] =
-                        k.softmax(m, stride_, classes_, kept_, q(t + 1) + begin * width_, width_,
+                        k.softmax(z, stride_, classes_, kept_, q(t + 1) + begin * width_, width_,
                                   tolerance > 0 ? q(t) + begin * width_ : nullptr, rows);
                 });
-                team.once([&] { made = t + 1; });
+                team.once([&] { result.steps = t + 1; });
                 if (tolerance > 0 && !last) {
                     double change = 0;
                     for (const double c : changes) change += c;
-                    if (change < tolerance * static_cast<double>(n * all_classes())) break;
+                    if (change < tolerance * static_cast<double>(n * all_)) break;
                     team.once([] {});  // nobody may overwrite `changes` while another adds them up
                 }
             }
         });
-        return made;
+        result.finite = finite;
     }
 
     /// The adjoint of `forward`: from dL/dz to dL/dlogits and the sums that weights need. Band
@@ -152,12 +161,12 @@ public:
 
         Team::run(threads, [&](Team& team) {
             for (auto& filter : filters) filter->load(team);
+            Scratch scratch(*this);
             for_tiles(team, [&](std::size_t, std::size_t begin, std::size_t end) {
                 T* g = total.get() + begin * stride_;
-                read_channels_first(gradient, begin, end, g);
-                Scratch scratch(stride_);
-                std::copy(g, g + (end - begin) * stride_, scratch.get());
-                feed(scratch.get(), iterations, begin, end - begin);
+                pixels_.read(gradient, begin, end, 0, g);
+                std::copy(g, g + (end - begin) * stride_, scratch.logits());
+                feed(scratch.logits(), iterations, begin, end - begin);
             });
             // From the last step on, gradients sum to zero over the classes (softmax), so only the
             // first adjoint filter has a row sum to take care of.
@@ -167,39 +176,41 @@ public:
                 const T* q = saved + (t - 1) * n * width_;
                 for (auto& filter : filters) filter->prepare(team, input(t));
                 team.for_each(chunks, [&](std::size_t chunk) {
-                    Scratch f(width_), r(stride_), full(stride_), h(stride_);
+                    T *const r = scratch.logits(), *const full = scratch.rows(0);
+                    T* const h = scratch.rows(1);
                     for (std::size_t tile = chunk * tiles_.size() / chunks;
                          tile < (chunk + 1) * tiles_.size() / chunks; ++tile) {
                         const auto [begin, end] = tiles_[tile];
                         const std::size_t rows = end - begin;
-                        complete(q + begin * width_, rows, full.get());
-                        std::fill(h.get(), h.get() + rows * stride_, T(0));
+                        complete(q + begin * width_, rows, full);
+                        std::fill(h, h + rows * stride_, T(0));
                         for (std::size_t term = 0; term < terms; ++term) {
-                            filters[term]->tile(f.get(), begin, end);
+                            T* const f = scratch.message(term);
+                            filters[term]->tile(f, begin, end);
                             const T* sum =
                                 t == iterations ? &filtered_sum[term * n + begin] : nullptr;
-                            widen(f.get(), sum, rows, r.get());
+                            widen(f, sum, rows, r);
                             T* to = &partial[(chunk * terms + term) * slots];
                             const T* weights = &weights_[term * slots];
                             if (model_.potts) {
-                                k.dot_columns(r.get(), full.get(), to, stride_, rows);
-                                k.weigh(r.get(), stride_, weights, h.get(), stride_, rows);
+                                k.dot_columns(r, full, to, stride_, rows);
+                                k.weigh(r, stride_, weights, h, stride_, rows);
                             } else {
-                                k.outer(r.get(), full.get(), to, stride_, classes_, rows);
-                                k.mix(r.get(), stride_, classes_, &transposed_[term * slots],
-                                      h.get(), stride_, rows);
+                                k.outer(r, full, to, stride_, classes_, rows);
+                                k.mix(r, stride_, classes_, &transposed_[term * slots], h, stride_,
+                                      rows);
                             }
                         }
-                        for (std::size_t i = 0; i < rows * stride_; ++i) h.get()[i] = -h.get()[i];
-                        k.softmax_backward(full.get(), h.get(), r.get(), stride_, rows);
+                        for (std::size_t i = 0; i < rows * stride_; ++i) h[i] = -h[i];
+                        k.softmax_backward(full, h, r, stride_, rows);
                         T* g = total.get() + begin * stride_;
-                        for (std::size_t i = 0; i < rows * stride_; ++i) g[i] += r.get()[i];
-                        if (t > 1) feed(r.get(), t - 1, begin, rows);
+                        for (std::size_t i = 0; i < rows * stride_; ++i) g[i] += r[i];
+                        if (t > 1) feed(r, t - 1, begin, rows);
                     }
                 });
             }
             for_tiles(team, [&](std::size_t, std::size_t begin, std::size_t end) {
-                write_channels_first(total.get() + begin * stride_, begin, end, to_logits);
+                pixels_.write(total.get() + begin * stride_, begin, end, to_logits);
             });
         });
         const std::size_t inner = model_.potts ? 1 : classes_;
@@ -211,22 +222,30 @@ public:
     }
 
 private:
-    static constexpr std::size_t kTile = 128;  // pixels; a tile's rows stay in the first cache
-
     using Filters = std::vector<std::unique_ptr<TermFilter<T>>>;
 
     struct Tile {
         std::size_t begin, end;
     };
 
-    /// Rows of one tile, on this worker.
+    /// One worker's rows of a tile.
     class Scratch {
     public:
-        explicit Scratch(std::size_t width) : data_(uninitialized<T>(kTile * width)) {}
-        T* get() { return data_.get(); }
+        explicit Scratch(const Recurrence& r)
+            : row_(kTile * std::max(r.stride_, r.all_)),
+              message_(kTile * r.width_),
+              data_(uninitialized<T>(4 * row_ + r.model_.terms.size() * message_)),
+              messages_(r.model_.terms.size()) {}
+
+        T* logits() { return data_.get(); }
+        T* rows(std::size_t which) { return data_.get() + (1 + which) * row_; }  // 0, 1 or 2
+        T* message(std::size_t term) { return data_.get() + 4 * row_ + term * message_; }
+        std::vector<Message<T>>& messages() { return messages_; }
 
     private:
-        std::unique_ptr<T[]> data_;
+        std::size_t row_, message_;
+        Buffer<T> data_;
+        std::vector<Message<T>> messages_;
     };
 
     /// Pad the weights: potts, terms x stride. Otherwise terms x classes x stride, once with rows
@@ -267,24 +286,31 @@ private:
                       [&](std::size_t i) { body(i, tiles_[i].begin, tiles_[i].end); });
     }
 
-    /// m = A (sum of W_k F_k) for the pixels begin..end: message passing, weighting, compatibility.
-    void penalties(const Filters& filters, std::size_t begin, std::size_t end, T* m) {
+    /// z = u - A (sum of W_k F_k) for the pixels begin..end: message passing, weighting,
+    /// compatibility, adding the unary. Unless `exact`, Potts rows may be off by a constant.
+    void update(const Filters& filters, std::size_t begin, std::size_t end, const T* u, T* z,
+                bool exact, Scratch& scratch) {
         const Kernels<T>& k = kernels<T>();
         const std::size_t rows = end - begin;
-        Scratch f(width_), r(stride_);
+        std::vector<Message<T>>& messages = scratch.messages();
+        for (std::size_t term = 0; term < filters.size(); ++term) {
+            const T* total = model_.terms[term].total;
+            filters[term]->tile(scratch.message(term), begin, end);
+            messages[term] = {scratch.message(term), total == nullptr ? nullptr : total + begin,
+                              &weights_[term * stride_]};
+        }
+        if (model_.potts) {
+            k.potts_step(messages.data(), messages.size(), u, z, stride_, classes_, width_, exact,
+                         rows);
+            return;
+        }
+        T *const m = scratch.rows(0), *const r = scratch.rows(1);
         std::fill(m, m + rows * stride_, T(0));
         for (std::size_t term = 0; term < filters.size(); ++term) {
-            filters[term]->tile(f.get(), begin, end);
-            const T* total = model_.terms[term].total;
-            widen(f.get(), total == nullptr ? nullptr : total + begin, rows, r.get());
-            if (model_.potts) {
-                k.weigh(r.get(), stride_, &weights_[term * stride_], m, stride_, rows);
-            } else {
-                k.mix(r.get(), stride_, classes_, &weights_[term * classes_ * stride_], m, stride_,
-                      rows);
-            }
+            widen(messages[term].rows, messages[term].total, rows, r);
+            k.mix(r, stride_, classes_, &weights_[term * classes_ * stride_], m, stride_, rows);
         }
-        if (model_.potts) k.potts(m, stride_, rows);
+        for (std::size_t i = 0; i < rows * stride_; ++i) z[i] = u[i] - m[i];
     }
 
     /// Rows of all classes from rows of the filtered ones; the last is what is missing to `total`.
@@ -326,64 +352,16 @@ private:
         team.once([&] { narrow_.clear(); });
     }
 
-    std::size_t all_classes() const { return model_.kept.empty() ? classes_ : model_.all; }
-
-    /// The unary rows of a tile. Left-out classes join in the last one: exp adds up.
-    void read_logits(const T* logits, std::size_t begin, std::size_t end, T* u) const {
-        if (model_.kept.empty()) {
-            read_channels_first(logits, begin, end, u);
-            return;
-        }
-        const std::size_t rows = end - begin, kept = model_.kept.size();
-        std::fill(u, u + rows * stride_, T(0));
-        const auto rest = uninitialized<T>(rows * (model_.all - kept));
-        std::size_t in_kept = 0, in_rest = 0;
-        for (std::size_t c = 0; c < model_.all; ++c) {
-            const bool keep = in_kept < kept && model_.kept[in_kept] == c;
-            T* to = keep ? u + in_kept++ : rest.get() + in_rest++;
-            const std::size_t step = keep ? stride_ : model_.all - kept;
-            for (std::size_t i = 0; i < rows; ++i) to[i * step] = logits[c * model_.n + begin + i];
-        }
-        T sums[kTile];
-        kernels<T>().log_sum_exp(rest.get(), model_.all - kept, sums, rows);
-        for (std::size_t i = 0; i < rows; ++i) u[i * stride_ + kept] = sums[i];
-    }
-
-    /// The logits of a tile; left-out classes move as the one that stands for them did.
-    void write_logits(const T* rows, const T* u, const T* logits, std::size_t begin,
-                      std::size_t end, T* z) const {
-        if (model_.kept.empty()) {
-            write_channels_first(rows, begin, end, z);
-            return;
-        }
-        const std::size_t kept = model_.kept.size();
-        std::size_t in_kept = 0;
-        for (std::size_t c = 0; c < model_.all; ++c) {
-            const bool keep = in_kept < kept && model_.kept[in_kept] == c;
-            const std::size_t from = c * model_.n;
-            for (std::size_t i = begin; i < end; ++i) {
-                const T* row = rows + (i - begin) * stride_;
-                z[from + i] = keep ? row[in_kept]
-                                   : logits[from + i] + row[kept] - u[(i - begin) * stride_ + kept];
-            }
-            in_kept += keep ? 1 : 0;
-        }
-    }
-
-    void read_channels_first(const T* from, std::size_t begin, std::size_t end, T* rows) const {
-        for (std::size_t c = 0; c < stride_; ++c)
-            for (std::size_t i = begin; i < end; ++i)
-                rows[(i - begin) * stride_ + c] = c < classes_ ? from[c * model_.n + i] : T(0);
-    }
-
-    void write_channels_first(const T* rows, std::size_t begin, std::size_t end, T* to) const {
-        for (std::size_t c = 0; c < classes_; ++c)
-            for (std::size_t i = begin; i < end; ++i)
-                to[c * model_.n + i] = rows[(i - begin) * stride_ + c];
+    /// Write a tile's result; false if it is not finite.
+    bool write(const T* z, const T* u, const T* logits, std::size_t begin, std::size_t end,
+               const Result<T>& result, Scratch& scratch) const {
+        return pixels_.write_result(z, u, logits, begin, end, result, scratch.rows(0),
+                                    scratch.rows(1), scratch.rows(2));
     }
 
     Model<T> model_;
-    std::size_t classes_, stride_, kept_, width_;
+    std::size_t classes_, all_, stride_, kept_, width_;
+    PixelRows<T> pixels_;
     std::vector<Tile> tiles_;
     std::vector<T> weights_, transposed_;
     Filters narrow_;

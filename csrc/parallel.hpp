@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <exception>
@@ -8,6 +9,12 @@
 #include <vector>
 
 namespace crfrnn {
+
+/// How many of `threads` are worth starting for `work` units of some ten nanoseconds: a thread
+/// takes about as long to start as a few thousand of them.
+inline std::size_t threads_for(std::size_t work, std::size_t threads) {
+    return std::max<std::size_t>(1, std::min(threads, work / 8192));
+}
 
 /// Workers that run one function together and meet at barriers.
 ///

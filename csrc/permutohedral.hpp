@@ -3,18 +3,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "kernels.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
 
 namespace crfrnn {
-
-/// Memory that is not zeroed when made, so that each worker touches its own part first.
-template <typename T>
-std::unique_ptr<T[]> uninitialized(std::size_t count) {
-    return std::unique_ptr<T[]>(new T[count]);
-}
 
 /// One image's permutohedral lattice (Adams, Baek & Davis, 2010), as borrowed arrays.
 ///
@@ -50,10 +44,14 @@ public:
     /// Order weights (times `scale` of the point, if given) as splat reads them. All workers call.
     void load(Team& team, const T* scale) {
         const std::size_t corners = lattice_.d + 1;
+        // Division by multiplication: exact, and without overflow, for entries below 2^31.
+        unsigned shift = 32;
+        while ((std::size_t{1} << (shift - 32)) < corners) ++shift;
+        const std::uint64_t inverse = (std::uint64_t{1} << shift) / corners + 1;
         team.for_range(lattice_.n * corners, kGrain * 8, [&](std::size_t begin, std::size_t end) {
             for (std::size_t e = begin; e < end; ++e) {
                 const auto at = static_cast<std::size_t>(lattice_.entry[e]);
-                const std::size_t point = at / corners;
+                const std::size_t point = (at * inverse) >> shift;
                 entries_[e] = {static_cast<std::int32_t>(point),
                                lattice_.weight[at] * (scale == nullptr ? T(1) : scale[point])};
             }
@@ -109,8 +107,8 @@ private:
 
     Lattice<T> lattice_;
     std::size_t width_;
-    std::unique_ptr<Entry<T>[]> entries_;
-    std::unique_ptr<T[]> blurred_, spare_;
+    Buffer<Entry<T>> entries_;
+    Buffer<T> blurred_, spare_;
 };
 
 /// Filter n x c values.

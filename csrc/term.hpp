@@ -1,7 +1,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <variant>
 #include <vector>
@@ -9,6 +11,7 @@
 #include "exact.hpp"
 #include "grid.hpp"
 #include "kernels.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
 #include "permutohedral.hpp"
 
@@ -26,7 +29,7 @@ struct PointSet {
 template <typename T>
 struct Term {
     /// On a lattice, or along each axis of a grid, or summed exactly over points.
-    std::variant<Lattice<T>, std::vector<Band<T>>, PointSet<T>> gaussian;
+    std::variant<Lattice<T>, std::vector<BandMatrix<T>>, PointSet<T>> gaussian;
     const T* before = nullptr;
     const T* after = nullptr;
     const T* total = nullptr;  ///< the filter's response to ones, `before` and `after` included
@@ -65,6 +68,9 @@ public:
         if (lattice_) lattice_->load(team, before_);
     }
 
+    /// Whether `tile` reads the values that `prepare` was given, which must then not change.
+    bool keeps_input() const { return !lattice_ && !exact_ && one_ == nullptr; }
+
     void prepare(Team& team, const T* values) {
         if (lattice_) {
             lattice_->blur(team, values, adjoint_);
@@ -84,9 +90,9 @@ public:
         }
         std::size_t outer = 1, inner = n_ * width_;
         for (std::size_t axis = 0; axis + 1 < bands().size(); ++axis) {
-            inner /= bands()[axis].size;
-            apply_band(team, bands()[axis], values, to, outer, inner);
-            outer *= bands()[axis].size;
+            inner /= bands()[axis].size();
+            apply_band(team, bands()[axis].view(), values, to, outer, inner);
+            outer *= bands()[axis].size();
             values = to;
             to = to == one_.get() ? two_.get() : one_.get();
         }
@@ -106,8 +112,8 @@ public:
             return;
         }
         const std::size_t start = begin / row_ * row_;
-        kernels<T>().band(bands().back(), last_axis_ + start * width_, width_, out, width_, width_,
-                          begin - start, end - start);
+        kernels<T>().band(bands().back().view(), last_axis_ + start * width_, width_, out, width_,
+                          width_, begin - start, end - start);
         if (after_ != nullptr) kernels<T>().scale_rows(out, after_ + begin, end - begin, width_);
     }
 
@@ -121,8 +127,8 @@ private:
         return to;
     }
 
-    const std::vector<Band<T>>& bands() const {
-        return std::get<std::vector<Band<T>>>(term_.gaussian);
+    const std::vector<BandMatrix<T>>& bands() const {
+        return std::get<std::vector<BandMatrix<T>>>(term_.gaussian);
     }
 
     const Term<T>& term_;
@@ -131,8 +137,38 @@ private:
     const T *before_, *after_;
     std::unique_ptr<LatticeFilter<T>> lattice_;
     std::unique_ptr<ExactFilter<T>> exact_;
-    std::unique_ptr<T[]> one_, two_;
+    Buffer<T> one_, two_;
     const T* last_axis_ = nullptr;
 };
+
+/// out = (F 1) to the power `power`; kept away from zero where that is negative.
+template <typename T>
+void response(const Term<T>& term, std::size_t n, std::size_t row, double power, T* out,
+              std::size_t threads) {
+    constexpr std::size_t grain = 4096;
+    const T least = std::sqrt(std::numeric_limits<T>::min());
+    TermFilter<T> filter(term, n, row, 1, false);
+    const auto ones = uninitialized<T>(n);
+    Team::run(threads_for(2 * n, threads), [&](Team& team) {
+        filter.load(team);
+        team.for_range(n, grain, [&](std::size_t begin, std::size_t end) {
+            std::fill(ones.get() + begin, ones.get() + end, T(1));
+        });
+        filter.prepare(team, ones.get());
+        const std::size_t rows = std::max<std::size_t>(1, grain / row);
+        team.for_range((n + row - 1) / row, rows, [&](std::size_t first, std::size_t last) {
+            for (std::size_t begin = first * row; begin < std::min(n, last * row); begin += row) {
+                T* to = out + begin;
+                const std::size_t count = std::min(row, n - begin);
+                filter.tile(to, begin, begin + count);
+                if (power == 1) continue;
+                for (std::size_t i = 0; i < count; ++i) {
+                    const T norm = std::max(to[i], least);
+                    to[i] = power == -0.5 ? 1 / std::sqrt(norm) : 1 / norm;
+                }
+            }
+        });
+    });
+}
 
 }  // namespace crfrnn

@@ -99,26 +99,24 @@ def test_lattice_engines_agree(case: PointCase, reverse: bool, dtype: torch.dtyp
 
 
 @needs_core
-@pytest.mark.parametrize(("height", "width"), [(211, 191), (1, 40009), (40009, 1)])
-def test_lattice_engines_agree_on_an_image_of_many_tiles(
-    height: int, width: int, dtype: torch.dtype
+@pytest.mark.parametrize("d", [3, 14])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_lattice_engines_build_the_same_from_chunks(
+    threads: int, d: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Enough pixels that the core numbers vertices in several chunks, of rows that end in tiles."""
-    image = np.random.default_rng(0).integers(0, 256, (height * width, 1)) / 40
-    features = torch.from_numpy(np.concatenate([pixels((height, width)) / 5, image], 1)).to(dtype)
-    values = torch.randn(height * width, 3, dtype=dtype)
-    ours = Lattice(features, width=width, engine="cpu")
-    reference = Lattice(features, engine="reference")
-    assert ours.vertices == reference.vertices
-    close(ours.filter(values), reference.filter(values), dtype)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_width_changes_only_the_order_of_vertices(engine: str, dtype: torch.dtype) -> None:
-    features, values = PointCase(1, 35 * 37, 3, 2, 4).make(dtype)
-    expected = Lattice(features, engine=engine).filter(values)
-    for width in (0, 35, 36, 37, 5000):
-        close(Lattice(features, width=width, engine=engine).filter(values), expected, dtype)
+    """Enough points that the core splits them; keys in one word and in several."""
+    n = 5 * 8192 + 11
+    features = torch.from_numpy(np.random.default_rng(0).normal(size=(n, d)) * 1.5).to(dtype)
+    features[1::2] = features[:-1:2]  # vertices that several chunks share
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    ours = Lattice(features, engine="cpu").arrays
+    if d == 3:
+        expected = Lattice(features, engine="reference").arrays
+        for mine, theirs in zip(ours, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    for mine, alone in zip(ours, Lattice(features, engine="cpu").arrays, strict=True):
+        torch.testing.assert_close(mine, alone, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -35,7 +35,7 @@ ARROWS = {
     "ops.transforms": "",
     "ops.filters": "ops.arrays ops.reference ops.engines ops.transforms",
     "ops.recurrence": "ops.arrays ops.engines ops.transforms",
-    "ops": "ops.arrays ops.engines ops.filters ops.recurrence",
+    "ops": "ops.arrays ops.engines ops.filters ops.recurrence ops.transforms",
     "lattice": "ops",
     "pairwise": "lattice ops",
     "presets": "pairwise",

@@ -118,12 +118,16 @@ def test_positions_come_in_the_order_x_y_z_then_channels() -> None:
     """The lattice is not invariant to this order, and published weights depend on it."""
     logits, image, maps = grid((2, 3, 5), batch=1)
     kernel = Bilateral(position=(10, 20, 30), color=(7, 8))
-    points, bandwidths = kernel_points(kernel, logits, image, [maps])
-    assert bandwidths == (10, 20, 30, 7, 8)
-    rows = points[0].view(2, 3, 5, 5)
-    for z, y, x in itertools.product(range(2), range(3), range(5)):
-        expected = [x, y, z, *image[0, :, z, y, x].tolist()]
-        assert rows[z, y, x].tolist() == expected
+    widths = torch.tensor([10.0, 20, 30, 7, 8], dtype=logits.dtype)
+    given = logits.new_tensor(1.0, requires_grad=True) * widths
+    for points in (
+        kernel_points(kernel, logits, image, [maps]),
+        kernel_points(kernel, logits, image, [maps], given),
+    ):
+        rows = points[0].view(2, 3, 5, 5)
+        for z, y, x in itertools.product(range(2), range(3), range(5)):
+            expected = [x, y, z, *image[0, :, z, y, x].tolist()]
+            torch.testing.assert_close(rows[z, y, x], rows.new_tensor(expected) / widths)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -44,7 +44,7 @@ def operator_calls(engine: str) -> list[Any]:
     """Every registered operator with arguments that want gradients wherever it has them."""
     features = torch.rand(2, 20, 3) * 3
     values = torch.randn(2, 20, 2, requires_grad=True)
-    lattice = ops.build(features, 5, engine)
+    lattice = ops.build(features, engine)
     weighted = lattice._replace(weight=lattice.weight.clone().requires_grad_())
     bands = [torch.rand(4, 3, requires_grad=True), torch.rand(5, 5, requires_grad=True)]
     grid = torch.randn(2, 4, 5, 2, requires_grad=True)
@@ -60,7 +60,7 @@ def operator_calls(engine: str) -> list[Any]:
     width = recurrence.implementation(engine).saved_width(CLASSES)
     saved = torch.rand(2, 3, 20, width)
     return [
-        (filters._build, (features, 5, engine)),
+        (filters._build, (features, engine)),
         (filters._filter, (values, *lattice, False, engine)),
         (filters._filter, (values, *weighted, True, engine)),
         (filters._separable, (grid, bands, engine)),

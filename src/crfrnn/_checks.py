@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,10 +67,25 @@ def finite(name: str, tensor: Tensor) -> None:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether no value is NaN or infinite; True of what cannot be looked at for free."""
-    total = number(tensor.sum())  # one cheap pass; only overflow needs the other
-    if total is None or math.isfinite(total):
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return True
-    return bool(torch.isfinite(tensor).all())
+    try:
+        with np.errstate(all="ignore"):
+            total = float(plain(tensor).sum())  # one cheap pass; only overflow needs the other
+    except RuntimeError:  # under vmap a tensor has no value
+        return True
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+def plain(tensor: Tensor) -> Tensor | np.ndarray:
+    """A CPU tensor as NumPy sees it, where it can.
+
+    A reduction by torch wakes its idle threads, which then spin for milliseconds on the processors
+    that the C++ core is about to use.
+    """
+    tensor = tensor.detach()
+    numeric = tensor.dtype in (torch.float32, torch.float64)
+    return tensor.numpy() if numeric and type(tensor) is Tensor else tensor
 
 
 def number(tensor: Tensor) -> float | None:

@@ -128,8 +128,12 @@ def arrange_image(name: str, image: Any, layout: Layout, like: Tensor) -> Tensor
     counts = tensor.is_floating_point() or tensor.dtype == torch.bool
     if name == "image" and counts and tensor.device.type == "cpu":
         _warn_if_unit_range(tensor)
-    tensor = tensor.to(device=like.device, dtype=like.dtype)
-    _checks.finite(name, tensor)
+    if tensor.dtype == torch.uint8 and tensor.device.type == like.device.type == "cpu":
+        dtype = np.float64 if like.dtype == torch.float64 else np.float32
+        tensor = torch.from_numpy(tensor.numpy().astype(dtype))  # see `_checks.plain`
+    else:
+        tensor = tensor.to(device=like.device, dtype=like.dtype)
+        _checks.finite(name, tensor)
     tensor = tensor if layout.batched else tensor[None]
     if channels == "none":
         return tensor[:, None]

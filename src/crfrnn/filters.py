@@ -34,6 +34,13 @@ class KernelFilter:
         """Normalise `run` by its response to `ones` (B, N), inside `mask` (B, N) if given."""
         if normalization == "none":
             return cls(run, mask, mask)
+        if ops.direct(ones, *run.arrays):
+            power = -0.5 if normalization == "symmetric" else -1.0
+            term = ops.Term(run.kind, run.arrays, mask, None, None)
+            scale = ops.response(term, (len(ones), ones.shape[1]), run.size, power, run.engine)
+            scale = scale if mask is None else scale * mask
+            before = mask if normalization == "after" else scale
+            return cls(run, before, mask if normalization == "before" else scale)
         norm = run.filter((ones if mask is None else mask)[..., None])[..., 0]
         scales = [s if isinstance(s, Tensor) else None for s in normalizers(norm, normalization)]
         if mask is not None:
@@ -47,8 +54,12 @@ class KernelFilter:
     def term(self, like: Tensor, total: bool) -> ops.Term:
         """Hand the arrays to the fused operator; `total` asks for the response to ones (B, N)."""
         if total and self._total is None:
-            ones = like.new_ones(like.shape[0], math.prod(like.shape[2:]), 1)
-            self._total = self._scaled(ones)[..., 0]
+            shape = like.shape[0], math.prod(like.shape[2:])
+            if ops.direct(like, *self.run.arrays):
+                term = ops.Term(self.run.kind, self.run.arrays, self.before, self.after, None)
+                self._total = ops.response(term, shape, self.run.size, 1.0, self.run.engine)
+            else:
+                self._total = self._scaled(like.new_ones(*shape, 1))[..., 0]
         arrays = self.run.arrays
         return ops.Term(self.run.kind, arrays, self.before, self.after, self._total)
 
@@ -132,7 +143,7 @@ def build_filters(
     ones = logits.new_ones(logits.shape[0], math.prod(logits.shape[2:]))
     filters = []
     for k, kernel in enumerate(kernels):
-        widths: Sequence[float] | Tensor
+        widths: Sequence[float] | Tensor | None
         if isinstance(kernel, Gaussian) and not kernel.lattice:
             # In exact mode the taps end where they vanish in this float type.
             vanishing = math.sqrt(-2 * math.log(torch.finfo(logits.dtype).eps))
@@ -144,13 +155,13 @@ def build_filters(
             left = "none" if inside is None else normalization
             filters.append(KernelFilter.normalized(grid, ones, left, inside))
         else:
-            points, widths = kernel_points(kernel, logits, image, features)
-            scaled = points / (bandwidths[k] if bandwidths else points.new_tensor(widths))
+            widths = bandwidths[k] if bandwidths else None
+            scaled = kernel_points(kernel, logits, image, features, widths)
             run: GaussianFilter
             if filter == "exact":
                 run = ExactFilter(scaled, engine=engine)
             else:
-                run = Lattice(scaled, width=logits.shape[-1], engine=engine)
+                run = Lattice(scaled, engine=engine)
             filters.append(KernelFilter.normalized(run, ones, normalization, inside))
     return filters
 

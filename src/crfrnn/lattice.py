@@ -29,9 +29,6 @@ class Lattice:
     Args:
         features: (..., N, D) points, already divided by their bandwidths; D from 1 to 32. The
             lattice is not invariant to the order of the D axes; kernels here use (x, y, color...).
-        width: length of an image row if the points are the pixels of an image in raster order: the
-            vertices are then stored tile by tile, which is faster. It does not change the result
-            beyond rounding.
         engine: "reference" or "cpu"; by default the fastest that suits the tensor.
 
     Raises:
@@ -48,9 +45,7 @@ class Lattice:
 
     kind = "lattice"
 
-    def __init__(
-        self, features: Float[Tensor, "*B N D"], *, width: int = 1, engine: str | None = None
-    ) -> None:
+    def __init__(self, features: Float[Tensor, "*B N D"], *, engine: str | None = None) -> None:
         _check_features(features)
         if not 1 <= features.shape[-1] <= MAX_DIMENSIONS:
             raise ValueError(
@@ -59,13 +54,21 @@ class Lattice:
             )
         if features.dtype not in _FARTHEST:
             features = features.float()
-        _check_reach(features)
         self.shape = features.shape[:-1]
+        self.size = (features.shape[-2],)
         self.dtype = features.dtype
         self.device = features.device
         self.engine = ops.resolve_engine(engine, features.device, features.dtype)
         flat = features.reshape(-1, *features.shape[-2:])
-        self.arrays = ops.build(flat, width, self.engine)
+        if self.engine != "cpu" or torch.compiler.is_compiling():
+            _check_reach(features)
+            self.arrays = ops.build(flat, self.engine)
+            return
+        try:
+            self.arrays = ops.build(flat, self.engine)
+        except ValueError:  # the core looks for itself, but says less
+            _check_reach(features)
+            raise
 
     @property
     def vertices(self) -> int:
@@ -146,6 +149,7 @@ class ExactFilter:
     def __init__(self, features: Tensor, *, engine: str | None = None) -> None:
         _checks.finite("features", features)
         self.features = features.reshape(-1, *features.shape[-2:])
+        self.size = (features.shape[-2],)
         self.engine = ops.resolve_engine(engine, features.device, features.dtype)
         self.arrays = (self.features,)
         self.tolerance = ops.EXACT_TOLERANCE.get(features.dtype, 1e-8)

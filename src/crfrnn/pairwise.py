@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from . import _checks
+from . import _checks, ops
 
 Number = float | tuple[float, ...]
 
@@ -102,9 +103,13 @@ Kernel = Gaussian | Bilateral | FeatureGaussian
 
 
 def kernel_points(
-    kernel: Kernel, logits: Tensor, image: Tensor | None, features: Sequence[Tensor]
-) -> tuple[Tensor, tuple[float, ...]]:
-    """Points (B, N, D) of a kernel before division by the bandwidths, and the D bandwidths."""
+    kernel: Kernel,
+    logits: Tensor,
+    image: Tensor | None,
+    features: Sequence[Tensor],
+    bandwidths: Tensor | None = None,
+) -> Tensor:
+    """Points (B, N, D) of a kernel, divided by its bandwidths, or by `bandwidths` (D,) if given."""
     size = logits.shape[2:]
     name = type(kernel).__name__
     guide: Tensor | None = None
@@ -122,19 +127,41 @@ def kernel_points(
             )
         guide = features[kernel.features]
         widths = spread(kernel.bandwidth, guide.shape[1], "FeatureGaussian bandwidth", "channels")
-    parts = []
     if kernel.position is not None:
         widths = spread(kernel.position, len(size), f"{name} position", "axes") + widths
-        parts.append(coordinates(size, logits).expand(logits.shape[0], -1, -1))
+    axes = [] if kernel.position is None else coordinates(size, logits)
+    guide = None if guide is None else guide.to(logits.dtype)
+    if (
+        bandwidths is None
+        and logits.device.type == "cpu"
+        and ops.direct(logits if guide is None else guide)
+    ):
+        return _divided([*axes, *([] if guide is None else guide.unbind(1))], widths, logits)
+    parts = []
+    if axes:
+        grid = torch.stack([axis.expand(size) for axis in axes], dim=-1).flatten(0, -2)
+        parts.append(grid.expand(logits.shape[0], -1, -1))
     if guide is not None:
-        parts.append(guide.to(logits.dtype).flatten(2).transpose(1, 2))
-    return torch.cat(parts, dim=2), widths
+        parts.append(guide.flatten(2).transpose(1, 2))
+    return torch.cat(parts, dim=2) / (
+        logits.new_tensor(widths) if bandwidths is None else bandwidths
+    )
 
 
-def coordinates(size: Sequence[int], like: Tensor) -> Tensor:
-    """Pixel coordinates (N, len(size)) of a grid in the order (x, y, z), x along the last axis."""
+def _divided(maps: Sequence[Tensor], widths: Sequence[float], logits: Tensor) -> Tensor:
+    """The same from one map (*S) or (B, *S) a dimension by NumPy; `_checks.plain` says why."""
+    points = torch.empty((logits.shape[0], *logits.shape[2:], len(maps)), dtype=logits.dtype)
+    divisors = np.asarray(widths, points.numpy().dtype)
+    with np.errstate(all="ignore"):  # the filter refuses what is not finite
+        for k, (one, divisor) in enumerate(zip(maps, divisors, strict=True)):
+            np.divide(one.numpy(), divisor, out=points.numpy()[..., k])
+    return points.flatten(1, -2)
+
+
+def coordinates(size: Sequence[int], like: Tensor) -> list[Tensor]:
+    """Pixel coordinates of a grid in the order (x, y, z), x along the last axis, to broadcast."""
     axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in size]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1).flatten(0, -2)
+    return [axis.view(-1, *[1] * k) for k, axis in enumerate(reversed(axes))]
 
 
 def spread(value: Number, length: int, name: str, what: str) -> tuple[float, ...]:

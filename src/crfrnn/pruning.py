@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import ops
+from . import _checks, ops
 from .filters import KernelFilter
-from .recurrence import infer
+from .recurrence import penalty_weights
 
 #: A class whose marginals start below this everywhere may be left out, or below a quarter of 1 / C
 #: where that is less: it then never comes near to winning a pixel.
@@ -29,6 +29,23 @@ class Pruned:
 
     kept: tuple[int, ...]
     bound: float
+
+
+@dataclass(frozen=True)
+class Marginals:
+    """What the recurrence comes to.
+
+    Attributes:
+        probs: (B, C, *S) marginals.
+        labels: (B, *S) int64, the likeliest class of each pixel.
+        steps: the updates that each image of the batch made.
+        pruned: what was left out; None if nothing.
+    """
+
+    probs: Tensor
+    labels: Tensor
+    steps: list[int]
+    pruned: Pruned | None
 
 
 def certify(
@@ -64,14 +81,16 @@ def certify(
     growth = 0.0
     for weight, kernel in zip(weights, filters, strict=True):
         row_sums = kernel.term(logits, total=True).total
-        growth += float(weight.max()) * (math.inf if row_sums is None else float(row_sums.max()))
+        growth += float(weight.max()) * (
+            math.inf if row_sums is None else float(_checks.plain(row_sums).max())
+        )
     start = bound = max(peak for peak in peaks if peak < threshold)
     for _ in range(iterations):
         bound = start * math.exp(min(growth * bound, 1.0))
     return Pruned(kept, bound) if bound < 2 * start else None
 
 
-def infer_and_prune(
+def marginals(
     logits: Tensor,
     filters: Sequence[KernelFilter],
     weights: Tensor,
@@ -81,8 +100,8 @@ def infer_and_prune(
     prune: bool = True,
     tolerance: float = 0.0,
     engine: str | None = None,
-) -> tuple[Tensor, Tensor, Pruned | None]:
-    """Run `recurrence.infer` without gradients, on as few classes as can be certified.
+) -> Marginals:
+    """Run the recurrence without gradients, on as few classes as can be certified.
 
     The classes left out stand together as one that takes part in the softmax and sends no messages;
     afterwards each of them has moved as that one did.
@@ -94,33 +113,30 @@ def infer_and_prune(
         compatibility: (C, C) penalties; None is Potts, the only one that allows pruning.
         iterations: number of updates.
         prune: whether to leave classes out.
-        tolerance: as in `infer`.
-        engine: as in `infer`.
+        tolerance: as in `recurrence.infer`.
+        engine: as in `recurrence.infer`.
 
-    Returns:
-        Logits (B, C, *S), the steps that each image made (B), and what was left out.
+    Raises:
+        ValueError: the result is not finite.
     """
     engine = ops.resolve_engine(engine, logits.device, logits.dtype)
-    pruned = None
     with torch.no_grad():
-        if prune and compatibility is None and weights.dim() == 2:
+        weights = penalty_weights(weights, compatibility, logits)
+        pruned = None
+        if prune and weights.dim() == 2:
             pruned = certify(logits, filters, weights, iterations, engine)
-        if pruned is None:
-            z, steps = infer(
-                logits,
-                filters,
-                weights,
-                compatibility,
-                iterations,
-                tolerance=tolerance,
-                engine=engine,
-            )
-            return z, steps, None
-        kept = list(pruned.kept)
-        remaining = torch.cat([weights[:, kept], weights.new_zeros(len(filters), 1)], dim=1)
-        terms = [kernel.term(logits, total=False) for kernel in filters]
-        flat, size = logits.flatten(2), logits.shape[2:]
-        z, steps = ops.mean_field_pruned(
-            flat, remaining, size, terms, iterations, tolerance, kept, engine
+        kept: list[int] = []
+        if pruned is not None:
+            kept = list(pruned.kept)
+            weights = torch.cat([weights[:, kept], weights.new_zeros(len(filters), 1)], dim=1)
+        terms = [f.term(logits, total=pruned is None and engine == "cpu") for f in filters]
+        probs, labels, steps, finite = ops.marginals(
+            logits.flatten(2), weights, logits.shape[2:], terms, iterations, tolerance, kept, engine
         )
-    return z.view(logits.shape), steps, pruned
+    if not finite:
+        raise ValueError(
+            f"the scores, kernel weights or compatibility are too large for {probs.dtype}: the "
+            f"result is not finite. Scale them down, or give the scores in float64."
+        )
+    size = logits.shape[2:]
+    return Marginals(probs.view(logits.shape), labels.view(-1, *size), steps.tolist(), pruned)

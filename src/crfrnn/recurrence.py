@@ -40,22 +40,26 @@ def infer(
         Logits (B C *S), and the steps that each image made (B).
     """
     size = logits.shape[2:]
-    classes = logits.shape[1]
     if torch.is_grad_enabled() and any(f.differentiable for f in filters):
         penalty = potts(logits) if compatibility is None else compatibility
         z = mean_field(-logits, filters, weights, penalty, iterations)
         return z, torch.full((len(logits),), iterations, device=logits.device)
     engine = ops.resolve_engine(engine, logits.device, logits.dtype)
-    weights = weights[:, None].expand(-1, classes) if weights.dim() == 1 else weights
-    if compatibility is not None or weights.dim() == 3:
-        weights = weights.diag_embed() if weights.dim() == 2 else weights
-        penalty = potts(logits) if compatibility is None else compatibility
-        weights = penalty @ weights
+    weights = penalty_weights(weights, compatibility, logits)
     terms = [f.term(logits, total=engine == "cpu") for f in filters]
     z, steps = ops.mean_field(
         logits.flatten(2), weights, size, terms, iterations, tolerance, engine
     )
     return z.view(logits.shape), steps
+
+
+def penalty_weights(weights: Tensor, compatibility: Tensor | None, logits: Tensor) -> Tensor:
+    """What the operator takes: (K, C) for Potts with one weight a class, else A W_k (K, C, C)."""
+    weights = weights[:, None].expand(-1, logits.shape[1]) if weights.dim() == 1 else weights
+    if compatibility is None and weights.dim() == 2:
+        return weights
+    weights = weights.diag_embed() if weights.dim() == 2 else weights
+    return (potts(logits) if compatibility is None else compatibility) @ weights
 
 
 def potts(logits: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -17,7 +16,7 @@ from .filters import build_filters
 from .lattice import NORMALIZATIONS
 from .pairwise import Kernel, weight_table
 from .presets import PRESETS
-from .pruning import Pruned, infer_and_prune
+from .pruning import Marginals, Pruned, marginals
 
 #: What arrays may be: NumPy arrays and torch tensors.
 Array = Any
@@ -159,7 +158,7 @@ def refine(
             engine=engine,
         )
         weights = weight_table(kernels, unary.shape[1], unary)
-        z, made, pruned = infer_and_prune(
+        result = marginals(
             unary,
             filters,
             weights,
@@ -169,15 +168,7 @@ def refine(
             tolerance=tolerance,
             engine=engine,
         )
-        q = z.softmax(dim=1)
-    if q.device.type == "cpu" and not math.isfinite(float(q.sum())):
-        raise ValueError(
-            f"the scores, kernel weights or compatibility are too large for {q.dtype}: the result "
-            f"is not finite. Scale them down, or give the scores in float64."
-        )
-    labels = q.max(dim=1).indices  # three times faster than argmax over a strided axis
-    q = q.to(given.dtype) if given.is_floating_point() else q
-    return _pack(q, labels, scores, layout, engine, made.tolist(), pruned)
+    return _pack(result, given, scores, layout, engine)
 
 
 def _only_one(**scores: Array | None) -> tuple[str, Array]:
@@ -222,17 +213,13 @@ def _arrange_mask(mask: Array, layout: Layout, unary: Tensor) -> Tensor:
     return tensor.to(unary.device).bool().reshape(unary.shape[0], *layout.size)
 
 
-def _pack(
-    probs: Tensor,
-    labels: Tensor,
-    like: Array,
-    layout: Layout,
-    engine: str,
-    steps: list[int],
-    pruned: Pruned | None,
-) -> Refined:
-    probs, labels = (probs, labels) if layout.batched else (probs[0], labels[0])
+def _pack(result: Marginals, given: Tensor, like: Array, layout: Layout, engine: str) -> Refined:
+    """The result in the container, type and layout of the scores `given` as `like`."""
+    probs = result.probs.to(given.dtype) if given.is_floating_point() else result.probs
+    labels, steps = result.labels, result.steps
+    if not layout.batched:
+        probs, labels = probs[0], labels[0]
     made = steps if layout.batched else steps[0]
     if isinstance(like, Tensor):
-        return Refined(probs, labels, engine, made, pruned)
-    return Refined(probs.numpy(), labels.numpy(), engine, made, pruned)
+        return Refined(probs, labels, engine, made, result.pruned)
+    return Refined(probs.numpy(), labels.numpy(), engine, made, result.pruned)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .arrays import EXACT_TOLERANCE, LatticeArrays, Term
 from .engines import ENGINES, core_missing, resolve_engine
 from .filters import build, exact, filter, separable
-from .recurrence import class_peaks, mean_field, mean_field_pruned
+from .recurrence import class_peaks, marginals, mean_field, response
+from .transforms import direct
 
 __all__ = [
     "ENGINES",
@@ -15,10 +16,12 @@ __all__ = [
     "build",
     "class_peaks",
     "core_missing",
+    "direct",
     "exact",
     "filter",
+    "marginals",
     "mean_field",
-    "mean_field_pruned",
     "resolve_engine",
+    "response",
     "separable",
 ]

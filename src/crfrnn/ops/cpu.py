@@ -18,9 +18,10 @@ __all__ = [
     "class_peaks",
     "exact",
     "filter",
+    "marginals",
     "mean_field",
     "mean_field_backward",
-    "mean_field_pruned",
+    "response",
     "saved_width",
     "separable",
 ]
@@ -31,8 +32,8 @@ _core: Any = _compiled
 saved_width = _core.saved_width
 
 
-def build(features: Tensor, width: int) -> LatticeArrays:
-    """Build the lattice around `features` (B N D); vertices are numbered along image tiles."""
+def build(features: Tensor) -> LatticeArrays:
+    """Build the lattice around `features` (B N D)."""
     features = features.detach().contiguous()
     batch, n, d = features.shape
     vertex = features.new_empty((batch, n, d + 1), dtype=torch.int32)
@@ -41,7 +42,7 @@ def build(features: Tensor, width: int) -> LatticeArrays:
     neighbors, offsets, sizes = [], [], [0]
     for b in range(batch):
         neighbor, offset = _core.build(
-            features[b], max(width, 1), vertex[b], weight[b], entry[b], torch.get_num_threads()
+            features[b], vertex[b], weight[b], entry[b], torch.get_num_threads()
         )
         neighbors.append(torch.from_numpy(neighbor))
         offsets.append(torch.from_numpy(offset))
@@ -108,7 +109,7 @@ def mean_field(
     return z, saved, steps
 
 
-def mean_field_pruned(
+def marginals(
     logits: Tensor,
     weights: Tensor,
     size: Sequence[int],
@@ -116,13 +117,16 @@ def mean_field_pruned(
     iterations: int,
     tolerance: float,
     kept: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """Run the Potts recurrence on some classes; see `reference.mean_field_pruned`."""
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Run the recurrence on some or all classes for its result; see `reference.marginals`."""
     logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
-    z = torch.empty_like(logits)
-    steps = torch.zeros(len(logits), dtype=torch.int64)
-    for b in range(len(logits)):
-        steps[b] = _core.mean_field_pruned(
+    batch, _, n = logits.shape
+    probs = torch.empty_like(logits)
+    labels = torch.empty((batch, n), dtype=torch.int64)
+    steps = torch.zeros(batch, dtype=torch.int64)
+    finite = True
+    for b in range(batch):
+        steps[b], fine = _core.marginals(
             logits[b],
             weights,
             [_core_term(term, b) for term in terms],
@@ -130,10 +134,23 @@ def mean_field_pruned(
             iterations,
             tolerance,
             list(kept),
-            z[b],
+            probs[b],
+            labels[b],
             torch.get_num_threads(),
         )
-    return z, steps
+        finite = finite and fine
+    return probs, labels, steps, finite
+
+
+def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> Tensor:
+    """F 1 (B N) for `shape` (B, N) points, to the power `power`; see `reference.response`."""
+    like = term.arrays[1] if term.kind == "lattice" else term.arrays[0]
+    out = like.new_empty(shape)
+    for b in range(shape[0]):
+        _core.response(
+            _core_term(term, b), shape[1], size[-1], power, out[b], torch.get_num_threads()
+        )
+    return out
 
 
 def class_peaks(logits: Tensor) -> list[float]:

@@ -48,7 +48,7 @@ def resolve_engine(engine: str | None, device: torch.device, dtype: torch.dtype)
 class Engine(Protocol):
     """The operators that each engine's module defines; `reference` documents them."""
 
-    def build(self, features: Tensor, width: int) -> LatticeArrays:
+    def build(self, features: Tensor) -> LatticeArrays:
         """Build a lattice."""
 
     def filter(self, values: Tensor, lattice: LatticeArrays, reverse: bool) -> Tensor:
@@ -72,7 +72,7 @@ class Engine(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the recurrence."""
 
-    def mean_field_pruned(
+    def marginals(
         self,
         logits: Tensor,
         weights: Tensor,
@@ -81,8 +81,13 @@ class Engine(Protocol):
         iterations: int,
         tolerance: float,
         kept: Sequence[int],
-    ) -> tuple[Tensor, Tensor]:
-        """Run the recurrence on some of the classes."""
+    ) -> tuple[Tensor, Tensor, Tensor, bool]:
+        """Run the recurrence on some or all classes for its marginals and labels."""
+
+    def response(
+        self, term: Term, shape: tuple[int, int], size: Sequence[int], power: float
+    ) -> Tensor:
+        """Filter ones."""
 
     def class_peaks(self, logits: Tensor) -> list[float]:
         """Bound each class's marginals from above."""

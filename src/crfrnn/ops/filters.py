@@ -10,31 +10,31 @@ from torch import Tensor
 from . import reference
 from .arrays import LatticeArrays
 from .engines import implementation
-from .transforms import no_forward_mode, no_second_derivative, one_by_one
+from .transforms import direct, no_forward_mode, no_second_derivative, one_by_one
 
 
 @torch.library.custom_op("crfrnn::build", mutates_args=())
-def _build(
-    features: Tensor, width: int, engine: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    vertex, weight, neighbor, entry, offset, starts = implementation(engine).build(features, width)
+def _build(features: Tensor, engine: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    vertex, weight, neighbor, entry, offset, starts = implementation(engine).build(features)
     return vertex, weight, neighbor, entry, offset, starts  # torch takes no named tuple here
 
 
-def build(features: Tensor, width: int, engine: str) -> LatticeArrays:
+def build(features: Tensor, engine: str) -> LatticeArrays:
     """Build the permutohedral lattice around `features` (B N D); see `reference.build`.
 
     The topology has no gradient. Where the features need one, the weights are computed again, to
     the same bits, by differentiable operations.
     """
-    lattice = LatticeArrays(*_build(features.detach(), width, engine))
+    if direct(features):
+        return implementation(engine).build(features)
+    lattice = LatticeArrays(*_build(features.detach(), engine))
     if not (torch.is_grad_enabled() and features.requires_grad):
         return lattice
     return lattice._replace(weight=reference.barycentric(features))
 
 
 @_build.register_fake
-def _(features: Tensor, width: int, engine: str) -> tuple[Tensor, ...]:
+def _(features: Tensor, engine: str) -> tuple[Tensor, ...]:
     batch, n, d = features.shape
     vertices = torch.library.get_ctx().new_dynamic_size()
     index = functools.partial(features.new_empty, dtype=torch.int32)
@@ -76,6 +76,8 @@ def _filter(
 def filter(values: Tensor, lattice: LatticeArrays, reverse: bool, engine: str) -> Tensor:
     """Splat, blur and slice `values` (B N C); `reverse` blurs the axes backwards: the adjoint."""
     no_forward_mode(values, lattice.weight)
+    if direct(values, lattice.weight):
+        return implementation(engine).filter(values, lattice, reverse)
     filtered: Tensor = _filter(values, *lattice, reverse, engine)
     return filtered
 
@@ -141,6 +143,8 @@ def _separable(values: Tensor, bands: list[Tensor], engine: str) -> Tensor:
 def separable(values: Tensor, bands: list[Tensor], engine: str) -> Tensor:
     """Multiply `values` (B *S C) along each axis of S by the band matrix of that axis."""
     no_forward_mode(values, *bands)
+    if direct(values, *bands):
+        return implementation(engine).separable(values, bands)
     filtered: Tensor = _separable(values, bands, engine)
     return filtered
 
@@ -179,6 +183,8 @@ def _exact(values: Tensor, features: Tensor, tolerance: float, engine: str) -> T
 def exact(values: Tensor, features: Tensor, tolerance: float, engine: str) -> Tensor:
     """Sum exp(-½|f_i - f_j|²) v_j over all j, for `values` (B N C) and `features` (B N D)."""
     no_forward_mode(values, features)
+    if direct(values, features):
+        return implementation(engine).exact(values, features, tolerance)
     summed: Tensor = _exact(values, features, tolerance, engine)
     return summed
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .arrays import Term
 from .engines import implementation
-from .transforms import no_second_derivative, one_by_one, under_transform
+from .transforms import direct, no_second_derivative, one_by_one, under_transform
 
 _NO_SECOND_DERIVATIVE = (
     "the fused recurrence has no second derivative. The plain one has: crfrnn.mean_field(-logits, "
@@ -33,6 +33,11 @@ def mean_field(
     # Under vmap a tensor does not tell whether a gradient will be asked for.
     wanted = logits.requires_grad or weights.requires_grad or under_transform()
     save = torch.is_grad_enabled() and wanted
+    if not save and direct(logits, weights):
+        z, _, steps = implementation(engine).mean_field(
+            logits, weights, size, terms, iterations, tolerance, False
+        )
+        return z, steps
     kinds, arrays = _flatten(terms, logits)
     if not torch.compiler.is_compiling():
         options = (list(size), kinds, iterations, tolerance, save, engine)
@@ -46,7 +51,7 @@ def mean_field(
     return z, steps
 
 
-def mean_field_pruned(
+def marginals(
     logits: Tensor,
     weights: Tensor,
     size: Sequence[int],
@@ -55,11 +60,18 @@ def mean_field_pruned(
     tolerance: float,
     kept: Sequence[int],
     engine: str,
-) -> tuple[Tensor, Tensor]:
-    """Run the recurrence on some classes, without gradients; see `reference.mean_field_pruned`."""
-    return implementation(engine).mean_field_pruned(
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Run the recurrence for its result, without gradients; see `reference.marginals`."""
+    return implementation(engine).marginals(
         logits, weights, size, terms, iterations, tolerance, kept
     )
+
+
+def response(
+    term: Term, shape: tuple[int, int], size: Sequence[int], power: float, engine: str
+) -> Tensor:
+    """The response (B N) of a term to ones, without gradients; see `reference.response`."""
+    return implementation(engine).response(term, shape, size, power)
 
 
 def class_peaks(logits: Tensor, engine: str) -> list[float]:

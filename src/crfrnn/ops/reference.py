@@ -20,9 +20,10 @@ __all__ = [
     "exact",
     "filter",
     "filter_to_weight",
+    "marginals",
     "mean_field",
     "mean_field_backward",
-    "mean_field_pruned",
+    "response",
     "saved_width",
     "separable",
     "separable_to_bands",
@@ -127,7 +128,7 @@ def mean_field(
     return z.transpose(1, 2).clone(memory_format=torch.contiguous_format), saved, steps
 
 
-def mean_field_pruned(
+def marginals(
     logits: Tensor,
     weights: Tensor,
     size: Sequence[int],
@@ -135,21 +136,34 @@ def mean_field_pruned(
     iterations: int,
     tolerance: float,
     kept: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """Run the Potts recurrence on the classes `kept`; the last weight stands for all others.
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Run the recurrence for its marginals (B C N) and labels (B N), without gradients.
 
-    In the softmax the others are one class whose logit is the log of the sum of their exps; each of
-    them then moves as that one did.
+    With `kept` classes, the Potts recurrence runs on these, and the last weight stands for all
+    others: in the softmax they are one class whose logit is the log of the sum of their exps, and
+    each of them then moves as that one did. Also returned: the steps made (B), and whether all
+    marginals are finite.
     """
-    inside = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    inside[list(kept)] = True
-    rest = logits[:, ~inside].logsumexp(1, keepdim=True)
-    chosen = torch.cat([logits[:, inside], rest], dim=1)
-    z, _, steps = mean_field(chosen, weights, size, terms, iterations, tolerance, False)
-    out = torch.empty_like(logits)
-    out[:, inside] = z[:, :-1]
-    out[:, ~inside] = logits[:, ~inside] + (z[:, -1:] - rest)
-    return out, steps
+    if kept:
+        inside = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+        inside[list(kept)] = True
+        rest = logits[:, ~inside].logsumexp(1, keepdim=True)
+        chosen = torch.cat([logits[:, inside], rest], dim=1)
+        moved, _, steps = mean_field(chosen, weights, size, terms, iterations, tolerance, False)
+        z = torch.empty_like(logits)
+        z[:, inside] = moved[:, :-1]
+        z[:, ~inside] = logits[:, ~inside] + (moved[:, -1:] - rest)
+    else:
+        z, _, steps = mean_field(logits, weights, size, terms, iterations, tolerance, False)
+    q = z.softmax(dim=1)
+    return q, q.max(dim=1).indices, steps, bool(torch.isfinite(q.sum()))
+
+
+def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> Tensor:
+    """F 1 (B N) at `shape` (B, N) points, to some power; kept from zero if that is negative."""
+    like = term.arrays[1] if term.kind == "lattice" else term.arrays[0]
+    norm = apply(term, like.new_ones(*shape, 1), size)[..., 0]
+    return norm if power == 1 else norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5) ** power
 
 
 def class_peaks(logits: Tensor) -> list[float]:

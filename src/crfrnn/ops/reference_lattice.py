@@ -10,12 +10,8 @@ from torch import Tensor
 from .arrays import LatticeArrays
 
 
-def build(features: Tensor, width: int) -> LatticeArrays:
-    """Build the lattice of Adams, Baek & Davis (2010) around `features` (B N D).
-
-    `width` is the length of an image row; it lets other engines number vertices for locality.
-    """
-    del width
+def build(features: Tensor) -> LatticeArrays:
+    """Build the lattice of Adams, Baek & Davis (2010) around `features` (B N D)."""
     parts = [_build_item(item) for item in features]
     vertex, weight, neighbor, entry, offset = (list(column) for column in zip(*parts, strict=True))
     sizes = torch.tensor([0] + [part.shape[1] for part in neighbor])

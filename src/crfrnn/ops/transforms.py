@@ -35,6 +35,17 @@ def no_second_derivative(operator: Any, reason: str) -> None:
     operator.register_autograd(refuse)
 
 
+def direct(*tensors: Tensor) -> bool:
+    """Whether an operator may skip torch's dispatcher, which is slow at its first call.
+
+    So it is for plain tensors where no gradient is wanted and nothing is traced or transformed.
+    """
+    if torch.compiler.is_compiling() or under_transform():
+        return False
+    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    return plain and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+
+
 def under_transform() -> bool:
     """Whether vmap, grad or another transform of torch.func is at work."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

@@ -12,7 +12,7 @@ from torch import Tensor
 from crfrnn._forks import settle
 from crfrnn.filters import KernelFilter
 from crfrnn.lattice import Lattice
-from crfrnn.pruning import infer_and_prune
+from crfrnn.pruning import marginals
 
 from ._arguments import Floats, as_floats, member, refuse_nan, whole
 from ._compat import apply_penalty, as_weights, read_penalty
@@ -119,10 +119,10 @@ class DenseCRF:
         settle()
         with torch.no_grad():
             logits = self._start()
-            if self._terms and steps:
-                logits = self._infer(logits, steps)
-            q: Floats = logits.softmax(dim=1)[0].numpy()
-        return q
+            refined = bool(self._terms) and steps > 0
+            q = self._infer(logits, steps) if refined else logits.softmax(dim=1)
+        result: Floats = q[0].numpy()
+        return result
 
     def startInference(self) -> tuple[Floats, Floats, Floats]:
         """Return the marginals before the first step, and two empty scratch matrices."""
@@ -171,12 +171,11 @@ class DenseCRF:
         self._logits = as_logits(energies, self._nlabel, self._nvar)
 
     def _infer(self, logits: Tensor, steps: int) -> Tensor:
-        """Run the recurrence, without the classes that provably stay negligible."""
+        """Marginals (1, C, N), without the classes that provably stay negligible."""
         filters, penalties = zip(*list(self._terms), strict=True)
         weights, penalty = as_weights(penalties, self._nlabel)
         grid = logits.view(1, self._nlabel, *self._size)
-        z, _, _ = infer_and_prune(grid, filters, weights, penalty, steps)
-        return z.flatten(2)
+        return marginals(grid, filters, weights, penalty, steps).probs.flatten(2)
 
     def _start(self) -> Tensor:
         """Negative unary energies (1, C, N); zero if none were set."""
@@ -200,7 +199,7 @@ class DenseCRF:
         settle()
         features = torch.from_numpy(points.reshape(1, self._nvar, -1))
         with torch.no_grad():
-            lattice = Lattice(features, width=self._size[-1] if len(self._size) > 1 else 1)
+            lattice = Lattice(features)
             ones = features.new_ones(1, self._nvar)
             filter = KernelFilter.normalized(lattice, ones, scheme)
         self._terms.append((filter, penalty))
