@@ -51,7 +51,6 @@ ARROWS = {
     " _layer_inputs",
     "loss": "prepared pairwise lattice _layer_inputs",
     "models": "layer",
-    "data": "",
     "pruning": "recurrence filters ops",
     "_forks": "",
     "refine": "presets pruning filters pairwise lattice ops _inputs _forks",
@@ -62,6 +61,10 @@ ARROWS = {
     "score_grid": "",
     "score_kinds": "score_grid",
     "scores": "files score_grid score_kinds",
+    "data": "files palette",
+    "checkpoint": "models layer pretrained files",
+    "boundaries": "",
+    "metrics": "boundaries",
     "demo": "refine presets palette files figures scores",
     "__init__": "refine pydensecrf presets pairwise lattice mean_field _info"
     " layer loss models prepared frank_wolfe energy",
