@@ -31,9 +31,7 @@ class ScorePack:
         ValueError: arrays are missing, or do not fit each other.
     """
 
-    def __init__(
-        self, path: Path, *, canvas: int | None = 513, align_corners: bool = True
-    ) -> None:
+    def __init__(self, path: Path, *, canvas: int | None = 513, align_corners: bool = True) -> None:
         arrays = read_arrays(path)
         missing = [name for name in ("ids", "logits", "scale", "zero") if name not in arrays]
         if missing:

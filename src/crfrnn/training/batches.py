@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,12 +43,13 @@ class Batch:
         """Move to a device."""
         if device.type == "cpu":
             return self
-        moved = {
-            name: None if value is None else value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if name != "names"
-        }
-        return replace(self, **moved)
+        return Batch(
+            self.names,
+            self.image.to(device),
+            self.label.to(device),
+            self.inside.to(device),
+            None if self.logits is None else self.logits.to(device),
+        )
 
 
 def stack(items: Sequence[Item]) -> Batch:

@@ -76,7 +76,7 @@ class _Single:
         return loss
 
     def backward(self, loss: Tensor) -> None:
-        scaled = loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
+        scaled: Any = loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
         scaled.backward()
 
     def step(self, module: nn.Module, optimizer: Any, clip: float | None) -> Tensor:

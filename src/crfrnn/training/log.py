@@ -35,13 +35,22 @@ class Log:
         total: steps of all stages.
         tensorboard: also write TensorBoard events.
         quiet: no progress bar.
+        writes: False in all processes but the first.
     """
 
     def __init__(
-        self, folder: Path, *, step: int, total: int, tensorboard: bool, quiet: bool
+        self,
+        folder: Path,
+        *,
+        step: int,
+        total: int,
+        tensorboard: bool,
+        quiet: bool,
+        writes: bool = True,
     ) -> None:
         self.folder = folder
-        for name in _COLUMNS:
+        self.writes = writes
+        for name in _COLUMNS if writes else ():
             _trim(folder / name, _COLUMNS[name], step)
         self.board = _board(folder, step) if tensorboard else None
         console = Console(stderr=True)
@@ -73,6 +82,8 @@ class Log:
 
     def add(self, name: str, values: Mapping[str, Any]) -> None:
         """Add a line to `STEPS` or `EPOCHS`."""
+        if not self.writes:
+            return
         row = [_spell(values.get(column)) for column in _COLUMNS[name]]
         with (self.folder / name).open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
@@ -102,10 +113,11 @@ def _trim(path: Path, columns: tuple[str, ...], step: int) -> None:
 
 def _board(folder: Path, step: int) -> Any:
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils import tensorboard
     except ImportError as error:
         raise ImportError(
             "tensorboard logs need the tensorboard package; install it with "
             'pip install "crfrnn[tensorboard]", or set tensorboard: false'
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+    make: Any = tensorboard.SummaryWriter
+    return make(str(folder / "tensorboard"), purge_step=step + 1)

@@ -108,8 +108,8 @@ class Source:
         label = torch.where(label == IGNORE, _VOID, label)
         if logits is None:
             size = None if stage.crop is None else (stage.crop, stage.crop)
-            jitter = dict.fromkeys(("brightness", "contrast", "saturation"), stage.color)
-            augment = Augment(stage.scale, size, 0.5 if stage.flip else 0.0, **jitter)
+            flip, jitter = (0.5 if stage.flip else 0.0), stage.color
+            augment = Augment(stage.scale, size, flip, jitter, jitter, jitter)
             image, label = augment(image, label, chance)
         else:
             image, label, logits = _cut(image, label, logits, stage, chance)
@@ -117,7 +117,11 @@ class Source:
         return Item(sample.name, image, torch.where(label == _VOID, IGNORE, label), inside, logits)
 
     def batches(
-        self, batches: Sequence[Sequence[int]], stage: StageConfig, seeds: Sequence[int], workers: int
+        self,
+        batches: Sequence[Sequence[int]],
+        stage: StageConfig,
+        seeds: Sequence[int],
+        workers: int,
     ) -> Iterator[Batch]:
         """Load batches of an epoch, by worker processes if there are any."""
         keyed = _Keyed(self, stage, tuple(seeds))
@@ -168,7 +172,7 @@ def _pack(config: DataConfig, path: Path, pictures: Any) -> ScorePack:
             f"{path}: scores of {pack.num_classes} classes, but the data set has "
             f"{pictures.num_classes}"
         )
-    missing = [name for name in pictures.names if name not in set(pack.names)]
+    missing = sorted(set(pictures.names) - set(pack.names))
     if missing:
         raise ValueError(
             f"{path}: no scores for {len(missing)} of {len(pictures)} images, such as {missing[0]}"
