@@ -186,6 +186,18 @@ def test_classes_on_one_side_count_and_on_neither_do_not() -> None:
     assert float(mean_iou(alone.confusion)) == 1
 
 
+def test_contours_deep_in_void_do_not_count() -> None:
+    label = torch.zeros((9, 20), dtype=torch.int64)
+    label[:, 4:16] = 255
+    prediction = torch.zeros((9, 20), dtype=torch.int64)
+    prediction[:, 10:12] = 1  # in the middle of what nobody labelled
+    counts = Judge(label, 2, Settings(widths=(1,), tolerance=0.1)).count(prediction)
+    assert counts.contour.sum() == 0
+    prediction[:, 5:7] = 1  # its contour is within two pixels of labelled ones
+    counts = Judge(label, 2, Settings(widths=(1,), tolerance=0.1)).count(prediction)
+    assert counts.contour[:, 1].tolist() == [0, 9, 0, 0]
+
+
 def test_the_band_of_boundary_iou_is_that_of_cheng() -> None:
     """By its definition: |(G_d & G) & (P_d & P)| / |(G_d & G) | (P_d & P)| over a whole image."""
     label, prediction = (torch.zeros((40, 50), dtype=torch.int64) for _ in range(2))
