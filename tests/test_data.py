@@ -233,6 +233,12 @@ def test_resizing_keeps_pixel_centers_over_each_other(size: tuple[int, int]) -> 
     assert float((image[0] - label).abs().max()) <= 0.5 * max(1, 12 / size[0])
 
 
+def test_shrinking_averages_what_it_drops() -> None:
+    stripes = torch.tensor([0.0, 100]).repeat(8)[:15].expand(3, 15, 15)
+    image, _ = resize(stripes, torch.zeros(15, 15, dtype=torch.int64), (3, 3))
+    assert float((image - 50).abs().max()) < 8  # no stripe is picked out
+
+
 def test_windows_partly_and_wholly_outside() -> None:
     image, label = coded()
     picture, ids = crop(image, label, (-2, 13), (4, 5))
