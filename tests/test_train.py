@@ -19,6 +19,7 @@ from crfrnn import CRFRNN
 from crfrnn.checkpoint import load_checkpoint
 from crfrnn.cli import main
 from crfrnn.data.score_pack import ScorePack, write_score_pack
+from crfrnn.models import make_network
 from crfrnn.training import (
     PAPER_RATES,
     CrfConfig,
@@ -62,7 +63,7 @@ def stage(train: Any = "joint", **more: Any) -> StageConfig:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(folder / "model").modules().state_dict()
+    return load_checkpoint(folder / "model").parts().state_dict()
 
 
 def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
@@ -146,19 +147,18 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
 def test_joint_training_learns_and_is_logged(tmp_path: Path) -> None:
     chosen = config(
         tmp_path,
-        stage("network", epochs=8, rates=RatesConfig(network=0.1)),
+        stage("network", epochs=12, rates=RatesConfig(network=0.1)),
         stage("joint", epochs=4),
         data=shapes(12, 32),
         validate_every=4,
-        workers=1,
     )
     trained = train(chosen, quiet=True)
     table = [row.split(",") for row in rows(tmp_path / "epochs.csv")]
     losses = [float(row[table[0].index("loss")]) for row in table[1:]]
-    assert losses[7] < 0.7 * losses[0]
+    assert losses[11] < 0.8 * losses[0]
     assert trained.loss == pytest.approx(losses[-1], rel=1e-6)
     scores = [row[table[0].index("iou.crf")] for row in table[1:]]
-    assert [bool(score) for score in scores] == [i % 4 == 3 for i in range(12)]
+    assert [bool(score) for score in scores] == [i % 4 == 3 for i in range(16)]
     assert trained.scores["crf"] == pytest.approx(float(scores[-1]), rel=1e-6)
     model = load_checkpoint(trained.model)
     assert model.crf is not None
@@ -335,9 +335,12 @@ def test_numbers_that_are_not_finite_are_named(
     with pytest.raises(FloatingPointError, match=expected):
         one_step()
     monkeypatch.undo()
-    huge = stage("crf", epochs=1, clip=None, rates=RatesConfig(weights=1e38, compatibility=0))
-    with pytest.raises(FloatingPointError, match=r"crf.kernel_weights.* not finite after the last"):
-        train(config(tmp_path / "huge", huge), quiet=True)
+    state = make_network("light", 3, **MODEL.options).state_dict()
+    state["score8.bias"][0] = float("nan")
+    torch.save(state, tmp_path / "spoilt.pt")
+    spoilt_model = dataclasses.replace(MODEL, weights=tmp_path / "spoilt.pt")
+    with pytest.raises(FloatingPointError, match=r"step 0: network.score8.bias is not finite: an"):
+        one_step(model=spoilt_model)
     plain = Objective.unary
 
     def steep(self: Objective, image: torch.Tensor, logits: Any = None) -> torch.Tensor:
@@ -346,7 +349,9 @@ def test_numbers_that_are_not_finite_are_named(
         return unary
 
     monkeypatch.setattr(Objective, "unary", steep)
-    with pytest.raises(FloatingPointError, match=r"gradient of network\.\S+ and \d+ more|gradient"):
+    with pytest.raises(
+        FloatingPointError, match=r"the gradient of network\.stages.*and \d+ more is not"
+    ):
         one_step()
 
 

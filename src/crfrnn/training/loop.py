@@ -151,7 +151,7 @@ def _step(run: Run, stage: StageConfig, batch: Batch, epoch: int) -> dict[str, A
     share = factor(stage, run.step, run.steps_of(run.stage))
     for group in run.optimizer.param_groups:
         group["lr"] = group["peak"] * share
-    run.optimizer.zero_grad(set_to_none=True)
+    objective.zero_grad(set_to_none=True)
     pixels = engine.total(labelled(batch))
     tensors = (batch.image, batch.label, batch.inside, batch.logits)
     try:

@@ -34,14 +34,13 @@ class Objective(nn.Module):
     def enter(self, stage: StageConfig) -> None:
         """Freeze and thaw what a stage asks for, and switch to training mode."""
         self.stage = stage
-        for parameter in self.crf.parameters():
-            parameter.requires_grad_(stage.train != "network")
         self.train()
-        if self.network is None:
-            return
-        learns = stage.train != "crf"
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(learns)
+        # A gradient left from the stage before would count in the norm that is clipped.
+        self.zero_grad(set_to_none=True)
+        self.requires_grad_(False)
+        for group in self.groups():
+            for parameter in group["params"]:
+                parameter.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Objective:
         """Switch modes, but leave alone what the stage froze."""

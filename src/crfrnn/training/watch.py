@@ -17,8 +17,8 @@ def blame_forward(objective: Objective, batch: Batch, where: str, reason: str) -
     spoilt = [name for name, p in objective.named_parameters() if not bool(p.isfinite().all())]
     if spoilt:
         raise FloatingPointError(
-            f"{where}: {_some(spoilt)} not finite after the last update. Lower the learning rate "
-            f"of that group, or clip the gradients (clip)."
+            f"{where}: {_some(spoilt)} is not finite: an update overflowed, or it came so. Lower "
+            f"the learning rate of that group, or clip the gradients (clip)."
         )
     objective.eval()
     with torch.no_grad():
