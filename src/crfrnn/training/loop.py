@@ -99,7 +99,7 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
             while run.step < run.steps_of(index):
                 scores = _epoch(run, stage, log)
     loss = run.losses[0] / run.losses[1] if run.losses[1] else float("nan")
-    if not scores and run.val is not None:
+    if not scores and run.val is not None and config.validate_every:
         scores = validate(run.objective, run.average, run.val, engine)
     if not engine.rank:
         run.export()

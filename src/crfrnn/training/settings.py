@@ -16,12 +16,12 @@ from crfrnn.files import describe
 Config = TypeVar("Config")
 
 
-def read_config(kind: type[Config], path: Path, overrides: Iterable[str] = ()) -> Config:
+def read_config(kind: type[Config], path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file as a configuration.
 
     Args:
         kind: the dataclass, such as `TrainConfig`.
-        path: the file.
+        path: the file; None for overrides alone.
         overrides: `KEY=VALUE`, the key with dots and counting from 0 in lists, as
             `stages.0.epochs=3`; the value as YAML spells it.
 
@@ -40,7 +40,7 @@ def read_config(kind: type[Config], path: Path, overrides: Iterable[str] = ()) -
         >>> read_config(RatesConfig, path, ["weights=0.5"]).weights
         0.5
     """
-    tree = read_yaml(path)
+    tree = {} if path is None else read_yaml(path)
     for override in overrides:
         _override(tree, override)
     return build(kind, tree, "")
