@@ -65,11 +65,15 @@ ARROWS = {
     "checkpoint": "models layer pretrained files",
     "boundaries": "",
     "metrics": "boundaries",
+    "evaluate": "data metrics",
+    "score_pack": "files",
+    "integrations": "models",
     "demo": "refine presets palette files figures scores",
     "__init__": "refine pydensecrf presets pairwise lattice mean_field _info"
     " layer loss models prepared frank_wolfe energy",
     "cli": "__init__ refine presets pairwise _info"
-    " palette files figures score_grid score_kinds scores demo",
+    " palette files figures score_grid score_kinds scores score_pack demo"
+    " data metrics evaluate checkpoint integrations",
     "__main__": "cli",
 }
 
