@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .data import MaskedImages, Sample
-from .metrics import Counts, Judge, Settings, interval, iou, mean_iou, resample, stack, summarize
+from .metrics import Counts, Judge, Settings, interval, iou, resample, stack, summarize
 from .metrics import total as add_up
 
 #: Gives the labels (H, W) of a sample by each method, by the name of the method.
@@ -86,8 +86,8 @@ class Evaluation:
         }
 
     def changes(self, first: str = BEFORE, second: str = AFTER) -> list[float]:
-        """By how much the mean IoU of each image alone changes from one method to another."""
-        old, new = (mean_iou(self.rows[name].confusion) for name in (first, second))
+        """By how much each image's own mean IoU over its true classes changes between methods."""
+        old, new = (_own_iou(self.rows[name].confusion) for name in (first, second))
         return [float(change) for change in (new - old).nan_to_num()]
 
     def _class_iou(self, name: str) -> dict[str, float | None]:
@@ -162,6 +162,11 @@ def extremes(changes: Sequence[float]) -> dict[str, int]:
     """The images with the best, the median and the worst change, by their index."""
     order = sorted(range(len(changes)), key=lambda index: changes[index])
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
+
+
+def _own_iou(confusion: Tensor) -> Tensor:
+    """Mean IoU of single images; a false class counts by what it takes from the true ones only."""
+    return iou(confusion).where(confusion.sum(dim=-1) > 0, math.nan).nanmean(dim=-1)
 
 
 def _spread(value: float, drawn: Tensor) -> dict[str, float | None]:

@@ -180,9 +180,12 @@ def _tell(report: dict[str, Any], task: Task, *, as_json: bool) -> None:
     relabeled = sum(record["relabeled"] for record in done)
     share = f"{relabeled / pixels:.1%} of pixels relabeled, " if pixels else ""
     engine = f", {done[0]['engine']} engine" if done and "engine" in done[0] else ""
-    numbers = f"{report[task.done]} {task.done}, {report['skipped']} already there, {report['failed']} failed"
-    time_text = f"{share}{report['seconds']:.1f} s{engine}"
-    sys.stdout.write(f"{report['outputs']['labels']}: {numbers}; {time_text}\n")
+    parts = (
+        f"{report[task.done]} {task.done}",
+        f"{report['skipped']} already there",
+        f"{report['failed']} failed; {share}{report['seconds']:.1f} s{engine}",
+    )
+    sys.stdout.write(f"{report['outputs']['labels']}: {', '.join(parts)}\n")
 
 
 def _notes(records: Iterable[Record]) -> Iterator[str]:
