@@ -18,7 +18,6 @@ import torch
 from crfrnn import CRFRNN
 from crfrnn.checkpoint import load_checkpoint
 from crfrnn.cli import main
-from crfrnn.data.score_pack import ScorePack, write_score_pack
 from crfrnn.models import make_network
 from crfrnn.training import (
     PAPER_RATES,
@@ -35,6 +34,7 @@ from crfrnn.training import (
 )
 from crfrnn.training.batches import Batch, order
 from crfrnn.training.objective import Objective
+from crfrnn.training.packed import PackedLogits
 from crfrnn.training.run import Run
 from crfrnn.training.schedule import factor
 from crfrnn.training.settings import to_yaml
@@ -248,6 +248,15 @@ def test_schedules() -> None:
     assert cycle[10] == pytest.approx(1e-4)
 
 
+def write_score_pack(path: Path, names: list[str], logits: list[torch.Tensor]) -> None:
+    """Write logits (C, h, w) as 8-bit numbers."""
+    stacked = torch.stack(logits).permute(0, 2, 3, 1)
+    low = float(stacked.min())
+    scale = max(float(stacked.max()) - low, 1e-6) / 255
+    codes = ((stacked - low) / scale).round().to(torch.uint8).numpy()
+    np.savez(path, ids=np.array(names), logits=codes, scale=scale, zero=-low / scale)
+
+
 def pack(path: Path, data: DataConfig, split: str, sharpness: float = 3.0) -> None:
     """Scores at a quarter of the resolution: the truth, blurred and noisy."""
     source = Source(data, split)
@@ -287,7 +296,8 @@ def test_temperature_and_canvas_of_scores(tmp_path: Path) -> None:
     names, values = ["a", "b"], [torch.randn(3, 5, 5), torch.randn(3, 5, 5)]
     write_score_pack(tmp_path / "s.npz", names, values)
     step = (torch.stack(values).max() - torch.stack(values).min()) / 255
-    scores = ScorePack(tmp_path / "s.npz", canvas=9, align_corners=True)
+    read = ScoresConfig(tmp_path / "s.npz", canvas=9, align_corners=True)
+    scores = PackedLogits(tmp_path / "s.npz", read)
     full = torch.nn.functional.interpolate(
         values[1][None], size=(9, 9), mode="bilinear", align_corners=True
     )[0]
@@ -398,13 +408,19 @@ def test_data_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[st
     data = with_scores(tmp_path)
     model = ModelConfig(None)
     more = shapes(13, 32, scores=data.scores)
-    with pytest.raises(ValueError, match=r"no scores for 1 of 13 images, such as train12"):
+    with pytest.raises(ValueError, match=r"no scores of 1 of 13 images: train12"):
         train(config(tmp_path / "a", stage("crf"), data=more, model=model), quiet=True)
     write_score_pack(tmp_path / "val.npz", ["val0"], [torch.zeros(4, 8, 8)])
-    with pytest.raises(ValueError, match=r"scores of 4 classes, but the data set has 3"):
+    with pytest.raises(ValueError, match=r"val.npz: no scores of 11 of 12 images"):
         train(config(tmp_path / "a", stage("crf"), data=data, model=model), quiet=True)
-    np.savez(tmp_path / "val.npz", ids=["val0"], logits=np.zeros((1, 4, 4, 3), np.float32))
-    with pytest.raises(ValueError, match=r"val.npz: expected arrays .*; scale, zero missing"):
+    every = [f"val{index}" for index in range(12)]
+    write_score_pack(tmp_path / "val.npz", every, [torch.rand(4, 8, 8)] * 12)
+    with pytest.raises(
+        ValueError, match=r"logits of shape \(8, 8, 4\).*the data set has 3 classes"
+    ):
+        train(config(tmp_path / "a", stage("crf"), data=data, model=model), quiet=True)
+    np.savez(tmp_path / "val.npz", ids=every, probs=np.zeros((12, 4, 4, 3), np.float32))
+    with pytest.raises(ValueError, match=r"val.npz: expected logits; got probs"):
         train(config(tmp_path / "a", stage("crf"), data=data, model=model), quiet=True)
     missing = dataclasses.replace(MODEL, weights=tmp_path / "none.pt")
     with pytest.raises(FileNotFoundError, match=r"model.weights: .*none.pt is missing"):

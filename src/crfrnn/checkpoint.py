@@ -76,6 +76,11 @@ class Checkpoint:
         before = network_logits(self.network, image)
         return before, before if self.crf is None else self.crf(before, image)
 
+    @property
+    def has_crf(self) -> bool:
+        """Whether there is a CRF on top."""
+        return self.crf is not None
+
     def parts(self) -> nn.ModuleDict:
         """The parts as one module, whose `state_dict` is what the file holds."""
         return nn.ModuleDict({"network": self.network, **({"crf": self.crf} if self.crf else {})})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,6 +41,10 @@ class Predictor:
         image = sample.image[None].float().to(self.device)
         given = None if logits is None else logits[None].to(self.device)
         return image, self.objective.unary(image, given), sample.label
+
+    @torch.no_grad()
+    def _network(self, image: Tensor) -> Tensor:
+        return self.objective.unary(image)
 
     @torch.no_grad()
     def labels(self, image: Tensor, unary: Tensor, steps: Sequence[int]) -> list[Tensor]:
@@ -83,11 +88,10 @@ class Predictor:
             image, unary, _ = self.unary(source, index)
             costs = {}
             if self.objective.network is not None:
-                costs["network"] = measure(lambda i=image: self.objective.unary(i), self.device)
+                costs["network"] = measure(partial(self._network, image), self.device)
             for count in steps if self.crf is not None else ():
-                costs[str(count)] = measure(
-                    lambda i=image, u=unary, c=count: self.labels(i, u, [c]), self.device
-                )
+                work = partial(self.labels, image, unary, [count])
+                costs[str(count)] = measure(work, self.device)
             found.append(costs)
         return {name: _middle([costs[name] for costs in found]) for name in found[0]}
 

@@ -20,6 +20,10 @@ from crfrnn.training.source import Source
 from .config import AblateConfig
 from .plot import Line, draw_lines
 
+_SCORE_HEADS = (
+    "row", "mean IoU", "trimap IoU", "boundary F", "over the network", "over the tuned CRF",
+)  # fmt: skip
+
 PAGE, TABLE, PLOT = "report.md", "report.json", "report.png"
 
 
@@ -177,19 +181,10 @@ def _page(config: AblateConfig, tree: dict[str, Any]) -> str:
             "# What each part gives",
             f"{tree['images']} validation images, on which nothing was chosen; seeds {seeds}. "
             f"In parentheses: standard deviation over the seeds; in brackets: 95 % bootstrap "
-            f"interval over the images, of the mean over the seeds; differences are paired.",
+            f"interval over the images, of the mean over the seeds; differences are paired. "
+            f"Trimap: pixels within {config.trimap} of another label.",
             f"## At T = {config.report}",
-            _table(
-                [
-                    "row",
-                    "mean IoU",
-                    f"trimap IoU ({config.trimap} px)",
-                    "boundary F",
-                    "over the network",
-                    "over the tuned CRF",
-                ],
-                scores,
-            ),  # fmt: skip
+            _table(_SCORE_HEADS, scores),
             *_verdicts(tree),
             "## Mean IoU by steps at test time",
             _table(heads, sweep),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from crfrnn.layer import CRFRNN
-from crfrnn.presets import find_preset, write_preset
+from crfrnn.presets import write_preset
 from crfrnn.training import ModelConfig, train
 from crfrnn.training.config_crf import CrfConfig
 from crfrnn.training.run import make_objective
@@ -50,15 +50,13 @@ class Rows:
             return self._predictor(self._network(), None)
         if row in ("default", "tuned"):
             source = self.config.preset if row == "default" else str(self._tuned())
-            preset = find_preset(source)
-            # Only the weights and bandwidths are the preset's; the rest may be a variant's.
-            normalization = crf.normalization if variant is not None else None
+            # Weights and bandwidths are the preset's; the rest may be a variant's.
             changed = dataclasses.replace(
                 crf,
                 preset=source,
                 kernels=None,
                 learn_compatibility=False,
-                normalization=normalization or preset.normalization,
+                normalization=None if variant is None else crf.normalization,
             )
             return self._predictor(self._network(), changed.make(self.classes))
         started = self._started(crf)

@@ -81,7 +81,7 @@ def load_by_name(
     )
     if not fitting or (strict and not report.is_complete):
         raise ValueError(
-            f"{source}: the weights do not fit {type(network).__name__}: {report}. Check the "
+            f"{source}: the weights do not fit the model: {report}. Check the "
             f"network's name, its arguments and num_classes"
             + ("." if not fitting else ", or load with strict=False to skip what does not fit.")
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -12,13 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from crfrnn.data import open_dataset
 from crfrnn.data.masked_images import IGNORE, Sample
-from crfrnn.data.score_pack import ScorePack
 from crfrnn.data.synthetic import CLASSES, shapes
 from crfrnn.data.transforms import Augment, crop, resize
 
 from .batches import Batch, Item, generator, stack
 from .config import DataConfig
 from .config_stage import StageConfig
+from .packed import PackedLogits
 
 #: A label inside the image that does not count, while 255 stands for outside of it.
 _VOID = -1
@@ -73,14 +72,14 @@ class Source:
         if listed is None:
             raise ValueError(f"data.{split}: name a list or split")
         self.pictures = _open(config, listed)
-        self.pack: ScorePack | None = None
-        self.temperature = 1.0
+        self.pack: PackedLogits | None = None
         if config.scores is not None:
             path = config.scores.train if split == "train" else config.scores.val
             if path is None:
                 raise ValueError(f"data.scores.{split}: the file of scores is missing")
-            self.pack = _pack(config, path, self.pictures)
-            self.temperature = config.scores.temperature if split == "train" else 1.0
+            temperature = config.scores.temperature if split == "train" else 1.0
+            self.pack = PackedLogits(path, config.scores, temperature)
+            self.pack.require(self.pictures.names, self.pictures.num_classes)
         self.num_classes = self.pictures.num_classes
         self.classes = self.pictures.classes
         count = len(self.pictures)
@@ -99,7 +98,7 @@ class Source:
         if self.pack is None:
             return sample, None
         height, width = sample.label.shape
-        return sample, self.pack.logits(sample.name, (height, width)) / self.temperature
+        return sample, self.pack.logits(sample.name, (height, width))
 
     def item(self, index: int, stage: StageConfig, chance: torch.Generator) -> Item:
         """An image cropped and augmented."""
@@ -162,22 +161,6 @@ def _open(config: DataConfig, split: str) -> Any:
     paths = {name: config.root / options.pop(name) for name in ("images", "masks")}
     listed = config.root / f"{split}.txt"
     return open_dataset("folder", **paths, ids=listed, **options)
-
-
-def _pack(config: DataConfig, path: Path, pictures: Any) -> ScorePack:
-    assert config.scores is not None
-    pack = ScorePack(path, canvas=config.scores.canvas, align_corners=config.scores.align_corners)
-    if pack.num_classes != pictures.num_classes:
-        raise ValueError(
-            f"{path}: scores of {pack.num_classes} classes, but the data set has "
-            f"{pictures.num_classes}"
-        )
-    missing = sorted(set(pictures.names) - set(pack.names))
-    if missing:
-        raise ValueError(
-            f"{path}: no scores for {len(missing)} of {len(pictures)} images, such as {missing[0]}"
-        )
-    return pack
 
 
 def _cut(
