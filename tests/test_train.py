@@ -22,8 +22,6 @@ from crfrnn.models import make_network
 from crfrnn.training import (
     PAPER_RATES,
     CrfConfig,
-    DataConfig,
-    KernelConfig,
     ModelConfig,
     RatesConfig,
     ScoresConfig,
@@ -41,16 +39,10 @@ from crfrnn.training.settings import to_yaml
 from crfrnn.training.source import Source
 from crfrnn.training.state import load_state
 
-KERNELS = (
-    KernelConfig("Bilateral", position=8, color=25, weight=2),
-    KernelConfig("Gaussian", position=1.5, weight=1),
-)
+from .packs import KERNELS, shapes, with_scores, write_pack
+
 MODEL = ModelConfig("light", {"width": 2, "dropout": 0.2}, crf=CrfConfig(kernels=KERNELS))
 RATES = RatesConfig(network=0.05, weights=0.05, compatibility=0.05, bandwidths=0.05)
-
-
-def shapes(count: int = 8, size: int = 24, **more: Any) -> DataConfig:
-    return DataConfig("shapes", options={"count": count, "size": size}, **more)
 
 
 def config(output: Path, *stages: StageConfig, **more: Any) -> TrainConfig:
@@ -248,37 +240,6 @@ def test_schedules() -> None:
     assert cycle[10] == pytest.approx(1e-4)
 
 
-def write_score_pack(path: Path, names: list[str], logits: list[torch.Tensor]) -> None:
-    """Write logits (C, h, w) as 8-bit numbers."""
-    stacked = torch.stack(logits).permute(0, 2, 3, 1)
-    low = float(stacked.min())
-    scale = max(float(stacked.max()) - low, 1e-6) / 255
-    codes = ((stacked - low) / scale).round().to(torch.uint8).numpy()
-    np.savez(path, ids=np.array(names), logits=codes, scale=scale, zero=-low / scale)
-
-
-def pack(path: Path, data: DataConfig, split: str, sharpness: float = 3.0) -> None:
-    """Scores at a quarter of the resolution: the truth, blurred and noisy."""
-    source = Source(data, split)
-    logits, names = [], []
-    for index in range(len(source)):
-        sample, _ = source.sample(index)
-        hot = torch.nn.functional.one_hot(sample.label, 3).permute(2, 0, 1).float()
-        low = torch.nn.functional.avg_pool2d(hot, 4)
-        logits.append(sharpness * (low + 0.1 * torch.randn(low.shape)))
-        names.append(sample.name)
-    write_score_pack(path, names, logits)
-
-
-def with_scores(tmp_path: Path, **more: Any) -> DataConfig:
-    data = shapes(12, 32)
-    for split in ("train", "val"):
-        pack(tmp_path / f"{split}.npz", data, split)
-    given = {"canvas": None, "align_corners": False, **more}
-    scores = ScoresConfig(tmp_path / "train.npz", tmp_path / "val.npz", **given)
-    return dataclasses.replace(data, scores=scores)
-
-
 def test_the_crf_learns_from_scores_computed_before(tmp_path: Path) -> None:
     data = with_scores(tmp_path)
     model = ModelConfig(None, crf=CrfConfig(kernels=KERNELS))
@@ -294,7 +255,7 @@ def test_the_crf_learns_from_scores_computed_before(tmp_path: Path) -> None:
 
 def test_temperature_and_canvas_of_scores(tmp_path: Path) -> None:
     names, values = ["a", "b"], [torch.randn(3, 5, 5), torch.randn(3, 5, 5)]
-    write_score_pack(tmp_path / "s.npz", names, values)
+    write_pack(tmp_path / "s.npz", names, values)
     step = (torch.stack(values).max() - torch.stack(values).min()) / 255
     read = ScoresConfig(tmp_path / "s.npz", canvas=9, align_corners=True)
     scores = PackedLogits(tmp_path / "s.npz", read)
@@ -410,11 +371,11 @@ def test_data_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[st
     more = shapes(13, 32, scores=data.scores)
     with pytest.raises(ValueError, match=r"no scores of 1 of 13 images: train12"):
         train(config(tmp_path / "a", stage("crf"), data=more, model=model), quiet=True)
-    write_score_pack(tmp_path / "val.npz", ["val0"], [torch.zeros(4, 8, 8)])
+    write_pack(tmp_path / "val.npz", ["val0"], [torch.zeros(4, 8, 8)])
     with pytest.raises(ValueError, match=r"val.npz: no scores of 11 of 12 images"):
         train(config(tmp_path / "a", stage("crf"), data=data, model=model), quiet=True)
     every = [f"val{index}" for index in range(12)]
-    write_score_pack(tmp_path / "val.npz", every, [torch.rand(4, 8, 8)] * 12)
+    write_pack(tmp_path / "val.npz", every, [torch.rand(4, 8, 8)] * 12)
     with pytest.raises(
         ValueError, match=r"logits of shape \(8, 8, 4\).*the data set has 3 classes"
     ):

@@ -99,17 +99,17 @@ def compare(scored: Scored, preset: Preset) -> dict[str, float]:
 def gain_interval(first: Tensor, second: Tensor, *, seed: int = 0) -> tuple[float, float]:
     """95 % interval in percent of the difference in mean IoU, paired over images (N, C, C)."""
     rows = {"first": _counts(first), "second": _counts(second)}
-    drawn = resample(rows, Settings(widths=()), seed=seed)
+    drawn = resample(rows, Settings(widths=(1,)), seed=seed)
     low, high = interval(drawn["second"]["mean_iou"] - drawn["first"]["mean_iou"])
     return 100 * low, 100 * high
 
 
 def _counts(confusion: Tensor) -> Counts:
-    """Counts of confusions alone."""
+    """Counts of confusions alone; no other score may be read off them."""
     images, classes = confusion.shape[:2]
     return Counts(
         confusion,
-        confusion.new_zeros(images, 0, classes, classes),
+        confusion[:, None],
         confusion.new_zeros(images, 2, classes),
         confusion.new_zeros(images, 4, classes),
     )
