@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def test_workers_share_one_model(folder: Path, model: Checkpoint) -> None:
 
 def change_config(old: str, new: str) -> None:
     path = Path("model") / CONFIG
-    path.write_text(path.read_text().replace(old, new))
+    path.write_text(path.read_text().replace(old, new, 1))
 
 
 @pytest.mark.unchecked
@@ -188,6 +189,7 @@ def tiny_config(**changes: Any) -> Any:
         depths=[1, 1, 1, 1],
         num_attention_heads=[1, 1, 2, 2],
         decoder_hidden_size=16,
+        sr_ratios=[2, 2, 1, 1],  # photographs of 20 pixels
         id2label={0: "sky", 1: "sea", 2: "sand"},
         label2id={"sky": 0, "sea": 1, "sand": 2},
         **changes,
@@ -253,11 +255,36 @@ def test_other_models_of_transformers_are_refused(
     assert "theirs: no semantic segmentation model of transformers" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is not None, reason="the library is installed"
-)
 def test_without_transformers_the_extra_is_named(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
     assert segment("--model", "owner/name") == 2
     assert "pip install 'crfrnn[transformers]'" in capsys.readouterr().err
+
+
+@needs_transformers
+@quiet
+@pytest.mark.parametrize(("name", "offline"), [("owner/name", False), ("theirs", True)])
+def test_only_a_name_of_the_hub_is_fetched(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    offline: bool,
+) -> None:
+    import transformers
+
+    made = transformers.AutoModelForSemanticSegmentation.from_config(tiny_config()).eval()
+    made.save_pretrained("theirs")
+    asked = []
+
+    def from_pretrained(source: str, **arguments: Any) -> Any:
+        asked.append((source, arguments))
+        return made
+
+    automatic = transformers.AutoModelForSemanticSegmentation
+    monkeypatch.setattr(automatic, "from_pretrained", from_pretrained)
+    monkeypatch.setattr("transformers.utils.cached_file", lambda *_, **__: None)
+    assert segment("--model", name, "--no-crf") == 0
+    assert asked == [(name, {"local_files_only": offline})]
