@@ -407,7 +407,7 @@ def change_config(directory: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"num_classes": 4, "classes": None}, "the CRF has 3 classes and the network 4"),
+        ({"num_classes": 4, "classes": None}, "the CRF has 3 classes and num_classes is 4"),
         (
             {"num_classes": 4, "classes": None, "crf": None},
             r"6 mismatched: network\.score16\.bias \(file \(3,\), network \(4,\)\)",
@@ -429,6 +429,14 @@ def test_bad_models_are_refused(tmp_path: Path, changes: dict[str, Any], text: s
     change_config(tmp_path, **changes)
     with pytest.raises(ValueError, match=text):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.unchecked
+def test_parts_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="the CRF has 4 classes and the network 3"):
+        Checkpoint("light", 3, crf=CRFRNN(4))
+    with pytest.raises(ValueError, match="expected 3 names of classes; got 2"):
+        Checkpoint("light", 3, classes=("a", "b"))
 
 
 @pytest.mark.unchecked

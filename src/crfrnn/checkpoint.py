@@ -144,6 +144,11 @@ def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) ->
         classes = _checks.count("num_classes", config["num_classes"], least=1)
         crf = None
         if config.get("crf") is not None:
+            if config["crf"]["num_classes"] != classes:
+                raise ValueError(
+                    f"the CRF has {config['crf']['num_classes']} classes and num_classes is "
+                    f"{classes}"
+                )
             parts = {key[4:]: t for key, t in tensors.items() if key.startswith("crf.")}
             crf = CRFRNN(**pretrained.arguments(config["crf"], parts))
         model = Checkpoint(
