@@ -223,3 +223,12 @@ def test_ablations_that_would_be_unfair_or_impossible(tmp_path: Path) -> None:
         VariantConfig("joint", "joint", {})
     with pytest.raises(ValueError, match=r"network and joint: both are needed"):
         config(tmp_path, joint=())
+
+
+@pytest.mark.parametrize("name", ["voc", "voc_scores", "camvid"])
+def test_the_examples_are_fair_ablations(name: str) -> None:
+    path = Path(__file__).parents[1] / "examples" / f"{name}.yaml"
+    chosen = read_config(AblateConfig, path)
+    trained = [stage.epochs for stage in chosen.joint]
+    assert sum(trained) == (chosen.network.epochs if chosen.network else 0)
+    assert chosen.report == 10
