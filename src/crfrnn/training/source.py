@@ -100,6 +100,12 @@ class Source:
         height, width = sample.label.shape
         return sample, self.pack.logits(sample.name, (height, width))
 
+    def sample_label(self, index: int) -> Tensor:
+        """The mask (H, W) of an image, at its own size."""
+        read = getattr(self.pictures, "label", None)
+        label: Tensor = self.pictures[index].label if read is None else read(index)
+        return label
+
     def item(self, index: int, stage: StageConfig, chance: torch.Generator) -> Item:
         """An image cropped and augmented."""
         sample, logits = self.sample(index)

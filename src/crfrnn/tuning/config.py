@@ -32,8 +32,9 @@ class SearchConfig:
         tol: an image stops when its marginals change by less than this on average; quicker, and
             leaves fewer than 0.2 % of the labels undecided. None for all steps.
         start: presets to try first.
-        rungs: times that a trial may be stopped early: it goes on only if it is in the better half
-            of those that got as far; each rung has twice the images of the one before.
+        rungs: times that a trial may be stopped early: it goes on unless it is worse than the best
+            so far on the same images in nine of ten bootstrap samples; each rung has twice the
+            images of the one before.
         seed: of the images and of the search.
 
     Example:

@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from crfrnn.checkpoint import load_checkpoint
 from crfrnn.files import require_writable
 from crfrnn.layer import CRFRNN
-from crfrnn.metrics import Counts, Settings, interval, mean_iou, resample
+from crfrnn.metrics import mean_iou
 from crfrnn.presets import PRESETS, Preset, write_preset
 from crfrnn.training.engine import make_engine
 from crfrnn.training.objective import Objective
 from crfrnn.training.source import Source
 
 from .config import TuneConfig
+from .gains import gain_interval
 from .scored import Scored
 from .search import Found, search
 
@@ -94,25 +94,6 @@ def compare(scored: Scored, preset: Preset) -> dict[str, float]:
     values = {name: 100 * float(mean_iou(counts.sum(dim=0))) for name, counts in rows.items()}
     low, high = gain_interval(rows["before"], rows["after"])
     return {**values, "gain": values["after"] - values["before"], "low": low, "high": high}
-
-
-def gain_interval(first: Tensor, second: Tensor, *, seed: int = 0) -> tuple[float, float]:
-    """95 % interval in percent of the difference in mean IoU, paired over images (N, C, C)."""
-    rows = {"first": _counts(first), "second": _counts(second)}
-    drawn = resample(rows, Settings(widths=(1,)), seed=seed)
-    low, high = interval(drawn["second"]["mean_iou"] - drawn["first"]["mean_iou"])
-    return 100 * low, 100 * high
-
-
-def _counts(confusion: Tensor) -> Counts:
-    """Counts of confusions alone; no other score may be read off them."""
-    images, classes = confusion.shape[:2]
-    return Counts(
-        confusion,
-        confusion[:, None],
-        confusion.new_zeros(images, 2, classes),
-        confusion.new_zeros(images, 4, classes),
-    )
 
 
 def _model(config: TuneConfig) -> tuple[Objective | None, torch.device]:

@@ -65,6 +65,11 @@ class Scored:
             self._kept[index] = (sample, half)
         return sample, half.float()
 
+    def classes_of(self, index: int) -> list[int]:
+        """The ids in the mask of an image."""
+        ids: list[int] = self.source.sample_label(index).unique().tolist()  # type: ignore[no-untyped-call]
+        return ids
+
     def confusions(
         self, preset: Preset | None, indices: Sequence[int], tol: float | None = None
     ) -> Tensor:
