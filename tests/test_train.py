@@ -203,6 +203,10 @@ def test_a_batch_is_worth_its_mean(tmp_path: Path) -> None:
     total = objective(image, label, inside, logits)
     expected = torch.nn.functional.cross_entropy(logits, label, ignore_index=255)
     torch.testing.assert_close(total / (label != 255).sum(), expected)
+    objective.enter(stage("crf", temperature=2.0, auxiliary=0.5))
+    total = objective(image, label, inside, logits)
+    cool = torch.nn.functional.cross_entropy(logits / 2, label, ignore_index=255)
+    torch.testing.assert_close(total / (label != 255).sum(), cool + 0.5 * expected)
 
 
 def test_order_and_augmentation_depend_on_the_seed_alone() -> None:

@@ -117,7 +117,9 @@ def test_the_command_and_its_preset(
     assert held_out["gain"] == pytest.approx(held_out["after"] - held_out["before"])
     assert held_out["low"] <= held_out["gain"] <= held_out["high"]
     preset = find_preset(str(tmp_path / "best.yaml"))
-    assert preset.kernels[0].weight == told["found"]["preset"]["kernels"][0]["weight"]
+    told_kernel = told["found"]["preset"]["kernels"][0]
+    assert told_kernel["kind"] == "Bilateral"
+    assert preset.kernels[0].weight == told_kernel["weight"]
     # Refine takes it, in Python and on the command line.
     sample, logits = scored(data, "val").get(0)
     image = sample.image.permute(1, 2, 0).numpy()

@@ -166,20 +166,25 @@ def find_preset(name: str) -> Preset:
         ) from error
 
 
-def write_preset(path: Path, preset: Preset) -> None:
-    """Write a preset for `find_preset`, as JSON or YAML as the suffix says."""
+def describe_preset(preset: Preset) -> dict[str, Any]:
+    """Spell a preset as its file does."""
     kernels = [
         {"kind": type(kernel).__name__, **asdict(kernel)}
         for kernel in preset.kernels
         if isinstance(kernel, (Bilateral, Gaussian))
     ]
-    tree = {
+    return {
         "kernels": kernels,
         "iterations": preset.iterations,
         "normalization": preset.normalization,
         "purpose": preset.purpose,
         "source": preset.source,
     }
+
+
+def write_preset(path: Path, preset: Preset) -> None:
+    """Write a preset for `find_preset`, as JSON or YAML as the suffix says."""
+    tree = describe_preset(preset)
     as_json = path.suffix.lower() == ".json"
     write_text(path, json.dumps(tree, indent=2) + "\n" if as_json else yaml.safe_dump(tree))
 

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn tune`."""
+    from crfrnn.presets import describe_preset
     from crfrnn.training.settings import read_config, to_tree
     from crfrnn.tuning import TuneConfig, tune
 
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     tuned = tune(config, restart=args.restart)
     if args.json:
         tree = {"output": str(config.output), **to_tree(tuned)}
+        tree["found"]["preset"] = describe_preset(tuned.found.preset)
         sys.stdout.write(f"{json.dumps(tree, indent=2)}\n")
     else:
         sys.stdout.write(_text(tuned, config.output))

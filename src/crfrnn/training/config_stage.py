@@ -64,6 +64,9 @@ class StageConfig:
         flip: mirror half of the images.
         color: strength of the colour jitter, in 0..1; 0 for none.
         label_smoothing: share of the target that is spread over all classes.
+        temperature: the loss sees the CRF's logits divided by it. A CRF is surer than it is right;
+            above 1 the loss does not drive its weights down for that, which the labels, being the
+            likeliest class, do not depend on.
         auxiliary: weight of a second loss on the network's own logits, when the CRF is trained.
         clip: greatest norm of the gradient; None for no clipping.
         freeze_statistics: keep the running statistics of batch normalisation.
@@ -84,6 +87,7 @@ class StageConfig:
     flip: bool = True
     color: float = 0.0
     label_smoothing: float = 0.0
+    temperature: float = 1.0
     auxiliary: float = 0.0
     clip: float | None = 10.0
     freeze_statistics: bool = False
@@ -95,6 +99,7 @@ class StageConfig:
         for name in ("momentum", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 or more, below 1; got {getattr(self, name)}")
+        positive("temperature", self.temperature)
         at_least("auxiliary", self.auxiliary, 0)
         at_least("color", self.color, 0)
         if self.crop is not None:

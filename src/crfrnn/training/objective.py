@@ -96,7 +96,8 @@ class Objective(nn.Module):
         unary = self.unary(image, logits)
         if self.stage.train == "network":
             return self._loss(unary, label)
-        loss = self._loss(self.refine(unary, image, inside), label)
+        refined = self.refine(unary, image, inside)
+        loss = self._loss(refined / self.stage.temperature, label)
         if self.stage.auxiliary > 0:
             loss = loss + self.stage.auxiliary * self._loss(unary, label)
         return loss
