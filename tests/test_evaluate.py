@@ -13,8 +13,8 @@ import crfrnn
 from crfrnn.checkpoint import Checkpoint
 from crfrnn.cli import main
 from crfrnn.data import MaskedImages, open_folder
-from crfrnn.evaluate import evaluate, extremes, verdict
-from crfrnn.metrics import Settings, confusion_matrix, mean_iou
+from crfrnn.evaluate import Evaluation, evaluate, extremes, verdict
+from crfrnn.metrics import Judge, Settings, confusion_matrix, mean_iou, stack
 
 SIZE = (20, 28)
 NAMES = ("a", "b", "c", "d")
@@ -329,3 +329,13 @@ def test_many_methods_and_changes_of_single_images(folder: Path) -> None:
     assert changes == pytest.approx([1 - edge(i) / 28 / 2 for i in range(4)])
     with pytest.raises(ValueError, match=r"a, bad: predicted ids must be 0\.\.2"):
         evaluate(data, lambda s: {"bad": s.label * 0 + 9})
+
+
+def test_a_false_class_counts_in_an_image_by_what_it_takes() -> None:
+    label = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]])
+    found = {
+        "before": stack([Judge(label, 3).count(label.index_fill(1, torch.tensor([0]), 2))]),
+        "after": stack([Judge(label, 3).count(label)]),
+    }
+    changes = Evaluation(("a",), ("x", "y", "z"), Settings(), found).changes()
+    assert changes == pytest.approx([1 - (3 / 4 + 1) / 2])
