@@ -13,8 +13,8 @@ import crfrnn
 from crfrnn.checkpoint import Checkpoint
 from crfrnn.cli import main
 from crfrnn.data import MaskedImages, open_folder
-from crfrnn.evaluate import evaluate, extremes, verdict
-from crfrnn.metrics import Settings, confusion_matrix, mean_iou
+from crfrnn.evaluate import Evaluation, evaluate, extremes, verdict
+from crfrnn.metrics import Judge, Settings, confusion_matrix, mean_iou, stack
 
 SIZE = (20, 28)
 NAMES = ("a", "b", "c", "d")
@@ -100,7 +100,7 @@ def test_scores_before_and_after(folder: Path, capsys: pytest.CaptureFixture[str
     assert found["verdict"][0].startswith("after is better: mean IoU")
     assert (found["images"], found["classes"]) == (4, ["0", "1", "2"])
     assert found["bootstrap"] == {"resamples": 50, "seed": 0, "interval": 0.95}
-    assert found["parameters"]["preset"] == "deeplab"
+    assert (found["crf"], found["parameters"]["preset"]) == ("refine", "deeplab")
     assert set(found["rows"]["after"]) == {
         "mean_iou", "pixel_accuracy", "trimap_iou_1", "trimap_iou_3", "trimap_iou_5",
         "trimap_iou_10", "boundary_iou", "boundary_f", "class_iou",
@@ -161,6 +161,7 @@ def test_labels_before_and_after(folder: Path, capsys: pytest.CaptureFixture[str
     found = report(capsys, "labels", "refined")
     assert found["rows"]["before"]["mean_iou"]["value"] == pytest.approx(expected(refined=False))
     assert found["rows"]["after"]["mean_iou"]["value"] == 1
+    assert found["crf"] is None
     assert list(report(capsys, "labels")["rows"]) == ["before"]
 
 
@@ -183,6 +184,8 @@ def test_models(folder: Path, capsys: pytest.CaptureFixture[str], own: bool) -> 
 
     by_hand = evaluate(data, predict).summary(resamples=50)
     assert found["rows"] == by_hand["rows"]
+    assert found["crf"] == ("the model's" if own else "refine")
+    assert (found["parameters"] is None) == own
     assert list(report(capsys, "m", "--no-crf")["rows"]) == ["before"]
 
 
@@ -239,6 +242,8 @@ def test_other_layouts_are_opened(folder: Path, capsys: pytest.CaptureFixture[st
         (["m"], "m: the model has 4 classes and the data 3; they must agree"),
         (["a.npy"], "expected a folder, or a .npz with `ids`"),
         (["labels", "--figure", "f.png"], "--figure needs a before and an after"),
+        (["scores", "--figure", "f.txt"], "--figure is written as .png or .jpg or .jpeg; got f"),
+        (["scores", "--apply-exif"], "--apply-exif is for `crfrnn refine`"),
         (["scores", "--resamples", "0"], "resamples must be at least 1"),
         (["scores", "--preset", "best"], "unknown preset 'best'"),
         (["labels", "-o", "no/out.json"], "cannot write it"),
@@ -329,3 +334,13 @@ def test_many_methods_and_changes_of_single_images(folder: Path) -> None:
     assert changes == pytest.approx([1 - edge(i) / 28 / 2 for i in range(4)])
     with pytest.raises(ValueError, match=r"a, bad: predicted ids must be 0\.\.2"):
         evaluate(data, lambda s: {"bad": s.label * 0 + 9})
+
+
+def test_a_false_class_counts_in_an_image_by_what_it_takes() -> None:
+    label = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]])
+    found = {
+        "before": stack([Judge(label, 3).count(label.index_fill(1, torch.tensor([0]), 2))]),
+        "after": stack([Judge(label, 3).count(label)]),
+    }
+    changes = Evaluation(("a",), ("x", "y", "z"), Settings(), found).changes()
+    assert changes == pytest.approx([1 - (3 / 4 + 1) / 2])

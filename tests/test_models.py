@@ -271,6 +271,15 @@ def test_files_of_other_networks_are_refused(tmp_path: Path) -> None:
         DeepLabMobileNet.from_npz(tmp_path / "nowhere.npz")
 
 
+def test_the_cells_of_deeplab_lie_on_every_sixteenth_pixel() -> None:
+    network = DeepLabMobileNet(3, width=0.25, canvas=None).eval()
+    coarse: list[Tensor] = []
+    network.classify.register_forward_hook(lambda _module, _input, output: coarse.append(output))
+    logits = network(photograph(33, 60))
+    assert coarse[0].shape == (2, 3, 3, 5)
+    torch.testing.assert_close(logits[:, :, ::16, ::16], coarse[0][:, :, :, :4])
+
+
 def test_the_canvas_is_what_padding_shows() -> None:
     network = DeepLabMobileNet(3, width=0.25, canvas=97).eval()
     image = photograph(40, 60)
@@ -316,10 +325,10 @@ def test_float_networks_agree_with_the_stored_scores(
 def test_the_light_network_is_small_and_learns() -> None:
     assert sum(p.numel() for p in LightFCN(11).parameters()) < 500_000
     torch.manual_seed(0)
-    images, labels = shapes(8, 48)
-    network = LightFCN(3, width=8, dropout=0.0)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
-    for _ in range(60):
+    images, labels = shapes(6, 48)
+    network = LightFCN(3, width=6, dropout=0.0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    for _ in range(40):
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(images), labels).backward()
         optimizer.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,20 @@ from crfrnn.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
 _READING = ("kind", "class_axis", "canvas", "align_corners", "confidence")
 
 
-def make_predict(args: argparse.Namespace, settings: Settings, data: MaskedImages) -> Predict:
+@dataclass(frozen=True)
+class Methods:
+    """What is scored.
+
+    Attributes:
+        predict: gives the labels by each method.
+        crf: what makes "after" of "before": "refine", "the model's", or None.
+    """
+
+    predict: Predict
+    crf: str | None = None
+
+
+def make_methods(args: argparse.Namespace, settings: Settings, data: MaskedImages) -> Methods:
     """Find out what the sources are, and check what can be checked before any work."""
     sources: list[Path] = args.source
     for source in sources:
@@ -32,18 +46,17 @@ def make_predict(args: argparse.Namespace, settings: Settings, data: MaskedImage
     if len(sources) > 2:
         raise ValueError(f"give one source, or two folders of labels; got {len(sources)}")
     kinds = [_kind(source) for source in sources]
-    if len(sources) == 2:
-        if kinds != ["labels", "labels"]:
-            raise ValueError(
-                f"two sources must be folders of labels, before and after; got {kinds[0]} and "
-                f"{kinds[1]}"
-            )
-        return _from_labels(sources, data)
+    if len(sources) == 2 and kinds != ["labels", "labels"]:
+        raise ValueError(
+            f"two sources must be folders of labels, before and after; got {kinds[0]} and "
+            f"{kinds[1]}"
+        )
     if kinds[0] == "labels":
-        return _from_labels(sources, data)
+        return Methods(_from_labels(sources, data))
     if kinds[0] == "model":
         return _from_model(sources[0], settings, data, refine=args.refine)
-    return _from_scores(sources[0], settings, data, refine=args.refine)
+    predict = _from_scores(sources[0], settings, data, refine=args.refine)
+    return Methods(predict, "refine" if args.refine else None)
 
 
 def _kind(source: Path) -> str:
@@ -110,7 +123,7 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
     return predict
 
 
-def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Predict:
+def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Methods:
     model = open_model(source)
     if model.num_classes != data.num_classes:
         raise ValueError(
@@ -122,7 +135,8 @@ def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine:
         before, after = model_labels(model, sample.image, settings if refine else None)
         return {BEFORE: before, AFTER: after} if refine else {BEFORE: before}
 
-    return predict
+    own = "the model's" if model.has_crf else "refine"
+    return Methods(predict, own if refine else None)
 
 
 def _require_files(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str]) -> Any:

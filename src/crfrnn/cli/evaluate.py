@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from crfrnn.evaluate import Evaluation, Predict
 
 
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+
 def add_arguments(parser: Parser) -> None:
     """Declare the options of `crfrnn evaluate`."""
     parser.make_epilog = lambda: f"{DATA_HELP}\n\n{crf_help()}"
@@ -54,7 +57,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn evaluate`."""
     from crfrnn import _checks
-    from crfrnn.cli._methods import make_predict
+    from crfrnn.cli._methods import make_methods
     from crfrnn.cli._settings import make_settings
     from crfrnn.cli._tables import print_summary
     from crfrnn.files import require_writable, write_text
@@ -64,20 +67,25 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.output, args.figure):
         if path is not None:
             require_writable(path)
+    if args.figure is not None and args.figure.suffix.lower() not in _PICTURES:
+        raise ValueError(f"--figure is written as {' or '.join(_PICTURES)}; got {args.figure}")
+    if args.apply_exif:
+        raise ValueError("--apply-exif is for `crfrnn refine`: masks lie on the stored pixels")
     data = open_data(args)
-    predict = make_predict(args, settings, data)
-    found = _evaluate(args, data, predict)
+    methods = make_methods(args, settings, data)
+    found = _evaluate(args, data, methods.predict)
     if args.figure is not None and len(found.rows) != 2:
         raise ValueError("--figure needs a before and an after; there is only one method")
     summary = {
         "sources": [str(source) for source in args.source],
         **found.summary(resamples=args.resamples, seed=args.seed),
-        "parameters": settings.parameters() if args.refine else None,
+        "crf": methods.crf,
+        "parameters": settings.parameters() if methods.crf == "refine" else None,
     }
     if args.output is not None:
         write_text(args.output, f"{json.dumps(summary, indent=2)}\n")
     if args.figure is not None:
-        _draw(args.figure, found, data, predict)
+        _draw(args.figure, found, data, methods.predict)
     if args.json:
         sys.stdout.write(f"{json.dumps(summary, indent=2)}\n")
     else:

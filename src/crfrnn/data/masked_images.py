@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class MaskedImages(Dataset[Sample]):
         self.classes = None if classes is None else tuple(classes)
         self._decode = decode
         self._ignore = (*ignore, IGNORE)
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
             raise ValueError(f"{len(twice)} names are listed twice: {_some(twice)}")
         for kind in ("image", "mask"):
