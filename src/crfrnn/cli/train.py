@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     config = read_config(TrainConfig, args.config, [*args.set, *flags])
     trained = train(config, restart=args.restart)
+    if trained.rank:
+        return 0
     record = {
         "model": str(trained.model),
         "steps": trained.steps,

@@ -48,6 +48,7 @@ class DataConfig:
         val: list or split to validate on; None for none.
         size: height and width that every image and mask is brought to; None keeps theirs.
         limit: use only so many images of each split.
+        cache: keep the images in memory once they are read, at `size`.
         scores: logits computed before, for training the CRF without a network.
         options: further arguments of the data set, by name.
     """
@@ -58,6 +59,7 @@ class DataConfig:
     val: str | None = "val"
     size: tuple[int, int] | None = None
     limit: int | None = None
+    cache: bool = False
     scores: ScoresConfig | None = None
     options: dict[str, Any] = field(default_factory=dict)
 

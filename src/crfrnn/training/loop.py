@@ -31,12 +31,14 @@ class Trained:
         steps: steps made in all, before a resume included.
         loss: mean loss of the last epoch; NaN if no step was made.
         scores: mean IoU in percent on the validation images, of "network" and "crf"; empty without.
+        rank: of this process, where there are several.
     """
 
     model: Path
     steps: int
     loss: float
     scores: dict[str, float]
+    rank: int = 0
 
 
 def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) -> Trained:
@@ -104,7 +106,7 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
     if not engine.rank:
         run.export()
     folder = config.output / (CRF if config.model.network is None else MODEL)
-    return Trained(folder, run.before + run.step, loss, scores)
+    return Trained(folder, run.before + run.step, loss, scores, engine.rank)
 
 
 def _epoch(run: Run, stage: StageConfig, log: Log) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,9 @@ def _load(network: nn.Module, model: ModelConfig, num_classes: int) -> None:
     if path.is_dir():
         if not is_checkpoint(path):
             raise ValueError(f"model.weights: {path} is a folder, but no model of crfrnn")
-        load_weights(Checkpoint(model.network, num_classes, model.options, network), path)
+        report = load_weights(Checkpoint(model.network, num_classes, model.options, network), path)
+        if report.missing or report.mismatched:
+            warnings.warn(f"model.weights: {path}: {report}", UserWarning, stacklevel=2)
         return
     read = getattr(NETWORKS[model.network], "from_npz", None)
     if read is not None and path.suffix != ".npz":

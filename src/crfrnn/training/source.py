@@ -72,6 +72,7 @@ class Source:
         if listed is None:
             raise ValueError(f"data.{split}: name a list or split")
         self.pictures = _open(config, listed)
+        self._kept: dict[int, Sample] = {}
         self.pack: PackedLogits | None = None
         if config.scores is not None:
             path = config.scores.train if split == "train" else config.scores.val
@@ -91,14 +92,20 @@ class Source:
 
     def sample(self, index: int) -> tuple[Sample, Tensor | None]:
         """A whole image with its mask, and its logits (C, H, W) if there are any."""
-        sample = self.pictures[index]
-        if self.config.size is not None:
-            image, label = resize(sample.image.float(), sample.label, self.config.size)
-            sample = Sample(sample.name, image.round().to(torch.uint8), label)
+        sample = self._kept.get(index) or self._read(index)
+        if self.config.cache:
+            self._kept[index] = sample
         if self.pack is None:
             return sample, None
         height, width = sample.label.shape
         return sample, self.pack.logits(sample.name, (height, width))
+
+    def _read(self, index: int) -> Sample:
+        sample: Sample = self.pictures[index]
+        if self.config.size is None:
+            return sample
+        image, label = resize(sample.image.float(), sample.label, self.config.size)
+        return Sample(sample.name, image.round().to(torch.uint8), label)
 
     def sample_label(self, index: int) -> Tensor:
         """The mask (H, W) of an image, at its own size."""
