@@ -33,7 +33,7 @@ class SearchConfig:
             leaves fewer than 0.2 % of the labels undecided. None for all steps.
         start: presets to try first.
         rungs: times that a trial may be stopped early: it goes on unless it is worse than the best
-            so far on the same images in nine of ten bootstrap samples; each rung has twice the
+            so far on the same images in four of five bootstrap samples; each rung has twice the
             images of the one before.
         seed: of the images and of the search.
 

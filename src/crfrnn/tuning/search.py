@@ -28,7 +28,7 @@ from .gains import drawn_gains
 from .scored import Scored
 
 #: A trial stops when this share of the bootstrap samples finds it worse than the best so far.
-_SURE = 0.9
+_SURE = 0.8
 
 _STUDY = "crfrnn"
 _SETTINGS = "settings"
