@@ -15,6 +15,7 @@ from PIL import Image
 import crfrnn
 from crfrnn.checkpoint import CONFIG, WEIGHTS, Checkpoint
 from crfrnn.cli import main
+from crfrnn.models import make_network
 from crfrnn.palette import VOC_CLASSES
 
 SIZE = (20, 28)
@@ -24,16 +25,23 @@ def photograph(index: int) -> np.ndarray:
     return np.random.default_rng(index).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
-@pytest.fixture
-def model() -> Checkpoint:
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
+    """Of a network whose batch norm knows its data, and whose scores differ between pixels."""
     torch.manual_seed(0)
+    network = make_network("light", 21, width=2)
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.randint(256, (4, 3, 64, 64)).float())
+        network.get_submodule("score8").weight.mul_(10)
+    return network.state_dict()
+
+
+@pytest.fixture
+def model(weights: dict[str, torch.Tensor]) -> Checkpoint:
     crf = crfrnn.CRFRNN(21, iterations=2, eval_iterations=2)
-    made = Checkpoint("light", 21, {"width": 2}, crf=crf, classes=VOC_CLASSES).eval()
-    with torch.no_grad():  # let batch norm know its data, and scores differ between pixels
-        made.network.train()
-        for _ in range(30):
-            made.network(torch.randint(256, (4, 3, 64, 64)).float())
-        made.network.score8.weight.mul_(10)
+    made = Checkpoint("light", 21, {"width": 2}, crf=crf, classes=VOC_CLASSES)
+    made.network.load_state_dict(weights)
     return made.eval()
 
 
@@ -265,13 +273,14 @@ def test_without_transformers_the_extra_is_named(
 
 @needs_transformers
 @quiet
-@pytest.mark.parametrize(("name", "offline"), [("owner/name", False), ("theirs", True)])
-def test_only_a_name_of_the_hub_is_fetched(
+@pytest.mark.parametrize("name", ["owner/name", "theirs"])
+@pytest.mark.parametrize("fetch", [True, False])
+def test_a_model_is_fetched_only_when_asked(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    offline: bool,
+    fetch: bool,
 ) -> None:
     import transformers
 
@@ -286,5 +295,16 @@ def test_only_a_name_of_the_hub_is_fetched(
     automatic = transformers.AutoModelForSemanticSegmentation
     monkeypatch.setattr(automatic, "from_pretrained", from_pretrained)
     monkeypatch.setattr("transformers.utils.cached_file", lambda *_, **__: None)
-    assert segment("--model", name, "--no-crf") == 0
-    assert asked == [(name, {"local_files_only": offline})]
+    assert segment("--model", name, "--no-crf", *(["--fetch"] if fetch else [])) == 0
+    assert asked == [(name, {"local_files_only": not fetch or name == "theirs"})]
+
+
+@needs_transformers
+@quiet
+@pytest.mark.unchecked
+def test_an_unknown_name_is_told_without_fetching(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert segment("--model", "owner/name") == 2
+    assert "there is no such directory" in capsys.readouterr().err

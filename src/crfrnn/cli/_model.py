@@ -41,12 +41,13 @@ def is_model(directory: Path) -> bool:
     return is_checkpoint(directory) or (directory / "config.json").is_file()
 
 
-def open_model(source: str | Path) -> Model:
+def open_model(source: str | Path, *, fetch: bool = False) -> Model:
     """Open a model for use.
 
     Args:
         source: a directory that `crfrnn train` wrote, or one of the transformers library; anything
-            that is no directory is taken for a name on its hub, and fetched by that library.
+            that is no directory is taken for a name on its hub.
+        fetch: let that library fetch what it has not on this machine.
     """
     directory = Path(source)
     if directory.is_dir():
@@ -64,7 +65,15 @@ def open_model(source: str | Path) -> Model:
         )
     from crfrnn.integrations.transformers import load_transformers
 
-    return load_transformers(text, fetch=True)
+    try:
+        return load_transformers(text, fetch=fetch)
+    except ValueError as error:
+        if fetch:
+            raise
+        raise ValueError(
+            f"{source}: there is no such directory, and the transformers library has not fetched a "
+            "model of that name before; --fetch lets it"
+        ) from error
 
 
 def model_labels(model: Model, image: Tensor, settings: Settings | None) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Segment a photograph, or a folder of them, with a trained model.
 
 MODEL is a directory that `crfrnn train` wrote, one of the transformers library, or the name of a
-model on its hub as OWNER/NAME, which that library then fetches. A model of ours brings its CRF;
-others are refined with the CRF that the options describe. The result is a palette PNG of class ids.
+model on its hub as OWNER/NAME; with --fetch that library fetches it. A model of ours brings its
+CRF; others are refined with the CRF that the options describe. The result is a palette PNG of
+class ids.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def add_arguments(parser: Parser) -> None:
         help="the .png to write, or a folder",
     )
     add("--overlay", metavar="OUT.png", type=Path, help="also draw the labels on the photograph")
+    add("--fetch", action="store_true", help="let the transformers library fetch MODEL")
     add("--no-crf", dest="crf", action="store_false", help="the network alone")
     add("--apply-exif", action="store_true", help="turn IMAGE as its EXIF orientation says")
     add("--json", action="store_true", help="print one JSON object on stdout")
@@ -59,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.image.exists():
         raise FileNotFoundError(f"{args.image}: expected a photograph or a folder, found nothing")
     if args.image.is_dir():
-        return _segment.run_folder(args, outputs, settings, open_model(args.model))
+        return _segment.run_folder(
+            args, outputs, settings, open_model(args.model, fetch=args.fetch)
+        )
     check_outputs(outputs, (args.image,))
-    return _segment.run_file(args, outputs, settings, open_model(args.model))
+    return _segment.run_file(args, outputs, settings, open_model(args.model, fetch=args.fetch))

@@ -150,8 +150,11 @@ class _Block(nn.Module):
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a .npz file of weights, found none")
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # a broken file makes NumPy and zipfile raise almost anything
+        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
 
 
 def _spell(layer: nn.Conv2d) -> str:

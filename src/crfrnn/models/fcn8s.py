@@ -18,6 +18,9 @@ _BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 #: What was subtracted from the blue, green and red of VGG-16's training images.
 _MEAN_BGR = (103.939, 116.779, 123.68)
 
+#: Where its convolutions stand in torchvision's list of layers.
+_VGG_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+
 #: Zero padding that lets a small image pass the 7 x 7 layer, and what it shifts each skip by.
 _PADDING = 100
 _CROP_POOL4, _CROP_POOL3, _CROP_IMAGE = 5, 9, 31
@@ -120,16 +123,21 @@ class FCN8s(nn.Module):
             for block, (count, _) in enumerate(_BLOCKS, start=1)
             for index in range(1, count + 1)
         ]
-        positions = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-        found = {
-            f"{name}.{part}": state[f"features.{position}.{part}"]
-            for name, position in zip(names, positions, strict=True)
-            for part in ("weight", "bias")
-        }
-        for name, layer, conv in (("fc6", 0, self.fc6), ("fc7", 3, self.fc7)):
-            weight = state[f"classifier.{layer}.weight"]
-            found[f"{name}.weight"] = weight.reshape(len(weight), *conv.weight.shape[1:])
-            found[f"{name}.bias"] = state[f"classifier.{layer}.bias"]
+        layers = [f"features.{position}" for position in _VGG_POSITIONS]
+        layers += ["classifier.0", "classifier.3"]
+        found: dict[str, Tensor] = {}
+        for name, layer in zip([*names, "fc6", "fc7"], layers, strict=True):
+            for part in ("weight", "bias"):
+                if f"{layer}.{part}" not in state:
+                    raise ValueError(
+                        f"expected a VGG-16 of torchvision; the state dict has no {layer}.{part}"
+                    )
+                found[f"{name}.{part}"] = state[f"{layer}.{part}"]
+        for name, conv in (("fc6", self.fc6), ("fc7", self.fc7)):
+            weight = found[f"{name}.weight"]
+            if weight[0].numel() == conv.weight[0].numel():
+                shape = (len(weight), *conv.weight.shape[1:])
+                found[f"{name}.weight"] = weight.reshape(shape)
         # w · ((x / 255 - m) / s) = (w / (255 s)) · (x - 255 m); the means agree to 0.4 of 255.
         scale = 255 * torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
         found["conv1_1.weight"] = (found["conv1_1.weight"] / scale).flip(1)
