@@ -79,7 +79,10 @@ def test_five_rows_a_variant_and_two_seeds(
         score = row["scores"]["mean_iou"]
         assert score["mean"] == pytest.approx(at["mean"])
         assert score["low"] <= score["mean"] <= score["high"]
-        assert set(row["costs"]) <= {"network", "1", "3"}
+        assert set(row["costs"]) <= {"network", "1", "3", "training"}
+        assert all(cost["seconds"] > 0 for cost in row["costs"].values())
+    trained = {key for key, row in rows.items() if "training" in row["costs"]}
+    assert trained == {"network", "crf", "joint", "full-matrix"}
     steps = rows["network"]["mean_iou_by_steps"]
     assert steps["1"] == steps["3"]
     gain = report["gains"]["joint"]["network"]["mean_iou"]

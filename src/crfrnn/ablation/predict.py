@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from crfrnn.layer import CRFRNN
 from crfrnn.metrics import Counts, Judge, Settings, confusion_matrix, stack
-from crfrnn.training.objective import Objective
+from crfrnn.training import StageConfig
+from crfrnn.training.batches import order
+from crfrnn.training.objective import Objective, labelled
 from crfrnn.training.source import Source
 from crfrnn.tuning.scored import in_threads
 
@@ -94,6 +97,22 @@ class Predictor:
                 costs[str(count)] = measure(work, self.device)
             found.append(costs)
         return {name: _middle([costs[name] for costs in found]) for name in found[0]}
+
+    def training_cost(self, source: Source, stage: StageConfig) -> Cost:
+        """Time and memory of a training step: forward and backward of one batch, once loaded."""
+        objective = self.objective
+        objective.enter(stage)
+        plan = order(len(source), stage.batch_size, 0)[:1]
+        batch = next(source.batches(plan, stage, (0,), 0)).to(self.device)
+
+        def step() -> None:
+            loss: Any = objective(batch.image, batch.label, batch.inside, batch.logits)
+            (loss / labelled(batch)).backward()
+            objective.zero_grad(set_to_none=True)
+
+        cost = measure(step, self.device)
+        objective.eval()
+        return cost
 
 
 def _middle(costs: Sequence[Cost]) -> Cost:

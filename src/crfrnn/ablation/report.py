@@ -37,8 +37,8 @@ class Result:
         seed: which.
         confusions: (N, S, C, C), one for each image and number of steps.
         counts: (N, ...) all counts for the reported number of steps.
-        costs: seconds and megabytes of an image, of "network" and of each number of steps.
-        step_seconds: median time of a training step; None if the row was not trained.
+        costs: seconds and megabytes of an image, of "network" and of each number of steps, and of
+            a step of "training", if the row was trained.
     """
 
     key: str
@@ -47,7 +47,6 @@ class Result:
     confusions: Tensor
     counts: Counts
     costs: Mapping[str, Mapping[str, float | None]]
-    step_seconds: float | None
 
 
 def write_report(
@@ -123,13 +122,11 @@ def _row(
         values = [100 * float(summarize(total(r.counts), settings)[name]) for r in results]
         low, high = interval(drawn[name])
         scores[name] = {**_spread(values), "low": low, "high": high, "seeds": values}
-    times = [r.step_seconds for r in results if r.step_seconds is not None]
     return {
         "title": results[0].title,
         "mean_iou_by_steps": by_steps,
         "scores": scores,
         "costs": results[0].costs,
-        "step_seconds": statistics.median(times) if times else None,
     }
 
 
@@ -172,7 +169,7 @@ def _page(config: AblateConfig, tree: dict[str, Any]) -> str:
             row["title"],
             _cost(row["costs"].get("network")),
             *(_cost(row["costs"].get(str(t))) for t in config.iterations),
-            "" if row["step_seconds"] is None else f"{row['step_seconds']:.3f} s",
+            _cost(row["costs"].get("training")),
         ]
         for row in tree["rows"].values()
     ]

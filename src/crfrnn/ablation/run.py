@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import statistics
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from rich.progress import Progress, TextColumn
 
 from crfrnn.files import make_folder, read_arrays, replacing, write_text
 from crfrnn.metrics import Counts
+from crfrnn.training import StageConfig
 from crfrnn.training.engine import make_engine
-from crfrnn.training.log import STEPS
 from crfrnn.training.settings import to_tree
 from crfrnn.training.source import Source
 
@@ -71,7 +69,8 @@ def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
             made_with = _settings(config, row, variant)
             if not (folder / RESULT).is_file():
                 rows = Rows(config, seed, source.num_classes, device, quiet=True)
-                _make(rows.make(row, variant), config, source, folder, made_with)
+                stages = config.stages().get(row, ())
+                _make(rows.make(row, variant), config, source, stages, folder, made_with)
             title = ROWS[row] if variant is None else variant.name
             results.append(_read(folder, key, title, seed, made_with))
             progress.advance(task)
@@ -82,13 +81,16 @@ def _make(
     predictor: Predictor,
     config: AblateConfig,
     source: Source,
+    stages: tuple[StageConfig, ...],
     folder: Path,
     made_with: dict[str, Any],
 ) -> None:
     """Score a row and write what was counted, the file that marks it as done last."""
     steps = config.iterations
     confusions, counts = predictor.score(source, steps, config.report, config.trimap)
-    costs = {name: asdict(cost) for name, cost in predictor.costs(source, steps).items()}
+    costs = predictor.costs(source, steps)
+    if stages:
+        costs["training"] = predictor.training_cost(Source(config.data, "train"), stages[-1])
     make_folder(folder)
     with replacing(folder / COUNTS) as file:
         np.savez_compressed(
@@ -96,7 +98,8 @@ def _make(
             confusions=confusions.numpy(),
             **{name: value.numpy() for name, value in vars(counts).items()},
         )
-    record = {"costs": costs, "step_seconds": _step_seconds(folder), "settings": made_with}
+    spelled = {name: asdict(cost) for name, cost in costs.items()}
+    record = {"costs": spelled, "settings": made_with}
     write_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
 
 
@@ -111,9 +114,7 @@ def _read(folder: Path, key: str, title: str, seed: int, made_with: dict[str, An
         )
     arrays = {name: torch.from_numpy(a) for name, a in read_arrays(folder / COUNTS).items()}
     confusions = arrays.pop("confusions")
-    return Result(
-        key, title, seed, confusions, Counts(**arrays), record["costs"], record["step_seconds"]
-    )
+    return Result(key, title, seed, confusions, Counts(**arrays), record["costs"])
 
 
 def _settings(config: AblateConfig, row: str, variant: VariantConfig | None) -> dict[str, Any]:
@@ -122,16 +123,6 @@ def _settings(config: AblateConfig, row: str, variant: VariantConfig | None) -> 
     # Through JSON, so that it compares equal to what is read back.
     own: dict[str, Any] = json.loads(json.dumps({**tree, "row": row, "variant": to_tree(variant)}))
     return own
-
-
-def _step_seconds(folder: Path) -> float | None:
-    """The median time of a training step, if the row was trained."""
-    path = folder / STEPS
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        times = [float(line["seconds"]) for line in csv.DictReader(file)]
-    return statistics.median(times) if times else None
 
 
 def _progress(quiet: bool) -> Progress:
