@@ -203,6 +203,13 @@ def test_the_plot_has_a_line_for_each_row() -> None:
 
 
 @pytest.mark.unchecked
+def test_one_process_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(ValueError, match=r"runs in one process: start it without torchrun"):
+        ablate(config(tmp_path, threads=None), quiet=True)
+
+
+@pytest.mark.unchecked
 def test_ablations_that_would_be_unfair_or_impossible(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"network.epochs: expected the 2 of joint, .*; got 3"):
         config(tmp_path, network=stage("network", 3))

@@ -138,6 +138,9 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["steps"] == 8  # told by one process only
     assert len(rows(both.output / "steps.csv")) == 9
     assert load_state(both.output / "state.pt")["world"] == 2
+    # One process cannot go on with what two have done.
+    with pytest.raises(ValueError, match=r"had 2 processes, now 1; start as many, or --restart"):
+        train(both, quiet=True)
 
 
 def test_joint_training_learns_and_is_logged(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.progress import Progress, TextColumn
 from crfrnn.files import make_folder, read_arrays, replacing, write_text
 from crfrnn.metrics import Counts
 from crfrnn.training import StageConfig
-from crfrnn.training.engine import make_engine
+from crfrnn.training.engine import device_alone
 from crfrnn.training.settings import to_tree
 from crfrnn.training.source import Source
 
@@ -48,7 +48,7 @@ def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = make_engine(config.device, "32").device
+    device = device_alone(config.device)
     source = Source(config.data, "val")
     make_folder(config.output)
     work: list[tuple[int, str, VariantConfig | None]] = [

@@ -35,12 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn train`."""
+    import torch
+
     from crfrnn.training import TrainConfig, read_config, train
 
     given = {"output": args.output, "seed": args.seed, "device": args.device}
     flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     config = read_config(TrainConfig, args.config, [*args.set, *flags])
     trained = train(config, restart=args.restart)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     if trained.rank:
         return 0
     record = {

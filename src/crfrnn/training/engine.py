@@ -41,6 +41,9 @@ class Engine(Protocol):
     def scaler(self) -> Any:
         """The gradient scaler of half precision, or None."""
 
+    def meet(self) -> None:
+        """Wait for all processes, so that none leaves while another still talks to it."""
+
 
 def make_engine(device: str | None, precision: str) -> Engine:
     """The engine for this process: Fabric if torchrun started it, else a plain one."""
@@ -55,6 +58,13 @@ def make_engine(device: str | None, precision: str) -> Engine:
     if torch.distributed.is_torchelastic_launched():
         return _Fabric(chosen, precision)
     return _Single(chosen, precision)
+
+
+def device_alone(device: str | None) -> torch.device:
+    """The device of a command that runs in one process."""
+    if torch.distributed.is_torchelastic_launched():
+        raise ValueError("this command runs in one process: start it without torchrun")
+    return make_engine(device, "32").device
 
 
 class _Single:
@@ -98,6 +108,9 @@ class _Single:
 
     def scaler(self) -> Any:
         return self.grad_scaler
+
+    def meet(self) -> None:
+        pass
 
 
 class _Fabric:
@@ -154,6 +167,9 @@ class _Fabric:
 
     def scaler(self) -> Any:
         return getattr(self.fabric.strategy.precision, "scaler", None)
+
+    def meet(self) -> None:
+        self.fabric.barrier()
 
 
 def _clip(parameters: Iterable[nn.Parameter], clip: float | None) -> Tensor:

@@ -105,6 +105,7 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
         scores = validate(run.objective, run.average, run.val, engine)
     if not engine.rank:
         run.export()
+    engine.meet()
     folder = config.output / (CRF if config.model.network is None else MODEL)
     return Trained(folder, run.before + run.step, loss, scores, engine.rank)
 

@@ -14,7 +14,7 @@ from crfrnn.files import require_writable
 from crfrnn.layer import CRFRNN
 from crfrnn.metrics import mean_iou
 from crfrnn.presets import PRESETS, Preset, write_preset
-from crfrnn.training.engine import make_engine
+from crfrnn.training.engine import device_alone
 from crfrnn.training.objective import Objective
 from crfrnn.training.source import Source
 
@@ -97,7 +97,7 @@ def compare(scored: Scored, preset: Preset) -> dict[str, float]:
 
 
 def _model(config: TuneConfig) -> tuple[Objective | None, torch.device]:
-    device = make_engine(config.device, "32").device
+    device = device_alone(config.device)
     if config.model is None:
         return None, device
     model = load_checkpoint(config.model)
