@@ -97,7 +97,8 @@ def test_a_run_killed_at_any_moment_gives_the_same_weights(
     file.write_text(to_yaml(killed))
     chance = random.Random(os.urandom(8))
     made = [0]
-    for least in sorted(chance.sample(range(3, total - 14), 2)):
+    # In the first stage and in the last, where dropout draws.
+    for least in (chance.randrange(3, 9), chance.randrange(29, 36)):
         process = start([str(file)])
         while len(rows(killed.output / "steps.csv")) <= least and process.poll() is None:
             time.sleep(0.001)
