@@ -61,7 +61,7 @@ $(TOOLS): constraints.txt | $(PY)
 
 $(INSTALLED): $(TOOLS) pyproject.toml $(CORE)
 	@echo "Building crfrnn into $(VENV)"
-	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev]"
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev,tune,distributed,tensorboard]"
 	@touch $@
 
 $(BENCH): $(INSTALLED)

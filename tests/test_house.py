@@ -25,7 +25,6 @@ HEADERS = sorted((ROOT / "csrc").rglob("*.hpp"))
 ARROWS = {
     "_checks": "",
     "_inputs": "",
-    "palette": "",
     "mean_field": "",
     "ops.arrays": "",
     "ops.reference_lattice": "ops.arrays",
@@ -38,7 +37,9 @@ ARROWS = {
     "ops": "ops.arrays ops.engines ops.filters ops.recurrence ops.transforms",
     "lattice": "ops",
     "pairwise": "lattice ops",
-    "presets": "pairwise",
+    "palette": "",
+    "files": "palette",
+    "presets": "pairwise lattice files",
     "filters": "pairwise lattice ops",
     "recurrence": "filters mean_field ops",
     "energy": "",
@@ -51,27 +52,39 @@ ARROWS = {
     " _layer_inputs",
     "loss": "prepared pairwise lattice _layer_inputs",
     "models": "layer",
-    "data": "",
     "pruning": "recurrence filters ops",
     "_forks": "",
     "refine": "presets pruning filters pairwise lattice ops _inputs _forks",
     "pydensecrf": "pruning filters lattice ops _forks",
     "_info": "ops",
-    "files": "palette",
     "figures": "palette",
     "score_grid": "",
     "score_kinds": "score_grid",
     "scores": "files score_grid score_kinds",
+    "data": "files palette",
+    "checkpoint": "models layer pretrained files",
+    "boundaries": "",
+    "metrics": "boundaries",
+    "evaluate": "data metrics",
+    "score_pack": "files",
+    "integrations": "models",
+    "training": "data metrics checkpoint models layer frank_wolfe pairwise presets files scores"
+    " score_pack",
+    "tuning": "training data metrics checkpoint layer pairwise presets refine files",
+    "ablation": "tuning training metrics checkpoint layer presets files",
     "demo": "refine presets palette files figures scores",
     "__init__": "refine pydensecrf presets pairwise lattice mean_field _info"
     " layer loss models prepared frank_wolfe energy",
     "cli": "__init__ refine presets pairwise _info"
-    " palette files figures score_grid score_kinds scores demo",
+    " palette files figures score_grid score_kinds scores score_pack demo"
+    " data metrics evaluate checkpoint integrations training tuning ablation",
     "__main__": "cli",
 }
 
 # Packages that only the units named here may import.
 GUESTS = {
+    "lightning_fabric": "training",
+    "optuna": "tuning",
     "skimage": "demo",
     "torchvision": "integrations",
     "transformers": "integrations",

@@ -127,6 +127,52 @@ def before_after(
     return figure
 
 
+@dataclass(frozen=True)
+class Row:
+    """One photograph of a figure of several.
+
+    Attributes:
+        image: the photograph.
+        columns: what to show of it, from left to right.
+        caption: a line below.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"]
+    columns: Sequence[Column]
+    caption: str
+
+
+def rows_of_columns(
+    rows: Sequence[Row], *, palette: bytes | None = None, panel: int = 320
+) -> Image.Image:
+    """Draw several photographs below each other, each with its columns side by side.
+
+    Args:
+        rows: at least one; all have the same number of columns, and titles are the first's.
+        palette: RGB triples; VOC's by default.
+        panel: width of a column in pixels.
+    """
+    heights = [round(panel * row.image.shape[0] / row.image.shape[1]) for row in rows]
+    count = len(rows[0].columns)
+    width = 2 * _MARGIN + count * panel + (count - 1) * _GAP
+    below = 32
+    figure = Image.new("RGB", (width, 2 * _MARGIN + 28 + sum(heights) + below * len(rows)), _PAPER)
+    draw = ImageDraw.Draw(figure)
+    top = _MARGIN + 28
+    for row, height in zip(rows, heights, strict=True):
+        for index, column in enumerate(row.columns):
+            x = _MARGIN + index * (panel + _GAP)
+            if row is rows[0]:
+                draw.text((x, top - 10), column.title, fill=_INK, font=_font(18), anchor="ls")
+            labels = column.labels
+            picture = overlay(row.image, labels, palette=palette, size=(panel, height), outline=2)
+            figure.paste(picture, (x, top))
+        bottom = top + height + below - 12
+        draw.text((_MARGIN, bottom), row.caption, fill=_QUIET, font=_font(16), anchor="ls")
+        top += height + below
+    return figure
+
+
 def _tinted(
     columns: Sequence[Column], names: Sequence[str], palette: bytes | None
 ) -> list[tuple[str, tuple[int, ...]]]:

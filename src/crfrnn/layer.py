@@ -17,7 +17,7 @@ from .frank_wolfe import Inference, Step, unroll
 from .lattice import NORMALIZATIONS
 from .pairwise import Gaussian, Kernel
 from .prepared import Prepared, Recipe, checked_kernels, prepare_alone, take
-from .presets import PRESETS
+from .presets import PRESETS, find_preset
 from .recurrence import potts
 
 WEIGHTS = ("scalar", "class", "matrix")
@@ -229,9 +229,8 @@ class CRFRNN(nn.Module):
 
     @classmethod
     def from_preset(cls, preset: str, num_classes: int) -> CRFRNN:
-        """Start from a named parameter set of `crfrnn.presets`, such as "crfasrnn" (the paper)."""
-        _checks.one_of("preset", preset, PRESETS)
-        chosen = PRESETS[preset]
+        """Start from a parameter set of `crfrnn.presets`, as "crfasrnn" (the paper), or a file."""
+        chosen = find_preset(preset)
         return cls(
             num_classes,
             chosen.kernels,

@@ -1,10 +1,24 @@
-"""Named parameter sets for `refine`, with where each comes from."""
+"""Named parameter sets for `refine`, with where each comes from, and files of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+import yaml
+
+from . import _checks
+from .files import describe, write_text
+from .lattice import NORMALIZATIONS
 from .pairwise import Bilateral, Gaussian, Kernel
+
+#: How the name of a file of parameters ends.
+PRESET_SUFFIXES = (".json", ".yaml", ".yml")
+
+_KINDS: dict[str, type[Bilateral] | type[Gaussian]] = {"Bilateral": Bilateral, "Gaussian": Gaussian}
 
 
 @dataclass(frozen=True)
@@ -106,3 +120,83 @@ PRESETS: dict[str, Preset] = {
         ),
     )
 }
+
+
+def find_preset(name: str) -> Preset:
+    """Return a named preset, or read a file that `write_preset` or a person wrote.
+
+    Args:
+        name: a key of `PRESETS`, or the path of a .json or .yaml file.
+
+    Raises:
+        ValueError: no such preset, or the file does not describe one.
+        FileNotFoundError: no such file.
+
+    Example:
+        >>> from crfrnn.presets import find_preset
+        >>> find_preset("deeplab").iterations
+        10
+    """
+    if not name.lower().endswith(PRESET_SUFFIXES):
+        if name not in PRESETS:
+            raise ValueError(
+                f"unknown preset {name!r}; expected one of: {', '.join(PRESETS)}, or a file "
+                f"({', '.join(PRESET_SUFFIXES)})"
+            )
+        return PRESETS[name]
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file of parameters, but there is none")
+    try:
+        read = json.loads if path.suffix.lower() == ".json" else yaml.safe_load
+        tree = read(path.read_text(encoding="utf-8"))
+        return Preset(
+            name=path.stem,
+            kernels=tuple(_kernel(entry) for entry in tree["kernels"]),
+            iterations=_checks.count("iterations", tree["iterations"]),
+            normalization=_normalization(tree["normalization"]),
+            purpose=str(tree.get("purpose", "")),
+            source=str(tree.get("source", "")),
+        )
+    except (yaml.YAMLError, KeyError, ValueError, TypeError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else describe(error)
+        raise ValueError(
+            f"{path}: expected kernels (kind, position, color, weight), iterations and "
+            f"normalization; {what}"
+        ) from error
+
+
+def describe_preset(preset: Preset) -> dict[str, Any]:
+    """Spell a preset as its file does."""
+    kernels = [
+        {"kind": type(kernel).__name__, **asdict(kernel)}
+        for kernel in preset.kernels
+        if isinstance(kernel, (Bilateral, Gaussian))
+    ]
+    return {
+        "kernels": kernels,
+        "iterations": preset.iterations,
+        "normalization": preset.normalization,
+        "purpose": preset.purpose,
+        "source": preset.source,
+    }
+
+
+def write_preset(path: Path, preset: Preset) -> None:
+    """Write a preset for `find_preset`, as JSON or YAML as the suffix says."""
+    tree = describe_preset(preset)
+    as_json = path.suffix.lower() == ".json"
+    write_text(path, json.dumps(tree, indent=2) + "\n" if as_json else yaml.safe_dump(tree))
+
+
+def _kernel(entry: Mapping[str, Any]) -> Kernel:
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "kind"
+    }
+    _checks.one_of("kind", entry["kind"], _KINDS)
+    return _KINDS[entry["kind"]](**fields)
+
+
+def _normalization(given: Any) -> str:
+    _checks.one_of("normalization", given, NORMALIZATIONS)
+    return str(given)

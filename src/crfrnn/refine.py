@@ -15,7 +15,7 @@ from ._inputs import Layout, arrange_image, find_layout, to_tensor, unary_logits
 from .filters import build_filters
 from .lattice import NORMALIZATIONS
 from .pairwise import Kernel, weight_table
-from .presets import PRESETS
+from .presets import find_preset
 from .pruning import Marginals, Pruned, marginals
 
 #: What arrays may be: NumPy arrays and torch tensors.
@@ -86,8 +86,9 @@ def refine(
             clipped at 1e-5. One channel is read as the probability of the foreground.
         labels: (H, W) or (B, H, W) integers, of which each is right with probability `confidence`.
         energy: likewise, energies -log P, as `pydensecrf` takes them.
-        preset: named parameters; see `crfrnn.presets.PRESETS`. The default "deeplab" is gentle: on
-            the scores of a strong network the others can do harm.
+        preset: named parameters, see `crfrnn.presets.PRESETS`, or a file of them from `crfrnn
+            tune`. The default "deeplab" is gentle: on the scores of a strong network the others
+            can do harm.
         kernels: pairwise kernels instead of those of the preset.
         compatibility: (C, C) penalty for label c beside label d; default Potts, `1 - I`.
         iterations: mean-field steps, 0 for none; default as in the preset.
@@ -125,8 +126,7 @@ def refine(
     """
     settle()
     name, scores = _only_one(logits=logits, probs=probs, labels=labels, energy=energy)
-    _checks.one_of("preset", preset, PRESETS)
-    chosen = PRESETS[preset]
+    chosen = find_preset(preset)
     kernels = chosen.kernels if kernels is None else _kernels(kernels)
     steps = chosen.iterations if iterations is None else _checks.count("iterations", iterations)
     normalization = chosen.normalization if normalization is None else normalization

@@ -100,6 +100,33 @@ def read_scores(
     """
     is_array = path.suffix.lower() in ARRAY_SUFFIXES
     loaded = read_arrays(path) if is_array else open_image(path)
+    return interpret_scores(
+        loaded,
+        path,
+        size,
+        kind,
+        class_axis=class_axis,
+        canvas=canvas,
+        align_corners=align_corners,
+        confidence=confidence,
+    )
+
+
+def interpret_scores(
+    loaded: Mapping[str, Any] | Image.Image,
+    path: Path,
+    size: Size,
+    kind: Kind = "auto",
+    *,
+    class_axis: ClassAxis = "auto",
+    canvas: Size | None = None,
+    align_corners: bool = False,
+    confidence: float = 0.7,
+) -> Scores:
+    """Do what `read_scores` does with what was read already: the arrays of a file, or an image.
+
+    `path` is what messages call it; the other arguments are those of `read_scores`.
+    """
     covered = size if canvas is None else canvas
     try:
         raw = _from_image(loaded) if isinstance(loaded, Image.Image) else _pick(loaded, kind)

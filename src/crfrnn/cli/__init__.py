@@ -15,6 +15,11 @@ from typing import NoReturn
 
 COMMANDS = {
     "refine": "sharpen the scores, labels or mask of a photograph, or of a folder of them",
+    "train": "train a network, the CRF on top of it, or both",
+    "tune": "search the parameters of the dense CRF on scores of training images",
+    "ablate": "measure what each part gives: network, CRF attached, tuned, trained, end to end",
+    "segment": "label a photograph, or a folder of them, with a trained model",
+    "evaluate": "score labels, scores or a model against masks, before and after the CRF",
     "demo": "refine two photographs with a real network's scores, and draw before and after",
     "info": "tell which engines are built, and which would run",
 }

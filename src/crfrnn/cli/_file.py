@@ -15,7 +15,7 @@ from crfrnn.files import require_writable
 
 def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> int:
     """Refine one photograph; returns the exit code."""
-    _check_outputs(outputs, (args.image, args.scores))
+    check_outputs(outputs, (args.image, args.scores))
     record = refine_file(args.image, args.scores, outputs, settings)
     for note in record["notes"]:
         say(f"crfrnn refine: note: {note}")
@@ -31,7 +31,8 @@ def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> 
     return 0
 
 
-def _check_outputs(outputs: Outputs, inputs: tuple[Path, ...]) -> None:
+def check_outputs(outputs: Outputs, inputs: tuple[Path, ...]) -> None:
+    """Refuse outputs of a wrong kind, in the place of an input, or not to be written."""
     suffixes = {"labels": (".png",), "probs": (".npy",), "overlay": (".png", ".jpg", ".jpeg")}
     taken = {path.resolve(): "an input" for path in inputs}
     for name, path in outputs.paths().items():

@@ -100,7 +100,12 @@ def add_crf(parser: argparse.ArgumentParser) -> None:
         "X or X,Y) or of colors on 0..255 (one, or R,G,B). A weight is one number or one a class.",
     )
     add = group.add_argument
-    add("--preset", metavar="NAME", default="deeplab", help="see below (default deeplab)")
+    add(
+        "--preset",
+        metavar="NAME",
+        default="deeplab",
+        help="see below, or a file that crfrnn tune wrote (default deeplab)",
+    )
     for name, what in (
         ("bilateral-position", "reach of the appearance kernel"),
         ("bilateral-color", "how alike its colors must be"),

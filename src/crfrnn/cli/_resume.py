@@ -14,13 +14,16 @@ from crfrnn.cli._pairs import Pair
 from crfrnn.cli._settings import Settings
 from crfrnn.files import PART_SUFFIX, describe, make_folder, require_writable, write_text
 
-MANIFEST = "crfrnn-refine.json"
-
 #: A file is written in far less time than this; an older partial one was left by a killed run.
 _STALE_SECONDS = 60
 
 
-def is_done(pair: Pair) -> bool:
+def manifest_name(command: str) -> str:
+    """What the file is called that says how a folder's results were made."""
+    return f"crfrnn-{command}.json"
+
+
+def is_done(pair: Pair, command: str) -> bool:
     """Whether all outputs are there, newer than image, scores and manifest.
 
     A file that is there is whole, since it is only moved there when it is.
@@ -28,7 +31,7 @@ def is_done(pair: Pair) -> bool:
     paths = pair.outputs.paths().values()
     if not all(path.is_file() for path in paths):
         return False
-    sources = (pair.image, pair.scores, pair.outputs.labels.with_name(MANIFEST))
+    sources = (pair.image, pair.scores, pair.outputs.labels.with_name(manifest_name(command)))
     oldest = min(path.stat().st_mtime_ns for path in paths)
     return oldest >= max(path.stat().st_mtime_ns for path in sources)
 
@@ -40,28 +43,30 @@ def prepare(
     folders: Outputs,
     settings: Settings,
     *,
+    command: str,
     overwrite: bool,
 ) -> None:
     """Make the output folders and their manifest, or raise if they hold something else.
 
     Args:
         images: folder of photographs.
-        scores: folder of scores.
+        scores: folder of scores, or the model.
         pairs: what is to be refined.
         folders: where to.
         settings: how.
+        command: by which command.
         overwrite: accept results of other parameters. The manifest is then written anew, which
             makes them older than it and so not done, also for a later run that goes on.
     """
     _require_apart(images, scores, folders)
     for folder in folders.paths().values():
         make_folder(folder)
-    manifest = folders.labels / MANIFEST
+    manifest = folders.labels / manifest_name(command)
     require_writable(manifest)
     there = [path for pair in pairs for path in pair.outputs.paths().values() if path.exists()]
     wanted = _describe(images, scores, settings)
     if not overwrite:
-        _require_same(manifest, wanted, there)
+        _require_same(manifest, wanted, there, command)
     _remove_stale_parts(folders)
     if overwrite or not manifest.exists():
         write_text(manifest, f"{json.dumps(wanted, indent=2)}\n")
@@ -78,12 +83,14 @@ def _describe(images: Path, scores: Path, settings: Settings) -> dict[str, Any]:
     return {"crfrnn": own, **where, "parameters": parameters}
 
 
-def _require_same(manifest: Path, wanted: dict[str, Any], there: Sequence[Path]) -> None:
+def _require_same(
+    manifest: Path, wanted: dict[str, Any], there: Sequence[Path], command: str
+) -> None:
     """Raise unless what is there was made from the same folders with the same parameters."""
     remedy = "use another output folder, or --overwrite"
     if not manifest.exists():
         if there:
-            raise ValueError(f"{there[0]} exists and is not from crfrnn refine; {remedy}")
+            raise ValueError(f"{there[0]} exists and is not from crfrnn {command}; {remedy}")
         return
     try:
         found = _flat(json.loads(manifest.read_text(encoding="utf-8")))

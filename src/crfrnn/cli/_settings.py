@@ -12,7 +12,7 @@ import numpy as np
 from crfrnn import _checks
 from crfrnn.files import read_arrays
 from crfrnn.pairwise import Kernel
-from crfrnn.presets import PRESETS
+from crfrnn.presets import find_preset
 from crfrnn.score_grid import ClassAxis, Size
 from crfrnn.score_kinds import Kind
 
@@ -45,8 +45,7 @@ class Settings:
 
 def make_settings(args: argparse.Namespace) -> Settings:
     """Turn the options into settings, checking those that need no file of scores."""
-    _checks.one_of("preset", args.preset, PRESETS)
-    preset = PRESETS[args.preset]
+    preset = find_preset(args.preset)
     steps = preset.iterations if args.iterations is None else args.iterations
     return Settings(
         kind=args.kind,

@@ -92,18 +92,7 @@ class Segmenter(nn.Module):
 
     def unary(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B C *S"]:
         """The network's logits alone, upsampled to the image."""
-        logits = _logits_of(self.network(image))
-        if logits.dim() != image.dim() or logits.dim() not in _MODES:
-            raise ValueError(
-                f"the network must give logits (B, C, *S) for an image (B, F, *S); got "
-                f"{_checks.shape_text(logits)} for {_checks.shape_text(image)}"
-            )
-        size = image.shape[2:]
-        if logits.shape[2:] == size:
-            return logits
-        return nn.functional.interpolate(
-            logits, size=size, mode=_MODES[logits.dim()], align_corners=False
-        )
+        return network_logits(self.network, image)
 
     def undo(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B F *S"]:
         """The image as it was before `mean` and `std`, on 0..255."""
@@ -130,6 +119,22 @@ class Segmenter(nn.Module):
             return crf
         network = {"params": list(self.network.parameters()), "lr": lr, "name": "network"}
         return [network, *crf]
+
+
+def network_logits(network: Callable[[Tensor], Any], image: Tensor) -> Tensor:
+    """The logits (B, C, *S) of any network that `Segmenter` takes, upsampled to the image."""
+    logits = _logits_of(network(image))
+    if logits.dim() != image.dim() or logits.dim() not in _MODES:
+        raise ValueError(
+            f"the network must give logits (B, C, *S) for an image (B, F, *S); got "
+            f"{_checks.shape_text(logits)} for {_checks.shape_text(image)}"
+        )
+    size = image.shape[2:]
+    if logits.shape[2:] == size:
+        return logits
+    return nn.functional.interpolate(
+        logits, size=size, mode=_MODES[logits.dim()], align_corners=False
+    )
 
 
 def _logits_of(output: Any) -> Tensor:

@@ -1,0 +1,195 @@
+"""What an ablation is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from crfrnn.presets import find_preset
+from crfrnn.training import (
+    CrfConfig,
+    DataConfig,
+    ModelConfig,
+    StageConfig,
+    TrainConfig,
+)
+from crfrnn.training.settings import build
+from crfrnn.tuning import SearchConfig
+
+#: The rows, and what each is.
+ROWS = {
+    "network": "network alone",
+    "default": "+ disconnected CRF, default parameters",
+    "tuned": "+ disconnected CRF, tuned",
+    "crf": "+ CRF-RNN, only its parameters trained",
+    "joint": "CRF-RNN trained end to end",
+}
+
+
+@dataclass(frozen=True)
+class VariantConfig:
+    """A row once more, with another CRF.
+
+    Attributes:
+        name: what the table calls it.
+        row: which row: "default", "tuned", "crf" or "joint".
+        crf: keys of `model.crf` that differ, as `{weights: matrix}`, `{normalization: after}` or
+            `{step: {regularizer: l2, size: 0.5}}`.
+    """
+
+    name: str
+    row: Literal["default", "tuned", "crf", "joint"]
+    crf: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Check the name, of which a folder is made."""
+        if not self.key or self.key in ROWS:
+            raise ValueError(f"name: expected one that is not a row's; got {self.name!r}")
+
+    @property
+    def key(self) -> str:
+        """The name as a folder."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    """The five rows over several seeds.
+
+    All rows of a seed start from the same network. The network alone is trained for as many further
+    epochs as the joint model, else the comparison would be unfair: `network` and the sum of `joint`
+    must have the same number.
+
+    Attributes:
+        output: folder of everything; an interrupted ablation goes on from it.
+        data: the data set; all rows are scored on its `val`, and nothing is chosen on it.
+        model: network, the weights that it starts from, and the CRF of the trained rows.
+        base: stages that train the network that all rows start from; may be empty where `model`
+            has weights.
+        network: the further training of the network alone.
+        crf: the training of the CRF's parameters, on top of the network so trained.
+        joint: the stages that train both, from the same start as `network`.
+        seeds: one run of all rows for each.
+        iterations: mean-field steps at test time.
+        report: that of them for which intervals and boundary scores are given.
+        preset: parameters of the row "default".
+        search: of the row "tuned".
+        from_tuned: start the trained rows from the kernels that the search found.
+        variants: further rows.
+        trimap: width in pixels of the band for trimap IoU.
+        device: default the first that exists of cuda, mps, cpu.
+        precision: of training, as in `TrainConfig`.
+        threads: of torch.
+        workers: processes that load images ahead.
+        save_every: steps between checkpoints of training.
+    """
+
+    output: Path
+    data: DataConfig
+    model: ModelConfig
+    base: tuple[StageConfig, ...] = ()
+    network: StageConfig | None = None
+    crf: StageConfig = field(default_factory=lambda: StageConfig("crf", epochs=2))
+    joint: tuple[StageConfig, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    iterations: tuple[int, ...] = (1, 2, 5, 10, 20)
+    report: int = 10
+    preset: str = "deeplab"
+    search: SearchConfig = field(default_factory=SearchConfig)
+    from_tuned: bool = True
+    variants: tuple[VariantConfig, ...] = ()
+    trimap: int = 3
+    device: str | None = None
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    threads: int | None = None
+    workers: int = 0
+    save_every: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what the parts say together."""
+        find_preset(self.preset)
+        if self.report not in self.iterations or min(self.iterations) < 1:
+            raise ValueError(
+                f"report: expected one of iterations, all at least 1; got {self.report} of "
+                f"{list(self.iterations)}"
+            )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: expected one or more, all different; got {list(self.seeds)}")
+        if self.data.val is None:
+            raise ValueError("data.val: the rows are scored on it")
+        self._check_stages()
+        keys = [variant.key for variant in self.variants]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"variants: names must differ; got {', '.join(keys)}")
+        for index, variant in enumerate(self.variants):
+            self.crf_of(variant, f"variants.{index}.crf")
+            if variant.row not in self.rows():
+                raise ValueError(f"variants.{index}.row: there is no row {variant.row!r} here")
+        for row, stages in self.stages().items():
+            # The rest of the checks are those of training.
+            self.train_config(stages, 0, self.output / row, self.model)
+
+    def rows(self) -> tuple[str, ...]:
+        """The rows that can be made: without a network there is no joint training."""
+        return tuple(row for row in ROWS if row != "joint" or self.joint)
+
+    def stages(self) -> dict[str, tuple[StageConfig, ...]]:
+        """The stages of each training."""
+        network = () if self.network is None else (self.network,)
+        return {"base": self.base, "network": network, "crf": (self.crf,), "joint": self.joint}
+
+    def crf_of(self, variant: VariantConfig | None, where: str = "crf") -> CrfConfig:
+        """The CRF of a variant."""
+        if variant is None:
+            return self.model.crf
+        known = {field.name for field in dataclasses.fields(CrfConfig)}
+        own = {name: getattr(self.model.crf, name) for name in known}
+        # Through `build`, which names what it does not know.
+        changed = build(CrfConfig, variant.crf, where)
+        return CrfConfig(**{**own, **{name: getattr(changed, name) for name in variant.crf}})
+
+    def train_config(
+        self,
+        stages: tuple[StageConfig, ...],
+        seed: int,
+        output: Path,
+        model: ModelConfig,
+    ) -> TrainConfig:
+        """The training of a row."""
+        return TrainConfig(
+            output,
+            self.data,
+            model,
+            stages,
+            seed=seed,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            workers=self.workers,
+            save_every=self.save_every,
+            validate_every=0,
+        )
+
+    def _check_stages(self) -> None:
+        if self.crf.train != "crf":
+            raise ValueError(f"crf.train: expected crf; got {self.crf.train}")
+        if self.model.network is None:
+            if self.base or self.network or self.joint:
+                raise ValueError("base, network and joint need model.network")
+            return
+        if self.network is None or not self.joint:
+            raise ValueError("network and joint: both are needed where there is a network")
+        for index, stage in enumerate((*self.base, self.network)):
+            if stage.train != "network":
+                raise ValueError(f"base and network train the network; got {stage.train} ({index})")
+        if not self.base and self.model.weights is None:
+            raise ValueError("give base or model.weights: the rows need a common start")
+        epochs = sum(stage.epochs for stage in self.joint)
+        if self.network.epochs != epochs:
+            raise ValueError(
+                f"network.epochs: expected the {epochs} of joint, so that both train the network's "
+                f"images as often; got {self.network.epochs}"
+            )

@@ -1,0 +1,72 @@
+"""Time and memory of a piece of work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What work took.
+
+    Attributes:
+        seconds: wall time, the median of several.
+        megabytes: peak of memory above what was held before; None where it cannot be told.
+    """
+
+    seconds: float
+    megabytes: float | None
+
+
+def measure(work: Callable[[], Any], device: torch.device, *, repeats: int = 3) -> Cost:
+    """Run a piece of work several times, after once to warm up."""
+    work()
+    times, peaks = [], []
+    for _ in range(repeats):
+        before = _reset(device)
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+        peak = _peak(device)
+        if before is not None and peak is not None:
+            peaks.append(max(0.0, peak - before) / 2**20)
+    return Cost(sorted(times)[len(times) // 2], max(peaks) if peaks else None)
+
+
+def _reset(device: torch.device) -> float | None:
+    """Forget the peak so far; gives what is held now, in bytes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return float(torch.cuda.memory_allocated(device))
+    try:
+        _CLEAR.write_text("5")  # Linux: makes the peak what is resident now
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _peak(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float | None:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return float(found[0]) * 1024 if found else None

@@ -1,0 +1,119 @@
+"""What a row predicts: labels of an image for several numbers of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.layer import CRFRNN
+from crfrnn.metrics import Counts, Judge, Settings, confusion_matrix, stack
+from crfrnn.training import StageConfig
+from crfrnn.training.batches import order
+from crfrnn.training.objective import Objective, labelled
+from crfrnn.training.source import Source
+from crfrnn.tuning.scored import in_threads
+
+from .measure import Cost, measure
+
+#: Images on which time and memory are measured.
+_TIMED = 3
+
+
+class Predictor:
+    """A row, ready to be scored.
+
+    Args:
+        objective: the network, if there is one.
+        crf: the layer; None for the network alone.
+        device: where both are.
+    """
+
+    def __init__(self, objective: Objective, crf: CRFRNN | None, device: torch.device) -> None:
+        self.objective = objective.eval().to(device)
+        self.crf = None if crf is None else crf.eval().to(device)
+        self.device = device
+
+    @torch.no_grad()
+    def unary(self, source: Source, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Image and logits as the CRF takes them, and the true labels."""
+        sample, logits = source.sample(index)
+        image = sample.image[None].float().to(self.device)
+        given = None if logits is None else logits[None].to(self.device)
+        return image, self.objective.unary(image, given), sample.label
+
+    @torch.no_grad()
+    def _network(self, image: Tensor) -> Tensor:
+        return self.objective.unary(image)
+
+    @torch.no_grad()
+    def labels(self, image: Tensor, unary: Tensor, steps: Sequence[int]) -> list[Tensor]:
+        """Labels (H, W) after each number of steps; filters are built once."""
+        if self.crf is None:
+            return [unary[0].argmax(dim=0).cpu()]
+        prepared = self.crf.prepare(image)
+        results = (self.crf.infer(unary, prepared, iterations=count) for count in steps)
+        return [result.logits[0].argmax(dim=0).cpu() for result in results]
+
+    def score(
+        self, source: Source, steps: Sequence[int], report: int, trimap: int
+    ) -> tuple[Tensor, Counts]:
+        """Count all images.
+
+        Returns:
+            Confusions (N, S, C, C), one for each number of steps, and all counts (N, ...) for
+            `report` steps.
+        """
+        settings = Settings(widths=(trimap,))
+        classes = source.num_classes
+
+        def one(index: int) -> tuple[Tensor, Counts]:
+            image, unary, label = self.unary(source, index)
+            found = self.labels(image, unary, steps)
+            at = list(steps).index(report) if self.crf is not None else 0
+            counts = Judge(label, classes, settings).count(found[at])
+            matrices = [confusion_matrix(labels, label, classes) for labels in found]
+            return torch.stack(matrices * (len(steps) // len(matrices))), counts
+
+        indices = range(len(source))
+        alone = self.device.type != "cpu"
+        pairs = [one(index) for index in indices] if alone else in_threads(one, indices)
+        confusions, counts = zip(*pairs, strict=True)
+        return torch.stack(confusions), stack(counts)
+
+    def costs(self, source: Source, steps: Sequence[int]) -> dict[str, Cost]:
+        """Time and memory of an image: of the network, and of the CRF for each number of steps."""
+        found: list[dict[str, Cost]] = []
+        for index in range(min(_TIMED, len(source))):
+            image, unary, _ = self.unary(source, index)
+            costs = {}
+            if self.objective.network is not None:
+                costs["network"] = measure(partial(self._network, image), self.device)
+            for count in steps if self.crf is not None else ():
+                work = partial(self.labels, image, unary, [count])
+                costs[str(count)] = measure(work, self.device)
+            found.append(costs)
+        return {name: _middle([costs[name] for costs in found]) for name in found[0]}
+
+    def training_cost(self, source: Source, stage: StageConfig) -> Cost:
+        """Time and memory of a training step: forward and backward of one batch, once loaded."""
+        objective = self.objective
+        objective.enter(stage)
+        plan = order(len(source), stage.batch_size, 0)[:1]
+        batch = next(source.batches(plan, stage, (0,), 0)).to(self.device)
+
+        def step() -> None:
+            loss: Any = objective(batch.image, batch.label, batch.inside, batch.logits)
+            (loss / labelled(batch)).backward()
+            objective.zero_grad(set_to_none=True)
+
+        cost = measure(step, self.device)
+        objective.eval()
+        return cost
+
+
+def _middle(costs: Sequence[Cost]) -> Cost:
+    return sorted(costs, key=lambda cost: cost.seconds)[len(costs) // 2]

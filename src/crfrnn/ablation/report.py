@@ -1,0 +1,234 @@
+"""One table, one plot, one page."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.files import write_image, write_text
+from crfrnn.metrics import Counts, Settings, interval, mean_iou, resample, summarize, total
+from crfrnn.training.settings import to_tree
+from crfrnn.training.source import Source
+
+from .config import AblateConfig
+from .plot import Line, draw_lines
+
+_SCORE_HEADS = (
+    "row", "mean IoU", "trimap IoU", "boundary F", "over the network", "over the tuned CRF",
+)  # fmt: skip
+
+PAGE, TABLE, PLOT = "report.md", "report.json", "report.png"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of one seed.
+
+    Attributes:
+        key: of the row.
+        title: what the table calls it.
+        seed: which.
+        confusions: (N, S, C, C), one for each image and number of steps.
+        counts: (N, ...) all counts for the reported number of steps.
+        costs: seconds and megabytes of an image, of "network" and of each number of steps, and of
+            a step of "training", if the row was trained.
+    """
+
+    key: str
+    title: str
+    seed: int
+    confusions: Tensor
+    counts: Counts
+    costs: Mapping[str, Mapping[str, float | None]]
+
+
+def write_report(
+    config: AblateConfig, results: Sequence[Result], source: Source, *, resamples: int = 1000
+) -> dict[str, Any]:
+    """Score all rows, write page, table and plot, and give what the table's file holds."""
+    keys = list(dict.fromkeys(result.key for result in results))
+    settings = Settings(widths=(config.trimap,))
+    drawn = _drawn(results, settings, resamples)
+    rows = {
+        key: _row(config, [r for r in results if r.key == key], settings, drawn[key])
+        for key in keys
+    }
+    gains = {
+        key: {
+            base: _gain(rows[key], rows[base], drawn[key], drawn[base])
+            for base in ("network", "tuned")
+            if base in rows and base != key
+        }
+        for key in keys
+    }
+    tree = {
+        "images": len(source),
+        "seeds": list(config.seeds),
+        "iterations": list(config.iterations),
+        "report": config.report,
+        "bootstrap": {"resamples": resamples, "interval": 0.95, "over": "images, paired"},
+        "rows": rows,
+        "gains": gains,
+        "settings": to_tree(config),
+    }
+    write_text(config.output / TABLE, json.dumps(tree, indent=2) + "\n")
+    lines = [
+        Line(row["title"], [row["mean_iou_by_steps"][str(t)]["mean"] for t in config.iterations])
+        for row in rows.values()
+    ]
+    plot = draw_lines(
+        list(config.iterations), lines, x_title="mean-field steps T", y_title="mean IoU in %"
+    )
+    write_image(config.output / PLOT, plot)
+    write_text(config.output / PAGE, _page(config, tree))
+    return tree
+
+
+def _drawn(
+    results: Sequence[Result], settings: Settings, resamples: int
+) -> dict[str, dict[str, Tensor]]:
+    """Bootstrap scores of each row in percent, averaged over its seeds; all see the same draws."""
+    named = {f"{r.key} {r.seed}": r.counts for r in results}
+    drawn = resample(named, settings, resamples=resamples)
+    keys = dict.fromkeys(result.key for result in results)
+    return {
+        key: {
+            score: 100
+            * torch.stack([drawn[f"{key} {r.seed}"][score] for r in results if r.key == key]).mean(
+                0
+            )
+            for score in next(iter(drawn.values()))
+        }
+        for key in keys
+    }
+
+
+def _row(
+    config: AblateConfig, results: list[Result], settings: Settings, drawn: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    by_steps = {}
+    for index, steps in enumerate(config.iterations):
+        values = [100 * float(mean_iou(r.confusions[:, index].sum(dim=0))) for r in results]
+        by_steps[str(steps)] = {**_spread(values), "seeds": values}
+    scores = {}
+    for name in drawn:
+        values = [100 * float(summarize(total(r.counts), settings)[name]) for r in results]
+        low, high = interval(drawn[name])
+        scores[name] = {**_spread(values), "low": low, "high": high, "seeds": values}
+    return {
+        "title": results[0].title,
+        "mean_iou_by_steps": by_steps,
+        "scores": scores,
+        "costs": results[0].costs,
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float | None]:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "deviation": deviation}
+
+
+def _gain(
+    row: dict[str, Any], base: dict[str, Any], drawn: Mapping[str, Tensor], other: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    gains = {}
+    for name, values in drawn.items():
+        low, high = interval(values - other[name])
+        gain = row["scores"][name]["mean"] - base["scores"][name]["mean"]
+        gains[name] = {"value": gain, "low": low, "high": high}
+    return gains
+
+
+def _page(config: AblateConfig, tree: dict[str, Any]) -> str:
+    trimap = f"trimap_iou_{config.trimap}"
+    seeds = ", ".join(map(str, config.seeds))
+    heads = ["row", *(f"T={t}" for t in config.iterations)]
+    sweep = [
+        [row["title"], *(_pm(row["mean_iou_by_steps"][str(t)]) for t in config.iterations)]
+        for row in tree["rows"].values()
+    ]
+    scores = [
+        [
+            row["title"],
+            _with_interval(row["scores"]["mean_iou"]),
+            _with_interval(row["scores"][trimap]),
+            _pm(row["scores"]["boundary_f"]),
+            *(_signed(tree["gains"][key].get(b, {}).get("mean_iou")) for b in ("network", "tuned")),
+        ]
+        for key, row in tree["rows"].items()
+    ]
+    costs = [
+        [
+            row["title"],
+            _cost(row["costs"].get("network")),
+            *(_cost(row["costs"].get(str(t))) for t in config.iterations),
+            _cost(row["costs"].get("training")),
+        ]
+        for row in tree["rows"].values()
+    ]
+    return "\n\n".join(
+        [
+            "# What each part gives",
+            f"{tree['images']} validation images, on which nothing was chosen; seeds {seeds}. "
+            f"In parentheses: standard deviation over the seeds; in brackets: 95 % bootstrap "
+            f"interval over the images, of the mean over the seeds; differences are paired. "
+            f"Trimap: pixels within {config.trimap} of another label.",
+            f"## At T = {config.report}",
+            _table(_SCORE_HEADS, scores),
+            *_verdicts(tree),
+            "## Mean IoU by steps at test time",
+            _table(heads, sweep),
+            f"![mean IoU by steps]({PLOT})",
+            "## Cost of an image, and of a training step",
+            "Of the network alone, and of the CRF on top, its filters included: time, and peak of "
+            "memory above what was held before.",
+            _table(["row", "network", *heads[1:], "training step"], costs),
+            "",
+        ]
+    )
+
+
+def _verdicts(tree: dict[str, Any]) -> list[str]:
+    lines = []
+    for key, gains in tree["gains"].items():
+        for base, scores in gains.items():
+            gain = scores["mean_iou"]
+            said = "better than" if gain["low"] > 0 else "not clearly different from"
+            said = "WORSE than" if gain["high"] < 0 else said
+            title, other = (tree["rows"][name]["title"] for name in (key, base))
+            lines.append(f"- {title}: {said} {other} ({_signed(gain)})")
+    return ["\n".join(lines)] if lines else []
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _pm(value: Mapping[str, float | None]) -> str:
+    deviation = value["deviation"]
+    return f"{value['mean']:.2f}" + ("" if deviation is None else f" ({deviation:.2f})")
+
+
+def _with_interval(value: Mapping[str, Any]) -> str:
+    return f"{_pm(value)} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def _signed(gain: Mapping[str, float] | None) -> str:
+    if gain is None or math.isnan(gain["value"]):
+        return ""
+    return f"{gain['value']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+
+
+def _cost(cost: Mapping[str, float | None] | None) -> str:
+    if cost is None or cost["seconds"] is None:
+        return ""
+    memory = cost["megabytes"]
+    return f"{1000 * cost['seconds']:.0f} ms" + ("" if memory is None else f", {memory:.0f} MB")

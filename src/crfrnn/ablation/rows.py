@@ -1,0 +1,125 @@
+"""Making the rows of one seed: training, tuning, and what each starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from crfrnn.layer import CRFRNN
+from crfrnn.presets import write_preset
+from crfrnn.training import ModelConfig, train
+from crfrnn.training.config_crf import CrfConfig
+from crfrnn.training.run import make_objective
+from crfrnn.training.source import Source
+from crfrnn.tuning import Scored, search
+
+from .config import AblateConfig, VariantConfig
+from .predict import Predictor
+
+PRESET = "preset.json"
+
+
+class Rows:
+    """The rows of one seed.
+
+    Args:
+        config: of the ablation.
+        seed: which.
+        classes: C.
+        device: where to predict.
+        quiet: no progress bars.
+    """
+
+    def __init__(
+        self, config: AblateConfig, seed: int, classes: int, device: torch.device, quiet: bool
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        self.classes = classes
+        self.device = device
+        self.quiet = quiet
+        self.folder = config.output / f"seed{seed}"
+
+    def make(self, row: str, variant: VariantConfig | None) -> Predictor:
+        """Train or tune what a row needs, or take it up where it is done, and load it."""
+        crf = self.config.crf_of(variant)
+        key = row if variant is None else variant.key
+        if row == "network":
+            return self._predictor(self._network(), None)
+        if row in ("default", "tuned"):
+            source = self.config.preset if row == "default" else str(self._tuned())
+            # Weights and bandwidths are the preset's; the rest may be a variant's.
+            changed = dataclasses.replace(
+                crf,
+                preset=source,
+                kernels=None,
+                learn_compatibility=False,
+                normalization=None if variant is None else crf.normalization,
+            )
+            return self._predictor(self._network(), changed.make(self.classes))
+        started = self._started(crf)
+        joint = row == "joint"
+        weights = self._base() if joint else self._network()
+        model = dataclasses.replace(self.config.model, weights=weights, crf=started)
+        stages = self.config.joint if joint else (self.config.crf,)
+        config = self.config.train_config(stages, self.seed, self.folder / key, model)
+        trained = train(config, quiet=self.quiet)
+        layer = started.make(self.classes)
+        if self.config.model.network is None:
+            return self._predictor(None, CRFRNN.from_pretrained(trained.model))
+        objective = make_objective(dataclasses.replace(model, weights=trained.model), self.classes)
+        layer.load_state_dict(_crf_tensors(trained.model))
+        return Predictor(objective, layer, self.device)
+
+    def _predictor(self, weights: Path | None, crf: CRFRNN | None) -> Predictor:
+        model = dataclasses.replace(self.config.model, weights=weights)
+        return Predictor(make_objective(model, self.classes), crf, self.device)
+
+    def _base(self) -> Path | None:
+        """The network that all rows start from."""
+        if not self.config.base:
+            return self.config.model.weights
+        model = self.config.model
+        folder = self.folder / "base"
+        config = self.config.train_config(self.config.base, self.seed, folder, model)
+        return train(config, quiet=self.quiet).model
+
+    def _network(self) -> Path | None:
+        """The network that was trained on alone."""
+        if self.config.network is None:
+            return None
+        model = dataclasses.replace(self.config.model, weights=self._base())
+        folder = self.folder / "network"
+        config = self.config.train_config((self.config.network,), self.seed, folder, model)
+        return train(config, quiet=self.quiet).model
+
+    def _tuned(self) -> Path:
+        """The preset that the search finds on the training images."""
+        folder = self.folder / "tuned"
+        path = folder / PRESET
+        if path.is_file():
+            return path
+        folder.mkdir(parents=True, exist_ok=True)
+        model: ModelConfig = dataclasses.replace(self.config.model, weights=self._network())
+        objective = make_objective(model, self.classes).to(self.device).eval()
+        scored = Scored(Source(self.config.data, "train"), objective, self.device)
+        searched = dataclasses.replace(self.config.search, seed=self.seed)
+        found = search(scored, searched, storage=folder / "trials.journal")
+        write_preset(path, found.preset)
+        return path
+
+    def _started(self, crf: CrfConfig) -> CrfConfig:
+        """What the CRF of a trained row starts from."""
+        if not self.config.from_tuned:
+            return crf
+        return dataclasses.replace(crf, preset=str(self._tuned()), kernels=None)
+
+
+def _crf_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    from crfrnn.checkpoint import load_checkpoint
+
+    crf = load_checkpoint(folder).crf
+    assert crf is not None
+    return dict(crf.state_dict())

@@ -1,0 +1,135 @@
+"""ablate(): all rows of all seeds, each kept on disk when it is done, then the report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from crfrnn.files import make_folder, read_arrays, replacing, write_text
+from crfrnn.metrics import Counts
+from crfrnn.training import StageConfig
+from crfrnn.training.engine import device_alone
+from crfrnn.training.settings import to_tree
+from crfrnn.training.source import Source
+
+from .config import ROWS, AblateConfig, VariantConfig
+from .predict import Predictor
+from .report import Result, write_report
+from .rows import Rows
+
+COUNTS = "counts.npz"
+RESULT = "result.json"
+
+#: What may change without making a row anew.
+_FREE = ("output", "seeds", "variants", "device", "precision", "threads", "workers", "save_every")
+
+
+def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
+    """Make every row of every seed, score it on the validation images, and report.
+
+    Rows that are done are not made again, and what is interrupted goes on where it stopped.
+
+    Args:
+        config: what to do; see `AblateConfig`.
+        quiet: no progress bars.
+
+    Returns:
+        The report, as `report.json` holds it; `report.md` and `report.png` lie beside it.
+
+    Raises:
+        ValueError: the output folder holds rows that were made with other settings.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = device_alone(config.device)
+    source = Source(config.data, "val")
+    make_folder(config.output)
+    work: list[tuple[int, str, VariantConfig | None]] = [
+        (seed, row, variant)
+        for seed in config.seeds
+        for row, variant in [
+            *((row, None) for row in config.rows()),
+            *((variant.row, variant) for variant in config.variants),
+        ]
+    ]
+    results = []
+    with _progress(quiet) as progress:
+        task = progress.add_task("rows", total=len(work), note="")
+        for seed, row, variant in work:
+            key = row if variant is None else variant.key
+            progress.update(task, note=f"seed {seed}, {key}")
+            folder = config.output / f"seed{seed}" / key
+            made_with = _settings(config, row, variant)
+            if not (folder / RESULT).is_file():
+                rows = Rows(config, seed, source.num_classes, device, quiet=True)
+                stages = config.stages().get(row, ())
+                _make(rows.make(row, variant), config, source, stages, folder, made_with)
+            title = ROWS[row] if variant is None else variant.name
+            results.append(_read(folder, key, title, seed, made_with))
+            progress.advance(task)
+    return write_report(config, results, source)
+
+
+def _make(
+    predictor: Predictor,
+    config: AblateConfig,
+    source: Source,
+    stages: tuple[StageConfig, ...],
+    folder: Path,
+    made_with: dict[str, Any],
+) -> None:
+    """Score a row and write what was counted, the file that marks it as done last."""
+    steps = config.iterations
+    confusions, counts = predictor.score(source, steps, config.report, config.trimap)
+    costs = predictor.costs(source, steps)
+    if stages:
+        costs["training"] = predictor.training_cost(Source(config.data, "train"), stages[-1])
+    make_folder(folder)
+    with replacing(folder / COUNTS) as file:
+        np.savez_compressed(
+            file,
+            confusions=confusions.numpy(),
+            **{name: value.numpy() for name, value in vars(counts).items()},
+        )
+    spelled = {name: asdict(cost) for name, cost in costs.items()}
+    record = {"costs": spelled, "settings": made_with}
+    write_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
+
+
+def _read(folder: Path, key: str, title: str, seed: int, made_with: dict[str, Any]) -> Result:
+    """Read a row that is done, if it was made with these settings."""
+    record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    changed = [name for name in made_with if record["settings"].get(name) != made_with[name]]
+    if changed:
+        raise ValueError(
+            f"{folder}: this row was made with another {' and '.join(changed)}; remove the folder "
+            f"to make it again, or use another output"
+        )
+    arrays = {name: torch.from_numpy(a) for name, a in read_arrays(folder / COUNTS).items()}
+    confusions = arrays.pop("confusions")
+    return Result(key, title, seed, confusions, Counts(**arrays), record["costs"])
+
+
+def _settings(config: AblateConfig, row: str, variant: VariantConfig | None) -> dict[str, Any]:
+    """What decides a row."""
+    tree = {name: value for name, value in to_tree(config).items() if name not in _FREE}
+    # Through JSON, so that it compares equal to what is read back.
+    own: dict[str, Any] = json.loads(json.dumps({**tree, "row": row, "variant": to_tree(variant)}))
+    return own
+
+
+def _progress(quiet: bool) -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        *Progress.get_default_columns(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    )

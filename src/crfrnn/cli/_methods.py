@@ -1,0 +1,160 @@
+"""What `crfrnn evaluate` scores: labels, scores or a model, turned into labels by method."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.cli import say
+from crfrnn.cli._job import refine_scores
+from crfrnn.cli._model import is_model, model_labels, open_model
+from crfrnn.cli._settings import Settings
+from crfrnn.data import MaskedImages, Sample
+from crfrnn.evaluate import AFTER, BEFORE, Predict
+from crfrnn.files import IMAGE_SUFFIXES
+from crfrnn.score_pack import is_pack, read_pack
+from crfrnn.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
+
+_READING = ("kind", "class_axis", "canvas", "align_corners", "confidence")
+
+
+@dataclass(frozen=True)
+class Methods:
+    """What is scored.
+
+    Attributes:
+        predict: gives the labels by each method.
+        crf: what makes "after" of "before": "refine", "the model's", or None.
+    """
+
+    predict: Predict
+    crf: str | None = None
+
+
+def make_methods(args: argparse.Namespace, settings: Settings, data: MaskedImages) -> Methods:
+    """Find out what the sources are, and check what can be checked before any work."""
+    sources: list[Path] = args.source
+    for source in sources:
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: expected labels, scores or a model, found nothing")
+    if len(sources) > 2:
+        raise ValueError(f"give one source, or two folders of labels; got {len(sources)}")
+    kinds = [_kind(source) for source in sources]
+    if len(sources) == 2 and kinds != ["labels", "labels"]:
+        raise ValueError(
+            f"two sources must be folders of labels, before and after; got {kinds[0]} and "
+            f"{kinds[1]}"
+        )
+    if kinds[0] == "labels":
+        return Methods(_from_labels(sources, data))
+    if kinds[0] == "model":
+        return _from_model(sources[0], settings, data, refine=args.refine)
+    predict = _from_scores(sources[0], settings, data, refine=args.refine)
+    return Methods(predict, "refine" if args.refine else None)
+
+
+def _kind(source: Path) -> str:
+    if source.is_file():
+        if is_pack(source):
+            return "scores"
+        raise ValueError(
+            f"{source}: expected a folder, or a .npz with `ids` and `logits` of many images"
+        )
+    if is_model(source):
+        return "model"
+    suffixes = {path.suffix.lower() for path in source.iterdir() if path.is_file()}
+    if suffixes & ARRAY_SUFFIXES:
+        return "scores"
+    if suffixes & IMAGE_SUFFIXES:
+        return "labels"
+    raise ValueError(f"{source}: expected label images, score arrays or a model in this folder")
+
+
+def _from_labels(folders: Sequence[Path], data: MaskedImages) -> Predict:
+    names = (BEFORE, AFTER)[: len(folders)]
+    for folder in folders:
+        _require_files(folder, data.names, {".png"})
+
+    def predict(sample: Sample) -> dict[str, Tensor]:
+        size = (sample.label.shape[0], sample.label.shape[1])
+        return {
+            name: torch.from_numpy(
+                read_scores(folder / f"{sample.name}.png", size, "labels").labels()
+            )
+            for name, folder in zip(names, folders, strict=True)
+        }
+
+    return predict
+
+
+def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Predict:
+    pack = read_pack(source) if source.is_file() else None
+    files = {} if pack else _require_files(source, data.names, ARRAY_SUFFIXES)
+    reading: dict[str, Any] = {name: getattr(settings, name) for name in _READING}
+    told: set[str] = set()
+    if pack:
+        pack.require(data.names)
+
+    def predict(sample: Sample) -> dict[str, Tensor]:
+        size = (sample.label.shape[0], sample.label.shape[1])
+        if pack:
+            name = Path(f"{source.name}:{sample.name}")
+            given = interpret_scores(pack.arrays(sample.name), name, size, **reading)
+        else:
+            given = read_scores(files[sample.name], size, **reading)
+        _require_classes(given, data, source)
+        for note in given.notes:
+            text = note.split(" ", 1)[1]  # the same for every file, but for its name
+            if text not in told:
+                told.add(text)
+                say(f"crfrnn evaluate: note: {note}")
+        found = {BEFORE: torch.from_numpy(given.labels())}
+        if refine:
+            photo = sample.image.permute(1, 2, 0).contiguous().numpy()
+            found[AFTER] = torch.from_numpy(refine_scores(photo, given, settings).labels)
+        return found
+
+    return predict
+
+
+def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Methods:
+    model = open_model(source)
+    if model.num_classes != data.num_classes:
+        raise ValueError(
+            f"{source}: the model has {model.num_classes} classes and the data "
+            f"{data.num_classes}; they must agree"
+        )
+
+    def predict(sample: Sample) -> dict[str, Tensor]:
+        before, after = model_labels(model, sample.image, settings if refine else None)
+        return {BEFORE: before, AFTER: after} if refine else {BEFORE: before}
+
+    own = "the model's" if model.has_crf else "refine"
+    return Methods(predict, own if refine else None)
+
+
+def _require_files(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str]) -> Any:
+    by_stem = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes}
+    missing = [name for name in names if name not in by_stem]
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+        raise FileNotFoundError(
+            f"{folder}: no {' or '.join(sorted(suffixes))} file for {len(missing)} of "
+            f"{len(names)} images: {shown}"
+        )
+    return by_stem
+
+
+def _require_classes(given: Scores, data: MaskedImages, source: Path) -> None:
+    classes = 0 if given.kind == "labels" else len(given.values)
+    if given.kind != "labels" and max(classes, 2) != data.num_classes:
+        raise ValueError(
+            f"{source}: the scores have {classes} classes and the data {data.num_classes}; they "
+            "must agree"
+        )

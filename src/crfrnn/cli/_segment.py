@@ -1,0 +1,117 @@
+"""Segmenting photographs with a model: one, or a folder of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from crfrnn.cli import _folder
+from crfrnn.cli._job import Outputs
+from crfrnn.cli._model import Model, model_labels
+from crfrnn.cli._pairs import Pair, Unmatched
+from crfrnn.cli._settings import Settings
+from crfrnn.figures import overlay
+from crfrnn.files import IMAGE_SUFFIXES, read_image, write_image, write_labels
+
+
+@dataclass(frozen=True)
+class SegmentSettings(Settings):
+    """How to segment: the CRF, and whether there is one."""
+
+    crf: bool = True
+
+
+def run_file(
+    args: argparse.Namespace, outputs: Outputs, settings: SegmentSettings, model: Model
+) -> int:
+    """Segment one photograph; returns the exit code."""
+    record = _segment_file(args.image, outputs, settings, model)
+    if args.json:
+        text = json.dumps({**record, "parameters": settings.parameters()}, indent=2)
+    else:
+        share = record["relabeled"] / record["pixels"]
+        crf = f"the CRF relabeled {share:.1%} of pixels" if settings.crf else "without a CRF"
+        found = ", ".join(record["found"])
+        text = f"{args.output}: {found}; {crf}; {record['seconds']:.2f} s"
+    sys.stdout.write(f"{text}\n")
+    return 0
+
+
+def run_folder(
+    args: argparse.Namespace, folders: Outputs, settings: SegmentSettings, model: Model
+) -> int:
+    """Segment every photograph of a folder that is not done yet; returns the exit code."""
+    _folder.check_workers(args.workers)
+    source = Path(args.model)
+    weights = _weights(source)
+    pairs, unmatched = _photographs(args.image, weights, folders)
+
+    def work(pair: Pair) -> dict[str, Any]:
+        return _segment_file(pair.image, pair.outputs, settings, model)
+
+    task = _folder.Task("segment", "segmented", args.image, source, work)
+    return _folder.run_pairs(args, task, pairs, unmatched, folders, settings)
+
+
+def _segment_file(
+    path: Path, outputs: Outputs, settings: SegmentSettings, model: Model
+) -> dict[str, Any]:
+    photo = np.rint(read_image(path, apply_exif=settings.apply_exif)).astype(np.uint8)
+    image = torch.from_numpy(photo).permute(2, 0, 1).contiguous()
+    start = time.perf_counter()
+    before, after = model_labels(model, image, settings if settings.crf else None)
+    seconds = time.perf_counter() - start
+    labels = after.numpy()
+    if outputs.overlay is not None:
+        write_image(outputs.overlay, overlay(photo, labels))
+    write_labels(outputs.labels, labels, classes=model.num_classes)
+    names = model.classes or [str(index) for index in range(model.num_classes)]
+    return {
+        "image": str(path),
+        "outputs": outputs.spelled(),
+        "classes": model.num_classes,
+        "found": [names[index] for index in np.unique(labels).tolist()],
+        "pixels": int(labels.size),
+        "relabeled": int((before != after).sum()),
+        "seconds": round(seconds, 4),
+        "notes": [],
+    }
+
+
+def _photographs(
+    folder: Path, weights: Path | None, folders: Outputs
+) -> tuple[list[Pair], Unmatched]:
+    """The photographs of a folder, each with the file of the model that makes it out of date."""
+    by_stem = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            by_stem[path.stem].append(path)
+    if not by_stem:
+        raise ValueError(f"{folder}: no photograph in this folder")
+    pairs, clashes = [], []
+    for stem, paths in by_stem.items():
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            clashes.append((stem, f"cannot tell which file to use: {names}"))
+            continue
+        drawn = folders.overlay and folders.overlay / f"{stem}.png"
+        outputs = Outputs(folders.labels / f"{stem}.png", None, drawn)
+        pairs.append(Pair(stem, paths[0], weights or paths[0], outputs))
+    return pairs, Unmatched([], [], clashes)
+
+
+def _weights(source: Path) -> Path | None:
+    """The newest file of a model's directory; None for a name on a hub."""
+    if not source.is_dir():
+        return None
+    files = [path for path in source.iterdir() if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_mtime_ns)

@@ -1,0 +1,78 @@
+"""Scores as people read them: tables in percent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_WIDTH = 100
+_NAMES = {
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "boundary_iou": "boundary IoU",
+    "boundary_f": "boundary F",
+}
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print the scores, the IoU of each class, and the verdict, on stdout."""
+    console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
+    console.print(_scores(summary))
+    console.print(_classes(summary))
+    console.print(
+        "Classes in neither truth nor prediction count in no mean. Trimap: pixels within so many "
+        "pixels of another true label or of void.",
+        style="dim",
+    )
+    for line in summary["verdict"]:
+        console.print(line, style="bold", soft_wrap=True)
+
+
+def _scores(summary: Mapping[str, Any]) -> Table:
+    table = Table(
+        title=f"{summary['images']} images, percent, with 95 % bootstrap intervals over images",
+        title_justify="left",
+    )
+    table.add_column("score")
+    for name in summary["rows"]:
+        table.add_column(name, justify="right")
+    for name in summary["differences"]:
+        title = "difference" if len(summary["differences"]) == 1 else f"{name}: difference"
+        table.add_column(title, justify="right")
+    first = next(iter(summary["rows"].values()))
+    for score in (name for name in first if name != "class_iou"):
+        cells = [_cell(row[score]) for row in summary["rows"].values()]
+        cells += [_cell(row[score], sign="+") for row in summary["differences"].values()]
+        table.add_row(_label(score), *cells)
+    return table
+
+
+def _classes(summary: Mapping[str, Any]) -> Table:
+    table = Table(title="IoU of each class, percent", title_justify="left")
+    table.add_column("class")
+    for name in summary["rows"]:
+        table.add_column(name, justify="right")
+    for label in summary["classes"]:
+        values = [row["class_iou"][label] for row in summary["rows"].values()]
+        table.add_row(label, *("-" if value is None else f"{100 * value:.2f}" for value in values))
+    return table
+
+
+def _cell(entry: Mapping[str, float | None], sign: str = "") -> str:
+    value, low, high = (entry[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    text = f"{100 * value:{sign}.2f}"
+    if low is None or high is None:
+        return text
+    return f"{text} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+
+
+def _label(score: str) -> str:
+    if score.startswith("trimap_iou_"):
+        return f"trimap IoU, {score.removeprefix('trimap_iou_')} px"
+    return _NAMES.get(score, score)

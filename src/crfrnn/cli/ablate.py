@@ -1,0 +1,51 @@
+"""Measure what each part gives, as a YAML file says: five rows over several seeds.
+
+  network                    the network alone
+  default                    + a CRF attached afterwards, default parameters
+  tuned                      + a CRF attached afterwards, tuned on training images
+  crf                        + CRF-RNN, only its parameters trained
+  joint                      CRF-RNN trained end to end, as long as the network alone
+each for several numbers of mean-field steps, with bootstrap intervals, time and memory. The output
+folder holds report.md, report.json and report.png; rows that are done are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `crfrnn ablate`."""
+    add = parser.add_argument
+    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/training.md for its keys")
+    add("-o", "--output", metavar="DIR", help="overrides `output`")
+    add("--seeds", metavar="N", type=int, nargs="+", help="overrides `seeds`")
+    add("--device", metavar="NAME", help="overrides `device`: cpu, cuda, cuda:1 or mps")
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override any key, as joint.0.epochs=3; may be given again",
+    )
+    add("--json", action="store_true", help="print the report as JSON instead of the page")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `crfrnn ablate`."""
+    from crfrnn.ablation import AblateConfig, ablate
+    from crfrnn.ablation.report import PAGE
+    from crfrnn.training import read_config
+
+    given = {"output": args.output, "seeds": args.seeds, "device": args.device}
+    flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    config = read_config(AblateConfig, args.config, [*args.set, *flags])
+    report = ablate(config)
+    if args.json:
+        sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
+    else:
+        sys.stdout.write((config.output / PAGE).read_text(encoding="utf-8"))
+    return 0

@@ -1,0 +1,127 @@
+"""Score predictions on photographs with masks, before and after a CRF.
+
+SOURCE is one of
+  a folder of label images    <name>.png, palette or grey ids; give two, before and after
+  a folder of scores          <name>.npy or .npz, as `crfrnn refine` reads them
+  a .npz of many images       `ids` (N,), and `logits` or `probs` (N, h, w, C) or (N, C, h, w)
+  a model's directory         of `crfrnn train`, or of the transformers library
+Scores, and models without a CRF, are also refined with the CRF that the options describe: the table
+shows both, and says plainly if the CRF did harm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crfrnn.cli import Parser
+from crfrnn.cli._data import DATA_HELP, add_data, open_data
+from crfrnn.cli._options import add_crf, add_reading
+from crfrnn.cli._options import epilog as crf_help
+
+if TYPE_CHECKING:
+    from crfrnn.data import MaskedImages
+    from crfrnn.evaluate import Evaluation, Predict
+
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Declare the options of `crfrnn evaluate`."""
+    parser.make_epilog = lambda: f"{DATA_HELP}\n\n{crf_help()}"
+    add = parser.add_argument
+    add("source", metavar="SOURCE", type=Path, nargs="+", help="what to score, see above")
+    add("-o", "--output", metavar="OUT.json", type=Path, help="write all numbers")
+    add(
+        "--figure",
+        metavar="OUT.png",
+        type=Path,
+        help="draw the images with the best, median and worst change of their own mean IoU",
+    )
+    add("--json", action="store_true", help="print JSON on stdout instead of tables")
+    add("--no-crf", dest="refine", action="store_false", help="score SOURCE as it is only")
+    add_data(parser)
+    group = parser.add_argument_group("what is measured")
+    add = group.add_argument
+    add("--widths", metavar="W,W..", type=_widths, default=(1, 3, 5, 10), help="of trimaps, pixels")
+    add("--resamples", metavar="N", type=int, default=1000, help="bootstrap samples (default 1000)")
+    add("--seed", metavar="N", type=int, default=0, help="of the bootstrap (default 0)")
+    add_reading(parser)
+    add_crf(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `crfrnn evaluate`."""
+    from crfrnn import _checks
+    from crfrnn.cli._methods import make_methods
+    from crfrnn.cli._settings import make_settings
+    from crfrnn.cli._tables import print_summary
+    from crfrnn.files import require_writable, write_text
+
+    settings = make_settings(args)
+    _checks.count("resamples", args.resamples, least=1)
+    for path in (args.output, args.figure):
+        if path is not None:
+            require_writable(path)
+    if args.figure is not None and args.figure.suffix.lower() not in _PICTURES:
+        raise ValueError(f"--figure is written as {' or '.join(_PICTURES)}; got {args.figure}")
+    if args.apply_exif:
+        raise ValueError("--apply-exif is for `crfrnn refine`: masks lie on the stored pixels")
+    data = open_data(args)
+    methods = make_methods(args, settings, data)
+    found = _evaluate(args, data, methods.predict)
+    if args.figure is not None and len(found.rows) != 2:
+        raise ValueError("--figure needs a before and an after; there is only one method")
+    summary = {
+        "sources": [str(source) for source in args.source],
+        **found.summary(resamples=args.resamples, seed=args.seed),
+        "crf": methods.crf,
+        "parameters": settings.parameters() if methods.crf == "refine" else None,
+    }
+    if args.output is not None:
+        write_text(args.output, f"{json.dumps(summary, indent=2)}\n")
+    if args.figure is not None:
+        _draw(args.figure, found, data, methods.predict)
+    if args.json:
+        sys.stdout.write(f"{json.dumps(summary, indent=2)}\n")
+    else:
+        print_summary(summary)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, data: MaskedImages, predict: Predict) -> Evaluation:
+    from crfrnn.cli._progress import progress
+    from crfrnn.evaluate import evaluate
+    from crfrnn.metrics import Settings
+
+    with progress("evaluating", len(data)) as advance:
+        return evaluate(data, predict, settings=Settings(widths=args.widths), advance=advance)
+
+
+def _draw(path: Path, found: Evaluation, data: MaskedImages, predict: Predict) -> None:
+    from crfrnn.evaluate import extremes
+    from crfrnn.figures import Column, Row, rows_of_columns
+    from crfrnn.files import write_image
+
+    changes = found.changes()
+    rows = []
+    for what, index in extremes(changes).items():
+        sample = data[index]
+        labels = predict(sample)
+        columns = [Column("photograph"), Column("truth", sample.label.numpy())]
+        columns += [Column(name, value.numpy()) for name, value in labels.items()]
+        caption = f"{what} change: {sample.name}, mean IoU {100 * changes[index]:+.1f}"
+        rows.append(Row(sample.image.permute(1, 2, 0).contiguous().numpy(), columns, caption))
+    write_image(path, rows_of_columns(rows))
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        message = f"expected whole numbers with commas between; got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,68 @@
+"""Segment a photograph, or a folder of them, with a trained model.
+
+MODEL is a directory that `crfrnn train` wrote, one of the transformers library, or the name of a
+model on its hub as OWNER/NAME; with --fetch that library fetches it. A model of ours brings its
+CRF; others are refined with the CRF that the options describe. The result is a palette PNG of
+class ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crfrnn.cli import Parser
+from crfrnn.cli._options import add_crf, epilog
+
+
+def add_arguments(parser: Parser) -> None:
+    """Declare the options of `crfrnn segment`."""
+    parser.make_epilog = epilog
+    add = parser.add_argument
+    add("image", metavar="IMAGE", type=Path, help="a photograph, or a folder")
+    add("--model", metavar="MODEL", required=True, help="see above")
+    add(
+        "-o",
+        "--output",
+        metavar="LABELS",
+        type=Path,
+        required=True,
+        help="the .png to write, or a folder",
+    )
+    add("--overlay", metavar="OUT.png", type=Path, help="also draw the labels on the photograph")
+    add("--fetch", action="store_true", help="let the transformers library fetch MODEL")
+    add("--no-crf", dest="crf", action="store_false", help="the network alone")
+    add("--apply-exif", action="store_true", help="turn IMAGE as its EXIF orientation says")
+    add("--json", action="store_true", help="print one JSON object on stdout")
+    add("--overwrite", action="store_true", help="folders: redo what is there")
+    add("--workers", metavar="N", type=int, default=1, help="folders: photographs at a time (1)")
+    add_crf(parser)
+    parser.set_defaults(
+        kind="logits",
+        class_axis="first",
+        canvas=None,
+        align_corners=False,
+        confidence=0.7,
+        num_classes=None,
+        ignore_index=255,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `crfrnn segment`."""
+    from crfrnn.cli import _segment
+    from crfrnn.cli._file import check_outputs
+    from crfrnn.cli._job import Outputs
+    from crfrnn.cli._model import open_model
+    from crfrnn.cli._settings import make_settings
+
+    outputs = Outputs(args.output, None, args.overlay)
+    settings = _segment.SegmentSettings(**vars(make_settings(args)), crf=args.crf)
+    if not args.image.exists():
+        raise FileNotFoundError(f"{args.image}: expected a photograph or a folder, found nothing")
+    if args.image.is_dir():
+        return _segment.run_folder(
+            args, outputs, settings, open_model(args.model, fetch=args.fetch)
+        )
+    check_outputs(outputs, (args.image,))
+    return _segment.run_file(args, outputs, settings, open_model(args.model, fetch=args.fetch))

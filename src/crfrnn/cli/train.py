@@ -1,0 +1,64 @@
+"""Train a network, the CRF on top of it, or both, as a YAML file says.
+
+An interrupted run goes on where it stopped when the command is given again, and then gives what it
+would have given without the interruption. For several GPUs or machines start it by torchrun:
+  torchrun --nproc-per-node 4 -m crfrnn train CONFIG.yaml
+The output folder holds model/ (for crfrnn evaluate and segment), steps.csv, epochs.csv, train.yaml
+and state.pt, from which a run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `crfrnn train`."""
+    add = parser.add_argument
+    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/training.md for its keys")
+    add("-o", "--output", metavar="DIR", help="overrides `output`")
+    add("--seed", metavar="N", type=int, help="overrides `seed`")
+    add("--device", metavar="NAME", help="overrides `device`: cpu, cuda, cuda:1 or mps")
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override any key, as stages.0.epochs=3; may be given again",
+    )
+    add("--restart", action="store_true", help="begin anew instead of going on")
+    add("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `crfrnn train`."""
+    import torch
+
+    from crfrnn.training import TrainConfig, read_config, train
+
+    given = {"output": args.output, "seed": args.seed, "device": args.device}
+    flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    config = read_config(TrainConfig, args.config, [*args.set, *flags])
+    trained = train(config, restart=args.restart)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if trained.rank:
+        return 0
+    record = {
+        "model": str(trained.model),
+        "steps": trained.steps,
+        "loss": trained.loss if trained.loss == trained.loss else None,
+        "mean_iou": {name: round(value, 3) for name, value in trained.scores.items()},
+    }
+    if args.json:
+        sys.stdout.write(f"{json.dumps(record, indent=2)}\n")
+        return 0
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in trained.scores.items())
+    sys.stdout.write(
+        f"{trained.model}: {trained.steps} steps, loss {trained.loss:.4f}"
+        + (f"; mean IoU on the validation images: {scores}\n" if scores else "\n")
+    )
+    return 0

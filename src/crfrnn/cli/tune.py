@@ -1,0 +1,82 @@
+r"""Search bandwidths and weights of the dense CRF on scores of training images.
+
+Writes a preset, for crfrnn refine --preset FILE, and reports before and after on the validation
+images, on which nothing is chosen. An interrupted search goes on where it stopped. For example
+  crfrnn tune -o voc.json --set data.root=VOC2012 \\
+      --set data.scores.train=train.npz --set data.scores.val=val.npz
+where a file of scores holds `ids` (N,), 8-bit `logits` (N, h, w, C), `scale` and `zero`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crfrnn.tuning import Tuned
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `crfrnn tune`."""
+    add = parser.add_argument
+    add("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="see docs/training.md")
+    add("-o", "--output", metavar="PRESET", help="the .json or .yaml to write: overrides `output`")
+    add("--trials", metavar="N", type=int, help="parameter sets to try (default 60)")
+    add("--images", metavar="N", type=int, help="training images to use (default 128)")
+    add("--seed", metavar="N", type=int, help="default 0")
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set any key, as search.bilateral_color=[2,20]; may be given again",
+    )
+    add("--restart", action="store_true", help="begin anew instead of going on")
+    add("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `crfrnn tune`."""
+    from crfrnn.presets import describe_preset
+    from crfrnn.training.settings import read_config, to_tree
+    from crfrnn.tuning import TuneConfig, tune
+
+    given = {
+        "output": args.output,
+        "search.trials": args.trials,
+        "search.images": args.images,
+        "search.seed": args.seed,
+    }
+    flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    config = read_config(TuneConfig, args.config, [*args.set, *flags])
+    tuned = tune(config, restart=args.restart)
+    if args.json:
+        tree = {"output": str(config.output), **to_tree(tuned)}
+        tree["found"]["preset"] = describe_preset(tuned.found.preset)
+        sys.stdout.write(f"{json.dumps(tree, indent=2)}\n")
+    else:
+        sys.stdout.write(_text(tuned, config.output))
+    return 0
+
+
+def _text(tuned: Tuned, output: Path) -> str:
+    found = tuned.found
+    bilateral, gaussian = found.preset.kernels
+    lines = [
+        f"{output}: {bilateral}, {gaussian}",
+        f"training images: mean IoU {found.before:.2f} -> {found.after:.2f} "
+        f"({found.trials} trials, {found.stopped} of them stopped early)",
+    ]
+    if tuned.held_out is not None:
+        values = tuned.held_out
+        lines.append(
+            f"validation images: mean IoU {values['before']:.2f} -> {values['after']:.2f} "
+            f"({values['gain']:+.2f}, 95 % interval {values['low']:+.2f} to "
+            f"{values['high']:+.2f}); the default preset gives {values['default']:.2f}"
+        )
+        if values["gain"] < 0:
+            lines.append("The CRF makes the validation images WORSE: do not use this preset.")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,151 @@
+"""A folder of photographs and one of masks: ids, a palette, or colors with a label map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from crfrnn import _checks
+from crfrnn.data.masked_images import IGNORE, Entry, MaskedImages, read_list, require_folder
+from crfrnn.files import IMAGE_SUFFIXES
+
+#: Names in a label map that mean "ignore".
+_VOID_NAMES = ("ignore", "unlabeled", "unlabelled", "void")
+
+
+def open_folder(
+    images: str | Path,
+    masks: str | Path,
+    *,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    label_map: str | Path | None = None,
+    ids: str | Path | None = None,
+    ignore: Sequence[int] = (),
+) -> MaskedImages:
+    """Open photographs and masks that are matched by stem; a mask may be called `<stem>_mask` too.
+
+    Args:
+        images: folder of photographs.
+        masks: folder of masks: grey or palette images whose values are class ids, or RGB images
+            with a label map.
+        num_classes: C; default: as many as `classes` or the label map name.
+        classes: names of the classes.
+        label_map: a text file for masks in colors: a line `R G B name` for each class, in the order
+            of the ids; the names void, unlabeled and ignore, and lines after a #, are no classes.
+        ids: a text file with one stem a line, for a part of the folder; default: all of it.
+        ignore: further ids that mean "ignore", besides 255.
+
+    Raises:
+        ValueError: the number of classes is unknown, or no photograph has a mask.
+
+    Example:
+        >>> from crfrnn.data import open_folder
+        >>> data = open_folder("photos", "masks", num_classes=2)  # doctest: +SKIP
+    """
+    pictures = _by_stem(require_folder(Path(images), "a folder of photographs"))
+    found = _by_stem(require_folder(Path(masks), "a folder of masks"))
+    decode: Callable[[Image.Image], np.ndarray] = _ids
+    if label_map is not None:
+        colors = read_label_map(label_map)
+        classes = colors.names if classes is None else classes
+        decode = colors.decode
+    if num_classes is None:
+        if classes is None:
+            raise ValueError("give num_classes, classes or a label map: how many are there?")
+        num_classes = len(classes)
+    _checks.count("num_classes", num_classes, least=1)
+    stems = sorted(pictures) if ids is None else [Path(word).stem for word in read_list(Path(ids))]
+    if not stems:
+        raise ValueError(f"{images}: no image in this folder")
+    entries = [
+        Entry(
+            stem,
+            pictures.get(stem, Path(images) / f"{stem}.jpg"),
+            found.get(stem, found.get(f"{stem}_mask", Path(masks) / f"{stem}.png")),
+        )
+        for stem in stems
+    ]
+    return MaskedImages(entries, num_classes, classes=classes, decode=decode, ignore=ignore)
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Colors of masks.
+
+    Attributes:
+        names: of the classes, by id.
+        ids: the id of each color, 0xRRGGBB.
+    """
+
+    names: tuple[str, ...]
+    ids: dict[int, int]
+
+    def decode(self, image: Image.Image) -> np.ndarray:
+        """Turn colors into ids (H, W)."""
+        rgb = np.asarray(image.convert("RGB")).astype(np.int64)
+        codes = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+        present, where = np.unique(codes, return_inverse=True)
+        unknown = [f"{code:06x}" for code in present.tolist() if code not in self.ids]
+        if unknown:
+            shown = ", ".join(unknown[:3])
+            raise ValueError(
+                f"{len(unknown)} colors are not in the label map: {shown} (RRGGBB). Lossy formats "
+                "such as JPEG change colors; save masks as PNG"
+            )
+        table = np.array([self.ids[code] for code in present.tolist()])
+        return np.asarray(table[where].reshape(codes.shape))
+
+
+def read_label_map(path: str | Path) -> LabelMap:
+    """Read the colors of masks; see `open_folder`.
+
+    Raises:
+        ValueError: a line is not `R G B name`, or a color comes twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a label map, found none")
+    names: list[str] = []
+    ids: dict[int, int] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.split("#")[0].split(maxsplit=3)
+        if not words:
+            continue
+        channels = [int(word) if word.isdecimal() else -1 for word in words[:3]]
+        if len(words) != 4 or not all(0 <= channel <= 255 for channel in channels):
+            raise ValueError(
+                f"{path}:{number}: expected R G B name, each color 0..255; got {line!r}"
+            )
+        code = (channels[0] << 16) | (channels[1] << 8) | channels[2]
+        if code in ids:
+            raise ValueError(f"{path}:{number}: the color {code:06x} comes twice")
+        name = words[3].strip()
+        if name.lower() in _VOID_NAMES:
+            ids[code] = IGNORE
+        else:
+            ids[code] = len(names)
+            names.append(name)
+    if not names:
+        raise ValueError(f"{path}: the label map names no class")
+    return LabelMap(tuple(names), ids)
+
+
+def _ids(image: Image.Image) -> np.ndarray:
+    """The pixel values; a grey picture saved as RGB is taken for its one channel."""
+    values = np.asarray(image)
+    if image.mode == "RGB" and bool((values == values[..., :1]).all()):
+        return values[..., 0]
+    return values
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    return {
+        path.stem: path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    }

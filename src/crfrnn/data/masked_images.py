@@ -1,0 +1,179 @@
+"""Photographs and their masks: what every data set here is, however it lies on disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from crfrnn.files import open_image, read_image
+
+#: The label of pixels that count neither in a loss nor in a score.
+IGNORE = 255
+
+_NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A photograph and its mask.
+
+    Attributes:
+        name: unique in its data set; file names are made of it.
+        image: (3, H, W) uint8, RGB.
+        label: (H, W) int64, class ids and `IGNORE`.
+    """
+
+    name: str
+    image: UInt8[Tensor, "3 H W"]
+    label: Int64[Tensor, "H W"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The files of a sample."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+class MaskedImages(Dataset[Sample]):
+    """A data set of photographs and masks, read from files when they are asked for.
+
+    Args:
+        entries: the files; all must exist.
+        num_classes: C; class ids are 0 .. C - 1.
+        classes: their names, if known.
+        decode: turns an opened mask into ids (H, W), any integers; default: the pixel values.
+        ignore: further ids that mean `IGNORE`.
+
+    Attributes:
+        names: the names of the samples, in order.
+
+    Raises:
+        FileNotFoundError: files are missing; it says how many and names some.
+        ValueError: there is no entry, or two have one name.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        num_classes: int,
+        *,
+        classes: Sequence[str] | None = None,
+        decode: Callable[[Image.Image], np.ndarray] = np.asarray,
+        ignore: Sequence[int] = (),
+    ) -> None:
+        if not entries:
+            raise ValueError("a data set needs at least one image; the list is empty")
+        if classes is not None and len(classes) != num_classes:
+            raise ValueError(f"expected {num_classes} names of classes; got {len(classes)}")
+        self.entries = tuple(entries)
+        self.names = [entry.name for entry in entries]
+        self.num_classes = num_classes
+        self.classes = None if classes is None else tuple(classes)
+        self._decode = decode
+        self._ignore = (*ignore, IGNORE)
+        twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
+        if twice:
+            raise ValueError(f"{len(twice)} names are listed twice: {_some(twice)}")
+        for kind in ("image", "mask"):
+            paths = [getattr(entry, kind) for entry in entries]
+            missing = [path for path in paths if not path.is_file()]
+            if missing:
+                raise FileNotFoundError(
+                    f"{len(missing)} of {len(paths)} {kind}s are missing: {_some(missing)}"
+                )
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample.
+
+        Raises:
+            ValueError: image and mask differ in size, or the mask has ids that are no class.
+        """
+        entry = self.entries[index]
+        image = self.image(index)
+        label = self.label(index)
+        if image.shape[1:] != label.shape:
+            raise ValueError(
+                f"{entry.mask}: the mask is {label.shape[1]}x{label.shape[0]} and the image "
+                f"{entry.image.name} {image.shape[2]}x{image.shape[1]} (width x height); they must "
+                "have one size"
+            )
+        return Sample(entry.name, image, label)
+
+    def image(self, index: int) -> UInt8[Tensor, "3 H W"]:
+        """Read the photograph of one sample."""
+        pixels = read_image(self.entries[index].image)
+        return torch.from_numpy(np.rint(pixels).astype(np.uint8)).permute(2, 0, 1).contiguous()
+
+    def label(self, index: int) -> Int64[Tensor, "H W"]:
+        """Read the mask of one sample."""
+        path = self.entries[index].mask
+        try:
+            ids = np.asarray(self._decode(open_image(path)))
+        except ValueError as error:
+            text = str(error)
+            raise ValueError(text if str(path) in text else f"{path}: {text}") from error
+        if ids.ndim != 2:
+            raise ValueError(
+                f"{path}: expected class ids, one channel; got shape {ids.shape}. For colors, give "
+                "a label map that says which color is which class"
+            )
+        ids = ids.astype(np.int64)
+        ids[np.isin(ids, self._ignore)] = IGNORE
+        wrong = np.unique(ids[(ids != IGNORE) & ((ids < 0) | (ids >= self.num_classes))])
+        if wrong.size:
+            raise ValueError(
+                f"{path}: ids must be 0..{self.num_classes - 1} or {IGNORE} (ignore); got "
+                f"{_some(wrong.tolist())}. Is num_classes right?"
+            )
+        return torch.from_numpy(ids)
+
+    def select(self, indices: Sequence[int]) -> MaskedImages:
+        """Return the data set of some of the samples."""
+        chosen = [self.entries[index] for index in indices]
+        return MaskedImages(
+            chosen,
+            self.num_classes,
+            classes=self.classes,
+            decode=self._decode,
+            ignore=self._ignore,
+        )
+
+
+def _some(things: Sequence[object]) -> str:
+    rest = len(things) - _NAMES_SHOWN
+    return ", ".join(map(str, things[:_NAMES_SHOWN])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def read_list(path: Path) -> list[str]:
+    """Read the first word of each line of a text file; empty lines are skipped."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a text file with one name a line, found none")
+    names = [
+        line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.split()
+    ]
+    if not names:
+        raise ValueError(f"{path}: the list is empty; expected one name a line")
+    return names
+
+
+def require_folder(path: Path, what: str) -> Path:
+    """Return a folder, or raise if it is not there."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: expected {what}, found no such folder")
+    return path

@@ -1,0 +1,45 @@
+"""PASCAL VOC, and lists of it such as SBD's: JPEGImages, SegmentationClass, ImageSets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crfrnn.data.masked_images import Entry, MaskedImages, read_list, require_folder
+from crfrnn.palette import VOC_CLASSES
+
+
+def open_voc(
+    root: str | Path,
+    split: str = "train",
+    *,
+    ids: str | Path | None = None,
+    masks: str | Path = "SegmentationClass",
+) -> MaskedImages:
+    """Open a split of PASCAL VOC (Everingham et al.), 21 classes, void pixels ignored.
+
+    For the images of SBD (Hariharan et al., ICCV 2011), whose masks people keep as PNG in a folder
+    of their own, give `ids` and `masks`.
+
+    Args:
+        root: the folder with `JPEGImages`.
+        split: reads `ImageSets/Segmentation/<split>.txt`.
+        ids: a text file with one id a line instead; of a path only the stem counts, and of several
+            words only the first.
+        masks: the folder of masks `<id>.png`; relative to `root`, or absolute.
+
+    Raises:
+        FileNotFoundError: a folder, the list, or files that it names are missing.
+
+    Example:
+        >>> from crfrnn.data import open_voc
+        >>> train = open_voc("VOCdevkit/VOC2012", "train")  # doctest: +SKIP
+        >>> train[0].image.shape, train.num_classes  # doctest: +SKIP
+        (torch.Size([3, 281, 500]), 21)
+    """
+    root = require_folder(Path(root), "a VOC folder with JPEGImages")
+    listed = root / "ImageSets" / "Segmentation" / f"{split}.txt" if ids is None else Path(ids)
+    images = require_folder(root / "JPEGImages", "the photographs")
+    folder = require_folder(root / masks, "the masks")
+    names = [Path(word).stem for word in read_list(listed)]
+    entries = [Entry(name, images / f"{name}.jpg", folder / f"{name}.png") for name in names]
+    return MaskedImages(entries, len(VOC_CLASSES), classes=VOC_CLASSES)

@@ -1,0 +1,72 @@
+"""Segmentation networks of torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+#: How the images were normalised that torchvision's weights were trained on, on 0..1.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+class TorchvisionNetwork(nn.Module):
+    """A segmentation network of torchvision that takes images on 0..255.
+
+    Args:
+        network: gives a mapping whose "out" holds logits (B, C, h, w), for images normalised with
+            ImageNet's mean and deviation.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn.integrations.torchvision import TorchvisionNetwork
+        >>> class Network(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return {"out": x[:, :2], "aux": None}
+        >>> TorchvisionNetwork(Network())(torch.rand(1, 3, 4, 5) * 255).shape
+        torch.Size([1, 2, 4, 5])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        for name, values in (("mean", _MEAN), ("std", _STD)):
+            column = torch.tensor(values).view(1, 3, 1, 1) * 255
+            self.register_buffer(name, column, persistent=False)
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Score a batch of RGB images on 0..255."""
+        output = self.network((image - self.mean) / self.std)
+        logits: Tensor = output["out"]
+        return logits
+
+
+def torchvision_network(
+    name: str, num_classes: int = 21, *, weights: str | None = None, **arguments: Any
+) -> TorchvisionNetwork:
+    """Make a segmentation network of torchvision by its name there, such as "fcn_resnet50".
+
+    Args:
+        name: a key of torchvision's model registry.
+        num_classes: C.
+        weights: None for random ones; "DEFAULT" or another name of torchvision's is fetched by
+            torchvision. Without them nothing is fetched, a backbone neither.
+        arguments: further arguments of torchvision's function.
+
+    Raises:
+        ImportError: torchvision is not installed.
+    """
+    try:
+        from torchvision.models import get_model
+    except ImportError as error:
+        raise ImportError(
+            "torchvision is needed for its networks; install the build that goes with your torch"
+        ) from error
+    given = {"weights": weights, "weights_backbone": None, "num_classes": num_classes, **arguments}
+    return TorchvisionNetwork(get_model(name, **given))

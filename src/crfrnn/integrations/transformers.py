@@ -1,0 +1,158 @@
+"""Semantic segmentation models of the transformers library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crfrnn import _checks
+from crfrnn.models.segmenter import network_logits
+
+#: ImageNet's, on 0..1: what most of these models were trained with.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+_PROCESSOR = "preprocessor_config.json"
+
+
+class TransformersNetwork(nn.Module):
+    """A semantic segmentation model of transformers that takes images on 0..255.
+
+    Args:
+        model: gives an object with `.logits` for `pixel_values`.
+        mean: per channel, what is subtracted after `scale`.
+        std: likewise, what it is divided by then.
+        scale: factor on the image before, 1 / 255 as in most image processors.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: Sequence[float] = _MEAN,
+        std: Sequence[float] = _STD,
+        scale: float = 1 / 255,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.scale = scale
+        _checks.positive("std", tuple(std))
+        for name, values in (("mean", mean), ("std", std)):
+            column = torch.tensor(tuple(values), dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, column, persistent=False)
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Score a batch of RGB images on 0..255, at the resolution that the model gives."""
+        pixels = (image * self.scale - self.mean) / self.std
+        logits: Tensor = self.model(pixel_values=pixels).logits
+        return logits
+
+
+@dataclass
+class TransformersModel:
+    """A model ready to segment, as `crfrnn.checkpoint.Checkpoint` is, without a CRF of its own.
+
+    Attributes:
+        network: takes images on 0..255.
+        num_classes: C.
+        classes: their names.
+    """
+
+    network: TransformersNetwork
+    num_classes: int
+    classes: Sequence[str]
+    has_crf: bool = field(default=False, init=False)
+
+    def logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, C, H, W) at the size of the image, twice: there is no CRF."""
+        z = network_logits(self.network, image)
+        return z, z
+
+
+def transformers_network(config: Any, **preprocessing: Any) -> TransformersNetwork:
+    """Make a model with random weights from a configuration of transformers; nothing is fetched.
+
+    Args:
+        config: such as `SegformerConfig(num_labels=21)`.
+        preprocessing: arguments of `TransformersNetwork`.
+    """
+    model = _library().AutoModelForSemanticSegmentation.from_config(config)
+    return TransformersNetwork(model, **preprocessing)
+
+
+def load_transformers(name: str, *, fetch: bool = False) -> TransformersModel:
+    """Load a model, for use.
+
+    Images are normalised with the numbers of its image processor, but not resized.
+
+    Args:
+        name: a directory, or the name of a model on the hub.
+        fetch: let the library fetch what is not on this machine; otherwise only what it has
+            fetched before is used.
+
+    Raises:
+        ImportError: transformers is not installed.
+        ValueError: it is no model for semantic segmentation.
+    """
+    library = _library()
+    try:
+        model = library.AutoModelForSemanticSegmentation.from_pretrained(
+            name, local_files_only=not fetch
+        )
+    except (ValueError, OSError, KeyError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{name}: no semantic segmentation model of transformers: {text}"
+        ) from error
+    network = TransformersNetwork(model, **_preprocessing(name, fetch=fetch))
+    names = model.config.id2label
+    classes = tuple(str(names[index]) for index in sorted(names))
+    network.eval()
+    return TransformersModel(network, len(classes), classes)
+
+
+def _preprocessing(name: str, *, fetch: bool) -> dict[str, Any]:
+    """Mean, deviation and scale of the image processor, read from its file."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        name,
+        _PROCESSOR,
+        local_files_only=not fetch,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        return {}
+    settings = json.loads(Path(found).read_text(encoding="utf-8"))
+    given: dict[str, Any] = {}
+    if settings.get("do_rescale", True):
+        given["scale"] = float(settings.get("rescale_factor", 1 / 255))
+    else:
+        given["scale"] = 1.0
+    if settings.get("do_normalize", True):
+        given["mean"] = settings.get("image_mean", _MEAN)
+        given["std"] = settings.get("image_std", _STD)
+    else:
+        given["mean"], given["std"] = (0.0,) * 3, (1.0,) * 3
+    return given
+
+
+def _library() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            "the transformers library is needed for its models: pip install 'crfrnn[transformers]'"
+        ) from error
+    return transformers

@@ -1,0 +1,107 @@
+"""The layer on top of the network, as configuration files spell it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from crfrnn.frank_wolfe import Step
+from crfrnn.layer import CRFRNN
+from crfrnn.pairwise import Bilateral, Gaussian, Kernel
+from crfrnn.presets import find_preset
+
+from ._limits import at_least
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """One pairwise kernel.
+
+    Attributes:
+        kind: "Bilateral" or "Gaussian".
+        position: bandwidth in pixels.
+        weight: kernel weight to start from.
+        color: bandwidth in colour units of 0..255; for Bilateral.
+
+    Example:
+        >>> from crfrnn.training import KernelConfig
+        >>> KernelConfig("Gaussian", position=1, weight=3).make()
+        Gaussian(position=1, weight=3, lattice=False)
+    """
+
+    kind: Literal["Bilateral", "Gaussian"]
+    position: float
+    weight: float
+    color: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check that a kernel can be made of it."""
+        if (self.color is None) == (self.kind == "Bilateral"):
+            raise ValueError("color is needed for a Bilateral kernel, and for no other")
+        self.make()
+
+    def make(self) -> Kernel:
+        """The kernel itself."""
+        if self.color is not None:
+            return Bilateral(self.position, self.color, self.weight)
+        return Gaussian(self.position, self.weight)
+
+
+@dataclass(frozen=True)
+class CrfConfig:
+    """The layer to put on top of the network; the fields are the arguments of `CRFRNN`.
+
+    Attributes:
+        preset: named parameters or a preset file, to start from.
+        kernels: kernels instead of those of the preset.
+        iterations: mean-field steps while training.
+        eval_iterations: steps at test time.
+        weights: "scalar", "class" or "matrix".
+        learn_compatibility: learn the label compatibility.
+        normalization: "symmetric", "after", "before" or "none"; default as in the preset.
+        filter: "lattice" or "exact".
+        learn_bandwidths: learn the bandwidths too.
+        step: arguments of `crfrnn.Step`: regularizer, strength, size, learn, mix.
+    """
+
+    preset: str = "deeplab"
+    kernels: tuple[KernelConfig, ...] | None = None
+    iterations: int = 5
+    eval_iterations: int = 10
+    weights: Literal["scalar", "class", "matrix"] = "class"
+    learn_compatibility: bool = True
+    normalization: Literal["symmetric", "after", "before", "none"] | None = None
+    filter: Literal["lattice", "exact"] = "lattice"
+    learn_bandwidths: bool = False
+    step: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the preset, the counts and the step, which the layer would refuse later."""
+        find_preset(self.preset)
+        at_least("iterations", self.iterations, 0)
+        at_least("eval_iterations", self.eval_iterations, 0)
+        self._step()
+
+    def make(self, num_classes: int) -> CRFRNN:
+        """The layer for a number of classes."""
+        preset = find_preset(self.preset)
+        kernels = preset.kernels if self.kernels is None else [k.make() for k in self.kernels]
+        return CRFRNN(
+            num_classes,
+            kernels,
+            iterations=self.iterations,
+            eval_iterations=self.eval_iterations,
+            weights=self.weights,
+            learn_compatibility=self.learn_compatibility,
+            normalization=self.normalization or preset.normalization,
+            filter=self.filter,
+            learn_bandwidths=self.learn_bandwidths,
+            step=self._step(),
+        )
+
+    def _step(self) -> Step:
+        try:
+            return Step(**self.step)
+        except TypeError as error:
+            allowed = "regularizer, strength, size, learn, mix"
+            raise ValueError(f"step: {error}; allowed: {allowed}") from None

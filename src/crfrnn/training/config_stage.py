@@ -1,0 +1,112 @@
+"""One stage of training: what is trained, how long and how fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ._limits import at_least, positive
+
+
+@dataclass(frozen=True)
+class RatesConfig:
+    """Learning rates, one per group of parameters, on a mean loss.
+
+    The paper trained with a loss summed over the pixels at a rate of 1e-13 and momentum 0.99; on
+    a mean over 500 x 500 pixels that is 2.5e-8 for the network, and 1e4 and 1e3 times more for the
+    kernel weights and the compatibility: `PAPER_RATES`.
+
+    Attributes:
+        network: of the network's parameters.
+        weights: of the kernel weights.
+        compatibility: of the label compatibility.
+        bandwidths: of the logarithms of the bandwidths, and of a learned step.
+
+    Example:
+        >>> from crfrnn.training import RatesConfig
+        >>> RatesConfig(network=1e-2).weights
+        0.01
+    """
+
+    network: float = 1e-3
+    weights: float = 1e-2
+    compatibility: float = 1e-3
+    bandwidths: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, value in vars(self).items():
+            at_least(name, value, 0)
+
+
+#: The released solver's, as rates on a mean loss; go with `momentum: 0.99`.
+PAPER_RATES = RatesConfig(network=2.5e-8, weights=2.5e-4, compatibility=2.5e-5, bandwidths=2.5e-5)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training.
+
+    Attributes:
+        train: "network" (alone, without the CRF), "crf" (its parameters only, the network frozen)
+            or "joint".
+        epochs: passes over the training images.
+        rates: learning rates by group.
+        optimizer: "sgd" (with `momentum`) or "adamw".
+        momentum: of SGD; the first beta of AdamW.
+        weight_decay: on the network's parameters only.
+        schedule: "poly" ((1 - t)^power), "onecycle" or "constant".
+        power: of the poly schedule.
+        warmup: steps over which the rates rise linearly at first; not with "onecycle".
+        batch_size: images per step, over all processes.
+        crop: side of the square crop in pixels; None for whole images.
+        scale: least and greatest factor of the random resize.
+        flip: mirror half of the images.
+        color: strength of the colour jitter, in 0..1; 0 for none.
+        label_smoothing: share of the target that is spread over all classes.
+        temperature: the loss sees the CRF's logits divided by it. A CRF is surer than it is right;
+            above 1 the loss does not drive its weights down for that, which the labels, being the
+            likeliest class, do not depend on.
+        auxiliary: weight of a second loss on the network's own logits, when the CRF is trained.
+        clip: greatest norm of the gradient; None for no clipping.
+        freeze_statistics: keep the running statistics of batch normalisation.
+    """
+
+    train: Literal["network", "crf", "joint"] = "joint"
+    epochs: int = 10
+    rates: RatesConfig = field(default_factory=RatesConfig)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["poly", "onecycle", "constant"] = "poly"
+    power: float = 0.9
+    warmup: int = 0
+    batch_size: int = 8
+    crop: int | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = True
+    color: float = 0.0
+    label_smoothing: float = 0.0
+    temperature: float = 1.0
+    auxiliary: float = 0.0
+    clip: float | None = 10.0
+    freeze_statistics: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, least in (("epochs", 0), ("batch_size", 1), ("warmup", 0), ("weight_decay", 0)):
+            at_least(name, getattr(self, name), least)
+        for name in ("momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 or more, below 1; got {getattr(self, name)}")
+        positive("temperature", self.temperature)
+        at_least("auxiliary", self.auxiliary, 0)
+        at_least("color", self.color, 0)
+        if self.crop is not None:
+            at_least("crop", self.crop, 8)
+        elif self.batch_size > 1 and self.scale != (1.0, 1.0):
+            raise ValueError("crop: needed to batch images of random scale")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale: expected two factors, the lesser first; got {self.scale}")
+        if self.clip is not None:
+            positive("clip", self.clip)

@@ -1,0 +1,191 @@
+"""train(): the loop over stages, epochs and steps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .batches import Batch, order
+from .config import TrainConfig
+from .config_stage import StageConfig
+from .engine import make_engine
+from .log import EPOCHS, STEPS, Log
+from .objective import labelled
+from .run import CRF, MODEL, Run
+from .schedule import factor
+from .validate import validate
+from .watch import blame_forward, blame_gradient
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` returns.
+
+    Attributes:
+        model: the directory that it wrote: a model, or without a network a layer for
+            `CRFRNN.from_pretrained`.
+        steps: steps made in all, before a resume included.
+        loss: mean loss of the last epoch; NaN if no step was made.
+        scores: mean IoU in percent on the validation images, of "network" and "crf"; empty without.
+        rank: of this process, where there are several.
+    """
+
+    model: Path
+    steps: int
+    loss: float
+    scores: dict[str, float]
+    rank: int = 0
+
+
+def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) -> Trained:
+    """Train, or go on with a run that was interrupted, in any way and at any moment.
+
+    A resumed run gives the weights that it would have given without the interruption; on a CPU
+    bit by bit, with the same number of threads.
+
+    Args:
+        config: what to do; see `TrainConfig`.
+        restart: begin anew, though there is a state in the output folder.
+        quiet: no progress bar.
+
+    Returns:
+        Where the model is, and how it did.
+
+    Raises:
+        ValueError: the configuration does not fit the data, or the run in the output folder.
+        FloatingPointError: a loss or gradient is not finite; it says what it came from.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from crfrnn.training import DataConfig, ModelConfig, StageConfig, TrainConfig, train
+        >>> config = TrainConfig(
+        ...     pathlib.Path(tempfile.mkdtemp()),
+        ...     DataConfig("shapes", options={"count": 2, "size": 16}),
+        ...     ModelConfig("light", {"width": 2}),
+        ...     (StageConfig("joint", epochs=1, batch_size=2),),
+        ... )
+        >>> train(config, quiet=True).steps
+        1
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    engine = make_engine(config.device, config.precision)
+    run = Run(config, engine)
+    for index, stage in enumerate(config.stages):
+        size = min(stage.batch_size, len(run.train))
+        if size % engine.world:
+            raise ValueError(
+                f"stages.{index}.batch_size: {size} images do not divide among {engine.world} "
+                f"processes"
+            )
+    if run.path.is_file() and not restart:
+        run.restore()
+    run.begin()
+    total = sum(run.steps_of(index) for index in range(len(config.stages)))
+    done = run.before + run.step
+    scores: dict[str, float] = {}
+    with Log(
+        config.output,
+        step=done,
+        total=total,
+        tensorboard=config.tensorboard and not engine.rank,
+        quiet=quiet or engine.rank > 0,
+        writes=not engine.rank,
+    ) as log:
+        for index in range(run.stage, len(config.stages)):
+            stage = run.enter(index)
+            while run.step < run.steps_of(index):
+                scores = _epoch(run, stage, log)
+    loss = run.losses[0] / run.losses[1] if run.losses[1] else float("nan")
+    if not scores and run.val is not None and config.validate_every:
+        scores = validate(run.objective, run.average, run.val, engine)
+    if not engine.rank:
+        run.export()
+    engine.meet()
+    folder = config.output / (CRF if config.model.network is None else MODEL)
+    return Trained(folder, run.before + run.step, loss, scores, engine.rank)
+
+
+def _epoch(run: Run, stage: StageConfig, log: Log) -> dict[str, float]:
+    """Make the steps of an epoch that remain, validate if it is time, and save."""
+    per_epoch = run.steps_per_epoch(run.stage)
+    epoch, first = divmod(run.step, per_epoch)
+    if not first:
+        run.losses = (0.0, 0)
+    seeds = (run.config.seed, run.stage, epoch)
+    batches = order(len(run.train), stage.batch_size, *seeds)[first:]
+    mine = [batch[run.engine.rank :: run.engine.world] for batch in batches]
+    start = time.perf_counter()
+    for batch in run.train.batches(mine, stage, seeds, run.config.workers):
+        values = _step(run, stage, batch.to(run.engine.device), epoch)
+        log.add(STEPS, {**values, "seconds": time.perf_counter() - start})
+        start = time.perf_counter()
+        every = run.config.save_every
+        if every and run.step % every == 0 and run.step % per_epoch:
+            run.save()
+    last = run.step == run.steps_of(run.stage)
+    every = run.config.validate_every
+    scores: dict[str, float] = {}
+    begin = time.perf_counter()
+    if run.val is not None and every and ((epoch + 1) % every == 0 or last):
+        scores = validate(run.objective, run.average, run.val, run.engine)
+    named = {f"iou.{name}": value for name, value in scores.items()}
+    log.add(
+        EPOCHS,
+        {
+            **_position(run, stage, epoch),
+            "loss": run.losses[0] / run.losses[1],
+            **named,
+            "seconds": time.perf_counter() - begin,
+        },
+    )
+    run.save()
+    return scores
+
+
+def _step(run: Run, stage: StageConfig, batch: Batch, epoch: int) -> dict[str, Any]:
+    """Make one step; the values are those of a line of the log."""
+    engine, objective = run.engine, run.objective
+    where = f"stage {run.stage} ({stage.train}), epoch {epoch}, step {run.step}"
+    share = factor(stage, run.step, run.steps_of(run.stage))
+    for group in run.optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+    objective.zero_grad(set_to_none=True)
+    pixels = engine.total(labelled(batch))
+    tensors = (batch.image, batch.label, batch.inside, batch.logits)
+    try:
+        loss = engine.forward(run.module, *tensors) / pixels
+    except ValueError as error:  # the layer refuses numbers that are not finite
+        if _sound(run, batch):
+            raise
+        blame_forward(objective, batch, where, str(error))
+    if not bool(loss.isfinite()):
+        blame_forward(objective, batch, where, str(loss.item()))
+    # Fabric averages the gradients of the processes, and the loss is a share of the whole.
+    engine.backward(loss * engine.world)
+    norm = engine.step(run.module, run.optimizer, stage.clip)
+    if not bool(norm.isfinite()) and engine.scaler() is None:
+        blame_gradient(objective, batch, where)
+    if run.average is not None:
+        run.average.update(objective.state_dict())
+    run.step += 1
+    whole = float(engine.total(loss.detach()))
+    run.losses = (run.losses[0] + whole, run.losses[1] + 1)
+    rates = {f"rate.{group['name']}": group["lr"] for group in run.optimizer.param_groups}
+    return {**_position(run, stage, epoch), "loss": whole, "gradient": float(norm), **rates}
+
+
+def _position(run: Run, stage: StageConfig, epoch: int) -> dict[str, Any]:
+    return {"step": run.before + run.step, "stage": f"{run.stage}-{stage.train}", "epoch": epoch}
+
+
+def _sound(run: Run, batch: Batch) -> bool:
+    """Whether parameters and unary logits are finite, so that an error is about something else."""
+    if not all(bool(p.isfinite().all()) for p in run.objective.parameters()):
+        return False
+    with torch.no_grad():
+        return bool(run.objective.unary(batch.image, batch.logits).isfinite().all())

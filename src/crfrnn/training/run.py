@@ -1,0 +1,227 @@
+"""One run: its parts, where it stands, and putting both into a file and back."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from crfrnn.checkpoint import Checkpoint, is_checkpoint, load_weights
+from crfrnn.files import describe, make_folder, write_text
+from crfrnn.models import NETWORKS, make_network
+
+from .batches import order
+from .config import ModelConfig, TrainConfig
+from .config_stage import StageConfig
+from .engine import Engine
+from .objective import Objective
+from .settings import to_tree, to_yaml
+from .source import Source
+from .state import Average, chance, load_state, restore_chance, save_state, seed_all
+
+STATE = "state.pt"
+CONFIG = "train.yaml"
+MODEL = "model"
+CRF = "crf"
+
+#: What may differ between a run and the one that it goes on with.
+_FREE = frozenset({"output", "threads", "workers", "tensorboard", "save_every", "device"})
+
+
+class Run:
+    """The parts of a run and its position.
+
+    Args:
+        config: what to do.
+        engine: where.
+
+    Attributes:
+        stage: index of the current stage.
+        step: steps made in it.
+        before: steps made in the stages before it.
+    """
+
+    def __init__(self, config: TrainConfig, engine: Engine) -> None:
+        self.config = config
+        self.engine = engine
+        self.path = config.output / STATE
+        self.train = Source(config.data, "train")
+        self.val = None if config.data.val is None else _validation(config)
+        seed_all(config.seed, 0, 0)
+        self.objective = make_objective(config.model, self.train.num_classes).to(engine.device)
+        self.average = (
+            None if config.ema is None else Average(config.ema, self.objective.state_dict())
+        )
+        self.stage = self.step = self.before = 0
+        self.optimizer: Any = None
+        self.module: nn.Module = self.objective
+        self.losses = (0.0, 0)
+        self._restored: dict[str, Any] | None = None
+
+    def enter(self, index: int) -> StageConfig:
+        """Begin a stage, or go on with the one that was restored."""
+        stage = self.config.stages[index]
+        if index != self.stage:
+            self.before += self.step
+            self.stage, self.step, self.losses = index, 0, (0.0, 0)
+        seed_all(self.config.seed, 1 + index, self.engine.rank)
+        self.objective.enter(stage)
+        plain = _make_optimizer(stage, self.objective)
+        if self._restored is not None:
+            plain.load_state_dict(self._restored["optimizer"])
+        self.module, self.optimizer = self.engine.setup(self.objective, plain)
+        if self._restored is not None:
+            scaler = self.engine.scaler()
+            if scaler is not None and self._restored["scaler"] is not None:
+                scaler.load_state_dict(self._restored["scaler"])
+            restore_chance(self._restored["chance"][self.engine.rank])
+            self._restored = None
+        return stage
+
+    def steps_per_epoch(self, index: int) -> int:
+        """Steps that an epoch of a stage takes."""
+        return len(order(len(self.train), self.config.stages[index].batch_size))
+
+    def steps_of(self, index: int) -> int:
+        """Steps of a whole stage."""
+        return self.config.stages[index].epochs * self.steps_per_epoch(index)
+
+    def save(self) -> None:
+        """Write the state, by the first process for all."""
+        generators = self.engine.gather(chance())
+        if self.engine.rank:
+            return
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        scaler = self.engine.scaler()
+        state = {
+            "stage": self.stage,
+            "step": self.step,
+            "before": self.before,
+            "losses": self.losses,
+            "world": self.engine.world,
+            "config": to_tree(self.config),
+            "model": self.objective.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": None if self.average is None else self.average.tensors,
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "chance": generators,
+        }
+        save_state(self.path, state)
+
+    def restore(self) -> None:
+        """Take up the state in the output folder."""
+        state = load_state(self.path)
+        _require_same(self.path, state["config"], to_tree(self.config))
+        if state["world"] != self.engine.world:
+            raise ValueError(
+                f"{self.path}: the run had {state['world']} processes, now {self.engine.world}; "
+                f"start as many, or --restart"
+            )
+        self.objective.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.tensors = {
+                name: tensor.to(self.engine.device) for name, tensor in state["average"].items()
+            }
+        self.stage, self.step, self.before = state["stage"], state["step"], state["before"]
+        self.losses = tuple(state["losses"])
+        self._restored = state
+
+    def begin(self) -> None:
+        """Make the output folder and write the configuration down."""
+        if not self.engine.rank:
+            make_folder(self.config.output)
+            write_text(self.config.output / CONFIG, to_yaml(self.config))
+
+    def export(self) -> None:
+        """Write the model, averaged if so asked, as a checkpoint directory."""
+        tensors = self.objective.state_dict() if self.average is None else self.average.tensors
+        model = self.config.model
+        objective = make_objective(replace(model, weights=None), self.train.num_classes)
+        objective.load_state_dict(tensors)
+        objective.eval()
+        if model.network is None:
+            objective.crf.save_pretrained(self.config.output / CRF)
+            return
+        assert objective.network is not None
+        Checkpoint(
+            model.network,
+            self.train.num_classes,
+            model.options,
+            objective.network,
+            objective.crf,
+            self.train.classes,
+            {"steps": self.before + self.step, "seed": self.config.seed},
+        ).save(self.config.output / MODEL)
+
+
+def make_objective(model: ModelConfig, num_classes: int) -> Objective:
+    """The network, with the weights that it starts from, and the CRF."""
+    crf = model.crf.make(num_classes)
+    if model.network is None:
+        return Objective(None, crf)
+    network = make_network(model.network, num_classes, **model.options)
+    if model.weights is not None:
+        _load(network, model, num_classes)
+    return Objective(network, crf)
+
+
+def _load(network: nn.Module, model: ModelConfig, num_classes: int) -> None:
+    """Fill a network from a checkpoint directory or an .npz file."""
+    path = model.weights
+    assert path is not None
+    assert model.network is not None
+    if path.is_dir():
+        if not is_checkpoint(path):
+            raise ValueError(f"model.weights: {path} is a folder, but no model of crfrnn")
+        report = load_weights(Checkpoint(model.network, num_classes, model.options, network), path)
+        if report.missing or report.mismatched:
+            warnings.warn(f"model.weights: {path}: {report}", UserWarning, stacklevel=2)
+        return
+    read = getattr(NETWORKS[model.network], "from_npz", None)
+    if read is not None and path.suffix != ".npz":
+        read = None
+    state = _state_dict(path) if read is None else read(path).state_dict()
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model.weights: {path} does not fit network {model.network!r} of {num_classes} "
+            f"classes: {describe(error)}"
+        ) from None
+
+
+def _state_dict(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"model.weights: {path} is missing")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"model.weights: cannot read {path} ({describe(error)})") from error
+
+
+def _validation(config: TrainConfig) -> Source | None:
+    without_scores = config.data.scores is not None and config.data.scores.val is None
+    return None if without_scores else Source(config.data, "val")
+
+
+def _make_optimizer(stage: StageConfig, objective: Objective) -> Optimizer:
+    groups = objective.groups()
+    if not groups:
+        raise ValueError(f"nothing to train: all rates of the stage {stage.train!r} are 0")
+    if stage.optimizer == "adamw":
+        return AdamW(groups, betas=(stage.momentum, 0.999))
+    return SGD(groups, momentum=stage.momentum)
+
+
+def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [name for name in new if name not in _FREE and old.get(name) != new[name]]
+    if changed:
+        raise ValueError(
+            f"{path}: the run there has another {' and '.join(changed)}; use another output, "
+            f"or --restart to begin anew"
+        )

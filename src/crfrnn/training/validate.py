@@ -1,0 +1,57 @@
+"""Mean IoU on the validation images, before and after the CRF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from crfrnn.metrics import confusion_matrix, mean_iou
+
+from .engine import Engine
+from .objective import IGNORE_INDEX, Objective
+from .source import Source
+from .state import Average
+
+
+@torch.no_grad()
+def validate(
+    objective: Objective, average: Average | None, source: Source, engine: Engine
+) -> dict[str, float]:
+    """Mean IoU in percent of whole images: of the "network" alone, and with the "crf"."""
+    counts = torch.zeros(2, source.num_classes, source.num_classes, dtype=torch.int64)
+    with evaluating(objective, average):
+        for index in range(engine.rank, len(source), engine.world):
+            sample, logits = source.sample(index)
+            image = sample.image[None].float().to(engine.device)
+            given = None if logits is None else logits[None].to(engine.device)
+            before = objective.unary(image, given)
+            after = objective.refine(before, image, None)
+            for row, values in zip(counts, (before, after), strict=True):
+                found = values[0].argmax(dim=0).cpu()
+                row += confusion_matrix(
+                    found, sample.label, source.num_classes, ignore_index=IGNORE_INDEX
+                )
+    whole = engine.total(counts.to(engine.device)).cpu()
+    return {
+        name: 100 * float(mean_iou(row))
+        for name, row in zip(("network", "crf"), whole, strict=True)
+    }
+
+
+@contextmanager
+def evaluating(objective: Objective, average: Average | None) -> Iterator[None]:
+    """Evaluation mode, with the averaged parameters if there are any; then back."""
+    training = objective.training
+    own = None
+    if average is not None:
+        own = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+        objective.load_state_dict(average.tensors)
+    objective.eval()
+    try:
+        yield
+    finally:
+        objective.train(training)
+        if own is not None:
+            objective.load_state_dict(own)

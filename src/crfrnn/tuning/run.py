@@ -1,0 +1,128 @@
+"""tune(): search on the training split, then before and after on images held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from crfrnn.checkpoint import load_checkpoint
+from crfrnn.files import require_writable
+from crfrnn.layer import CRFRNN
+from crfrnn.metrics import mean_iou
+from crfrnn.presets import PRESETS, Preset, write_preset
+from crfrnn.training.engine import device_alone
+from crfrnn.training.objective import Objective
+from crfrnn.training.source import Source
+
+from .config import TuneConfig
+from .gains import gain_interval
+from .scored import Scored
+from .search import Found, search
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What `tune` returns.
+
+    Attributes:
+        found: the best parameters, and their score on the training images.
+        held_out: on the validation images, in percent: mean IoU `before`, with the preset that is
+            the `default` of `refine`, and `after`; `gain` and its 95 % interval `low`, `high`,
+            paired over images. None without validation images.
+    """
+
+    found: Found
+    held_out: dict[str, float] | None
+
+
+def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> Tuned:
+    """Search parameters of the dense CRF, write them as a preset, and report on images held out.
+
+    Nothing is chosen on the validation images.
+
+    Args:
+        config: what to do; see `TuneConfig`.
+        restart: begin anew, though there are trials beside the output.
+        quiet: no progress bar.
+
+    Raises:
+        ImportError: optuna is not installed.
+        ValueError: the data or the trials of an earlier run do not fit.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    require_writable(config.output)
+    storage = config.output.with_suffix(".journal")
+    if restart:
+        storage.unlink(missing_ok=True)
+    objective, device = _model(config)
+    scored = _scored(config, "train", objective, device)
+    with _progress(config, quiet) as progress:
+        task = progress.add_task("trials", total=config.search.trials, note="")
+
+        def advance(trials: int, best: float) -> None:
+            progress.update(task, completed=trials, note=f"best {best:.2f}")
+
+        found = search(
+            scored,
+            config.search,
+            storage=storage,
+            name=config.output.stem,
+            advance=advance,
+        )
+    write_preset(config.output, found.preset)
+    held_out = None
+    if config.data.val is not None and (
+        config.data.scores is None or config.data.scores.val is not None
+    ):
+        held_out = compare(_scored(config, "val", objective, device), found.preset)
+    return Tuned(found, held_out)
+
+
+def compare(scored: Scored, preset: Preset) -> dict[str, float]:
+    """Mean IoU in percent without a CRF, with the default of `refine`, and with a preset."""
+    every = range(len(scored))
+    rows = {
+        "before": scored.confusions(None, every),
+        "default": scored.confusions(PRESETS["deeplab"], every),
+        "after": scored.confusions(preset, every),
+    }
+    values = {name: 100 * float(mean_iou(counts.sum(dim=0))) for name, counts in rows.items()}
+    low, high = gain_interval(rows["before"], rows["after"])
+    return {**values, "gain": values["after"] - values["before"], "low": low, "high": high}
+
+
+def _model(config: TuneConfig) -> tuple[Objective | None, torch.device]:
+    device = device_alone(config.device)
+    if config.model is None:
+        return None, device
+    model = load_checkpoint(config.model)
+    crf = CRFRNN(model.num_classes) if model.crf is None else model.crf
+    return Objective(model.network, crf).to(device).eval(), device
+
+
+def _scored(
+    config: TuneConfig, split: str, objective: Objective | None, device: torch.device
+) -> Scored:
+    source = Source(config.data, split)
+    if objective is not None and objective.crf.num_classes != source.num_classes:
+        raise ValueError(
+            f"model: it has {objective.crf.num_classes} classes, the data {source.num_classes}"
+        )
+    return Scored(source, objective, device)
+
+
+def _progress(config: TuneConfig, quiet: bool) -> Any:
+    console = Console(stderr=True)
+    return Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    )

@@ -1,0 +1,53 @@
+"""Scores of generated pictures, for what needs no network."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from crfrnn.training import DataConfig, KernelConfig, ScoresConfig
+from crfrnn.training.source import Source
+
+KERNELS = (
+    KernelConfig("Bilateral", position=8, color=25, weight=2),
+    KernelConfig("Gaussian", position=1.5, weight=1),
+)
+
+
+def shapes(count: int = 8, size: int = 24, **more: Any) -> DataConfig:
+    return DataConfig("shapes", options={"count": count, "size": size}, **more)
+
+
+def write_pack(path: Path, names: list[str], logits: list[torch.Tensor]) -> None:
+    """Write logits (C, h, w) as 8-bit numbers."""
+    stacked = torch.stack(logits).permute(0, 2, 3, 1)
+    low = float(stacked.min())
+    scale = max(float(stacked.max()) - low, 1e-6) / 255
+    codes = ((stacked - low) / scale).round().to(torch.uint8).numpy()
+    np.savez(path, ids=np.array(names), logits=codes, scale=scale, zero=-low / scale)
+
+
+def write_scores(path: Path, data: DataConfig, split: str, sharpness: float = 3.0) -> None:
+    """Write scores at a quarter of the resolution: the truth, blurred and noisy."""
+    source = Source(data, split)
+    logits, names = [], []
+    for index in range(len(source)):
+        sample, _ = source.sample(index)
+        hot = torch.nn.functional.one_hot(sample.label, 3).permute(2, 0, 1).float()
+        low = torch.nn.functional.avg_pool2d(hot, 4)
+        logits.append(sharpness * (low + 0.1 * torch.randn(low.shape)))
+        names.append(sample.name)
+    write_pack(path, names, logits)
+
+
+def with_scores(folder: Path, count: int = 12, size: int = 32, **more: Any) -> DataConfig:
+    """Generated pictures with scores of both splits in a folder."""
+    data = shapes(count, size)
+    for split in ("train", "val"):
+        write_scores(folder / f"{split}.npz", data, split)
+    given = {"canvas": None, "align_corners": False, **more}
+    return dataclasses.replace(
+        data, scores=ScoresConfig(folder / "train.npz", folder / "val.npz", **given)
+    )
