@@ -12,12 +12,19 @@ INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.bench
 CHECK_BUILD := build/check
 
+# The GPU verbs use the Python that has a torch for the device, and change nothing in it: the package
+# goes into a folder beside it, without the compiled core where that cannot be built.
+GPU_PYTHON ?= python3
+GPU_SITE := build/gpu
+GPU_NEEDS := torch triton numpy jaxtyping PIL rich safetensors pytest
+GPU_RUN := PYTHONPATH=$(abspath $(GPU_SITE)) PYTHONDONTWRITEBYTECODE=1 $(GPU_PYTHON)
+
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check bench format clean
+.PHONY: help dev demo test check bench test-gpu bench-gpu format clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: $(INSTALLED)  ## set up .venv with the package, editable, and every tool
 
@@ -41,6 +48,12 @@ check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
 bench: $(BENCH)  ## measure against the other implementations
 	$(PY) -m benchmarks $(ARGS)
 
+test-gpu: $(GPU_SITE)/.installed  ## the Triton engine's tests on a CUDA device, with GPU_PYTHON
+	$(GPU_RUN) -m pytest -p no:cacheprovider -W default -m gpu tests/test_triton.py $(ARGS)
+
+bench-gpu: $(GPU_SITE)/.installed  ## measure the Triton engine on a CUDA device, with GPU_PYTHON
+	$(GPU_RUN) -m benchmarks gpu $(ARGS)
+
 format: $(INSTALLED)  ## rewrite Python and C++ in the house's format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
@@ -62,6 +75,17 @@ $(TOOLS): constraints.txt | $(PY)
 $(INSTALLED): $(TOOLS) pyproject.toml $(CORE)
 	@echo "Building crfrnn into $(VENV)"
 	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev]"
+	@touch $@
+
+$(GPU_SITE)/.installed: pyproject.toml $(CORE) $(shell find src -name '*.py')
+	@$(GPU_PYTHON) -c "import importlib.util as u, sys; \
+		gone = [n for n in sys.argv[1:] if u.find_spec(n) is None]; \
+		sys.exit('install first, beside a torch for the device: ' + ' '.join(gone) if gone else 0)" \
+		$(GPU_NEEDS)
+	@rm -rf $(GPU_SITE) && mkdir -p $(GPU_SITE)
+	@$(GPU_PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
+		--no-build-isolation --target $(GPU_SITE) . 2> $(GPU_SITE)/pip.log \
+		|| { echo "without the C++ core, see $(GPU_SITE)/pip.log"; cp -r src/crfrnn $(GPU_SITE)/; }
 	@touch $@
 
 $(BENCH): $(INSTALLED)

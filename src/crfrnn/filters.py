@@ -121,7 +121,7 @@ def build_filters(
         normalization: "symmetric", "after", "before" or "none".
         filter: "lattice" or "exact".
         mask: (B, *S) bool; pixels outside take no part.
-        engine: "reference" or "cpu"; by default the fastest that suits.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
         bandwidths: tensors (D,), one per kernel, in place of the kernels' own; gradients reach
             them, and the image and features that require one.
 

@@ -14,10 +14,6 @@ NORMALIZATIONS = ("symmetric", "after", "before", "none")
 #: Most feature dimensions of a lattice, in every engine.
 MAX_DIMENSIONS = 32
 
-#: Farthest feature, in bandwidths, for which the lattice's rounding still leaves useful weights,
-#: and vertex coordinates fit 32 bits in any number of dimensions.
-_FARTHEST = {torch.float32: 2.0**17, torch.float64: 2.0**23}
-
 
 class Lattice:
     """A permutohedral lattice around a set of points: build once, filter many times.
@@ -32,7 +28,7 @@ class Lattice:
         width: length of an image row if the points are the pixels of an image in raster order: the
             vertices are then stored tile by tile, which is faster. It does not change the result
             beyond rounding.
-        engine: "reference" or "cpu"; by default the fastest that suits the tensor.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits the tensor.
 
     Raises:
         ValueError: features are empty, not finite, or reach beyond 2¹⁷ bandwidths (2²³ in float64),
@@ -57,9 +53,11 @@ class Lattice:
                 f"a lattice takes 1 to {MAX_DIMENSIONS} feature dimensions; got "
                 f"{features.shape[-1]}. Use the exact filter for more."
             )
-        if features.dtype not in _FARTHEST:
+        if features.dtype not in ops.FARTHEST:
             features = features.float()
-        _check_reach(features)
+        reach = _checks.number(features.detach().abs().max())
+        if reach is not None:  # on a device, building tells
+            ops.refuse_far(reach, features.dtype)
         self.shape = features.shape[:-1]
         self.dtype = features.dtype
         self.device = features.device
@@ -109,7 +107,7 @@ def gaussian_filter(
         normalization: with n the filtered ones, "none" (default), "after" divides the output by n,
             "before" the input, "symmetric" both by √n. "none" with the lattice has the raw gain of
             the lattice, which is not that of the sum.
-        engine: "reference" or "cpu"; by default the fastest that suits the tensor.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits the tensor.
 
     Returns:
         (..., N, C), of the type of `values`. Differentiable with respect to `values` and
@@ -174,17 +172,6 @@ def _check_features(features: Tensor) -> None:
         )
     _checks.floating("features", features)
     _checks.finite("features", features)
-
-
-def _check_reach(features: Tensor) -> None:
-    """Refuse features so large that vertex keys lose their meaning, instead of overflowing."""
-    reach = _checks.number(features.detach().abs().max())
-    if reach is not None and reach > _FARTHEST[features.dtype]:
-        raise ValueError(
-            f"features reach {reach:.3g} bandwidths, beyond the {_FARTHEST[features.dtype]:.0f} "
-            f"that a lattice in {features.dtype} can tell apart. Is a bandwidth too small? Use a "
-            f"larger bandwidth, or the exact filter."
-        )
 
 
 def _check_values(values: Tensor, shape: torch.Size, device: torch.device) -> None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from .arrays import EXACT_TOLERANCE, LatticeArrays, Term
-from .engines import ENGINES, core_missing, resolve_engine
+from .arrays import EXACT_TOLERANCE, FARTHEST, LatticeArrays, Term, refuse_far
+from .engines import ENGINES, core_missing, engine_for, resolve_engine, triton_missing
 from .filters import build, exact, filter, separable
 from .recurrence import class_peaks, mean_field, mean_field_pruned
 
 __all__ = [
     "ENGINES",
     "EXACT_TOLERANCE",
+    "FARTHEST",
     "LatticeArrays",
     "Term",
     "build",
     "class_peaks",
     "core_missing",
+    "engine_for",
     "exact",
     "filter",
     "mean_field",
     "mean_field_pruned",
+    "refuse_far",
     "resolve_engine",
     "separable",
+    "triton_missing",
 ]

@@ -11,13 +11,14 @@ from torch import Tensor
 from crfrnn import _core as _compiled
 
 from .arrays import EXACT_TOLERANCE, LatticeArrays, Term
-from .reference import transpose_band
+from .reference import filter_to_weight, transpose_band
 
 __all__ = [
     "build",
     "class_peaks",
     "exact",
     "filter",
+    "filter_to_weight",
     "mean_field",
     "mean_field_backward",
     "mean_field_pruned",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ __all__ = [
     "mean_field",
     "mean_field_backward",
     "mean_field_pruned",
+    "on_kept_classes",
     "saved_width",
     "separable",
     "separable_to_bands",
@@ -136,19 +137,34 @@ def mean_field_pruned(
     tolerance: float,
     kept: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Run the Potts recurrence on the classes `kept`; the last weight stands for all others.
+    """Run the Potts recurrence on the classes `kept`; the last weight stands for all others."""
+    return on_kept_classes(mean_field, logits, weights, size, terms, iterations, tolerance, kept)
+
+
+def on_kept_classes(
+    run: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    logits: Tensor,
+    weights: Tensor,
+    size: Sequence[int],
+    terms: Sequence[Term],
+    iterations: int,
+    tolerance: float,
+    kept: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Let an engine's `mean_field` run on the classes `kept` and one that stands for the others.
 
     In the softmax the others are one class whose logit is the log of the sum of their exps; each of
     them then moves as that one did.
     """
-    inside = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    inside[list(kept)] = True
-    rest = logits[:, ~inside].logsumexp(1, keepdim=True)
-    chosen = torch.cat([logits[:, inside], rest], dim=1)
-    z, _, steps = mean_field(chosen, weights, size, terms, iterations, tolerance, False)
+    others = [c for c in range(logits.shape[1]) if c not in set(kept)]
+    inside, outside = (torch.tensor(part, device=logits.device) for part in (kept, others))
+    left_out = logits.index_select(1, outside)
+    rest = left_out.logsumexp(1, keepdim=True)
+    chosen = torch.cat([logits.index_select(1, inside), rest], dim=1)
+    z, _, steps = run(chosen, weights, size, terms, iterations, tolerance, False)
     out = torch.empty_like(logits)
-    out[:, inside] = z[:, :-1]
-    out[:, ~inside] = logits[:, ~inside] + (z[:, -1:] - rest)
+    out.index_copy_(1, inside, z[:, :-1])
+    out.index_copy_(1, outside, left_out + (z[:, -1:] - rest))
     return out, steps
 
 
