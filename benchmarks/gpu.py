@@ -140,18 +140,17 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
     cases: list[tuple[str, int, Callable[[], Any], float, float]] = [
         (
             "splat",
-            1,
+            2,
             lambda: splat.splat(q, width, arrays, blur.plan, blur.tables[0]),
             8 * entries + 4 * vertices + n * row + table,
             8 * entries + 4 * vertices + entries * row + table,
         ),
         (
-            "splat and blur, all axes",
+            "blur, all axes",
             corners,
-            lambda: blur.run(q, width, False),
-            8 * entries + n * row + table + corners * (2 * table + 8 * vertices),
-            8 * entries + entries * row + table
-            + corners * (2 * table + 8 * vertices) + present * row,
+            lambda: blur.spread(False),
+            corners * (2 * table + 8 * vertices),
+            corners * (2 * table + 8 * vertices) + present * row,
         ),
         (
             "separable, both axes",
@@ -189,6 +188,29 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
             )
         )
     return shares
+
+
+def exact_tiles(points: Tensor) -> dict[str, float]:
+    """One exact filter of 24 channels over points (N D), and its preparation."""
+    from crfrnn.ops import EXACT_TOLERANCE
+    from crfrnn.ops.triton import gaussian_sum, ordering
+
+    features = points[None].contiguous()
+    tile = gaussian_sum.TILE[features.dtype]
+
+    def arranged() -> ordering.Tiles:
+        return ordering.arrange(features, EXACT_TOLERANCE[features.dtype], tile)
+
+    times, _ = _timed(arranged)
+    tiles = arranged()
+    values = torch.rand(1, len(points), 24, device=points.device)
+    out = torch.empty_like(values)
+    seconds = _graphed(lambda: gaussian_sum.run(values, tiles, None, out), repeats=3)
+    return {
+        "milliseconds": 1e3 * seconds,
+        "order_milliseconds": 1e3 * statistics.median(times),
+        "kept": len(tiles.near) / (len(tiles.begin) - 1) ** 2,
+    }
 
 
 def copy_bandwidth() -> float:
@@ -329,8 +351,14 @@ def main(options: list[str]) -> None:
         rows.append(inference(1000, 150, 1, 10))
     shares = kernels(500, 21, bandwidth)
     _print(device, rows, shares, bandwidth)
-    ratio = Lattice(_bilateral_points(500)).vertices / 500**2
+    points = _bilateral_points(500)
+    ratio = Lattice(points).vertices / len(points)
     sys.stdout.write(f"{ratio:.2f} vertices a pixel at 160 / 3\n")
+    tiles = exact_tiles(points)
+    sys.stdout.write(
+        f"exact filter of 24 channels: {tiles['milliseconds']:.1f} ms on the device, "
+        f"{tiles['kept']:.1%} of tile pairs, ordered in {tiles['order_milliseconds']:.1f} ms\n"
+    )
     if chosen.output:
         facts = {
             "device": device,
@@ -338,6 +366,7 @@ def main(options: list[str]) -> None:
             "python": platform.python_version(),
             "copy_bytes_per_second": bandwidth,
             "vertices_per_pixel": ratio,
+            "exact": tiles,
             "cases": [asdict(row) for row in rows],
             "kernels": [asdict(share) for share in shares],
         }

@@ -10,7 +10,7 @@ from torch import Tensor
 from crfrnn.ops.arrays import LatticeArrays
 
 from .launch import item_of, pieces, row_block
-from .packing import Packing, pack, scales
+from .packing import Packing, pack
 
 #: Adding and subtracting 1.5 · 2^mantissa rounds to the nearest integer, halves to even, as torch
 #: does; Triton's own rounding does not exist in the interpreter.
@@ -66,7 +66,7 @@ def embed(features: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     block = row_block(axes)
     embed_kernel[(pieces(batch * n, block),)](
         features,
-        features.new_tensor(scales(d)),
+        packing.scale,
         packing.low,
         packing.stride,
         weight,

@@ -87,8 +87,12 @@ class Blur:
 
     def run(self, values: Tensor, channels: int, reverse: bool) -> tuple[Tensor, float]:
         """The blurred table (M C) of values (B N >=C), and the factor that slicing owes it."""
+        splat(values, channels, self.lattice, self.plan, self.tables[0])
+        return self.spread(reverse)
+
+    def spread(self, reverse: bool) -> tuple[Tensor, float]:
+        """Blur what was splatted, along one axis after the other."""
         source, target = self.tables
-        splat(values, channels, self.lattice, self.plan, source)
         vertices, width = source.shape
         columns = channel_block(width)
         rows = row_block(columns)

@@ -25,6 +25,7 @@ class Packing(NamedTuple):
     Every digit has room for a step to a neighbor, so that a step is one addition a word.
     """
 
+    scale: Tensor  # D+1, in the type of the features: 1 / (D+1), then each feature's factor
     low: Tensor  # D: the smallest quotient of each axis
     stride: Tensor  # W D+2: worth of each quotient, the remainder and the item in each word
     step: Tensor  # 2 D+1 W: forth along an axis, for remainders below D and for D
@@ -57,6 +58,7 @@ def pack(features: Tensor) -> Packing:
         steps += [remainder[:, 0] - moved, axes.sum(1) - d * remainder[:, 0] - moved]
     step = torch.stack(steps).view(d + 1, 2, -1).transpose(0, 1)
     return Packing(
+        features.new_tensor(_scales(d)),
         torch.tensor([first for first, _ in ranges]).to(features.device),
         torch.cat([axes, remainder, item], dim=1).to(features.device),
         step.contiguous().to(features.device),
@@ -64,7 +66,7 @@ def pack(features: Tensor) -> Packing:
     )
 
 
-def scales(d: int) -> list[float]:
+def _scales(d: int) -> list[float]:
     """The factor 1 / (D+1), and those of the D features; see `reference_lattice._elevate`."""
     factors = [(d + 1) * math.sqrt(2 / 3) / math.sqrt(j * (j + 1)) for j in range(1, d + 1)]
     return [1.0 / (d + 1), *factors]
@@ -73,7 +75,7 @@ def scales(d: int) -> list[float]:
 def _quotients(low: list[float], high: list[float], axis: int) -> tuple[int, int]:
     """Bounds of quotient `axis` of every vertex, by interval arithmetic on the elevation."""
     d = len(low)
-    factors = scales(d)
+    factors = _scales(d)
     first = sum(factors[k] * low[k - 1] for k in range(axis + 1, d + 1))
     last = sum(factors[k] * high[k - 1] for k in range(axis + 1, d + 1))
     if axis:
