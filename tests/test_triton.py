@@ -445,8 +445,8 @@ def test_kernels_compile_for_hopper(launches, tmp_path: Path) -> None:
         compiler.stdin.write("\n".join(json.dumps(found) for found in share))
         compiler.stdin.close()
         compiler.stdin = None
-    for compiler, share in zip(compilers, shares, strict=True):
-        out, errors = compiler.communicate()
+    results = [compiler.communicate() for compiler in compilers]
+    for compiler, share, (out, errors) in zip(compilers, shares, results, strict=True):
         assert compiler.returncode == 0, errors
         for found, line in zip(share, out.splitlines(), strict=True):
             check_compiled(found, json.loads(line))

@@ -98,7 +98,7 @@ def splat(
         WIDTH=width,
         LIGHT=_LIGHT,
         ROWS=rows,
-        ENTRIES=32,
+        ENTRIES=64,
         COLUMNS=columns,
     )
     shared = min(_PROGRAMS, len(plan.heavy))
