@@ -173,8 +173,8 @@ def update_kernel(
 ):
     """End a step: z = u - A m, then q = softmax(z), which the LAST step leaves out.
 
-    KIND "none" slices nothing. WRITE keeps z. With STOPS, items that are not `running` stay as they
-    are, and the change of the marginals is summed for each block.
+    KIND "none" slices nothing. WRITE keeps z. With STOPS, items that are not `running` keep theirs,
+    and the change of the marginals is summed for each block.
     """
     item = tl.program_id(1).to(tl.int64)
     point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -217,7 +217,6 @@ def update_kernel(
                 mask=inside,
                 other=0.0,
             )
-            q = tl.where(active, q, before)
             moved = tl.sum(tl.sum(tl.where(inside, tl.abs(q - before), 0.0), axis=1), axis=0)
             tl.store(change + item * tl.num_programs(0) + tl.program_id(0), moved)
         tl.store(spot, q, mask=inside)
