@@ -66,15 +66,22 @@ def finite(name: str, tensor: Tensor) -> None:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether no value is NaN or infinite; True of what cannot be looked at for free."""
+    if not readable(tensor):
+        return True
     total = number(tensor.sum())  # one cheap pass; only overflow needs the other
     if total is None or math.isfinite(total):
         return True
     return bool(torch.isfinite(tensor).all())
 
 
+def readable(tensor: Tensor) -> bool:
+    """Whether values can be looked at without waiting for a device, or breaking a trace."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def number(tensor: Tensor) -> float | None:
     """The value of a tensor of one element; None where it is on a device, traced or mapped."""
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+    if not readable(tensor):
         return None
     try:
         return float(tensor.detach())

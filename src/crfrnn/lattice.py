@@ -55,9 +55,10 @@ class Lattice:
             )
         if features.dtype not in ops.FARTHEST:
             features = features.float()
-        reach = _checks.number(features.detach().abs().max())
-        if reach is not None:  # on a device, building tells
-            ops.refuse_far(reach, features.dtype)
+        if _checks.readable(features):  # on a device, building tells
+            reach = _checks.number(features.detach().abs().max())
+            if reach is not None:
+                ops.refuse_far(reach, features.dtype)
         self.shape = features.shape[:-1]
         self.dtype = features.dtype
         self.device = features.device
