@@ -18,7 +18,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, gaussian_filter, ops, refine
+import crfrnn
+from crfrnn import (
+    CRFRNN,
+    Bilateral,
+    Gaussian,
+    Lattice,
+    Segmenter,
+    gaussian_filter,
+    ops,
+    refine,
+)
 from crfrnn.filters import build_filters
 from crfrnn.lattice import ExactFilter
 from crfrnn.ops import reference
@@ -374,6 +384,20 @@ def test_the_device_decides() -> None:
     assert ops.resolve_engine(None, torch.device("cuda"), FLOAT) == "triton"
     assert ops.resolve_engine(None, torch.device("cuda"), torch.float16) == "reference"
     assert ops.resolve_engine(None, torch.device("cpu"), FLOAT) != "triton"
+    told = crfrnn.info()
+    assert told.engines["triton"].startswith("ready")
+    assert told.runs["CUDA float32"] == "triton"
+
+
+def test_without_triton_a_device_runs_in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crfrnn.ops import engines
+
+    monkeypatch.setattr(engines, "triton_missing", lambda: "it is not there")
+    engines._say_once.cache_clear()
+    with pytest.warns(UserWarning, match="runs on cuda in plain PyTorch.*it is not there"):
+        assert ops.resolve_engine(None, torch.device("cuda"), FLOAT) == "reference"
+    with pytest.raises(ValueError, match="engine 'triton' cannot run: it is not there"):
+        ops.resolve_engine("triton", torch.device("cuda"), FLOAT)
 
 
 def test_other_devices_say_once_that_they_are_slow() -> None:
@@ -553,6 +577,16 @@ def test_the_layer_trains_on_the_device(cuda: str) -> None:
         assert z.dtype == dtype
         z.float().pow(2).mean().backward()
         assert torch.isfinite(given.grad).all()
+
+
+@pytest.mark.gpu
+def test_a_segmenter_gives_the_labels_of_the_cpu(cuda: str) -> None:
+    _, image = picture(60, 70, 2, 2)
+    model = Segmenter(torch.nn.Conv2d(3, 7, 3, padding=1), CRFRNN(7), image_range=255).eval()
+    with torch.no_grad():
+        here = model(image).argmax(1)
+        there = model.to(cuda)(image.to(cuda)).argmax(1)
+    assert (here == there.cpu()).float().mean() >= 0.999
 
 
 def test_a_lattice_stays_on_its_device(device: str) -> None:

@@ -129,18 +129,19 @@ def separable_kernel(
 ):
     """Convolve along one axis; rows are places on it, columns all that lies further inside."""
     program = tl.program_id(0).to(tl.int64)
+    span = inner.to(tl.int64) * WIDTH
     column = (program % along) * COLUMNS + tl.arange(0, COLUMNS)
     row = (program // along % across) * ROWS + tl.arange(0, ROWS)
     line = program // along // across * length * inner  # of the first pixel, in the batch
     item = line // points
     begin = (item * rows_each + line - item * points) * WIDTH
-    real = (column < inner * WIDTH)[None, :]
+    real = (column < span)[None, :]
     sums = tl.zeros([ROWS, COLUMNS], band.dtype.element_ty)
     for tap in range(TAPS):
         place = row + tap - TAPS // 2
         tap_weight = tl.load(band + row * TAPS + tap, mask=row < length, other=0.0)
         value = tl.load(
-            source + begin + place[:, None] * (inner * WIDTH) + column[None, :],
+            source + begin + place[:, None] * span + column[None, :],
             mask=((place >= 0) & (place < length))[:, None] & real,
             other=0.0,
         )
@@ -150,7 +151,7 @@ def separable_kernel(
         sums *= tl.load(after + line + row, mask=row < length, other=0.0)[:, None]
     if WEIGHTED:
         sums *= tl.load(weights + column, mask=column < CHANNELS, other=0.0)[None, :]
-    place = target + line * WIDTH + row[:, None] * (inner * WIDTH) + column[None, :]
+    place = target + line * WIDTH + row[:, None] * span + column[None, :]
     if ADD:
         sums += tl.load(place, mask=valid, other=0.0)
     tl.store(place, sums, mask=valid)
