@@ -281,6 +281,26 @@ def test_recurrence(case: GridCase, kind: str, dtype: torch.dtype, options, devi
         close(ours, expected, 10 if dtype == FLOAT else 100)
 
 
+def test_many_blocks(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small that every kernel has several blocks of rows, and the last is not full."""
+    from crfrnn.ops.triton import launch
+
+    monkeypatch.setattr(launch, "TILE", 16)
+    case = GridCase(2, 3, (3, 3))
+
+    def run(name: str, where: str) -> list[Tensor]:
+        logits, filters = filters_of(case, DOUBLE, name, where)
+        (weights,) = (tensor.to(where) for tensor in parameters(case, DOUBLE, "potts"))
+        inputs = [tensor.requires_grad_() for tensor in (logits, weights)]
+        z, _ = infer(logits, filters, weights, None, 1, engine=name)
+        with torch.no_grad():
+            stopped = infer(logits, filters[1:], weights[1:], None, 3, tolerance=0.02, engine=name)
+        return [z, *torch.autograd.grad(z.pow(2).sum(), inputs), *stopped]
+
+    for ours, expected in both(run, device):
+        close(ours.double(), expected.double(), 100)
+
+
 def test_two_lattices_and_a_large_matrix(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lattice that is not fused, and the product that is left to torch."""
     from crfrnn.ops.triton import inference
@@ -427,6 +447,10 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         named = [str(a.dtype)[6:] if isinstance(a, Tensor) else 1001 for a in args]
+        given = zip(self.arg_names, args, strict=False)
+        sizes = {name for name, value in given if not isinstance(value, Tensor)}
+        # Or another size of picture would be compiled for anew.
+        assert sizes <= set(self.kwargs["do_not_specialize"] or ()), self.fn.__name__
         found = {
             "module": self.fn.__module__,
             "kernel": self.fn.__name__,
