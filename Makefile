@@ -8,20 +8,28 @@ INSTALL := $(PIP) install --constraint constraints.txt
 CORE := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
 FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp)
 TOOLS := $(VENV)/.tools
+RUNNABLE := $(VENV)/.runnable
 INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.bench
 CHECK_BUILD := build/check
 
+# The GPU verbs use the Python that has a torch for the device, and change nothing in it: the package
+# goes into a folder beside it, without the compiled core where that cannot be built.
+GPU_PYTHON ?= python3
+GPU_SITE := build/gpu
+GPU_NEEDS := torch triton numpy jaxtyping PIL rich safetensors pytest
+GPU_RUN := PYTHONPATH=$(abspath $(GPU_SITE)) PYTHONDONTWRITEBYTECODE=1 $(GPU_PYTHON)
+
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check bench format clean
+.PHONY: help dev demo test check sanitize bench test-gpu bench-gpu format clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: $(INSTALLED)  ## set up .venv with the package, editable, and every tool
 
-demo: $(INSTALLED)  ## refine the sample pictures into ./demo
+demo: $(RUNNABLE)  ## refine the sample pictures into ./demo
 	$(VENV)/bin/crfrnn demo -o demo
 
 test: $(INSTALLED)  ## run the tests; ARGS="-k name" passes options on
@@ -38,13 +46,39 @@ check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
 		-Dnanobind_DIR=$$($(PY) -m nanobind --cmake_dir)
 	$(PY) -m cmake --build $(CHECK_BUILD)
 
+sanitize: sanitize-address sanitize-thread  ## the core's tests under ASan and UBSan, and under TSan
+
 bench: $(BENCH)  ## measure against the other implementations
 	$(PY) -m benchmarks $(ARGS)
+
+test-gpu: $(GPU_SITE)/.installed  ## the Triton engine's tests on a CUDA device, with GPU_PYTHON
+	$(GPU_RUN) -m pytest -p no:cacheprovider -W default -m gpu tests/test_triton.py $(ARGS)
+
+bench-gpu: $(GPU_SITE)/.installed  ## measure the Triton engine on a CUDA device, with GPU_PYTHON
+	$(GPU_RUN) -m benchmarks gpu $(ARGS)
 
 format: $(INSTALLED)  ## rewrite Python and C++ in the house's format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 	$(VENV)/bin/clang-format -i $(FORMATTED)
+
+# A second build of the package, imported without the editable one: -S leaves .pth files unread.
+SANITIZED_TESTS := tests/test_filter.py tests/test_filter_laws.py tests/test_mean_field.py \
+	tests/test_gradients.py tests/test_refine.py
+SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+sanitize-address: SANITIZERS := address,undefined
+sanitize-address: LIBRARIES := libasan.so libubsan.so
+sanitize-thread: SANITIZERS := thread
+sanitize-thread: LIBRARIES := libtsan.so
+
+sanitize-%: $(INSTALLED)
+	CRFRNN_REQUIRE_CORE=1 $(PIP) install --no-deps --no-build-isolation --upgrade \
+		--target build/$@ -Cbuild-dir=build/$@-objects -Cinstall.strip=false \
+		-Ccmake.build-type=Debug -Ccmake.define.CRFRNN_SANITIZE=$(SANITIZERS) .
+	LD_PRELOAD="$(foreach library,$(LIBRARIES),$(shell $(CXX) -print-file-name=$(library)))" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		TSAN_OPTIONS=halt_on_error=1:suppressions=tests/tsan.txt OMP_NUM_THREADS=2 PYTHONPATH=build/$@:$(SITE) \
+		setarch -R $(PY) -S -m pytest -q -p no:cacheprovider $(SANITIZED_TESTS) $(ARGS)
 
 clean:  ## remove everything the other verbs made
 	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
@@ -59,9 +93,25 @@ $(TOOLS): constraints.txt | $(PY)
 	$(INSTALL) torch scikit-build-core nanobind cmake ninja
 	@touch $@
 
-$(INSTALLED): $(TOOLS) pyproject.toml $(CORE)
+$(RUNNABLE): $(TOOLS) pyproject.toml $(CORE)
 	@echo "Building crfrnn into $(VENV)"
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo]"
+	@touch $@
+
+$(INSTALLED): $(RUNNABLE)
+	@echo "Installing what the checks and the tests need"
 	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev,tune,distributed,tensorboard]"
+	@touch $@
+
+$(GPU_SITE)/.installed: pyproject.toml $(CORE) $(shell find src -name '*.py')
+	@$(GPU_PYTHON) -c "import importlib.util as u, sys; \
+		gone = [n for n in sys.argv[1:] if u.find_spec(n) is None]; \
+		sys.exit('install first, beside a torch for the device: ' + ' '.join(gone) if gone else 0)" \
+		$(GPU_NEEDS)
+	@rm -rf $(GPU_SITE) && mkdir -p $(GPU_SITE)
+	@$(GPU_PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
+		--no-build-isolation --target $(GPU_SITE) . 2> $(GPU_SITE)/pip.log \
+		|| { echo "without the C++ core, see $(GPU_SITE)/pip.log"; cp -r src/crfrnn $(GPU_SITE)/; }
 	@touch $@
 
 $(BENCH): $(INSTALLED)

@@ -1,10 +1,12 @@
-"""Run one benchmark by name, or all of them."""
+"""Run one benchmark by name, or all that this machine can run."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
 from pathlib import Path
+
+import torch
 
 NAMES = sorted(
     path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "timing"
@@ -19,7 +21,7 @@ def main() -> None:
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise SystemExit(f"unknown benchmark {unknown[0]}; there are: {', '.join(NAMES)}")
-    for name in names or NAMES:
+    for name in names or [name for name in NAMES if name != "gpu" or torch.cuda.is_available()]:
         import_module(f"benchmarks.{name}").main(options)
 
 

@@ -146,6 +146,7 @@ template <typename T>
 void response(const Term<T>& term, std::size_t n, std::size_t row, double power, T* out,
               std::size_t threads) {
     constexpr std::size_t grain = 4096;
+    if (!std::holds_alternative<std::vector<BandMatrix<T>>>(term.gaussian)) row = grain;
     const T least = std::sqrt(std::numeric_limits<T>::min());
     TermFilter<T> filter(term, n, row, 1, false);
     const auto ones = uninitialized<T>(n);

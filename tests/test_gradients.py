@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from crfrnn import CRFRNN, Bilateral, FeatureGaussian, Gaussian, Lattice, gaussian_filter, ops
+from crfrnn import CRFRNN, Bilateral, FeatureGaussian, Gaussian, Lattice, gaussian_filter
 from crfrnn.mean_field import mean_field
+
+from .cases import ENGINES, available_engines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,10 +87,8 @@ def test_other_dimensions(learned: bool, filter: str, size: Sequence[int]) -> No
     check(made, size, masked=True)
 
 
-@pytest.mark.parametrize("engine", ops.ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)  # minutes in Triton's interpreter: see test_triton.py
 def test_every_element_of_the_fused_operator(engine: str) -> None:
-    if engine == "cpu" and ops.core_missing():
-        pytest.skip(ops.core_missing())
     made = CRFRNN(2, KERNELS[:2], iterations=3, weights="matrix", engine=engine).double()
     logits, image, features, _ = maps((2, 3), wanted=False)
     run, values = as_function(made, None)
@@ -108,7 +108,7 @@ def test_every_element_of_a_filter(method: str) -> None:
 
 def test_the_weights_of_a_differentiable_lattice_are_those_of_the_built_one() -> None:
     features = torch.rand(2, 40, 5) * 4
-    for engine in ("reference", "cpu") if not ops.core_missing() else ("reference",):
+    for engine in available_engines():
         plain = Lattice(features, engine=engine).arrays.weight
         learned = Lattice(features.clone().requires_grad_(), engine=engine).arrays.weight
         assert learned.requires_grad

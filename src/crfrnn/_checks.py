@@ -67,7 +67,7 @@ def finite(name: str, tensor: Tensor) -> None:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether no value is NaN or infinite; True of what cannot be looked at for free."""
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+    if not readable(tensor):
         return True
     try:
         with np.errstate(all="ignore"):
@@ -88,9 +88,14 @@ def plain(tensor: Tensor) -> Tensor | np.ndarray:
     return tensor.numpy() if numeric and type(tensor) is Tensor else tensor
 
 
+def readable(tensor: Tensor) -> bool:
+    """Whether values can be looked at without waiting for a device, or breaking a trace."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def number(tensor: Tensor) -> float | None:
     """The value of a tensor of one element; None where it is on a device, traced or mapped."""
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+    if not readable(tensor):
         return None
     try:
         return float(tensor.detach())

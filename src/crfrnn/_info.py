@@ -47,6 +47,13 @@ class Info:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
+def _devices() -> str:
+    """The CUDA or ROCm device that torch sees first, for a line of the table."""
+    if not torch.cuda.is_available():
+        return ", but torch sees no CUDA device"
+    return f", on {torch.cuda.get_device_name()}"
+
+
 def info() -> Info:
     """Tell which engines are built, which would run, and why.
 
@@ -73,6 +80,10 @@ def info() -> Info:
         python=platform.python_version(),
         machine=platform.machine(),
         threads=torch.get_num_threads(),
-        engines={"reference": "ready", "cpu": ops.core_missing() or "ready"},
-        runs={name: ops.resolve_engine(None, *kind) for name, kind in kinds.items()},
+        engines={
+            "reference": "ready",
+            "cpu": ops.core_missing() or "ready",
+            "triton": ops.triton_missing() or "ready" + _devices(),
+        },
+        runs={name: ops.engine_for(*kind)[0] for name, kind in kinds.items()},
     )

@@ -34,10 +34,10 @@ class KernelFilter:
         """Normalise `run` by its response to `ones` (B, N), inside `mask` (B, N) if given."""
         if normalization == "none":
             return cls(run, mask, mask)
-        if ops.direct(ones, *run.arrays):
+        if run.engine == "cpu" and ops.direct(ones, *run.arrays):
             power = -0.5 if normalization == "symmetric" else -1.0
             term = ops.Term(run.kind, run.arrays, mask, None, None)
-            scale = ops.response(term, (len(ones), ones.shape[1]), run.size, power, run.engine)
+            scale = ops.core_response(term, (len(ones), ones.shape[1]), run.size, power)
             scale = scale if mask is None else scale * mask
             before = mask if normalization == "after" else scale
             return cls(run, before, mask if normalization == "before" else scale)
@@ -55,9 +55,9 @@ class KernelFilter:
         """Hand the arrays to the fused operator; `total` asks for the response to ones (B, N)."""
         if total and self._total is None:
             shape = like.shape[0], math.prod(like.shape[2:])
-            if ops.direct(like, *self.run.arrays):
+            if self.run.engine == "cpu" and ops.direct(like, *self.run.arrays):
                 term = ops.Term(self.run.kind, self.run.arrays, self.before, self.after, None)
-                self._total = ops.response(term, shape, self.run.size, 1.0, self.run.engine)
+                self._total = ops.core_response(term, shape, self.run.size, 1.0)
             else:
                 self._total = self._scaled(like.new_ones(*shape, 1))[..., 0]
         arrays = self.run.arrays
@@ -132,7 +132,7 @@ def build_filters(
         normalization: "symmetric", "after", "before" or "none".
         filter: "lattice" or "exact".
         mask: (B, *S) bool; pixels outside take no part.
-        engine: "reference" or "cpu"; by default the fastest that suits.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
         bandwidths: tensors (D,), one per kernel, in place of the kernels' own; gradients reach
             them, and the image and features that require one.
 

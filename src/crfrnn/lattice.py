@@ -14,10 +14,6 @@ NORMALIZATIONS = ("symmetric", "after", "before", "none")
 #: Most feature dimensions of a lattice, in every engine.
 MAX_DIMENSIONS = 32
 
-#: Farthest feature, in bandwidths, for which the lattice's rounding still leaves useful weights,
-#: and vertex coordinates fit 32 bits in any number of dimensions.
-_FARTHEST = {torch.float32: 2.0**17, torch.float64: 2.0**23}
-
 
 class Lattice:
     """A permutohedral lattice around a set of points: build once, filter many times.
@@ -29,7 +25,7 @@ class Lattice:
     Args:
         features: (..., N, D) points, already divided by their bandwidths; D from 1 to 32. The
             lattice is not invariant to the order of the D axes; kernels here use (x, y, color...).
-        engine: "reference" or "cpu"; by default the fastest that suits the tensor.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits the tensor.
 
     Raises:
         ValueError: features are empty, not finite, or reach beyond 2¹⁷ bandwidths (2²³ in float64),
@@ -52,7 +48,7 @@ class Lattice:
                 f"a lattice takes 1 to {MAX_DIMENSIONS} feature dimensions; got "
                 f"{features.shape[-1]}. Use the exact filter for more."
             )
-        if features.dtype not in _FARTHEST:
+        if features.dtype not in ops.FARTHEST:
             features = features.float()
         self.shape = features.shape[:-1]
         self.size = (features.shape[-2],)
@@ -60,14 +56,14 @@ class Lattice:
         self.device = features.device
         self.engine = ops.resolve_engine(engine, features.device, features.dtype)
         flat = features.reshape(-1, *features.shape[-2:])
-        if self.engine != "cpu" or torch.compiler.is_compiling():
-            _check_reach(features)
+        if self.engine != "cpu" or not _checks.readable(features):
+            _refuse_far(features)
             self.arrays = ops.build(flat, self.engine)
             return
         try:
             self.arrays = ops.build(flat, self.engine)
         except ValueError:  # the core looks for itself, but says less
-            _check_reach(features)
+            _refuse_far(features)
             raise
 
     @property
@@ -112,7 +108,7 @@ def gaussian_filter(
         normalization: with n the filtered ones, "none" (default), "after" divides the output by n,
             "before" the input, "symmetric" both by √n. "none" with the lattice has the raw gain of
             the lattice, which is not that of the sum.
-        engine: "reference" or "cpu"; by default the fastest that suits the tensor.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits the tensor.
 
     Returns:
         (..., N, C), of the type of `values`. Differentiable with respect to `values` and
@@ -180,15 +176,11 @@ def _check_features(features: Tensor) -> None:
     _checks.finite("features", features)
 
 
-def _check_reach(features: Tensor) -> None:
-    """Refuse features so large that vertex keys lose their meaning, instead of overflowing."""
-    reach = _checks.number(features.detach().abs().max())
-    if reach is not None and reach > _FARTHEST[features.dtype]:
-        raise ValueError(
-            f"features reach {reach:.3g} bandwidths, beyond the {_FARTHEST[features.dtype]:.0f} "
-            f"that a lattice in {features.dtype} can tell apart. Is a bandwidth too small? Use a "
-            f"larger bandwidth, or the exact filter."
-        )
+def _refuse_far(features: Tensor) -> None:
+    """Refuse features out of reach, where they can be read; on a device, building tells."""
+    reach = _checks.number(features.detach().abs().max()) if _checks.readable(features) else None
+    if reach is not None:
+        ops.refuse_far(reach, features.dtype)
 
 
 def _check_values(values: Tensor, shape: torch.Size, device: torch.device) -> None:

@@ -54,7 +54,7 @@ class CRFRNN(nn.Module):
         tol: in evaluation mode, an image stops when the mean change of its marginals falls below
             this (0.001 is a good value). A guard then halves the step of an image whose change
             grows twice in a row, if the learned model is one that can oscillate. Default never.
-        engine: "reference" or "cpu"; by default the fastest that suits.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
 
     Attributes:
         kernel_weights: parameter (K,), (K, C) or (K, C, C).

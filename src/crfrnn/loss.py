@@ -32,7 +32,7 @@ class DenseCRFLoss(nn.Module):
         normalization: of the kernels, "symmetric" (default; the loss then lies between 0 and about
             the sum of the weights), "after", "before" or "none".
         filter: "lattice" or "exact".
-        engine: "reference" or "cpu"; by default the fastest that suits.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
 
     Example:
         >>> import torch

@@ -165,7 +165,7 @@ def _check_span(kernels: Sequence[Kernel], image: Tensor) -> None:
         for k in kernels
         if isinstance(k, Bilateral)
     ]
-    if not finest or not image.is_floating_point():
+    if not finest or not image.is_floating_point() or not _checks.readable(image):
         return
     span = _checks.number(image.amax() - image.amin())
     if span is not None and 0 < span <= 2 * min(finest):

@@ -71,23 +71,31 @@ def certify(
         engine: the engine to search with.
     """
     classes = logits.shape[1]
-    if classes < 4 or not filters or bool((weights < 0).any()):
+    if classes < 4 or not filters:
         return None
     peaks = ops.class_peaks(logits.flatten(2), engine)
     threshold = min(THRESHOLD, 0.25 / classes)
     kept = tuple(c for c, peak in enumerate(peaks) if peak >= threshold)
     if len(kept) > classes - 2:
         return None
-    growth = 0.0
-    for weight, kernel in zip(weights, filters, strict=True):
-        row_sums = kernel.term(logits, total=True).total
-        growth += float(weight.max()) * (
-            math.inf if row_sums is None else float(_checks.plain(row_sums).max())
-        )
+    totals = [kernel.term(logits, total=True).total for kernel in filters]
+    row_sums = [weights.new_tensor(math.inf) if t is None else _largest(t) for t in totals]
+    # All numbers at once, because reading them waits for a device.
+    read = torch.stack([weights.min(), *weights.amax(1), *row_sums]).tolist()
+    lowest, largest, row_sums = read[0], read[1 : len(filters) + 1], read[len(filters) + 1 :]
+    if lowest < 0:
+        return None
+    growth = sum(weight * total for weight, total in zip(largest, row_sums, strict=True))
     start = bound = max(peak for peak in peaks if peak < threshold)
     for _ in range(iterations):
         bound = start * math.exp(min(growth * bound, 1.0))
     return Pruned(kept, bound) if bound < 2 * start else None
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    """The largest value; see `_checks.plain`."""
+    plain = _checks.plain(tensor)
+    return plain.max() if isinstance(plain, Tensor) else tensor.new_tensor(plain.max())
 
 
 def marginals(

@@ -34,7 +34,7 @@ def infer(
         compatibility: (C, C) penalties; None is Potts, which runs faster than the same matrix.
         iterations: number of updates; 0 returns `logits`.
         tolerance: an image stops when the mean change of its marginals falls below this; 0 never.
-        engine: "reference" or "cpu"; by default the fastest that suits.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
 
     Returns:
         Logits (B C *S), and the steps that each image made (B).

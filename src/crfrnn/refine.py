@@ -106,7 +106,7 @@ def refine(
         features: maps, laid out as the image, for `FeatureGaussian` kernels.
         channels_last: whether the channels of image and features come last; default: whatever fits
             the size of the scores, last if both do.
-        engine: "reference" or "cpu"; default the fastest that suits.
+        engine: "reference", "cpu" or "triton"; default the fastest that suits.
 
     Returns:
         Probabilities and labels, of the same container, device and float type as the scores.

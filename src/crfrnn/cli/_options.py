@@ -128,7 +128,7 @@ def add_crf(parser: argparse.ArgumentParser) -> None:
         default="lattice",
         help="exact: the Gaussian sum itself, slow (default lattice)",
     )
-    add("--engine", metavar="NAME", help="cpu or reference (default: the fastest that suits)")
+    add("--engine", metavar="NAME", help="reference, cpu or triton (default: the fastest)")
 
 
 def _numbers(text: str) -> float | tuple[float, ...]:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="DIR", type=Path, default=Path("demo"), help="default: demo")
     add("--preset", metavar="NAME", default="deeplab", help="default deeplab")
     add("--filter", choices=("lattice", "exact"), default="lattice", help="default lattice")
-    add("--engine", metavar="NAME", help="cpu or reference (default: the fastest that suits)")
+    add("--engine", metavar="NAME", help="reference, cpu or triton (default: the fastest)")
     add("--json", action="store_true", help="print one JSON object instead of a table")
 
 

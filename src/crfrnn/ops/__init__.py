@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from .arrays import EXACT_TOLERANCE, LatticeArrays, Term
-from .engines import ENGINES, core_missing, resolve_engine
+from .arrays import EXACT_TOLERANCE, FARTHEST, LatticeArrays, Term, refuse_far
+from .engines import (
+    ENGINES,
+    core_missing,
+    core_response,
+    engine_for,
+    resolve_engine,
+    triton_missing,
+)
 from .filters import build, exact, filter, separable
-from .recurrence import class_peaks, marginals, mean_field, response
+from .recurrence import class_peaks, marginals, mean_field
 from .transforms import direct
 
 __all__ = [
     "ENGINES",
     "EXACT_TOLERANCE",
+    "FARTHEST",
     "LatticeArrays",
     "Term",
     "build",
     "class_peaks",
     "core_missing",
+    "core_response",
     "direct",
+    "engine_for",
     "exact",
     "filter",
     "marginals",
     "mean_field",
+    "refuse_far",
     "resolve_engine",
-    "response",
     "separable",
+    "triton_missing",
 ]

@@ -11,13 +11,14 @@ from torch import Tensor
 from crfrnn import _core as _compiled
 
 from .arrays import EXACT_TOLERANCE, LatticeArrays, Term
-from .reference import transpose_band
+from .reference import filter_to_weight, transpose_band
 
 __all__ = [
     "build",
     "class_peaks",
     "exact",
     "filter",
+    "filter_to_weight",
     "marginals",
     "mean_field",
     "mean_field_backward",
@@ -143,7 +144,7 @@ def marginals(
 
 
 def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> Tensor:
-    """F 1 (B N) for `shape` (B, N) points, to the power `power`; see `reference.response`."""
+    """F 1 (B N) at `shape` (B, N) points, to some power; kept from zero if that is negative."""
     like = term.arrays[1] if term.kind == "lattice" else term.arrays[0]
     out = like.new_empty(shape)
     for b in range(shape[0]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Sequence
 from importlib import util
 from typing import Protocol, cast
@@ -13,7 +15,9 @@ from . import reference
 from .arrays import LatticeArrays, Term
 
 #: Engine names that an `engine=` argument takes.
-ENGINES = ("reference", "cpu")
+ENGINES = ("reference", "cpu", "triton")
+
+_FAST = (torch.float32, torch.float64)
 
 
 def core_missing() -> str:
@@ -27,22 +31,73 @@ def core_missing() -> str:
     return ""
 
 
+def triton_missing() -> str:
+    """Why kernels in Triton cannot run, whatever the device, or "" when they can."""
+    if util.find_spec("triton") is None:
+        return "Triton is not installed; pip install 'crfrnn[gpu]' brings it, on Linux"
+    try:
+        from . import triton  # noqa: F401 - only Triton decides whether this loads
+    except ImportError as error:
+        return f"Triton does not load: {error}"
+    return ""
+
+
+def engine_for(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    """The fastest engine for tensors of this device and type, and why no faster one runs."""
+    if dtype not in _FAST:
+        return "reference", f"{dtype} runs in plain PyTorch"
+    if device.type == "cpu":
+        missing = core_missing()
+        return ("reference", missing) if missing else ("cpu", "")
+    if device.type == "cuda":  # ROCm too calls its devices so
+        missing = triton_missing()
+        return ("reference", missing) if missing else ("triton", "")
+    return "reference", f"there is no faster engine for {device.type} devices"
+
+
 def resolve_engine(engine: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    """Name the engine that runs tensors of this device and type; `engine` asks for one."""
+    """Name the engine that runs tensors of this device and type; `engine` asks for one.
+
+    Says so, once a device type, when a device has to make do with the reference engine.
+    """
     if engine is not None and engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; expected one of: {', '.join(ENGINES)}")
     if engine == "reference":
         return engine
-    suits = device.type == "cpu" and dtype in (torch.float32, torch.float64)
-    missing = core_missing()
+    if engine is None:
+        chosen, reason = engine_for(device, dtype)
+        if chosen == "reference" and device.type not in ("cpu", "meta") and dtype in _FAST:
+            _say_once(device.type, reason)
+        return chosen
+    missing = core_missing() if engine == "cpu" else triton_missing()
+    if missing:
+        raise ValueError(f"engine {engine!r} cannot run: {missing}. Use engine='reference'.")
     if engine == "cpu":
-        if missing:
-            raise ValueError(f"engine 'cpu' cannot run: {missing}. Use engine='reference'.")
-        if not suits:
-            raise ValueError(
-                f"engine 'cpu' takes float32 or float64 CPU tensors; got {dtype} on {device}"
-            )
-    return "cpu" if suits and not missing else "reference"
+        suits, where = device.type == "cpu", "CPU tensors"
+    else:
+        suits, where = _runs_triton(device), "tensors on a CUDA or ROCm device"
+    if not suits or dtype not in _FAST:
+        raise ValueError(
+            f"engine {engine!r} takes float32 or float64 {where}; got {dtype} on {device}"
+        )
+    return engine
+
+
+def _runs_triton(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return True
+    from . import triton
+
+    return device.type == "cpu" and triton.INTERPRETED  # for tests
+
+
+@functools.cache
+def _say_once(device: str, reason: str) -> None:
+    warnings.warn(
+        f"crfrnn runs on {device} in plain PyTorch, which is slow: {reason}",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 class Engine(Protocol):
@@ -53,6 +108,11 @@ class Engine(Protocol):
 
     def filter(self, values: Tensor, lattice: LatticeArrays, reverse: bool) -> Tensor:
         """Splat, blur and slice."""
+
+    def filter_to_weight(
+        self, values: Tensor, gradient: Tensor, lattice: LatticeArrays, reverse: bool
+    ) -> Tensor:
+        """From the gradient of `filter`'s result to that of the lattice's weights."""
 
     def separable(self, values: Tensor, bands: Sequence[Tensor]) -> Tensor:
         """Multiply by a band matrix along each axis."""
@@ -84,11 +144,6 @@ class Engine(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
         """Run the recurrence on some or all classes for its marginals and labels."""
 
-    def response(
-        self, term: Term, shape: tuple[int, int], size: Sequence[int], power: float
-    ) -> Tensor:
-        """Filter ones."""
-
     def class_peaks(self, logits: Tensor) -> list[float]:
         """Bound each class's marginals from above."""
 
@@ -112,4 +167,15 @@ def implementation(engine: str) -> Engine:
         from . import cpu  # late: it needs the compiled core
 
         return cast(Engine, cpu)
+    if engine == "triton":
+        from . import triton  # late: it needs Triton, which takes a second to load
+
+        return cast(Engine, triton)
     return cast(Engine, reference)
+
+
+def core_response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> Tensor:
+    """F 1 (B N) of a term of the C++ core, without gradients; see `cpu.response`."""
+    from . import cpu  # late: it needs the compiled core
+
+    return cpu.response(term, shape, size, power)

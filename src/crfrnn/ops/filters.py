@@ -44,7 +44,9 @@ def _(features: Tensor, engine: str) -> tuple[Tensor, ...]:
         index((d + 1, vertices, 2)),
         index((batch, n * (d + 1))),
         index((vertices + batch,)),
-        torch.empty(batch + 1, dtype=torch.int64),
+        torch.empty(
+            batch + 1, dtype=torch.int64, device=features.device if engine == "triton" else "cpu"
+        ),
     )
 
 
@@ -98,7 +100,8 @@ def _filter_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     to_values = filter(gradient, lattice, not ctx.reverse, ctx.engine)
     to_weight = None
     if ctx.needs_input_grad[2]:
-        to_weight = _filter_to_weight(ctx.saved_tensors[6], gradient, *lattice, ctx.reverse)
+        values = ctx.saved_tensors[6]
+        to_weight = _filter_to_weight(values, gradient, *lattice, ctx.reverse, ctx.engine)
     return to_values, None, to_weight, *[None] * 6
 
 
@@ -117,9 +120,10 @@ def _filter_to_weight(
     offset: Tensor,
     starts: Tensor,
     reverse: bool,
+    engine: str,
 ) -> Tensor:
     lattice = LatticeArrays(vertex, weight, neighbor, entry, offset, starts)
-    return reference.filter_to_weight(values, gradient, lattice, reverse)
+    return implementation(engine).filter_to_weight(values, gradient, lattice, reverse)
 
 
 @_filter_to_weight.register_fake

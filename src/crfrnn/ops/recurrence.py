@@ -67,13 +67,6 @@ def marginals(
     )
 
 
-def response(
-    term: Term, shape: tuple[int, int], size: Sequence[int], power: float, engine: str
-) -> Tensor:
-    """The response (B N) of a term to ones, without gradients; see `reference.response`."""
-    return implementation(engine).response(term, shape, size, power)
-
-
 def class_peaks(logits: Tensor, engine: str) -> list[float]:
     """Upper bounds of each class's marginals softmax(logits) (B C N) over batch and pixels."""
     return implementation(engine).class_peaks(logits)

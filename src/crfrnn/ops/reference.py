@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ __all__ = [
     "marginals",
     "mean_field",
     "mean_field_backward",
-    "response",
     "saved_width",
     "separable",
     "separable_to_bands",
@@ -136,34 +135,31 @@ def marginals(
     iterations: int,
     tolerance: float,
     kept: Sequence[int],
+    run: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Run the recurrence for its marginals (B C N) and labels (B N), without gradients.
 
     With `kept` classes, the Potts recurrence runs on these, and the last weight stands for all
     others: in the softmax they are one class whose logit is the log of the sum of their exps, and
     each of them then moves as that one did. Also returned: the steps made (B), and whether all
-    marginals are finite.
+    marginals are finite, as far as the CPU knows. `run` is another engine's `mean_field`.
     """
+    run = mean_field if run is None else run
     if kept:
-        inside = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-        inside[list(kept)] = True
-        rest = logits[:, ~inside].logsumexp(1, keepdim=True)
-        chosen = torch.cat([logits[:, inside], rest], dim=1)
-        moved, _, steps = mean_field(chosen, weights, size, terms, iterations, tolerance, False)
+        others = [c for c in range(logits.shape[1]) if c not in set(kept)]
+        inside, outside = (torch.tensor(part, device=logits.device) for part in (kept, others))
+        left_out = logits.index_select(1, outside)
+        rest = left_out.logsumexp(1, keepdim=True)
+        chosen = torch.cat([logits.index_select(1, inside), rest], dim=1)
+        moved, _, steps = run(chosen, weights, size, terms, iterations, tolerance, False)
         z = torch.empty_like(logits)
-        z[:, inside] = moved[:, :-1]
-        z[:, ~inside] = logits[:, ~inside] + (moved[:, -1:] - rest)
+        z.index_copy_(1, inside, moved[:, :-1])
+        z.index_copy_(1, outside, left_out + (moved[:, -1:] - rest))
     else:
-        z, _, steps = mean_field(logits, weights, size, terms, iterations, tolerance, False)
+        z, _, steps = run(logits, weights, size, terms, iterations, tolerance, False)
     q = z.softmax(dim=1)
-    return q, q.max(dim=1).indices, steps, bool(torch.isfinite(q.sum()))
-
-
-def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> Tensor:
-    """F 1 (B N) at `shape` (B, N) points, to some power; kept from zero if that is negative."""
-    like = term.arrays[1] if term.kind == "lattice" else term.arrays[0]
-    norm = apply(term, like.new_ones(*shape, 1), size)[..., 0]
-    return norm if power == 1 else norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5) ** power
+    finite = q.device.type != "cpu" or bool(torch.isfinite(q.sum()))
+    return q, q.max(dim=1).indices, steps, finite
 
 
 def class_peaks(logits: Tensor) -> list[float]:

@@ -1,0 +1,390 @@
+"""How fast is the Triton engine, and how near to what the device's memory allows?
+
+python -m benchmarks gpu                                  # all cases, on the first CUDA device
+python -m benchmarks gpu --output gpu.json --quick        # no megapixel, no exact filter
+
+Each case is first computed by the CPU as well, on a smaller picture where the CPU would take
+minutes; a result that differs stops the program before it shows any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from crfrnn import CRFRNN, Lattice, refine
+from crfrnn.lattice import ExactFilter
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured case."""
+
+    case: str
+    milliseconds: float
+    least: float
+    per_image: float
+    peak_megabytes: float
+    target: str
+    checked: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """One kernel: what it must move, what it asks for, and how long it takes."""
+
+    kernel: str
+    microseconds: float
+    launches: int
+    compulsory_megabytes: float
+    requested_megabytes: float
+    share_of_copy: float
+
+
+def picture(size: int, classes: int, batch: int) -> tuple[Tensor, Tensor]:
+    """Smooth scores, and patches of flat color with noise: about as many vertices as a photo."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(batch, classes, size // 25 + 1, size // 25 + 1, generator=generator)
+    logits = torch.nn.functional.interpolate(4 * coarse, size=(size, size), mode="bilinear")
+    patches = torch.rand(batch, 3, size // 20 + 1, size // 20 + 1, generator=generator) * 255
+    image = torch.nn.functional.interpolate(patches, size=(size, size))
+    image = image + 4 * torch.randn(image.shape, generator=generator)
+    return logits, image.clamp(0, 255)
+
+
+def inference(size: int, classes: int, batch: int, steps: int, **options: Any) -> Row:
+    """A whole call of `refine`, lattices included, without pruning."""
+    options = {"preset": "krahenbuhl", "iterations": steps, "prune": False, **options}
+    exact = options.get("filter") == "exact"
+    small = min(size, 150 if exact else 250 if classes > 50 else size)
+    checked = _same_labels(small, classes, options)
+    if exact:
+        checked += f", filter {_exact_error(size):.0e} off"
+    logits, image = (tensor.cuda() for tensor in picture(size, classes, batch))
+    times, peak = _timed(lambda: refine(image, logits=logits, **options))
+    name = f"{'exact' if exact else 'lattice'} {size} x {size} x {classes}, T = {steps}"
+    target = {(500, 1, False): "5", (500, 16, False): "2.5 an image", (500, 1, True): "100"}
+    wanted = target.get((size, batch, exact), "runs") if classes == 21 else "runs"
+    return _row(f"{name}, batch {batch}", times, peak, batch, wanted, checked)
+
+
+def training(size: int, classes: int, steps: int) -> Row:
+    """Forward and backward of the layer, lattice included."""
+    logits, image = picture(size, classes, 1)
+    made = {}
+    for where in ("cpu", "cuda"):
+        layer = CRFRNN(classes, iterations=steps).to(where)
+        given, seen = logits.to(where).requires_grad_(), image.to(where)
+        upstream = torch.linspace(-1, 1, logits.numel(), device=where).view(logits.shape)
+
+        def run(
+            layer: CRFRNN = layer,
+            given: Tensor = given,
+            seen: Tensor = seen,
+            upstream: Tensor = upstream,
+        ) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(layer(given, seen), (given, *layer.parameters()), upstream)
+
+        made[where] = run
+    pairs = list(zip(made["cpu"](), made["cuda"](), strict=True))
+    error = max(float((a - b.cpu()).norm() / a.norm()) for a, b in pairs)
+    _require(error < 1e-3, f"gradients differ from the CPU's by {error:.1e}")
+    times, peak = _timed(made["cuda"])
+    name = f"forward + backward {size} x {size} x {classes}, T = {steps}"
+    return _row(name, times, peak, 1, "8", f"gradients to {error:.0e}")
+
+
+def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
+    """The kernels of one step, each alone in a CUDA graph, against a plain copy."""
+    from crfrnn.ops.triton import convolution, inference, lattice_build, packing, splat
+    from crfrnn.ops.triton.launch import padded_width
+
+    logits, image = (tensor.cuda() for tensor in picture(size, classes, 1))
+    prepared = CRFRNN(classes).cuda().eval().prepare(image)
+    terms = [one.term(logits, total=False) for one in prepared.filters]
+    arrays = prepared.filters[0].run.arrays
+    n, width, corners = size * size, padded_width(classes), arrays.vertex.shape[2]
+    vertices, entries = arrays.neighbor.shape[1], size * size * corners
+    q = logits.flatten(2).softmax(1).transpose(1, 2)
+    q = torch.nn.functional.pad(q, (0, width - classes)).contiguous()
+    weights = torch.ones(2, classes, device="cuda")
+    steps = inference._Steps(q, weights, classes, (size, size), terms, False, None)
+    blur = steps.filters[0].blur
+    grid = convolution.Grid((size, size), terms[1].arrays)
+    features = torch.rand(1, n, corners - 1, device="cuda") * 3
+    packed = packing.pack(features)
+    flat, z = logits.flatten(2).contiguous(), torch.empty_like(logits.flatten(2))
+    fused, message = steps.messages(q)
+    row, table, taps = width * 4, vertices * width * 4, sum(b.shape[1] for b in terms[1].arrays)
+    present = int((arrays.neighbor > 0).sum())
+
+    def update() -> None:
+        steps.update(fused, flat, z, q, q, write=False, last=False, message=message)
+
+    # Name, launches of the kernel in one run, the run, bytes compulsory, bytes requested.
+    cases: list[tuple[str, int, Callable[[], Any], float, float]] = [
+        (
+            "splat",
+            2,
+            lambda: splat.splat(q, width, arrays, blur.plan, blur.tables[0]),
+            8 * entries + 4 * vertices + n * row + table,
+            8 * entries + 4 * vertices + entries * row + table,
+        ),
+        (
+            "blur, all axes",
+            corners,
+            lambda: blur.spread(False),
+            corners * (2 * table + 8 * vertices),
+            corners * (2 * table + 8 * vertices) + present * row,
+        ),
+        (
+            "separable, both axes",
+            2,
+            lambda: grid.run(q, steps.message, weights=steps.weights[1]),
+            4 * n * row,
+            (taps + 2) * n * row,
+        ),
+        (
+            "slice + mix + unary + softmax",
+            1,
+            update,
+            8 * entries + table + n * (2 * row + 4 * classes),
+            8 * entries + entries * row + n * (2 * row + 4 * classes),
+        ),
+        (
+            "embed",
+            1,
+            lambda: lattice_build.embed(features, packed),
+            n * 4 * (corners - 1) + 12 * entries,
+            n * 4 * (corners - 1) + 12 * entries,
+        ),
+    ]  # fmt: skip
+    shares = []
+    for name, launches, run, compulsory, requested in cases:
+        seconds = _graphed(run)
+        shares.append(
+            Share(
+                name,
+                seconds * 1e6,
+                launches,
+                compulsory / 1e6,
+                requested / 1e6,
+                compulsory / seconds / bandwidth,
+            )
+        )
+    return shares
+
+
+def exact_tiles(points: Tensor) -> dict[str, float]:
+    """One exact filter of 24 channels over points (N D), and its preparation."""
+    from crfrnn.ops import EXACT_TOLERANCE
+    from crfrnn.ops.triton import gaussian_sum, ordering
+
+    features = points[None].contiguous()
+    tile = gaussian_sum.TILE[features.dtype]
+
+    def arranged() -> ordering.Tiles:
+        return ordering.arrange(features, EXACT_TOLERANCE[features.dtype], tile)
+
+    times, _ = _timed(arranged)
+    tiles = arranged()
+    values = torch.rand(1, len(points), 24, device=points.device)
+    out = torch.empty_like(values)
+    seconds = _graphed(lambda: gaussian_sum.run(values, tiles, None, out), repeats=3)
+    return {
+        "milliseconds": 1e3 * seconds,
+        "order_milliseconds": 1e3 * statistics.median(times),
+        "kept": len(tiles.near) / (len(tiles.begin) - 1) ** 2,
+    }
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second of a plain copy, read and written, over 1 GiB."""
+    source = torch.zeros(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _graphed(lambda: target.copy_(source))
+
+
+def _same_labels(size: int, classes: int, options: dict[str, Any]) -> str:
+    logits, image = picture(size, classes, 1)
+    here = refine(image, logits=logits, **options)
+    there = refine(image.cuda(), logits=logits.cuda(), **options)
+    _require(there.engine == "triton", f"engine {there.engine} ran instead of triton")
+    share = float((here.labels == there.labels.cpu()).float().mean())
+    _require(share >= 0.999, f"only {share:.2%} of labels are those of the CPU")
+    difference = float((here.probs - there.probs.cpu()).abs().max())
+    at = "" if size >= 500 else f" at {size} x {size}"
+    return f"labels {share:.2%}, probabilities to {difference:.0e}{at}"
+
+
+def _exact_error(size: int) -> float:
+    """Of the normalised exact filter, against float64 sums at 300 pixels."""
+    logits, image = (tensor.cuda() for tensor in picture(size, 5, 1))
+    axis = torch.arange(size, device="cuda", dtype=torch.float32)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    planes = [x[None] / 160, y[None] / 160, image[0] / 3]
+    points = torch.cat(planes).flatten(1).T[None].contiguous()
+    values = logits.flatten(2).softmax(1).transpose(1, 2).contiguous()
+    run = ExactFilter(points).filter
+    ours = run(values) / run(torch.ones_like(values[..., :1]))
+    chosen = torch.randperm(size * size, generator=torch.Generator().manual_seed(1))[:300].cuda()
+    kernel = torch.exp(-0.5 * torch.cdist(points[0, chosen].double(), points[0].double()) ** 2)
+    expected = kernel @ values[0].double() / kernel.sum(1, keepdim=True)
+    error = float((ours[0, chosen] - expected).abs().max())
+    _require(error <= 1e-4, f"the exact filter is {error:.1e} off")
+    return error
+
+
+def _timed(run: Callable[[], Any], least: int = 5) -> tuple[list[float], float]:
+    """Seconds of whole calls, until the device is idle again; peak memory above what was held."""
+    for _ in range(3):  # compiles, and fills the allocator's cache
+        run()
+    torch.cuda.synchronize()
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < least or (time.perf_counter() - begun < 2 and len(times) < 50):
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return times, (torch.cuda.max_memory_allocated() - held) / 1e6
+
+
+def _graphed(run: Callable[[], Any], repeats: int = 20) -> float:
+    """Seconds of one run on the device alone: many in one CUDA graph, so that no launch waits."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            run()
+    times = []
+    for _ in range(5):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3 / repeats)
+    return statistics.median(times)
+
+
+def _row(case: str, times: list[float], peak: float, batch: int, target: str, checked: str) -> Row:
+    middle = 1e3 * statistics.median(times)
+    return Row(case, middle, 1e3 * min(times), middle / batch, peak, target, checked)
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise SystemExit(f"the check failed: {otherwise}")
+
+
+def _print(device: str, rows: list[Row], shares: list[Share], bandwidth: float) -> None:
+    console = Console(width=150)
+    table = Table(title=f"Triton engine on {device}, medians", title_justify="left")
+    for column in ("case", "ms", "least", "ms an image", "peak MB", "target ms", "checked"):
+        table.add_column(column, justify="left" if column in ("case", "checked") else "right")
+    for row in rows:
+        table.add_row(
+            row.case,
+            f"{row.milliseconds:.2f}",
+            f"{row.least:.2f}",
+            f"{row.per_image:.2f}",
+            f"{row.peak_megabytes:.0f}",
+            row.target,
+            row.checked,
+        )
+    console.print(table)
+    title = f"One step, 500 x 500 x 21, beside a copy at {bandwidth / 1e12:.2f} TB/s"
+    table = Table(title=title, title_justify="left")
+    for column in ("kernel", "µs", "launches", "must move MB", "asks for MB", "share of copy"):
+        table.add_column(column, justify="left" if column == "kernel" else "right")
+    for share in shares:
+        table.add_row(
+            share.kernel,
+            f"{share.microseconds:.1f}",
+            str(share.launches),
+            f"{share.compulsory_megabytes:.1f}",
+            f"{share.requested_megabytes:.1f}",
+            f"{share.share_of_copy:.0%}",
+        )
+    console.print(table)
+
+
+def main(options: list[str]) -> None:
+    """Check, measure, print, and write the figures as JSON if asked."""
+    parser = argparse.ArgumentParser(prog="gpu", description=__doc__)
+    parser.add_argument("--output", metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--quick", action="store_true", help="leave out megapixel and exact")
+    chosen = parser.parse_args(options)
+    if not torch.cuda.is_available():
+        raise SystemExit("this benchmark needs a CUDA device, which torch does not see")
+    device = torch.cuda.get_device_name()
+    bandwidth = copy_bandwidth()
+    rows = [
+        inference(500, 21, 1, 10),
+        inference(500, 21, 16, 10),
+        training(500, 21, 5),
+    ]
+    if not chosen.quick:
+        rows.append(inference(500, 21, 1, 10, filter="exact"))
+        rows.append(inference(1000, 150, 1, 10))
+    shares = kernels(500, 21, bandwidth)
+    _print(device, rows, shares, bandwidth)
+    points = _bilateral_points(500)
+    ratio = Lattice(points).vertices / len(points)
+    sys.stdout.write(f"{ratio:.2f} vertices a pixel at 160 / 3\n")
+    tiles = exact_tiles(points)
+    sys.stdout.write(
+        f"exact filter of 24 channels: {tiles['milliseconds']:.1f} ms on the device, "
+        f"{tiles['kept']:.1%} of tile pairs, ordered in {tiles['order_milliseconds']:.1f} ms\n"
+    )
+    if chosen.output:
+        facts = {
+            "device": device,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "copy_bytes_per_second": bandwidth,
+            "vertices_per_pixel": ratio,
+            "exact": tiles,
+            "cases": [asdict(row) for row in rows],
+            "kernels": [asdict(share) for share in shares],
+        }
+        _write(Path(chosen.output), json.dumps(facts, indent=2) + "\n")
+
+
+def _bilateral_points(size: int) -> Tensor:
+    _, image = picture(size, 1, 1)
+    axis = torch.arange(size, dtype=torch.float32)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.cat([x[None] / 160, y[None] / 160, image[0] / 3]).flatten(1).T.cuda()
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

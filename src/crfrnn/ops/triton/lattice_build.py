@@ -1,0 +1,228 @@
+"""The lattice by sorting: keys of all corners, their distinct values, neighbors by search."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from crfrnn.ops.arrays import LatticeArrays
+
+from .launch import item_of, pieces, row_block
+from .packing import Packing, pack
+
+#: Adding and subtracting 1.5 · 2^mantissa rounds to the nearest integer, halves to even, as torch
+#: does; Triton's own rounding does not exist in the interpreter.
+_ROUNDING = {torch.float32: 1.5 * 2.0**23, torch.float64: 1.5 * 2.0**52}
+
+
+def build(features: Tensor) -> LatticeArrays:
+    """Build the lattices around `features` (B N D), all items in one set of launches.
+
+    Vertices are numbered in the order of their keys, whose top digit below the item is the
+    remainder. So the neighbors of consecutive vertices are consecutive but for gaps, and a blur
+    reads its two neighbor rows almost in sequence.
+    """
+    features = features.detach().contiguous()
+    batch, n, d = features.shape
+    each = n * (d + 1)
+    if each >= 2**31:
+        raise ValueError(
+            f"a lattice takes fewer than 2^31 corners an item; got {n} points with {d + 1} each. "
+            f"Split the image into tiles."
+        )
+    packing = pack(features)
+    keys, weight = embed(features, packing)
+    ordered, order = _sorted(keys)
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(0)
+    begin = first.nonzero()[:, 0]  # the second and last wait for the device
+    vertices = len(begin)
+    item = torch.div(begin, each, rounding_mode="floor")
+    bounds = torch.arange(batch + 1, device=features.device)
+    starts = torch.searchsorted(begin, bounds * each)
+
+    number = first.cumsum(0).view(batch, each) - starts[:batch, None]
+    vertex = torch.empty_like(order, dtype=torch.int32)
+    vertex.scatter_(0, order, number.flatten().int())
+    entry = (order.view(batch, each) - bounds[:batch, None] * each).int()
+    offset = torch.full((vertices + batch,), each, dtype=torch.int32, device=features.device)
+    place = torch.arange(vertices, device=features.device) + item
+    offset.scatter_(0, place, (begin - item * each).int())
+    neighbor = _neighbors(ordered[:, begin].contiguous(), packing, starts, d)
+    return LatticeArrays(vertex.view(batch, n, d + 1), weight, neighbor, entry, offset, starts)
+
+
+def embed(features: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+    """The packed keys (W, B*N*(D+1)) of the corners around each point; the weights (B N D+1)."""
+    batch, n, d = features.shape
+    weight = features.new_empty((batch, n, d + 1))
+    keys = torch.empty(
+        (packing.words, batch * n * (d + 1)), dtype=torch.int64, device=features.device
+    )
+    axes = triton.next_power_of_2(d + 1)
+    block = row_block(axes)
+    embed_kernel[(pieces(batch * n, block),)](
+        features,
+        packing.scale,
+        packing.low,
+        packing.stride,
+        weight,
+        keys,
+        n,
+        batch * n,
+        D=d,
+        WORDS=packing.words,
+        AXES=axes,
+        ROUNDING=_ROUNDING[features.dtype],
+        BLOCK=block,
+        # Every engine rounds alike, so that all agree on the simplex: no fused multiply-add.
+        enable_fp_fusion=False,
+    )
+    return keys, weight
+
+
+def _sorted(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys (W L) in ascending order, word 0 first, and where each came from; ties keep theirs."""
+    order: Tensor | None = None
+    for word in reversed(keys.unbind(0)):
+        if order is None:
+            values, order = word.sort(stable=True)
+        else:
+            order = order[word[order].argsort(stable=True)]
+    assert order is not None
+    return (values[None] if len(keys) == 1 else keys[:, order]), order
+
+
+def _neighbors(keys: Tensor, packing: Packing, starts: Tensor, d: int) -> Tensor:
+    """Neighbors (D+1 M 2) of the vertices with the ascending keys (W M); 0 where absent."""
+    words, vertices = keys.shape
+    neighbor = torch.zeros((d + 1, vertices, 2), dtype=torch.int32, device=keys.device)
+    block = 256
+    neighbor_kernel[(pieces(vertices, block), d + 1)](
+        keys,
+        packing.step,
+        starts,
+        neighbor,
+        vertices,
+        len(starts) - 1,
+        packing.radix,
+        vertices.bit_length(),
+        D=d,
+        WORDS=words,
+        BLOCK=block,
+    )
+    return neighbor
+
+
+@triton.jit(do_not_specialize=["points", "total"])
+def embed_kernel(
+    features,
+    scale,
+    low,
+    stride,
+    weight,
+    keys,
+    points,
+    total,
+    D: tl.constexpr,
+    WORDS: tl.constexpr,
+    AXES: tl.constexpr,
+    ROUNDING: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One point a row, one coordinate a column; every rounding as in `reference_lattice.embed`."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < total
+    column = tl.arange(0, AXES)[None, :]
+    elevated = tl.zeros([BLOCK, AXES], features.dtype.element_ty)
+    sum_above = tl.zeros([BLOCK], features.dtype.element_ty)
+    for step in tl.static_range(D):
+        feature = tl.load(features + row * D + (D - 1 - step), mask=inside, other=0.0)
+        scaled = feature * tl.load(scale + D - step)
+        here = sum_above - scaled * (D - step)
+        elevated = tl.where(column == D - step, here[:, None], elevated)
+        sum_above = sum_above + scaled
+    elevated = tl.where(column == 0, sum_above[:, None], elevated)
+
+    inverse = tl.load(scale)
+    quotient = (elevated * inverse + ROUNDING) - ROUNDING
+    residue = elevated - quotient * (D + 1)
+    rank = tl.zeros([BLOCK, AXES], tl.int32)
+    for other in tl.static_range(D + 1):
+        theirs = tl.sum(tl.where(column == other, residue, 0.0), axis=1)[:, None]
+        below = ((residue < theirs) & (column < other)) | ((residue <= theirs) & (column > other))
+        rank += below.to(tl.int32)
+    whole = quotient.to(tl.int32)
+    rank += tl.sum(whole, axis=1)[:, None]
+    shift = (rank < 0).to(tl.int32) - (rank > D).to(tl.int32)
+    rank += shift * (D + 1)
+    whole += shift
+    base = quotient * (D + 1) + (shift * (D + 1)).to(elevated.dtype)
+    delta = (elevated - base) * inverse
+
+    item = row // points
+    lowest = tl.load(low + column, mask=column < D, other=0)
+    for corner in tl.static_range(D + 1):
+        upper = (column <= D) & (rank == D - corner)
+        lower = (column <= D) & (rank == (D + 1 - corner) % (D + 1))
+        share = tl.sum(tl.where(upper, delta, 0.0), axis=1)
+        left = tl.sum(tl.where(lower, delta, 0.0), axis=1)
+        share = share + (1.0 - left) if corner == 0 else share - left
+        place = row * (D + 1) + corner
+        tl.store(weight + place, share, mask=inside)
+        digit = (whole - (rank > D - corner).to(tl.int32)).to(tl.int64) - lowest
+        for word in tl.static_range(WORDS):
+            worth = stride + word * (D + 2)
+            key = tl.sum(digit * tl.load(worth + column, mask=column < D, other=0), axis=1)
+            key += tl.load(worth + D) * corner + tl.load(worth + D + 1) * item
+            tl.store(keys + word * (total.to(tl.int64) * (D + 1)) + place, key, mask=inside)
+
+
+@triton.jit(do_not_specialize=["vertices", "batch", "radix", "bits"])
+def neighbor_kernel(
+    keys,
+    step,
+    starts,
+    neighbor,
+    vertices,
+    batch,
+    radix,
+    bits,
+    D: tl.constexpr,
+    WORDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Search the vertex one step forth of each along an axis, and tell both of each other."""
+    axis = tl.program_id(1)
+    vertex = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = vertex < vertices
+    remainder = (tl.load(keys + vertex, mask=inside, other=0) // radix) % (D + 1)
+    steps = step + (tl.where(remainder == D, D + 1, 0) + axis) * WORDS
+
+    low = tl.zeros([BLOCK], tl.int64)
+    high = tl.zeros([BLOCK], tl.int64) + vertices
+    for _ in range(bits):
+        middle = (low + high) // 2
+        smaller = tl.zeros([BLOCK], tl.int1)
+        equal = low < high
+        for word in tl.static_range(WORDS):
+            row = keys + word * vertices.to(tl.int64)
+            sought = tl.load(row + vertex, mask=inside, other=0) + tl.load(steps + word)
+            seen = tl.load(row + middle, mask=inside & (low < high), other=0)
+            smaller = smaller | (equal & (seen < sought))
+            equal = equal & (seen == sought)
+        upward = smaller & (low < high)
+        high = tl.where(upward, high, middle)
+        low = tl.where(upward, middle + 1, low)
+    found = inside & (low < vertices)
+    for word in tl.static_range(WORDS):
+        row = keys + word * vertices.to(tl.int64)
+        sought = tl.load(row + vertex, mask=inside, other=0) + tl.load(steps + word)
+        found = found & (tl.load(row + low, mask=found, other=0) == sought)
+
+    begin = tl.load(starts + item_of(vertex, starts, batch), mask=inside, other=0)
+    table = neighbor + axis.to(tl.int64) * vertices * 2
+    tl.store(table + vertex * 2 + 1, (low - begin + 1).to(tl.int32), mask=found)
+    tl.store(table + low * 2, (vertex - begin + 1).to(tl.int32), mask=found)

@@ -1,0 +1,276 @@
+"""Splat, blur and slice on the whole batch at once."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from crfrnn.ops.arrays import LatticeArrays
+
+from .launch import channel_block, item_of, padded_width, pieces, row_block
+from .splat import Splat, plan, splat
+
+
+def filter(
+    values: Tensor, lattice: LatticeArrays, reverse: bool, storage: torch.dtype | None = None
+) -> Tensor:
+    """Splat, blur and slice `values` (B N C); `reverse` blurs the axes backwards: the adjoint.
+
+    `storage` is the float type of the vertices' values in memory, that of `values` by default;
+    arithmetic is never in less than float32.
+    """
+    values = values.detach().contiguous()
+    channels = values.shape[2]
+    table, gain = Blur(lattice, None, padded_width(channels), storage).run(
+        values, channels, reverse
+    )
+    out = torch.empty_like(values)
+    slice(table, lattice, gain, out)
+    return out
+
+
+def filter_to_weight(
+    values: Tensor, gradient: Tensor, lattice: LatticeArrays, reverse: bool
+) -> Tensor:
+    """From dL/dout (B N C) of `filter` to dL/dweight (B N D+1); see `reference`."""
+    values, gradient = values.detach().contiguous(), gradient.detach().contiguous()
+    batch, n, channels = values.shape
+    blur = Blur(lattice, None, padded_width(channels), None)
+    table, gain = blur.run(values, channels, reverse)
+    seen = table.clone()  # the next run overwrites it
+    adjoint, _ = blur.run(gradient, channels, not reverse)
+    out = torch.empty_like(lattice.weight)
+    columns = channel_block(channels)
+    rows = row_block(columns)
+    corners = lattice.vertex.shape[2]
+    weight_kernel[(pieces(n, rows), batch)](
+        values,
+        gradient,
+        seen,
+        adjoint,
+        lattice.vertex,
+        lattice.starts,
+        out,
+        n,
+        CORNERS=corners,
+        GAIN=gain,
+        CHANNELS=channels,
+        WIDTH=table.shape[1],
+        ROWS=rows,
+        COLUMNS=columns,
+    )
+    return out
+
+
+class Blur:
+    """Splat and blur on one lattice, with buffers that serve every step."""
+
+    def __init__(
+        self,
+        lattice: LatticeArrays,
+        scale: Tensor | None,
+        width: int,
+        storage: torch.dtype | None,
+        tables: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Prepare for values times `scale` (B N), with `width` channels a vertex."""
+        self.lattice = lattice
+        self.plan: Splat = plan(lattice, scale, width)
+        shape = (lattice.neighbor.shape[1], width)
+        weight = lattice.weight
+        dtype = weight.dtype if storage is None else storage
+        if tables is None:
+            tables = weight.new_empty(shape, dtype=dtype), weight.new_empty(shape, dtype=dtype)
+        self.tables = tables
+
+    def run(self, values: Tensor, channels: int, reverse: bool) -> tuple[Tensor, float]:
+        """The blurred table (M C) of values (B N >=C), and the factor that slicing owes it."""
+        splat(values, channels, self.lattice, self.plan, self.tables[0])
+        return self.spread(reverse)
+
+    def spread(self, reverse: bool) -> tuple[Tensor, float]:
+        """Blur what was splatted, along one axis after the other."""
+        source, target = self.tables
+        vertices, width = source.shape
+        columns = channel_block(width)
+        rows = row_block(columns)
+        axes = self.lattice.neighbor.shape[0]
+        # Each blur adds up to twice a value. In half precision it is halved, to stay in range.
+        halved = source.dtype == torch.float16
+        for axis in reversed(range(axes)) if reverse else range(axes):
+            blur_kernel[(pieces(vertices, rows), pieces(width, columns))](
+                source,
+                target,
+                self.lattice.neighbor,
+                self.lattice.starts,
+                vertices,
+                len(self.lattice.starts) - 1,
+                axis,
+                OWN=0.5 if halved else 1.0,
+                WIDTH=width,
+                ROWS=rows,
+                COLUMNS=columns,
+            )
+            source, target = target, source
+        self.tables = source, target
+        return source, gain(axes) * (2.0**axes if halved else 1.0)
+
+
+def gain(corners: int) -> float:
+    """The factor that makes splat, blur and slice keep the mass of a filled lattice."""
+    return 1 / (1 + 2.0 ** (1 - corners))
+
+
+def slice(table: Tensor, lattice: LatticeArrays, gain: float, out: Tensor) -> None:
+    """Fill `out` (B N C) from the table; channels of `out` beyond the table's are not there."""
+    batch, n, corners = lattice.vertex.shape
+    channels = out.shape[2]
+    columns = channel_block(channels)
+    rows = row_block(columns)
+    slice_kernel[(pieces(n, rows), batch, pieces(channels, columns))](
+        table,
+        lattice.vertex,
+        lattice.weight,
+        lattice.starts,
+        out,
+        n,
+        CORNERS=corners,
+        GAIN=gain,
+        CHANNELS=channels,
+        WIDTH=table.shape[1],
+        ROWS=rows,
+        COLUMNS=columns,
+    )
+
+
+@triton.jit(do_not_specialize=["vertices", "batch", "axis"])
+def blur_kernel(
+    source,
+    target,
+    neighbor,
+    starts,
+    vertices,
+    batch,
+    axis,
+    OWN: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Blur along one axis with OWN times (½, 1, ½)."""
+    vertex = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = vertex < vertices
+    real = (column < WIDTH)[None, :]
+    pair = neighbor + (axis * vertices.to(tl.int64) + vertex) * 2
+    back = tl.load(pair, mask=inside, other=0)
+    forth = tl.load(pair + 1, mask=inside, other=0)
+    # Neighbors are numbered from 1 within their item; 0 is absent, and is not read.
+    begin = tl.load(starts + item_of(vertex, starts, batch), mask=inside, other=0) - 1
+    kind = tl.float64 if target.dtype.element_ty == tl.float64 else tl.float32
+    own = source + vertex[:, None] * WIDTH + column[None, :]
+    left = source + (begin + back)[:, None] * WIDTH + column[None, :]
+    right = source + (begin + forth)[:, None] * WIDTH + column[None, :]
+    value = tl.load(own, mask=inside[:, None] & real, other=0.0).to(kind)
+    sides = tl.load(left, mask=(back > 0)[:, None] & real, other=0.0).to(kind)
+    sides += tl.load(right, mask=(forth > 0)[:, None] & real, other=0.0).to(kind)
+    blurred = OWN * value + (0.5 * OWN) * sides
+    place = target + vertex[:, None] * WIDTH + column[None, :]
+    tl.store(place, blurred.to(target.dtype.element_ty), mask=inside[:, None] & real)
+
+
+@triton.jit
+def sliced(
+    table,
+    vertex,
+    weight,
+    starts,
+    place,
+    item,
+    valid,
+    column,
+    CORNERS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Sums of the corners' rows times their weights, for the points at `place` of a batch."""
+    begin = tl.load(starts + item) - 1
+    real = (column < WIDTH)[None, :]
+    sums = tl.zeros([ROWS, COLUMNS], weight.dtype.element_ty)
+    for corner in tl.static_range(CORNERS):
+        row = begin + tl.load(vertex + place * CORNERS + corner, mask=valid, other=1)
+        share = tl.load(weight + place * CORNERS + corner, mask=valid, other=0.0)
+        source = table + row[:, None] * WIDTH + column[None, :]
+        value = tl.load(source, mask=valid[:, None] & real, other=0.0)
+        sums += share[:, None] * value.to(sums.dtype)
+    return sums
+
+
+@triton.jit(do_not_specialize=["points"])
+def slice_kernel(
+    table,
+    vertex,
+    weight,
+    starts,
+    out,
+    points,
+    CORNERS: tl.constexpr,
+    GAIN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Slice: each point gathers the rows of the corners around it."""
+    item = tl.program_id(1).to(tl.int64)
+    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    valid = point < points
+    place = item * points + point
+    sums = sliced(
+        table, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS, COLUMNS
+    )
+    target = out + place[:, None] * CHANNELS + column[None, :]
+    tl.store(target, sums * GAIN, mask=valid[:, None] & (column < CHANNELS)[None, :])
+
+
+@triton.jit(do_not_specialize=["points"])
+def weight_kernel(
+    values,
+    gradient,
+    seen,
+    adjoint,
+    vertex,
+    starts,
+    out,
+    points,
+    CORNERS: tl.constexpr,
+    GAIN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """A weight slices the table that was seen, and splats into the one that the adjoint sees."""
+    item = tl.program_id(1).to(tl.int64)
+    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    valid = point < points
+    place = item * points + point
+    begin = tl.load(starts + item) - 1
+    for corner in tl.static_range(CORNERS):
+        row = begin + tl.load(vertex + place * CORNERS + corner, mask=valid, other=1)
+        sums = tl.zeros([ROWS], out.dtype.element_ty)
+        for first in range(0, CHANNELS, COLUMNS):
+            column = first + tl.arange(0, COLUMNS)
+            real = valid[:, None] & (column < CHANNELS)[None, :]
+            own = place[:, None] * CHANNELS + column[None, :]
+            there = row[:, None] * WIDTH + column[None, :]
+            sliced = tl.load(gradient + own, mask=real, other=0.0)
+            sliced *= tl.load(seen + there, mask=real, other=0.0)
+            splatted = tl.load(values + own, mask=real, other=0.0)
+            splatted *= tl.load(adjoint + there, mask=real, other=0.0)
+            sums += tl.sum(sliced + splatted, axis=1)
+        tl.store(out + place * CORNERS + corner, sums * GAIN, mask=valid)

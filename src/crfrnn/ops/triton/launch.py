@@ -1,0 +1,70 @@
+"""Sizes of blocks, and what several kernels share."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def item_of(vertex, starts, batch):
+    """Batch items that vertices (int64) belong to: how many later items have begun."""
+    item = tl.zeros_like(vertex)
+    for b in range(1, batch):
+        item += (vertex >= tl.load(starts + b)).to(tl.int64)
+    return item
+
+
+#: Whether kernels run in Triton's interpreter, on CPU tensors, instead of being compiled.
+INTERPRETED = not isinstance(item_of, triton.JITFunction)
+
+#: Elements of a program's accumulator: 8 a thread with 4 warps of 32. The interpreter pays for each
+#: program, not for each element.
+TILE = 4096 if INTERPRETED else 1024
+
+
+def padded_width(channels: int) -> int:
+    """Values of a row of `channels`: whole sectors of 32 bytes, so that gathers waste none."""
+    return -(-channels // 8) * 8 if channels > 4 else _power_of_two(channels)
+
+
+def channel_block(width: int) -> int:
+    """Channels that one program handles where channels do not meet: at most 64."""
+    return min(64, _power_of_two(width))
+
+
+def row_block(channels: int, most: int = 256) -> int:
+    """Rows that one program handles beside `channels` of each, a power of two."""
+    return max(1, min(most, TILE // channels))
+
+
+def whole_rows(width: int, least: int = 1) -> tuple[int, int, int]:
+    """Rows, channels and warps of a program that sees all channels of a row, as a softmax does."""
+    channels = max(least, _power_of_two(width))
+    return max(least, row_block(channels, 128)), channels, 4 if channels <= 256 else 8
+
+
+def pieces(length: int, block: int) -> int:
+    """Blocks that cover a length."""
+    return -(-length // block)
+
+
+def item_rows(values: Tensor) -> int:
+    """Rows from one batch item of values (B N C) to the next, where only the batch is strided.
+
+    Kernels take this and not the stride itself: times the row's width, which they know when they
+    are compiled, it says how the rows are aligned, and loads become 16 bytes wide.
+    """
+    return values.stride(0) // values.shape[2]
+
+
+def pad_channels(values: Tensor, width: int) -> Tensor:
+    """A contiguous copy of values (B N C) with zeros up to `width` channels."""
+    padded = values.new_zeros((*values.shape[:2], width))
+    padded[..., : values.shape[2]] = values
+    return padded
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << max(number - 1, 0).bit_length()

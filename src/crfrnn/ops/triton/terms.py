@@ -1,0 +1,113 @@
+"""The kernels of the recurrence, each with all that its filter needs at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.ops.arrays import EXACT_TOLERANCE, LatticeArrays, Term
+from crfrnn.ops.reference import transpose_band
+
+from . import gaussian_sum
+from .convolution import Grid
+from .lattice_filter import Blur, slice
+from .ordering import arrange
+
+
+class Source:
+    """What a filter leaves for the kernels of a step: a blurred table, or the result itself."""
+
+    def __init__(self, kind: str, like: Tensor) -> None:
+        """Take the kind, "lattice", "dense" or "none"; `like` stands for arrays that are absent."""
+        self.kind = kind
+        self.tensor = like
+        self.vertex = self.weight = self.starts = self.after = like
+        self.scaled = False
+        self.corners = 1
+        self.gain = 1.0
+
+    def arguments(self) -> tuple[Tensor, ...]:
+        """The first arguments of the kernels in `update`."""
+        return self.tensor, self.vertex, self.weight, self.starts, self.after
+
+    def options(self) -> dict[str, Any]:
+        """Their compile-time options."""
+        return {
+            "KIND": self.kind,
+            "SCALED": self.scaled,
+            "CORNERS": self.corners,
+            "GAIN": self.gain,
+        }
+
+
+class Filtering:
+    """One kernel's filter F = D_after G D_before on marginals (B N width), or its adjoint."""
+
+    def __init__(
+        self,
+        term: Term,
+        like: Tensor,
+        size: Sequence[int],
+        adjoint: bool,
+        storage: torch.dtype | None,
+    ) -> None:
+        """Prepare for values laid out as `like` (B N width) on a grid of `size`."""
+        first, last = (term.after, term.before) if adjoint else (term.before, term.after)
+        self.kind = term.kind
+        self.adjoint = adjoint
+        self.before = None if first is None else first.detach().contiguous()
+        self.after = None if last is None else last.detach().contiguous()
+        self.like = like
+        self.dense: Tensor | None = None
+        arrays = [array.detach().contiguous() for array in term.arrays]
+        if term.kind == "lattice":
+            self.lattice = LatticeArrays(*arrays)
+            self.blur = Blur(self.lattice, self.before, like.shape[2], storage)
+        elif term.kind == "grid":
+            bands = [transpose_band(band).contiguous() for band in arrays] if adjoint else arrays
+            self.grid = Grid(tuple(size), bands)
+        else:
+            tolerance = EXACT_TOLERANCE[like.dtype]
+            self.tiles = arrange(arrays[0], tolerance, gaussian_sum.TILE[like.dtype])
+
+    def source(self, values: Tensor) -> Source:
+        """Filter values (B N width); a lattice is left unsliced."""
+        made = Source("dense", self.like)
+        if self.after is not None:
+            made.after, made.scaled = self.after, True
+        if self.kind == "lattice":
+            made.kind = "lattice"
+            made.tensor, made.gain = self.blur.run(values, self.like.shape[2], self.adjoint)
+            made.vertex, made.weight = self.lattice.vertex, self.lattice.weight
+            made.starts, made.corners = self.lattice.starts, self.lattice.vertex.shape[2]
+        elif self.kind == "grid":
+            made.tensor = self.grid.run(self._scaled(values), self._dense())
+        else:
+            made.tensor = gaussian_sum.run(values, self.tiles, self.before, self._dense())
+        return made
+
+    def result(self, values: Tensor) -> Tensor:
+        """Filter values (B N width) all the way."""
+        made = self.source(values)
+        out = made.tensor
+        if self.kind == "lattice":
+            out = self._dense()
+            slice(made.tensor, self.lattice, made.gain, out)
+        if self.after is not None:
+            out.mul_(self.after[:, :, None])
+        return out
+
+    def weigh(self, values: Tensor, weights: Tensor, message: Tensor, add: bool) -> None:
+        """On a grid: filter, and write the result times weights (C) to the message, or add it."""
+        self.grid.run(self._scaled(values), message, after=self.after, weights=weights, add=add)
+
+    def _scaled(self, values: Tensor) -> Tensor:
+        return values if self.before is None else values * self.before[:, :, None]
+
+    def _dense(self) -> Tensor:
+        if self.dense is None:
+            self.dense = torch.empty_like(self.like, memory_format=torch.contiguous_format)
+        return self.dense

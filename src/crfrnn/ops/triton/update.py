@@ -1,0 +1,283 @@
+"""Weighting, compatibility, unary and softmax of one step, fused with the slice before them."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .lattice_filter import sliced
+
+
+@triton.jit
+def weighted(
+    source,
+    vertex,
+    weight,
+    starts,
+    after,
+    mix,
+    marginals,
+    sums,
+    place,
+    item,
+    row,
+    block,
+    valid,
+    KIND: tl.constexpr,
+    FULL: tl.constexpr,
+    SCALED: tl.constexpr,
+    REDUCE: tl.constexpr,
+    CORNERS: tl.constexpr,
+    GAIN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Weights times a filter's result at the points `place`, a tile of all channels.
+
+    KIND tells what `source` is: "lattice" a blurred table, "dense" the result itself. FULL weights
+    are a matrix that takes channels in to channels out, (in, out); else one number a channel.
+    With REDUCE, also write the sums over this block of the result times the marginals at `row`.
+    """
+    kind = mix.dtype.element_ty
+    column = tl.arange(0, COLUMNS)
+    result = tl.zeros([ROWS, COLUMNS], kind)
+    scale = tl.zeros([ROWS], kind) + GAIN
+    if SCALED:
+        scale *= tl.load(after + place, mask=valid, other=0.0)
+    if FULL:
+        for first in range(0, WIDTH, CHUNK):
+            inner = first + tl.arange(0, CHUNK)
+            if KIND == "lattice":
+                part = sliced(
+                    source, vertex, weight, starts, place, item, valid, inner, CORNERS, WIDTH, ROWS,
+                    CHUNK,
+                )  # fmt: skip
+            else:
+                part = tl.load(
+                    source + place[:, None] * WIDTH + inner[None, :],
+                    mask=valid[:, None] & (inner < WIDTH)[None, :],
+                    other=0.0,
+                )
+            matrix = tl.load(
+                mix + inner[:, None] * CHANNELS + column[None, :],
+                mask=(inner < CHANNELS)[:, None] & (column < CHANNELS)[None, :],
+                other=0.0,
+            )
+            # Exact products: TF32 would round the messages to three digits.
+            result += tl.dot(part * scale[:, None], matrix, input_precision="ieee", out_dtype=kind)
+    else:
+        if KIND == "lattice":
+            part = sliced(
+                source, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS,
+                COLUMNS,
+            )  # fmt: skip
+        else:
+            part = tl.load(
+                source + place[:, None] * WIDTH + column[None, :],
+                mask=valid[:, None] & (column < WIDTH)[None, :],
+                other=0.0,
+            )
+        part *= scale[:, None]
+        result = part * tl.load(mix + column, mask=column < CHANNELS, other=0.0)[None, :]
+        if REDUCE:
+            q = tl.load(
+                marginals + row[:, None] + column[None, :],
+                mask=valid[:, None] & (column < WIDTH)[None, :],
+                other=0.0,
+            )
+            target = sums + block * WIDTH + column
+            tl.store(target, tl.sum(part * q, axis=0), mask=column < WIDTH)
+    return result
+
+
+@triton.jit(do_not_specialize=["points", "q_rows"])
+def mix_kernel(
+    source,
+    vertex,
+    weight,
+    starts,
+    after,
+    mix,
+    marginals,
+    sums,
+    message,
+    points,
+    q_rows,
+    KIND: tl.constexpr,
+    FULL: tl.constexpr,
+    SCALED: tl.constexpr,
+    REDUCE: tl.constexpr,
+    ADD: tl.constexpr,
+    CORNERS: tl.constexpr,
+    GAIN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Write the weighted result of one kernel to the message, or add it."""
+    item = tl.program_id(1).to(tl.int64)
+    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    valid = point < points
+    place = item * points + point
+    row = (item * q_rows + point) * WIDTH
+    block = item * tl.num_programs(0) + tl.program_id(0)
+    result = weighted(
+        source, vertex, weight, starts, after, mix, marginals, sums, place, item, row, block, valid,
+        KIND, FULL, SCALED, REDUCE, CORNERS, GAIN, CHANNELS, WIDTH, ROWS, COLUMNS, CHUNK,
+    )  # fmt: skip
+    column = tl.arange(0, COLUMNS)
+    inside = valid[:, None] & (column < WIDTH)[None, :]
+    target = message + place[:, None] * WIDTH + column[None, :]
+    if ADD:
+        result += tl.load(target, mask=inside, other=0.0)
+    tl.store(target, result, mask=inside)
+
+
+@triton.jit(do_not_specialize=["points", "q_rows", "next_rows"])
+def update_kernel(
+    source,
+    vertex,
+    weight,
+    starts,
+    after,
+    mix,
+    message,
+    logits,
+    z,
+    marginals,
+    updated,
+    running,
+    change,
+    points,
+    q_rows,
+    next_rows,
+    KIND: tl.constexpr,
+    FULL: tl.constexpr,
+    SCALED: tl.constexpr,
+    MESSAGE: tl.constexpr,
+    STOPS: tl.constexpr,
+    WRITE: tl.constexpr,
+    LAST: tl.constexpr,
+    CORNERS: tl.constexpr,
+    GAIN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """End a step: z = u - A m, then q = softmax(z), which the LAST step leaves out.
+
+    KIND "none" slices nothing. WRITE keeps z. With STOPS, items that are not `running` keep theirs,
+    and the change of the marginals is summed for each block.
+    """
+    item = tl.program_id(1).to(tl.int64)
+    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    valid = point < points
+    place = item * points + point
+    inside = valid[:, None] & (column < WIDTH)[None, :]
+    real = valid[:, None] & (column < CHANNELS)[None, :]
+    total = tl.zeros([ROWS, COLUMNS], logits.dtype.element_ty)
+    if KIND != "none":
+        total = weighted(
+            source, vertex, weight, starts, after, mix, message, message, place, item, place, item,
+            valid, KIND, FULL, SCALED, False, CORNERS, GAIN, CHANNELS, WIDTH, ROWS, COLUMNS, CHUNK,
+        )  # fmt: skip
+    if MESSAGE:
+        held = message + place[:, None] * WIDTH + column[None, :]
+        total += tl.load(held, mask=inside, other=0.0)
+    # Potts: what the other classes weigh.
+    penalty = total if FULL else tl.sum(total, axis=1)[:, None] - total
+    here = (item * CHANNELS + column[None, :]) * points + point[:, None]
+    score = tl.load(logits + here, mask=real, other=0.0) - penalty
+    if STOPS:
+        active = tl.load(running + item) != 0
+        if WRITE:
+            tl.store(z + here, score, mask=real & active)
+    else:
+        if WRITE:
+            tl.store(z + here, score, mask=real)
+    if not LAST:
+        score = tl.where(real, score, float("-inf"))
+        # A row beyond the image is all -inf: its zeros are not stored.
+        top = tl.where(valid, tl.max(score, axis=1), 0.0)
+        weightless = tl.exp(score - top[:, None])
+        sum_of = tl.where(valid, tl.sum(weightless, axis=1), 1.0)
+        q = tl.where(real, weightless / sum_of[:, None], 0.0)
+        spot = updated + (item * next_rows + point)[:, None] * WIDTH + column[None, :]
+        if STOPS:
+            before = tl.load(
+                marginals + (item * q_rows + point)[:, None] * WIDTH + column[None, :],
+                mask=inside,
+                other=0.0,
+            )
+            moved = tl.sum(tl.sum(tl.where(inside, tl.abs(q - before), 0.0), axis=1), axis=0)
+            tl.store(change + item * tl.num_programs(0) + tl.program_id(0), moved)
+        tl.store(spot, q, mask=inside)
+
+
+@triton.jit(do_not_specialize=["points", "q_rows"])
+def adjoint_kernel(
+    source,
+    vertex,
+    weight,
+    starts,
+    after,
+    mix,
+    sums,
+    message,
+    marginals,
+    upstream,
+    to_logits,
+    points,
+    q_rows,
+    KIND: tl.constexpr,
+    FULL: tl.constexpr,
+    SCALED: tl.constexpr,
+    MESSAGE: tl.constexpr,
+    CORNERS: tl.constexpr,
+    GAIN: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """End a step of the adjoint: g = q ⊙ (h - Σ q h) with h = -Σ_k M_kᵀ R_k.
+
+    Adds g to `to_logits`, and writes to `upstream` what the adjoint filters see next: Aᵀ g for
+    Potts, which is all other classes' g, or g itself.
+    """
+    item = tl.program_id(1).to(tl.int64)
+    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    valid = point < points
+    place = item * points + point
+    row = (item * q_rows + point) * WIDTH
+    block = item * tl.num_programs(0) + tl.program_id(0)
+    inside = valid[:, None] & (column < WIDTH)[None, :]
+    real = valid[:, None] & (column < CHANNELS)[None, :]
+    total = tl.zeros([ROWS, COLUMNS], to_logits.dtype.element_ty)
+    if KIND != "none":
+        total = weighted(
+            source, vertex, weight, starts, after, mix, marginals, sums, place, item, row, block,
+            valid, KIND, FULL, SCALED, not FULL, CORNERS, GAIN, CHANNELS, WIDTH, ROWS, COLUMNS,
+            CHUNK,
+        )  # fmt: skip
+    held = place[:, None] * WIDTH + column[None, :]
+    if MESSAGE:
+        total += tl.load(message + held, mask=inside, other=0.0)
+    q = tl.load(marginals + row[:, None] + column[None, :], mask=inside, other=0.0)
+    h = -total
+    g = tl.where(real, q * (h - tl.sum(q * h, axis=1)[:, None]), 0.0)
+    here = to_logits + (item * CHANNELS + column[None, :]) * points + point[:, None]
+    tl.store(here, tl.load(here, mask=real, other=0.0) + g, mask=real)
+    if not FULL:
+        g = tl.where(real, tl.sum(g, axis=1)[:, None] - g, 0.0)
+    tl.store(upstream + held, g, mask=inside)
