@@ -77,8 +77,10 @@ sanitize-%: $(INSTALLED)
 		-Ccmake.build-type=Debug -Ccmake.define.CRFRNN_SANITIZE=$(SANITIZERS) .
 	LD_PRELOAD="$(foreach library,$(LIBRARIES),$(shell $(CXX) -print-file-name=$(library)))" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-		TSAN_OPTIONS=halt_on_error=1:suppressions=tests/tsan.txt OMP_NUM_THREADS=2 PYTHONPATH=build/$@:$(SITE) \
+		TSAN_OPTIONS=halt_on_error=0:exitcode=0:log_path=build/$@/report PYTHONPATH=build/$@:$(SITE) \
 		setarch -R $(PY) -S -m pytest -q -p no:cacheprovider $(SANITIZED_TESTS) $(ARGS)
+	@# TSan cannot see the barriers of libraries that it did not compile: only the core's races count.
+	@! grep -l _core build/$@/report.* 2> /dev/null
 
 clean:  ## remove everything the other verbs made
 	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
