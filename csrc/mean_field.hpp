@@ -100,7 +100,7 @@ public:
             });
             for (std::size_t t = 0; t < iterations; ++t) {
                 const bool last = t + 1 == iterations;
-                for (auto& filter : filters) filter->prepare(team, q(t));
+                prepare(filters, team, q(t));
                 for_tiles(team, [&](std::size_t tile, std::size_t begin, std::size_t end) {
                     const std::size_t rows = end - begin;
                     const T* u = unary.get() + begin * stride_;
@@ -174,7 +174,7 @@ public:
                 filter_row_sum(team, row_sum.data(), filtered_sum.data());
             for (std::size_t t = iterations; t > 0; --t) {
                 const T* q = saved + (t - 1) * n * width_;
-                for (auto& filter : filters) filter->prepare(team, input(t));
+                prepare(filters, team, input(t));
                 team.for_each(chunks, [&](std::size_t chunk) {
                     T *const r = scratch.logits(), *const full = scratch.rows(0);
                     T* const h = scratch.rows(1);
@@ -278,6 +278,14 @@ private:
             filters.push_back(
                 std::make_unique<TermFilter<T>>(term, model_.n, model_.row, width_, adjoint));
         return filters;
+    }
+
+    /// Filter `values` as far as goes before single tiles are asked for. Lattices come last, so
+    /// that their tables are still in the cache then.
+    static void prepare(const Filters& filters, Team& team, const T* values) {
+        for (const bool lattices : {false, true})
+            for (const auto& filter : filters)
+                if (filter->on_lattice() == lattices) filter->prepare(team, values);
     }
 
     template <typename Body>

@@ -68,6 +68,8 @@ public:
         if (lattice_) lattice_->load(team, before_);
     }
 
+    bool on_lattice() const { return lattice_ != nullptr; }
+
     /// Whether `tile` reads the values that `prepare` was given, which must then not change.
     bool keeps_input() const { return !lattice_ && !exact_ && one_ == nullptr; }
 
