@@ -95,10 +95,6 @@ struct Kernels {
     void (*missing_channel)(const T* f, std::size_t width, const T* total, T* missing,
                             std::size_t rows);
 
-    /// m[i][c] += weight[c] * f[i][c] for rows of f `width` wide and of m `stride` wide.
-    void (*weigh)(const T* f, std::size_t width, const T* weight, T* m, std::size_t stride,
-                  std::size_t rows);
-
     /// m[i] += matrix * f[i]: `matrix` is inputs x outputs, row-major, outputs padded to `stride`.
     void (*mix)(const T* f, std::size_t width, std::size_t inputs, const T* matrix, T* m,
                 std::size_t stride, std::size_t rows);
@@ -110,6 +106,14 @@ struct Kernels {
     void (*potts_step)(const Message<T>* messages, std::size_t count, const T* u, T* z,
                        std::size_t stride, std::size_t classes, std::size_t width, bool exact,
                        std::size_t rows);
+
+    /// The adjoint of `potts_step` and the softmax before it. `messages` are the adjoint filters'
+    /// rows R_k; q the marginals before the step, `width` wide. Adds dL/dz before the step to
+    /// `total`, writes its A'-fold to `next` (`width` wide), as it goes through the next adjoint
+    /// filters, and adds R_k q to `sums`, terms x `stride`.
+    void (*potts_step_backward)(const Message<T>* messages, std::size_t count, const T* q, T* total,
+                                T* next, T* sums, std::size_t stride, std::size_t classes,
+                                std::size_t width, std::size_t rows);
 
     /// m[i][c] = (sum of row i) - m[i][c]: the Potts model. Padding must be zero.
     void (*potts)(T* m, std::size_t stride, std::size_t rows);
@@ -132,9 +136,6 @@ struct Kernels {
     /// sums[a] += sum over rows i of r[i][a] * q[i], for a < count: r transposed times q.
     void (*outer)(const T* r, const T* q, T* sums, std::size_t stride, std::size_t count,
                   std::size_t rows);
-
-    /// sums[c] += sum over rows i of r[i][c] * q[i][c]: the diagonal of `outer`.
-    void (*dot_columns)(const T* r, const T* q, T* sums, std::size_t stride, std::size_t rows);
 };
 
 /// The fastest kernels that this processor runs.

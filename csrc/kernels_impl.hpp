@@ -12,11 +12,23 @@ namespace {
 
 template <typename T>
 constexpr Kernels<T> make(const char* name) {
-    return {name,       splat<T>,      blur<T>,        slice<T>,
-            band<T>,    gauss<T>,      scale_rows<T>,  missing_channel<T>,
-            weigh<T>,   mix<T>,        potts_step<T>,  potts<T>,
-            softmax<T>, scaled_exp<T>, log_sum_exp<T>, softmax_backward<T>,
-            outer<T>,   dot_columns<T>};
+    return {name,
+            splat<T>,
+            blur<T>,
+            slice<T>,
+            band<T>,
+            gauss<T>,
+            scale_rows<T>,
+            missing_channel<T>,
+            mix<T>,
+            potts_step<T>,
+            potts_step_backward<T>,
+            potts<T>,
+            softmax<T>,
+            scaled_exp<T>,
+            log_sum_exp<T>,
+            softmax_backward<T>,
+            outer<T>};
 }
 
 }  // namespace

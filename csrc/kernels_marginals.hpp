@@ -30,19 +30,6 @@ void missing_channel(const T* f, std::size_t width, const T* total, T* missing, 
     });
 }
 
-template <typename T>
-void weigh(const T* f, std::size_t width, const T* weight, T* m, std::size_t stride,
-           std::size_t rows) {
-    with_width(width, [&](auto w) {
-        for (std::size_t i = 0; i < rows; ++i)
-            for_lanes<T>(w, [&](auto tag, std::size_t c) {
-                using V = decltype(tag);
-                T* out = m + i * stride + c;
-                (V::load(out) + V::load(weight + c) * V::load(f + i * w + c)).store(out);
-            });
-    });
-}
-
 /// One or two rows of `mix`, so that each row of the matrix is loaded once for both.
 template <std::size_t Rows, typename T, typename Width>
 inline void mix_rows(const T* f, std::size_t width, std::size_t inputs, const T* matrix, T* m,
@@ -127,6 +114,53 @@ void potts_step(const Message<T>* messages, std::size_t count, const T* u, T* z,
             run_terms(w, std::true_type());
         } else {
             run_terms(w, std::false_type());
+        }
+    });
+}
+
+template <typename T>
+void potts_step_backward(const Message<T>* messages, std::size_t count, const T* q, T* total,
+                         T* next, T* sums, std::size_t stride, std::size_t classes,
+                         std::size_t width, std::size_t rows) {
+    const bool complete = width >= classes;
+    with_width(width, [&](auto w) {
+        for (std::size_t i = 0; i < rows; ++i) {
+            const T* from = q + i * w;
+            T* to = next + i * w;
+            T* sum_up = total + i * stride;
+            Sum<T> dot, left;  // of q h, and of q: what is left to one is the last class's
+            for_lanes<T>(w, [&](auto tag, std::size_t c) {
+                using V = decltype(tag);
+                const V here = V::load(from + c);
+                V h = V::all(T(0));
+                for (std::size_t k = 0; k < count; ++k) {
+                    const V r = V::load(messages[k].rows + i * w + c);
+                    T* const sum = sums + k * stride + c;
+                    (V::load(sum) + r * here).store(sum);
+                    h = h - V::load(messages[k].weight + c) * r;
+                }
+                h.store(to + c);
+                dot.add(here * h);
+                left.add(here);
+            });
+            T last = 0, h_last = 0;
+            if (!complete) {
+                last = T(1) - left.value();
+                for (std::size_t k = 0; k < count; ++k) {
+                    const T r = (messages[k].total == nullptr ? T(0) : messages[k].total[i]) -
+                                row_sum(messages[k].rows + i * w, w);
+                    sums[k * stride + w] += r * last;
+                    h_last -= messages[k].weight[w] * r;
+                }
+            }
+            const T mean = dot.value() + last * h_last;
+            for_lanes<T>(w, [&](auto tag, std::size_t c) {
+                using V = decltype(tag);
+                const V g = V::load(from + c) * (V::load(to + c) - V::all(mean));
+                (V::load(sum_up + c) + g).store(sum_up + c);
+                (V::all(T(0)) - g).store(to + c);  // A'g = (sum of g) - g, and g sums to zero
+            });
+            if (!complete) sum_up[w] += last * (h_last - mean);
         }
     });
 }
@@ -264,18 +298,6 @@ void outer(const T* r, const T* q, T* sums, std::size_t stride, std::size_t coun
                     sum_up(a, c, RowOf<T, std::size_t>(s - c < kGroup ? s - c : kGroup));
             }
         }
-    });
-}
-
-template <typename T>
-void dot_columns(const T* r, const T* q, T* sums, std::size_t stride, std::size_t rows) {
-    with_width(stride, [&](auto s) {
-        for (std::size_t i = 0; i < rows; ++i)
-            for_lanes<T>(s, [&](auto tag, std::size_t c) {
-                using V = decltype(tag);
-                (V::load(sums + c) + V::load(r + i * s + c) * V::load(q + i * s + c))
-                    .store(sums + c);
-            });
     });
 }
 

@@ -150,9 +150,8 @@ public:
         const auto feed = [&](T* g, std::size_t t, std::size_t begin, std::size_t rows) {
             if (model_.potts) k.potts(g, stride_, rows);
             T* to = input(t) + begin * width_;
+            narrow(g, rows, to);
             for (std::size_t i = 0; i < rows; ++i) {
-                for (std::size_t c = 0; c < width_; ++c)
-                    to[i * width_ + c] = c < kept_ ? g[i * stride_ + c] : T(0);
                 T sum = 0;
                 for (std::size_t c = 0; c < classes_; ++c) sum += g[i * stride_ + c];
                 row_sum[begin + i] = sum;
@@ -176,36 +175,28 @@ public:
                 const T* q = saved + (t - 1) * n * width_;
                 prepare(filters, team, input(t));
                 team.for_each(chunks, [&](std::size_t chunk) {
-                    T *const r = scratch.logits(), *const full = scratch.rows(0);
-                    T* const h = scratch.rows(1);
+                    std::vector<Message<T>>& messages = scratch.messages();
                     for (std::size_t tile = chunk * tiles_.size() / chunks;
                          tile < (chunk + 1) * tiles_.size() / chunks; ++tile) {
                         const auto [begin, end] = tiles_[tile];
-                        const std::size_t rows = end - begin;
-                        complete(q + begin * width_, rows, full);
-                        std::fill(h, h + rows * stride_, T(0));
                         for (std::size_t term = 0; term < terms; ++term) {
                             T* const f = scratch.message(term);
                             filters[term]->tile(f, begin, end);
-                            const T* sum =
-                                t == iterations ? &filtered_sum[term * n + begin] : nullptr;
-                            widen(f, sum, rows, r);
-                            T* to = &partial[(chunk * terms + term) * slots];
-                            const T* weights = &weights_[term * slots];
-                            if (model_.potts) {
-                                k.dot_columns(r, full, to, stride_, rows);
-                                k.weigh(r, stride_, weights, h, stride_, rows);
-                            } else {
-                                k.outer(r, full, to, stride_, classes_, rows);
-                                k.mix(r, stride_, classes_, &transposed_[term * slots], h, stride_,
-                                      rows);
-                            }
+                            messages[term] = {
+                                f, t == iterations ? &filtered_sum[term * n + begin] : nullptr,
+                                &weights_[term * slots]};
                         }
-                        for (std::size_t i = 0; i < rows * stride_; ++i) h[i] = -h[i];
-                        k.softmax_backward(full, h, r, stride_, rows);
-                        T* g = total.get() + begin * stride_;
-                        for (std::size_t i = 0; i < rows * stride_; ++i) g[i] += r[i];
-                        if (t > 1) feed(r, t - 1, begin, rows);
+                        const T* const before = q + begin * width_;
+                        T* const g = total.get() + begin * stride_;
+                        T* const sum = &partial[chunk * terms * slots];
+                        T* const next = input(t - 1) + begin * width_;
+                        if (model_.potts) {
+                            k.potts_step_backward(messages.data(), terms, before, g, next, sum,
+                                                  stride_, classes_, width_, end - begin);
+                        } else {
+                            mixed_step_backward(messages, before, g, next, sum, end - begin,
+                                                scratch);
+                        }
                     }
                 });
             }
@@ -319,6 +310,32 @@ private:
             k.mix(r, stride_, classes_, &weights_[term * classes_ * stride_], m, stride_, rows);
         }
         for (std::size_t i = 0; i < rows * stride_; ++i) z[i] = u[i] - m[i];
+    }
+
+    /// The adjoint of a step with matrices A W_k; see `Kernels::potts_step_backward`.
+    void mixed_step_backward(const std::vector<Message<T>>& messages, const T* q, T* total, T* next,
+                             T* sums, std::size_t rows, Scratch& scratch) {
+        const Kernels<T>& k = kernels<T>();
+        const std::size_t slots = classes_ * stride_;
+        T *const r = scratch.logits(), *const full = scratch.rows(0), *const h = scratch.rows(1);
+        complete(q, rows, full);
+        std::fill(h, h + rows * stride_, T(0));
+        for (std::size_t term = 0; term < messages.size(); ++term) {
+            widen(messages[term].rows, messages[term].total, rows, r);
+            k.outer(r, full, sums + term * slots, stride_, classes_, rows);
+            k.mix(r, stride_, classes_, &transposed_[term * slots], h, stride_, rows);
+        }
+        for (std::size_t i = 0; i < rows * stride_; ++i) h[i] = -h[i];
+        k.softmax_backward(full, h, r, stride_, rows);
+        for (std::size_t i = 0; i < rows * stride_; ++i) total[i] += r[i];
+        narrow(r, rows, next);
+    }
+
+    /// Rows of the filtered classes from rows of all.
+    void narrow(const T* rows_of_all, std::size_t rows, T* to) const {
+        for (std::size_t i = 0; i < rows; ++i)
+            for (std::size_t c = 0; c < width_; ++c)
+                to[i * width_ + c] = c < kept_ ? rows_of_all[i * stride_ + c] : T(0);
     }
 
     /// Rows of all classes from rows of the filtered ones; the last is what is missing to `total`.
