@@ -138,6 +138,14 @@ def test_info_names_the_instructions_of_the_core(monkeypatch: pytest.MonkeyPatch
     assert "instructions          none" in str(crfrnn.info())
 
 
+def test_the_number_of_threads_is_set_back(one_thread: None) -> None:
+    seen = []
+    for timing in measure(picture(8), 1, [2]):
+        seen.append((timing.threads, torch.get_num_threads()))
+    assert seen == [(2, 2)] * len(CASES)
+    assert torch.get_num_threads() == 1
+
+
 def test_runs_alternate_after_a_warm_up() -> None:
     order: list[str] = []
     seconds = in_turn((lambda: order.append("a"), lambda: order.append("b")), 2)
