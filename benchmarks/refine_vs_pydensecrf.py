@@ -9,21 +9,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import crfrnn
-from benchmarks.timing import in_turn, table
+from benchmarks.timing import in_turn, save_json, table
 
 SIZE = 500
 CASES = {
-    # name: (classes, iterations, (bilateral position, color, weight), (spatial position, weight))
-    "21 classes, 160/3, T=10": (21, 10, (160, 3, 5), (3, 3)),
-    "21 classes, 80/13, T=10": (21, 10, (80, 13, 10), (3, 3)),
-    "2 classes, 160/3, T=10": (2, 10, (160, 3, 5), (3, 3)),
-    "150 classes, 160/3, T=5": (150, 5, (160, 3, 5), (3, 3)),
+    # name: classes, iterations, bilateral position, color, weight, spatial position, weight, prune
+    "21 classes, 160/3, T=10": (21, 10, (160, 3, 5), (3, 3), True),
+    "21 classes, 160/3, T=10, no pruning": (21, 10, (160, 3, 5), (3, 3), False),
+    "21 classes, 80/13, T=10": (21, 10, (80, 13, 10), (3, 3), True),
+    "2 classes, 160/3, T=10": (2, 10, (160, 3, 5), (3, 3), True),
+    "150 classes, 160/3, T=5": (150, 5, (160, 3, 5), (3, 3), True),
 }
 
 
@@ -32,14 +34,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="refine_vs_pydensecrf", description=__doc__)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, torch.get_num_threads()])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run in this file")
     options = parser.parse_args(arguments)
     image, scores = inputs()
     rows = []
     for threads in dict.fromkeys(options.threads):
         torch.set_num_threads(threads)
-        for name, (classes, iterations, bilateral, spatial) in CASES.items():
+        for name, (classes, iterations, bilateral, spatial, prune) in CASES.items():
             logits = with_classes(scores, classes)
-            ours = ours_on(image, logits, iterations, bilateral, spatial)
+            ours = ours_on(image, logits, iterations, bilateral, spatial, prune=prune)
             theirs = theirs_on(image, logits, iterations, bilateral, spatial)
             equal = float(np.mean(ours() == theirs()))
             if equal < 0.99:
@@ -47,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
             pairs = in_turn(ours, theirs, options.pairs)
             rows.append((f"{name}, {threads} thread(s)", pairs, f"{equal:.3%} of labels equal"))
     table("refine and pydensecrf2 (one thread), whole calls on 500 x 500 pixels", rows)
+    save_json(options.json, rows)
 
 
 def inputs() -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +79,13 @@ def with_classes(scores: np.ndarray, classes: int) -> np.ndarray:
 
 
 def ours_on(
-    image: np.ndarray, logits: np.ndarray, iterations: int, bilateral: Any, spatial: Any
+    image: np.ndarray,
+    logits: np.ndarray,
+    iterations: int,
+    bilateral: Any,
+    spatial: Any,
+    *,
+    prune: bool = True,
 ) -> Callable[[], np.ndarray]:
     """A call of `refine` that returns labels."""
     kernels = [
@@ -83,7 +93,9 @@ def ours_on(
         crfrnn.Gaussian(position=spatial[0], weight=spatial[1]),
     ]
     return lambda: (
-        crfrnn.refine(image, logits=logits, kernels=kernels, iterations=iterations).labels
+        crfrnn.refine(
+            image, logits=logits, kernels=kernels, iterations=iterations, prune=prune
+        ).labels
     )
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import gc
+import json
+import os
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+import crfrnn.bench
+
+#: What the two functions are called, and the unit.
+NAMES = ("ours [s]", "other [s]")
+
+Row = tuple[str, "Pairs", str]
 
 
 @dataclass(frozen=True)
@@ -29,23 +39,15 @@ class Pairs:
 
 def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 7) -> Pairs:
     """Time both functions `pairs` times after one warm-up each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    ours()
-    theirs()
-    for _ in range(pairs):
-        for run, kept in zip((ours, theirs), seconds, strict=True):
-            gc.collect()
-            start = time.perf_counter()
-            run()
-            kept.append(time.perf_counter() - start)
-    return Pairs(*seconds)
+    return Pairs(*crfrnn.bench.in_turn((ours, theirs), pairs))
 
 
-def table(title: str, rows: list[tuple[str, Pairs, str]]) -> None:
+def table(title: str, rows: Sequence[Row], names: tuple[str, str] = NAMES) -> None:
     """Print a row for each question: medians, the ratio with its spread, and what was checked."""
-    printed = Table(title=title, title_justify="left")
-    for column in ("case", "ours [s]", "other [s]", "ratio", "least", "largest", "checked"):
-        printed.add_column(column, justify="left" if column in ("case", "checked") else "right")
+    printed = Table(title=escape(title), title_justify="left")
+    for column in ("case", *names, "ratio", "least", "largest", "checked"):
+        left = column in ("case", "checked")
+        printed.add_column(escape(column), justify="left" if left else "right")
     for name, pairs, checked in rows:
         middle, least, largest = pairs.ratio
         printed.add_row(
@@ -58,3 +60,30 @@ def table(title: str, rows: list[tuple[str, Pairs, str]]) -> None:
             checked,
         )
     Console(width=120).print(printed)
+
+
+def save_json(path: Path | None, rows: Sequence[Row], names: tuple[str, str] = NAMES) -> None:
+    """Keep every run of every row, and what it ran on; nothing without a path."""
+    if path is None:
+        return
+    facts = crfrnn.info()
+    kept = {
+        "engine": facts.runs["CPU float32"],
+        "instructions": facts.instructions,
+        "torch": facts.torch,
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "rows": [
+            {
+                "case": name,
+                "checked": checked,
+                names[0]: pairs.ours,
+                names[1]: pairs.theirs,
+                "ratio": dict(zip(("median", "least", "largest"), pairs.ratio, strict=True)),
+            }
+            for name, pairs, checked in rows
+        ],
+    }
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

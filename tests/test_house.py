@@ -73,11 +73,12 @@ ARROWS = {
     " score_pack",
     "tuning": "training data metrics checkpoint layer pairwise presets refine files",
     "ablation": "tuning training metrics checkpoint layer presets files",
-    "demo": "refine presets palette files figures scores",
+    "demo": "refine presets palette files figures score_grid scores",
+    "bench": "demo data layer refine presets pydensecrf ops",
     "__init__": "refine pydensecrf presets pairwise lattice mean_field _info"
     " layer loss models prepared frank_wolfe energy",
     "cli": "__init__ refine presets pairwise _info"
-    " palette files figures score_grid score_kinds scores score_pack demo"
+    " palette files figures score_grid score_kinds scores score_pack demo bench"
     " data metrics evaluate checkpoint integrations training tuning ablation",
     "__main__": "cli",
 }

@@ -21,6 +21,7 @@ class Info:
         python: version of Python.
         machine: processor architecture.
         threads: threads that the CPU engine uses (`torch.set_num_threads` changes it).
+        instructions: vector instructions that the CPU engine runs on; empty where it cannot run.
         engines: for each engine, "ready" or why it cannot run.
         runs: for each kind of tensor, the engine that would run it.
     """
@@ -30,6 +31,7 @@ class Info:
     python: str
     machine: str
     threads: int
+    instructions: str
     engines: dict[str, str]
     runs: dict[str, str]
 
@@ -40,6 +42,7 @@ class Info:
             ("torch", self.torch),
             ("python", f"{self.python} on {self.machine}"),
             ("threads", str(self.threads)),
+            ("instructions", self.instructions or "none"),
             *((f"engine {name}", state) for name, state in self.engines.items()),
             *((f"{kind} runs on", engine) for kind, engine in self.runs.items()),
         ]
@@ -80,6 +83,7 @@ def info() -> Info:
         python=platform.python_version(),
         machine=platform.machine(),
         threads=torch.get_num_threads(),
+        instructions=ops.core_instructions(),
         engines={
             "reference": "ready",
             "cpu": ops.core_missing() or "ready",

@@ -15,7 +15,8 @@ from crfrnn.figures import Box, Column, before_after
 from crfrnn.files import make_folder, require_writable, write_image, write_labels
 from crfrnn.palette import VOC_CLASSES
 from crfrnn.refine import refine
-from crfrnn.scores import read_scores
+from crfrnn.score_grid import Size
+from crfrnn.scores import Scores, read_scores
 
 #: The photographs, and the part of the boundary to enlarge: left, top, width and height.
 PHOTOGRAPHS = {"astronaut": (230, 300, 176, 132), "chelsea": (290, 60, 161, 121)}
@@ -38,14 +39,15 @@ def refine_photographs(
     Returns:
         What happened to each photograph, as JSON spells it.
     """
-    photographs = {name: _photograph(name) for name in PHOTOGRAPHS}
+    photographs = {name: photograph(name) for name in PHOTOGRAPHS}
     make_folder(output)
     require_writable(output / "figure.png")
     options = {"preset": preset, "filter": filter, "engine": engine}
     return [_refine(name, photo, output, options) for name, photo in photographs.items()]
 
 
-def _photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
+def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Read one of `PHOTOGRAPHS`; scikit-image holds it."""
     try:
         import skimage.data
     except ImportError as error:
@@ -54,12 +56,18 @@ def _photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
     return np.asarray(getattr(skimage.data, name)())
 
 
+def network_scores(name: str, size: Size) -> Scores:
+    """Read a real network's scores of one of `PHOTOGRAPHS`, at its height and width."""
+    with as_file(files("crfrnn") / "demo_scores" / f"{name}_scores.npz") as path:
+        return read_scores(path, size, canvas=_CANVAS, align_corners=True)
+
+
 def _refine(
     name: str, photo: UInt8[np.ndarray, "H W 3"], output: Path, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Refine one photograph, write its pictures, and return what happened."""
-    with as_file(files("crfrnn") / "demo_scores" / f"{name}_scores.npz") as path:
-        scores = read_scores(path, photo.shape[:2], canvas=_CANVAS, align_corners=True)
+    height, width = photo.shape[:2]
+    scores = network_scores(name, (height, width))
     start = time.perf_counter()
     refined = refine(photo, logits=scores.values, **options)
     seconds = time.perf_counter() - start

@@ -21,6 +21,7 @@ COMMANDS = {
     "segment": "label a photograph, or a folder of them, with a trained model",
     "evaluate": "score labels, scores or a model against masks, before and after the CRF",
     "demo": "refine two photographs with a real network's scores, and draw before and after",
+    "bench": "time the main calls on this machine, and beside pydensecrf where that is installed",
     "info": "tell which engines are built, and which would run",
 }
 

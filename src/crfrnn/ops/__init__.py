@@ -5,6 +5,7 @@ from __future__ import annotations
 from .arrays import EXACT_TOLERANCE, FARTHEST, LatticeArrays, Term, refuse_far
 from .engines import (
     ENGINES,
+    core_instructions,
     core_missing,
     core_response,
     engine_for,
@@ -23,6 +24,7 @@ __all__ = [
     "Term",
     "build",
     "class_peaks",
+    "core_instructions",
     "core_missing",
     "core_response",
     "direct",

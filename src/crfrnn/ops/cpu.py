@@ -19,6 +19,7 @@ __all__ = [
     "exact",
     "filter",
     "filter_to_weight",
+    "instruction_set",
     "marginals",
     "mean_field",
     "mean_field_backward",
@@ -31,6 +32,7 @@ __all__ = [
 _core: Any = _compiled
 
 saved_width = _core.saved_width
+instruction_set = _core.instruction_set
 
 
 def build(features: Tensor) -> LatticeArrays:

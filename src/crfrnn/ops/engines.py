@@ -31,6 +31,15 @@ def core_missing() -> str:
     return ""
 
 
+def core_instructions() -> str:
+    """The vector instructions that the C++ core runs on here, or "" when it cannot run."""
+    if core_missing():
+        return ""
+    from .cpu import instruction_set  # late: it needs the compiled core
+
+    return str(instruction_set())
+
+
 def triton_missing() -> str:
     """Why kernels in Triton cannot run, whatever the device, or "" when they can."""
     if util.find_spec("triton") is None:
