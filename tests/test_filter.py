@@ -318,3 +318,14 @@ def test_operators_obey_torch(engine: str) -> None:
     ]:
         checks = ("test_schema", "test_autograd_registration", "test_faketensor")
         torch.library.opcheck(operator.default, args, test_utils=checks)
+
+
+@needs_core
+@pytest.mark.parametrize("power", [1.0, -0.5, -1.0])
+def test_response_of_the_core_is_the_filter_of_ones(power: float, dtype: torch.dtype) -> None:
+    features = PointCase(2, 35 * 37, 3, 2, 4).make(dtype)[0]
+    lattice = Lattice(features, engine="cpu")
+    before = torch.rand(features.shape[:2], dtype=dtype) + 0.5
+    term = ops.Term("lattice", tuple(lattice.arrays), before, None, None)
+    expected = lattice.filter(before[..., None])[..., 0] ** power
+    close(ops.core_response(term, tuple(before.shape), (35 * 37,), power), expected, dtype)
