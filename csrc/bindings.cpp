@@ -20,6 +20,7 @@
 #include "grid.hpp"
 #include "lattice_build.hpp"
 #include "mean_field.hpp"
+#include "message_peaks.hpp"
 #include "permutohedral.hpp"
 
 namespace nb = nanobind;
@@ -183,6 +184,20 @@ std::vector<double> peaks(In<T, 2> logits, std::size_t threads) {
 }
 
 template <typename T>
+std::vector<double> message_peaks(In<T, 2> logits,
+                                  const std::vector<std::vector<std::size_t>>& groups,
+                                  In<T, 2> weights, const std::vector<const TermArrays<T>*>& terms,
+                                  std::size_t row, std::size_t threads) {
+    std::vector<crfrnn::Term<T>> plain;
+    for (const auto* term : terms) plain.push_back(term->term);
+    std::vector<double> result(groups.size());
+    nb::gil_scoped_release release;
+    crfrnn::message_peaks(logits.data(), logits.shape(0), groups, logits.shape(1), row, plain,
+                          weights.data(), result.data(), threads);
+    return result;
+}
+
+template <typename T>
 void backward(In<T, 3> saved, In<T, 2> gradient,
               nb::ndarray<const T, nb::c_contig, nb::device::cpu> weights,
               const std::vector<const TermArrays<T>*>& terms, std::size_t row, Out<T, 2> to_logits,
@@ -252,6 +267,8 @@ void define(nb::module_& m, const char* term_name) {
     m.def("response", &response<T>, nb::arg("term"), nb::arg("n"), nb::arg("row"), nb::arg("power"),
           nb::arg("out"), nb::arg("threads"));
     m.def("class_peaks", &peaks<T>, nb::arg("logits"), nb::arg("threads"));
+    m.def("message_peaks", &message_peaks<T>, nb::arg("logits"), nb::arg("groups"),
+          nb::arg("weights"), nb::arg("terms"), nb::arg("row"), nb::arg("threads"));
     m.def("mean_field_backward", &backward<T>, nb::arg("saved"), nb::arg("gradient"),
           nb::arg("weights"), nb::arg("terms"), nb::arg("row"), nb::arg("to_logits"),
           nb::arg("sums"), nb::arg("threads"));
@@ -263,6 +280,8 @@ NB_MODULE(_core, m) {
     m.doc() = "Compiled core of crfrnn: arithmetic on arrays, nothing that a person calls.";
     define<float>(m, "Term32");
     define<double>(m, "Term64");
+    m.attr("message_groups") = crfrnn::kMessageGroups;
+    m.def("needs_total", &crfrnn::Recurrence<float>::needs_total, nb::arg("classes"));
     m.def("saved_width", &crfrnn::Recurrence<float>::saved_width, nb::arg("classes"));
     m.def("instruction_set", [] { return std::string(crfrnn::kernels<float>().name); });
 }

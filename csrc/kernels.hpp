@@ -66,6 +66,13 @@ struct Kernels {
                   std::size_t stride, std::size_t width, T* table, std::size_t begin,
                   std::size_t end);
 
+    /// table[v] += scale[i] * weight * x[i - begin] for the rows v at the corners around the points
+    /// begin..end: the same sums from the points' side, for one thread a table. A null `scale` is
+    /// all ones.
+    void (*scatter)(const std::int32_t* vertex, const T* weight, std::size_t corners,
+                    std::size_t width, const T* scale, const T* x, T* table, std::size_t begin,
+                    std::size_t end);
+
     /// to[v] = from[v] + (from[one neighbour] + from[the other]) / 2, for rows begin..end of 1..m.
     void (*blur)(const std::int32_t* neighbor, std::size_t width, const T* from, T* to,
                  std::size_t begin, std::size_t end);
@@ -127,8 +134,8 @@ struct Kernels {
     /// out[i] = scale[i] * exp(x[i] - shift[i]), where x <= shift.
     void (*scaled_exp)(const T* x, const T* shift, const T* scale, T* out, std::size_t n);
 
-    /// out[i] = log of the sum of exp of row i. Destroys z.
-    void (*log_sum_exp)(T* z, std::size_t width, T* out, std::size_t rows);
+    /// sum[i] += exp(x[i] - shift[i]), where x <= shift.
+    void (*add_exp)(const T* x, const T* shift, T* sum, std::size_t n);
 
     /// out[i] = q[i] * (h[i] - sum of q[i] * h[i]): the softmax Jacobian. Padding of q is zero.
     void (*softmax_backward)(const T* q, const T* h, T* out, std::size_t stride, std::size_t rows);

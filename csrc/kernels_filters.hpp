@@ -48,6 +48,36 @@ void splat(const Entry<T>* entries, const std::int32_t* offset, const T* x, std:
 }
 
 template <typename T>
+void scatter(const std::int32_t* vertex, const T* weight, std::size_t corners, std::size_t width,
+             const T* scale, const T* x, T* table, std::size_t begin, std::size_t end) {
+    const auto run = [&](auto w, auto count) {
+        for (std::size_t i = begin; i < end; ++i) {
+            const std::int32_t* rows = vertex + i * count;
+            if (i + kAheadInSlice < end)
+                for (std::size_t r = 0; r < count; ++r)
+                    prefetch_row(
+                        table + static_cast<std::size_t>(rows[kAheadInSlice * count + r]) * w, w);
+            const T factor = scale == nullptr ? T(1) : scale[i];
+            for_lanes<T>(w, [&](auto tag, std::size_t c) {
+                using V = decltype(tag);
+                const V value = V::all(factor) * V::load(x + (i - begin) * w + c);
+                for (std::size_t r = 0; r < count; ++r) {
+                    T* const to = table + static_cast<std::size_t>(rows[r]) * w + c;
+                    (V::load(to) + V::all(weight[i * count + r]) * value).store(to);
+                }
+            });
+        }
+    };
+    with_width(width, [&](auto w) {
+        if (corners == 6) {
+            run(w, FixedWidth<6>());
+        } else {
+            run(w, corners);
+        }
+    });
+}
+
+template <typename T>
 void blur(const std::int32_t* neighbor, std::size_t width, const T* from, T* to, std::size_t begin,
           std::size_t end) {
     with_width(width, [&](auto w) {

@@ -14,6 +14,7 @@ template <typename T>
 constexpr Kernels<T> make(const char* name) {
     return {name,
             splat<T>,
+            scatter<T>,
             blur<T>,
             slice<T>,
             band<T>,
@@ -26,7 +27,7 @@ constexpr Kernels<T> make(const char* name) {
             potts<T>,
             softmax<T>,
             scaled_exp<T>,
-            log_sum_exp<T>,
+            add_exp<T>,
             softmax_backward<T>,
             outer<T>};
 }

@@ -249,16 +249,11 @@ void scaled_exp(const T* x, const T* shift, const T* scale, T* out, std::size_t 
 }
 
 template <typename T>
-void log_sum_exp(T* z, std::size_t width, T* out, std::size_t rows) {
-    for (std::size_t i = 0; i < rows; ++i) {
-        T* row = z + i * width;
-        out[i] = row_top(row, width);
-        for (std::size_t c = 0; c < width; ++c) row[c] -= out[i];
-    }
-    for_lanes<T>(rows * width, [&](auto tag, std::size_t k) {
-        exponential(decltype(tag)::load(z + k)).store(z + k);
+void add_exp(const T* x, const T* shift, T* sum, std::size_t n) {
+    for_lanes<T>(n, [&](auto tag, std::size_t i) {
+        using V = decltype(tag);
+        (V::load(sum + i) + exponential(V::load(x + i) - V::load(shift + i))).store(sum + i);
     });
-    for (std::size_t i = 0; i < rows; ++i) out[i] += std::log(row_sum(z + i * width, width));
 }
 
 template <typename T>

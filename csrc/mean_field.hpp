@@ -12,6 +12,7 @@
 #include "parallel.hpp"
 #include "pixel_rows.hpp"
 #include "term.hpp"
+#include "tiles.hpp"
 
 namespace crfrnn {
 
@@ -34,7 +35,7 @@ struct Model {
 /// Mean-field inference of one image as one operation: section 2 of the design, and its adjoint.
 ///
 /// Values live channels-last, in rows padded for vector units. As marginals sum to one, the last
-/// class need not be filtered where leaving it out makes the rows shorter.
+/// class need not be filtered: what is missing to the filter's response to ones is its message.
 template <typename T>
 class Recurrence {
 public:
@@ -43,20 +44,21 @@ public:
           classes_(model.classes),
           all_(model.kept.empty() ? classes_ : model.all),
           stride_(padded(classes_)),
-          kept_(padded(classes_ - 1) < stride_ && classes_ > 1 ? classes_ - 1 : classes_),
+          kept_(needs_total(classes_) ? classes_ - 1 : classes_),
           width_(padded(kept_)),
           pixels_(model.n, classes_, stride_, model.kept, all_) {
-        const std::size_t per_row = (model.row + kTile - 1) / kTile;
-        for (std::size_t start = 0; start < model.n; start += model.row)
-            for (std::size_t t = 0; t < per_row; ++t)
-                tiles_.push_back({start + t * kTile, start + std::min(model.row, (t + 1) * kTile)});
         prepare_weights();
     }
 
+    /// Whether the last class is not filtered, so that terms need their totals: where rows are
+    /// shorter by more than it takes to filter ones.
+    static constexpr bool needs_total(std::size_t classes) {
+        return classes > 1 && padded(classes - 1) < padded(classes);
+    }
+
     /// Values a pixel of `saved` takes for each iteration.
-    static std::size_t saved_width(std::size_t classes) {
-        const std::size_t less = padded(classes - 1);
-        return classes > 1 && less < padded(classes) ? less : padded(classes);
+    static constexpr std::size_t saved_width(std::size_t classes) {
+        return padded(needs_total(classes) ? classes - 1 : classes);
     }
 
     /// Update the marginals of `logits` (classes x n) `iterations` times.
@@ -67,7 +69,11 @@ public:
                  double tolerance, std::size_t threads) {
         const Kernels<T>& k = kernels<T>();
         const std::size_t n = model_.n;
-        auto filters = make_filters(false);
+        const std::size_t work = n * (1 + width_ / 4) * std::max<std::size_t>(iterations, 1);
+        const std::size_t used = threads_for(work, threads);
+        const std::size_t parts = LatticeFilter<T>::parts_for(used, width_);
+        const Tiles tiles(n, model_.row, parts);
+        auto filters = make_filters(false, parts);
         const auto unary = uninitialized<T>(n * stride_);
         // Where no filter looks back at what it was given, the next marginals replace the last.
         bool replace = true;
@@ -78,30 +84,38 @@ public:
             return saved == nullptr ? buffer.get() + t % copies * n * width_
                                     : saved + t * n * width_;
         };
-        std::vector<double> changes(tiles_.size());
+        std::vector<double> changes(tiles.count());
         std::atomic<bool> finite{true};
+        const auto scatter = [&](std::size_t t, std::size_t part, std::size_t begin,
+                                 std::size_t end) {
+            if (parts == 0) return;
+            for (auto& filter : filters) filter->scatter(part, q(t) + begin * width_, begin, end);
+        };
 
-        const std::size_t work = n * (1 + width_ / 4) * std::max<std::size_t>(iterations, 1);
-        Team::run(threads_for(work, threads), [&](Team& team) {
+        Team::run(used, [&](Team& team) {
             for (auto& filter : filters) filter->load(team);
             Scratch scratch(*this);
             T* z = scratch.logits();
-            for_tiles(team, [&](std::size_t, std::size_t begin, std::size_t end) {
-                const std::size_t rows = end - begin;
-                T* u = unary.get() + begin * stride_;
-                pixels_.read_logits(logits, begin, end, u, scratch.rows(0), scratch.rows(1));
-                std::copy(u, u + rows * stride_, z);
-                if (iterations == 0) {
-                    if (!write(z, u, logits, begin, end, result, scratch)) finite = false;
-                } else {
-                    k.softmax(z, stride_, classes_, kept_, q(0) + begin * width_, width_, nullptr,
-                              rows);
-                }
-            });
+            tiles.for_each(team,
+                           [&](std::size_t, std::size_t begin, std::size_t end, std::size_t part) {
+                               const std::size_t rows = end - begin;
+                               T* u = unary.get() + begin * stride_;
+                               pixels_.read_logits(logits, begin, end, u);
+                               std::copy(u, u + rows * stride_, z);
+                               if (iterations == 0) {
+                                   if (!write(z, u, logits, begin, end, result, scratch))
+                                       finite = false;
+                               } else {
+                                   k.softmax(z, stride_, classes_, kept_, q(0) + begin * width_,
+                                             width_, nullptr, rows);
+                                   scatter(0, part, begin, end);
+                               }
+                           });
             for (std::size_t t = 0; t < iterations; ++t) {
                 const bool last = t + 1 == iterations;
                 prepare(filters, team, q(t));
-                for_tiles(team, [&](std::size_t tile, std::size_t begin, std::size_t end) {
+                tiles.for_each(team, [&](std::size_t tile, std::size_t begin, std::size_t end,
+                                         std::size_t part) {
                     const std::size_t rows = end - begin;
                     const T* u = unary.get() + begin * stride_;
                     const bool written = last || tolerance > 0;
@@ -112,6 +126,7 @@ public:
                     changes[tile] =
                         k.softmax(z, stride_, classes_, kept_, q(t + 1) + begin * width_, width_,
                                   tolerance > 0 ? q(t) + begin * width_ : nullptr, rows);
+                    scatter(t + 1, part, begin, end);
                 });
                 team.once([&] { result.steps = t + 1; });
                 if (tolerance > 0 && !last) {
@@ -137,14 +152,15 @@ public:
                   double* sums, std::size_t threads) {
         const Kernels<T>& k = kernels<T>();
         const std::size_t n = model_.n, terms = model_.terms.size();
+        const Tiles tiles(n, model_.row, 0);
         const std::size_t slots = model_.potts ? stride_ : classes_ * stride_;
-        const std::size_t chunks = std::min<std::size_t>(tiles_.size(), 32);
+        const std::size_t chunks = std::min<std::size_t>(tiles.count(), 32);
         const auto total = uninitialized<T>(n * stride_);
         const auto inputs = uninitialized<T>(2 * n * width_);
         std::vector<T> row_sum(n), filtered_sum(terms * n);
         std::vector<T> partial(chunks * terms * slots);
         std::fill(sums, sums + terms * (model_.potts ? classes_ : classes_ * classes_), 0.0);
-        auto filters = make_filters(true);
+        auto filters = make_filters(true, 0);
         const auto input = [&](std::size_t t) { return inputs.get() + t % 2 * n * width_; };
         // What goes through the adjoint filter: A' g where A is Potts, else g itself.
         const auto feed = [&](T* g, std::size_t t, std::size_t begin, std::size_t rows) {
@@ -161,7 +177,7 @@ public:
         Team::run(threads, [&](Team& team) {
             for (auto& filter : filters) filter->load(team);
             Scratch scratch(*this);
-            for_tiles(team, [&](std::size_t, std::size_t begin, std::size_t end) {
+            tiles.for_each(team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {
                 T* g = total.get() + begin * stride_;
                 pixels_.read(gradient, begin, end, 0, g);
                 std::copy(g, g + (end - begin) * stride_, scratch.logits());
@@ -170,15 +186,15 @@ public:
             // From the last step on, gradients sum to zero over the classes (softmax), so only the
             // first adjoint filter has a row sum to take care of.
             if (iterations > 0 && kept_ < classes_)
-                filter_row_sum(team, row_sum.data(), filtered_sum.data());
+                filter_row_sum(team, tiles, row_sum.data(), filtered_sum.data());
             for (std::size_t t = iterations; t > 0; --t) {
                 const T* q = saved + (t - 1) * n * width_;
                 prepare(filters, team, input(t));
                 team.for_each(chunks, [&](std::size_t chunk) {
                     std::vector<Message<T>>& messages = scratch.messages();
-                    for (std::size_t tile = chunk * tiles_.size() / chunks;
-                         tile < (chunk + 1) * tiles_.size() / chunks; ++tile) {
-                        const auto [begin, end] = tiles_[tile];
+                    for (std::size_t tile = chunk * tiles.count() / chunks;
+                         tile < (chunk + 1) * tiles.count() / chunks; ++tile) {
+                        const std::size_t begin = tiles.begin(tile), end = tiles.end(tile);
                         for (std::size_t term = 0; term < terms; ++term) {
                             T* const f = scratch.message(term);
                             filters[term]->tile(f, begin, end);
@@ -200,7 +216,7 @@ public:
                     }
                 });
             }
-            for_tiles(team, [&](std::size_t, std::size_t begin, std::size_t end) {
+            tiles.for_each(team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {
                 pixels_.write(total.get() + begin * stride_, begin, end, to_logits);
             });
         });
@@ -214,10 +230,6 @@ public:
 
 private:
     using Filters = std::vector<std::unique_ptr<TermFilter<T>>>;
-
-    struct Tile {
-        std::size_t begin, end;
-    };
 
     /// One worker's rows of a tile.
     class Scratch {
@@ -263,11 +275,11 @@ private:
         }
     }
 
-    Filters make_filters(bool adjoint) const {
+    Filters make_filters(bool adjoint, std::size_t parts) const {
         Filters filters;
         for (const auto& term : model_.terms)
-            filters.push_back(
-                std::make_unique<TermFilter<T>>(term, model_.n, model_.row, width_, adjoint));
+            filters.push_back(std::make_unique<TermFilter<T>>(term, model_.n, model_.row, width_,
+                                                              adjoint, parts));
         return filters;
     }
 
@@ -277,12 +289,6 @@ private:
         for (const bool lattices : {false, true})
             for (const auto& filter : filters)
                 if (filter->on_lattice() == lattices) filter->prepare(team, values);
-    }
-
-    template <typename Body>
-    void for_tiles(Team& team, Body&& body) {
-        team.for_each(tiles_.size(),
-                      [&](std::size_t i) { body(i, tiles_[i].begin, tiles_[i].end); });
     }
 
     /// z = u - A (sum of W_k F_k) for the pixels begin..end: message passing, weighting,
@@ -360,7 +366,7 @@ private:
     }
 
     /// The adjoint filters of one channel.
-    void filter_row_sum(Team& team, const T* values, T* out) {
+    void filter_row_sum(Team& team, const Tiles& tiles, const T* values, T* out) {
         team.once([&] {
             narrow_.clear();
             for (const auto& term : model_.terms)
@@ -370,7 +376,7 @@ private:
         for (std::size_t term = 0; term < narrow_.size(); ++term) {
             narrow_[term]->load(team);
             narrow_[term]->prepare(team, values);
-            for_tiles(team, [&](std::size_t, std::size_t begin, std::size_t end) {
+            tiles.for_each(team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {
                 narrow_[term]->tile(out + term * model_.n + begin, begin, end);
             });
         }
@@ -387,7 +393,6 @@ private:
     Model<T> model_;
     std::size_t classes_, all_, stride_, kept_, width_;
     PixelRows<T> pixels_;
-    std::vector<Tile> tiles_;
     std::vector<T> weights_, transposed_;
     Filters narrow_;
 };

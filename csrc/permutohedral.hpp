@@ -1,8 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "kernels.hpp"
 #include "memory.hpp"
@@ -30,19 +32,42 @@ struct Lattice {
 ///
 /// Channels are handled in groups of at most kGroup, each with its own table; all groups share the
 /// second table that blurring needs.
+///
+/// There are two ways to splat. A vertex may gather its points' values, which any number of threads
+/// can share. Or points scatter theirs, in parts that each fill a table of their own: of narrow
+/// rows the tables are small, and the points' corners are at hand when their values are made.
 template <typename T>
 class LatticeFilter {
 public:
     /// @param width channels of a row of values, `padded`
-    LatticeFilter(const Lattice<T>& lattice, std::size_t width)
+    /// @param parts in which points scatter their values; 0 to gather them
+    LatticeFilter(const Lattice<T>& lattice, std::size_t width, std::size_t parts)
         : lattice_(lattice),
           width_(width),
-          entries_(uninitialized<Entry<T>>(lattice.n * (lattice.d + 1))),
+          entries_(uninitialized<Entry<T>>(parts > 0 ? 0 : lattice.n * (lattice.d + 1))),
           blurred_(uninitialized<T>((lattice.m + 1) * width)),
-          spare_(uninitialized<T>((lattice.m + 1) * (width < kGroup ? width : kGroup))) {}
+          spare_(uninitialized<T>((lattice.m + 1) * (width < kGroup ? width : kGroup))) {
+        for (std::size_t part = 0; part < parts; ++part)
+            scattered_.push_back(uninitialized<T>((lattice.m + 1) * width));
+    }
+
+    /// The number of parts in which `threads` should scatter rows of this width; 0 if they should
+    /// gather.
+    static std::size_t parts_for(std::size_t threads, std::size_t width) {
+        return threads <= 4 && width <= 8 ? threads : 0;
+    }
 
     /// Order weights (times `scale` of the point, if given) as splat reads them. All workers call.
     void load(Team& team, const T* scale) {
+        if (!scattered_.empty()) {
+            scale_ = scale;
+            for (const auto& table : scattered_)
+                team.for_range((lattice_.m + 1) * width_, kGrain * 8,
+                               [&](std::size_t begin, std::size_t end) {
+                                   std::fill(table.get() + begin, table.get() + end, T(0));
+                               });
+            return;
+        }
         const std::size_t corners = lattice_.d + 1;
         // Division by multiplication: exact, and without overflow, for entries below 2^31.
         unsigned shift = 32;
@@ -58,7 +83,14 @@ public:
         });
     }
 
-    /// Splat rows of `width` values and blur. All workers call this together.
+    /// Add the values of points begin..end to the table of a part, in rows of `width`.
+    void scatter(std::size_t part, const T* values, std::size_t begin, std::size_t end) {
+        kernels<T>().scatter(lattice_.vertex, lattice_.weight, lattice_.d + 1, width_, scale_,
+                             values, scattered_[part].get(), begin, end);
+    }
+
+    /// Splat rows of `width` values (or add up what was scattered) and blur. All workers call this
+    /// together.
     ///
     /// @param reverse blur the axes backwards, which is the exact adjoint: each blur is symmetric,
     ///                but where neighbours are missing the blurs do not commute
@@ -74,8 +106,12 @@ public:
                 for (std::size_t c = 0; c < width; ++c) from[c] = to[c] = T(0);
             });
             team.for_range(lattice_.m, kGrain, [&](std::size_t begin, std::size_t end) {
-                k.splat(entries_.get(), lattice_.offset, values + done, width_, width, from,
-                        begin + 1, end + 1);
+                if (scattered_.empty()) {
+                    k.splat(entries_.get(), lattice_.offset, values + done, width_, width, from,
+                            begin + 1, end + 1);
+                } else {
+                    collect(from, (begin + 1) * width, (end + 1) * width);
+                }
             });
             for (std::size_t a = 0; a < axes; ++a) {
                 const std::size_t axis = reverse ? axes - 1 - a : a;
@@ -103,12 +139,26 @@ private:
     std::size_t group_width(std::size_t done) const {
         return width_ - done < kGroup ? width_ - done : kGroup;
     }
+    /// Move what all parts scattered to one table, and leave zeros.
+    void collect(T* to, std::size_t begin, std::size_t end) {
+        T* const first = scattered_[0].get();
+        std::copy(first + begin, first + end, to + begin);
+        std::fill(first + begin, first + end, T(0));
+        for (std::size_t part = 1; part < scattered_.size(); ++part) {
+            T* const other = scattered_[part].get();
+            for (std::size_t i = begin; i < end; ++i) to[i] += other[i];
+            std::fill(other + begin, other + end, T(0));
+        }
+    }
+
     T* table(std::size_t done) const { return blurred_.get() + done * (lattice_.m + 1); }
 
     Lattice<T> lattice_;
     std::size_t width_;
     Buffer<Entry<T>> entries_;
     Buffer<T> blurred_, spare_;
+    std::vector<Buffer<T>> scattered_;
+    const T* scale_ = nullptr;
 };
 
 /// Filter n x c values.
@@ -118,8 +168,8 @@ void filter(const Lattice<T>& lattice, const T* values, T* out, std::size_t c, b
     constexpr std::size_t grain = 4096;
     const std::size_t widest = padded(c < kGroup ? c : kGroup);
     const auto rows = uninitialized<T>(lattice.n * widest);
-    LatticeFilter<T> whole(lattice, widest);
-    LatticeFilter<T> rest(lattice, c > kGroup && c % kGroup != 0 ? padded(c % kGroup) : 1);
+    LatticeFilter<T> whole(lattice, widest, 0);
+    LatticeFilter<T> rest(lattice, c > kGroup && c % kGroup != 0 ? padded(c % kGroup) : 1, 0);
     Team::run(threads, [&](Team& team) {
         whole.load(team, nullptr);
         if (c > kGroup) rest.load(team, nullptr);

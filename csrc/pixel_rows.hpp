@@ -1,17 +1,16 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>
 
 #include "kernels.hpp"
+#include "tiles.hpp"
 
 namespace crfrnn {
-
-/// Pixels handled together; their rows stay in the second cache.
-constexpr std::size_t kTile = 256;
 
 /// Where `forward` puts its result, classes x n: the logits after the last update, or with
 /// `labels` the marginals, and the likeliest class of each pixel.
@@ -35,26 +34,34 @@ public:
         : n_(n), classes_(classes), stride_(stride), all_(all), kept_(std::move(kept)) {}
 
     /// The unary rows of a tile. Left-out classes join in the last one: exp adds up.
-    ///
-    /// @param rest  scratch, all classes wide
-    /// @param sums  scratch
-    void read_logits(const T* logits, std::size_t begin, std::size_t end, T* u, T* rest,
-                     T* sums) const {
+    void read_logits(const T* logits, std::size_t begin, std::size_t end, T* u) const {
         if (kept_.empty()) {
             read(logits, begin, end, kNothing, u);
             return;
         }
-        const std::size_t rows = end - begin, kept = kept_.size(), left = all_ - kept;
+        const std::size_t rows = end - begin, kept = kept_.size();
         std::fill(u, u + rows * stride_, static_cast<T>(kNothing));
-        std::size_t in_kept = 0, in_rest = 0;
+        T top[kTile], sum[kTile] = {};
+        std::fill_n(top, rows, static_cast<T>(kNothing));
+        std::size_t in_kept = 0;
         for (std::size_t c = 0; c < all_; ++c) {
-            const bool keep = in_kept < kept && kept_[in_kept] == c;
-            T* to = keep ? u + in_kept++ : rest + in_rest++;
-            const std::size_t step = keep ? stride_ : left;
-            for (std::size_t i = 0; i < rows; ++i) to[i * step] = logits[c * n_ + begin + i];
+            const T* from = logits + c * n_ + begin;
+            if (in_kept < kept && kept_[in_kept] == c) {
+                for (std::size_t i = 0; i < rows; ++i) u[i * stride_ + in_kept] = from[i];
+                ++in_kept;
+            } else {
+                for (std::size_t i = 0; i < rows; ++i) top[i] = top[i] < from[i] ? from[i] : top[i];
+            }
         }
-        kernels<T>().log_sum_exp(rest, left, sums, rows);
-        for (std::size_t i = 0; i < rows; ++i) u[i * stride_ + kept] = sums[i];
+        in_kept = 0;
+        for (std::size_t c = 0; c < all_; ++c) {
+            if (in_kept < kept && kept_[in_kept] == c) {
+                ++in_kept;
+            } else {
+                kernels<T>().add_exp(logits + c * n_ + begin, top, sum, rows);
+            }
+        }
+        for (std::size_t i = 0; i < rows; ++i) u[i * stride_ + kept] = top[i] + std::log(sum[i]);
     }
 
     /// Write a tile's result from its logits z; false if it is not finite. Left-out classes move as
@@ -110,14 +117,16 @@ public:
     }
 
 private:
-    /// The likeliest class of a tile's pixels; false if a pixel has none.
+    /// The likeliest class of a tile's pixels, out of the kept ones if there are any; false if a
+    /// pixel has none.
     bool write_labels(std::size_t begin, std::size_t end, const Result<T>& result) const {
-        const std::size_t rows = end - begin;
+        const std::size_t rows = end - begin, count = kept_.empty() ? all_ : kept_.size();
         T top[kTile];
         std::int32_t label[kTile];
         std::fill_n(top, rows, T(-1));
         std::fill_n(label, rows, 0);
-        for (std::size_t c = 0; c < all_; ++c) {
+        for (std::size_t k = 0; k < count; ++k) {
+            const std::size_t c = kept_.empty() ? k : kept_[k];
             const T* p = result.values + c * n_ + begin;
             for (std::size_t i = 0; i < rows; ++i) {
                 label[i] = p[i] > top[i] ? static_cast<std::int32_t>(c) : label[i];

@@ -39,7 +39,9 @@ struct Term {
 template <typename T>
 class TermFilter {
 public:
-    TermFilter(const Term<T>& term, std::size_t n, std::size_t row, std::size_t width, bool adjoint)
+    /// @param parts see `LatticeFilter`: if not 0, values have to be given to `scatter` as well
+    TermFilter(const Term<T>& term, std::size_t n, std::size_t row, std::size_t width, bool adjoint,
+               std::size_t parts = 0)
         : term_(term),
           n_(n),
           row_(row),
@@ -48,7 +50,7 @@ public:
           before_(adjoint ? term.after : term.before),
           after_(adjoint ? term.before : term.after) {
         if (const auto* lattice = std::get_if<Lattice<T>>(&term.gaussian)) {
-            lattice_ = std::make_unique<LatticeFilter<T>>(*lattice, width);
+            lattice_ = std::make_unique<LatticeFilter<T>>(*lattice, width, parts);
             return;
         }
         if (const auto* points = std::get_if<PointSet<T>>(&term.gaussian)) {
@@ -66,6 +68,11 @@ public:
     /// Once, before the first `prepare`. All workers call.
     void load(Team& team) {
         if (lattice_) lattice_->load(team, before_);
+    }
+
+    /// Hand over the values of pixels begin..end, before `prepare` and from one worker a part.
+    void scatter(std::size_t part, const T* values, std::size_t begin, std::size_t end) {
+        if (lattice_) lattice_->scatter(part, values, begin, end);
     }
 
     bool on_lattice() const { return lattice_ != nullptr; }
@@ -150,12 +157,17 @@ void response(const Term<T>& term, std::size_t n, std::size_t row, double power,
     constexpr std::size_t grain = 4096;
     if (!std::holds_alternative<std::vector<BandMatrix<T>>>(term.gaussian)) row = grain;
     const T least = std::sqrt(std::numeric_limits<T>::min());
-    TermFilter<T> filter(term, n, row, 1, false);
+    const std::size_t used = threads_for(2 * n, threads);
+    const std::size_t parts = LatticeFilter<T>::parts_for(used, 1);
+    TermFilter<T> filter(term, n, row, 1, false, parts);
     const auto ones = uninitialized<T>(n);
-    Team::run(threads_for(2 * n, threads), [&](Team& team) {
+    Team::run(used, [&](Team& team) {
         filter.load(team);
-        team.for_range(n, grain, [&](std::size_t begin, std::size_t end) {
+        team.for_each(std::max<std::size_t>(1, parts), [&](std::size_t part) {
+            const std::size_t begin = part * n / std::max<std::size_t>(1, parts);
+            const std::size_t end = (part + 1) * n / std::max<std::size_t>(1, parts);
             std::fill(ones.get() + begin, ones.get() + end, T(1));
+            if (parts > 0) filter.scatter(part, ones.get() + begin, begin, end);
         });
         filter.prepare(team, ones.get());
         const std::size_t rows = std::max<std::size_t>(1, grain / row);

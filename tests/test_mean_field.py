@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crfrnn import Bilateral, Gaussian, mean_field, refine
+from crfrnn import Bilateral, Gaussian, mean_field, ops, refine
 from crfrnn.filters import build_filters
 from crfrnn.recurrence import infer
 
@@ -400,3 +400,10 @@ def test_gradients_of_the_recurrence(kind: str, engine: str) -> None:
 
     assert torch.autograd.gradcheck(fused, inputs, fast_mode=True)
     assert torch.autograd.gradcheck(plain, inputs, fast_mode=True)
+
+
+def test_terms_come_with_totals_where_the_core_needs_them() -> None:
+    core = pytest.importorskip("crfrnn._core")
+    for classes in range(1, 80):
+        assert ops.needs_total(classes, "cpu") == core.needs_total(classes), classes
+        assert not ops.needs_total(classes, "reference")

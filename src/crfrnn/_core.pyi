@@ -79,6 +79,12 @@ def class_peaks(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None
 def class_peaks(logits: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], threads: int) -> list[float]: ...
 
 @overload
+def message_peaks(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], groups: Sequence[Sequence[int]], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], terms: Sequence[Term32], row: int, threads: int) -> list[float]: ...
+
+@overload
+def message_peaks(logits: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], groups: Sequence[Sequence[int]], weights: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], terms: Sequence[Term64], row: int, threads: int) -> list[float]: ...
+
+@overload
 def mean_field_backward(saved: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], gradient: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], terms: Sequence[Term32], row: int, to_logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], sums: Annotated[NDArray[numpy.float64], dict(order='C', device='cpu')], threads: int) -> None: ...
 
 @overload
@@ -86,6 +92,10 @@ def mean_field_backward(saved: Annotated[NDArray[numpy.float64], dict(shape=(Non
 
 class Term64:
     pass
+
+message_groups: int = 4
+
+def needs_total(classes: int) -> bool: ...
 
 def saved_width(classes: int) -> int: ...
 

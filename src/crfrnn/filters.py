@@ -140,7 +140,8 @@ def build_filters(
         One filter per kernel, each mapping (B, C, *S) to itself.
     """
     inside = None if mask is None else mask.flatten(1).to(logits.dtype)
-    ones = logits.new_ones(logits.shape[0], math.prod(logits.shape[2:]))
+    # One number: filling it in torch would wake its threads, which then spin beside the core's.
+    ones = logits.new_ones(()).expand(logits.shape[0], math.prod(logits.shape[2:]))
     filters = []
     for k, kernel in enumerate(kernels):
         widths: Sequence[float] | Tensor | None

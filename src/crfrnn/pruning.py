@@ -1,4 +1,4 @@
-"""Leaving classes out of the recurrence that provably stay negligible."""
+"""Leaving classes out of the recurrence that provably stay unlikely."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import _checks, ops
+from . import ops
 from .filters import KernelFilter
 from .recurrence import penalty_weights
 
-#: A class whose marginals start below this everywhere may be left out, or below a quarter of 1 / C
-#: where that is less: it then never comes near to winning a pixel.
-THRESHOLD = 0.01
+#: A class may be left out if no message to it exceeds this, in logits, at any pixel in any step.
+LIMIT = 0.5
+
+#: Classes whose marginals stay below this part of the likeliest class's are tested together, ...
+_RARE = 0.05
+
+#: ... others one by one, so many in all: rows that short cost next to nothing to filter. From the
+#: limit follows that a class below this part of the likeliest one's never becomes the likeliest.
+_TESTS = 4
+_NEVER = math.exp(-LIMIT)
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,9 @@ class Pruned:
 
     Attributes:
         kept: the classes that take part.
-        bound: no marginal of a class that is left out exceeds this, at any pixel after any step.
+        bound: no message to a class that is left out exceeds this, in logits, at any pixel in any
+            step. So its marginals stay below exp(bound) times those of the unary term, and it is
+            the likeliest class of no pixel.
     """
 
     kept: tuple[int, ...]
@@ -57,11 +66,11 @@ def certify(
 ) -> Pruned | None:
     """Find the classes that can be left out, with a proof; None if there are none.
 
-    With Potts compatibility, kernel weights w >= 0 and filters whose row sums are at most r, the
-    message to a class is between 0 and Σ w r max Q. Since messages to the others are not negative,
-    its marginals after a step are at most exp(Σ w r max Q) times those of the unary term. So, from
-    e_0 = max Q_0, the bounds e_{t+1} = e_0 exp(Σ w r e_t) hold by induction. Classes are left out
-    when they start below `THRESHOLD` and their bound does not double.
+    With Potts compatibility and kernel weights w >= 0, messages are not negative, so that at each
+    pixel a message m_t to class c raises its marginal to exp(m_t) Q_0(c) at most. Filters are
+    monotonous: from M_1, the largest first message Σ w F Q_0(c) at any pixel, the bounds
+    M_{t+1} = M_1 exp(M_t) hold by induction. A class is left out if its bound stays below `LIMIT`
+    and it is so far below the likeliest class everywhere that it cannot become that.
 
     Args:
         logits: the unary term (B, C, *S).
@@ -71,31 +80,40 @@ def certify(
         engine: the engine to search with.
     """
     classes = logits.shape[1]
-    if classes < 4 or not filters:
+    if classes < 4 or not filters or iterations < 1:
         return None
     peaks = ops.class_peaks(logits.flatten(2), engine)
-    threshold = min(THRESHOLD, 0.25 / classes)
-    kept = tuple(c for c, peak in enumerate(peaks) if peak >= threshold)
-    if len(kept) > classes - 2:
+    groups = _groups(peaks)
+    if sum(map(len, groups)) < 2:
         return None
-    totals = [kernel.term(logits, total=True).total for kernel in filters]
-    row_sums = [weights.new_tensor(math.inf) if t is None else _largest(t) for t in totals]
-    # All numbers at once, because reading them waits for a device.
-    read = torch.stack([weights.min(), *weights.amax(1), *row_sums]).tolist()
-    lowest, largest, row_sums = read[0], read[1 : len(filters) + 1], read[len(filters) + 1 :]
-    if lowest < 0:
+    terms = [kernel.term(logits, total=False) for kernel in filters]
+    largest = torch.stack([weights[:, group].amax(1) for group in groups], dim=1)
+    size = logits.shape[2:]
+    first = ops.message_peaks(logits.flatten(2), groups, largest, size, terms, engine)
+    bounds = [_growth(message, iterations) for message in first]
+    left_out = {
+        c for group, bound in zip(groups, bounds, strict=True) if bound <= LIMIT for c in group
+    }
+    if len(left_out) < 2 or not bool((weights >= 0).all()):
         return None
-    growth = sum(weight * total for weight, total in zip(largest, row_sums, strict=True))
-    start = bound = max(peak for peak in peaks if peak < threshold)
-    for _ in range(iterations):
-        bound = start * math.exp(min(growth * bound, 1.0))
-    return Pruned(kept, bound) if bound < 2 * start else None
+    kept = tuple(c for c in range(classes) if c not in left_out)
+    return Pruned(kept, max(bound for bound in bounds if bound <= LIMIT))
 
 
-def _largest(tensor: Tensor) -> Tensor:
-    """The largest value; see `_checks.plain`."""
-    plain = _checks.plain(tensor)
-    return plain.max() if isinstance(plain, Tensor) else tensor.new_tensor(plain.max())
+def _groups(peaks: Sequence[float]) -> list[list[int]]:
+    """Classes to test, from the ratios of their marginals to the likeliest one's."""
+    order = sorted((peak, c) for c, peak in enumerate(peaks) if peak <= _NEVER)
+    rare = [c for peak, c in order if peak < _RARE]
+    alone = [[c] for peak, c in order if peak >= _RARE]
+    return [*([rare] if rare else []), *alone][:_TESTS]
+
+
+def _growth(first: float, iterations: int) -> float:
+    """The bound of the last message, from that of the first."""
+    bound = first
+    for _ in range(iterations - 1):
+        bound = first * math.exp(min(bound, 1.0))
+    return bound
 
 
 def marginals(
@@ -137,7 +155,8 @@ def marginals(
         if pruned is not None:
             kept = list(pruned.kept)
             weights = torch.cat([weights[:, kept], weights.new_zeros(len(filters), 1)], dim=1)
-        terms = [f.term(logits, total=pruned is None and engine == "cpu") for f in filters]
+        total = pruned is None and ops.needs_total(logits.shape[1], engine)
+        terms = [f.term(logits, total) for f in filters]
         probs, labels, steps, finite = ops.marginals(
             logits.flatten(2), weights, logits.shape[2:], terms, iterations, tolerance, kept, engine
         )

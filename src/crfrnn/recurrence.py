@@ -46,7 +46,8 @@ def infer(
         return z, torch.full((len(logits),), iterations, device=logits.device)
     engine = ops.resolve_engine(engine, logits.device, logits.dtype)
     weights = penalty_weights(weights, compatibility, logits)
-    terms = [f.term(logits, total=engine == "cpu") for f in filters]
+    total = ops.needs_total(logits.shape[1], engine)
+    terms = [f.term(logits, total) for f in filters]
     z, steps = ops.mean_field(
         logits.flatten(2), weights, size, terms, iterations, tolerance, engine
     )

@@ -94,9 +94,9 @@ def refine(
         iterations: mean-field steps, 0 for none; default as in the preset.
         normalization: "symmetric", "after", "before" or "none"; default as in the preset.
         filter: "lattice" (fast) or "exact" (the Gaussian sum itself, quadratic in the pixels).
-        prune: leave out classes that are below 1 % at every pixel, where it can be proven that
-            they stay so (Potts, weights >= 0, normalised kernels); several times faster on
-            photographs, which show few of many classes.
+        prune: leave out classes of which it can be proven that they win no pixel and that no
+            message to them matters much (`Pruned.bound`; Potts, weights >= 0); several times
+            faster on photographs, which show few of many classes.
         tol: stop an image early when its marginals change by less than this on average (0.001 is
             a good value: it leaves fewer than 0.2 % of labels undecided); default never.
         num_classes: number of classes for `labels`; default the largest label + 1, at least 2.

@@ -13,7 +13,7 @@ from .engines import (
     triton_missing,
 )
 from .filters import build, exact, filter, separable
-from .recurrence import class_peaks, marginals, mean_field
+from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs_total
 from .transforms import direct
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
     "filter",
     "marginals",
     "mean_field",
+    "message_peaks",
+    "needs_total",
     "refuse_far",
     "resolve_engine",
     "separable",

@@ -23,6 +23,8 @@ __all__ = [
     "marginals",
     "mean_field",
     "mean_field_backward",
+    "message_peaks",
+    "needs_total",
     "response",
     "saved_width",
     "separable",
@@ -44,15 +46,16 @@ def build(features: Tensor) -> LatticeArrays:
     entry = features.new_empty((batch, n * (d + 1)), dtype=torch.int32)
     neighbors, offsets, sizes = [], [], [0]
     for b in range(batch):
-        neighbor, offset = _core.build(
+        neighbor, counts = _core.build(
             features[b], vertex[b], weight[b], entry[b], torch.get_num_threads()
         )
         neighbors.append(torch.from_numpy(neighbor))
-        offsets.append(torch.from_numpy(offset))
+        offsets.append(torch.from_numpy(counts))
         sizes.append(neighbor.shape[1])
     neighbor = neighbors[0] if batch == 1 else torch.cat(neighbors, dim=1)
+    offset = offsets[0] if batch == 1 else torch.cat(offsets)
     starts = torch.tensor(sizes).cumsum(0)
-    return LatticeArrays(vertex, weight, neighbor, entry, torch.cat(offsets), starts)
+    return LatticeArrays(vertex, weight, neighbor, entry, offset, starts)
 
 
 def filter(values: Tensor, lattice: LatticeArrays, reverse: bool) -> Tensor:
@@ -80,6 +83,14 @@ def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
     for b in range(len(values)):
         _core.exact(values[b], features[b], tolerance, out[b], torch.get_num_threads())
     return out
+
+
+def needs_total(classes: int) -> bool:
+    """Whether terms need their responses to ones: where the core does not filter the last class.
+
+    Says what `_core.needs_total` does, into which torch.compile cannot look.
+    """
+    return classes in (2, 3) or (classes > 3 and classes % 4 == 1)
 
 
 def mean_field(
@@ -159,6 +170,33 @@ def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: flo
 def class_peaks(logits: Tensor) -> list[float]:
     """Upper bounds of each class's marginals over batch and pixels; see `reference`."""
     items = [_core.class_peaks(item.contiguous(), torch.get_num_threads()) for item in logits]
+    return [max(peaks) for peaks in zip(*items, strict=True)]
+
+
+def message_peaks(
+    logits: Tensor,
+    groups: Sequence[Sequence[int]],
+    weights: Tensor,
+    size: Sequence[int],
+    terms: Sequence[Term],
+) -> list[float]:
+    """Upper bounds of the first message to groups of classes; see `reference.message_peaks`."""
+    at_once: int = _core.message_groups
+    if len(groups) > at_once:
+        first = message_peaks(logits, groups[:at_once], weights[:, :at_once], size, terms)
+        rest = message_peaks(logits, groups[at_once:], weights[:, at_once:], size, terms)
+        return first + rest
+    items = [
+        _core.message_peaks(
+            logits[b].contiguous(),
+            [list(group) for group in groups],
+            weights.contiguous(),
+            [_core_term(term, b) for term in terms],
+            size[-1],
+            torch.get_num_threads(),
+        )
+        for b in range(len(logits))
+    ]
     return [max(peaks) for peaks in zip(*items, strict=True)]
 
 

@@ -156,6 +156,16 @@ class Engine(Protocol):
     def class_peaks(self, logits: Tensor) -> list[float]:
         """Bound each class's marginals from above."""
 
+    def message_peaks(
+        self,
+        logits: Tensor,
+        groups: Sequence[Sequence[int]],
+        weights: Tensor,
+        size: Sequence[int],
+        terms: Sequence[Term],
+    ) -> list[float]:
+        """Bound the first message to groups of classes from above."""
+
     def mean_field_backward(
         self,
         gradient: Tensor,
@@ -165,6 +175,9 @@ class Engine(Protocol):
         terms: Sequence[Term],
     ) -> tuple[Tensor, Tensor]:
         """Run its adjoint."""
+
+    def needs_total(self, classes: int) -> bool:
+        """Whether terms of the recurrence need their responses to ones."""
 
     def saved_width(self, classes: int) -> int:
         """Values that the recurrence saves for each pixel and step."""

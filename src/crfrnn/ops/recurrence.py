@@ -68,8 +68,25 @@ def marginals(
 
 
 def class_peaks(logits: Tensor, engine: str) -> list[float]:
-    """Upper bounds of each class's marginals softmax(logits) (B C N) over batch and pixels."""
+    """The largest ratio of each class's marginal to the likeliest one's, over batch and pixels."""
     return implementation(engine).class_peaks(logits)
+
+
+def message_peaks(
+    logits: Tensor,
+    groups: Sequence[Sequence[int]],
+    weights: Tensor,
+    size: Sequence[int],
+    terms: Sequence[Term],
+    engine: str,
+) -> list[float]:
+    """Upper bounds of the first message to groups of classes; see `reference.message_peaks`."""
+    return implementation(engine).message_peaks(logits, groups, weights, size, terms)
+
+
+def needs_total(classes: int, engine: str) -> bool:
+    """Whether the recurrence of so many classes needs terms with their responses to ones."""
+    return implementation(engine).needs_total(classes)
 
 
 @torch.library.custom_op("crfrnn::mean_field", mutates_args=())

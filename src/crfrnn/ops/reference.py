@@ -23,6 +23,8 @@ __all__ = [
     "marginals",
     "mean_field",
     "mean_field_backward",
+    "message_peaks",
+    "needs_total",
     "saved_width",
     "separable",
     "separable_to_bands",
@@ -169,6 +171,31 @@ def class_peaks(logits: Tensor) -> list[float]:
     return peaks
 
 
+def message_peaks(
+    logits: Tensor,
+    groups: Sequence[Sequence[int]],
+    weights: Tensor,
+    size: Sequence[int],
+    terms: Sequence[Term],
+    run: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+) -> list[float]:
+    """Upper bounds of the first Potts message Σ w_k F_k Q to any class of each group.
+
+    `weights` is (K G), not negative. A group stands for its likeliest class at each pixel, so that
+    one channel bounds them all. `run` is another engine's `mean_field`.
+    """
+    run = mean_field if run is None else run
+    alone = [c for c in range(logits.shape[1]) if not any(c in group for group in groups)]
+    columns = [logits[:, list(group)].amax(1) for group in groups]
+    columns += [logits[:, c] for c in alone]
+    unary = torch.stack(columns, dim=1)
+    # A step with -W_k in place of A W_k adds the message itself.
+    wide = torch.nn.functional.pad(weights, (0, len(alone)))
+    z, _, _ = run(unary, -wide.diag_embed(), size, terms, 1, 0.0, False)
+    peaks: list[float] = (z - unary)[:, : len(groups)].amax((0, 2)).tolist()
+    return peaks
+
+
 def mean_field_backward(
     gradient: Tensor, saved: Tensor, weights: Tensor, size: Sequence[int], terms: Sequence[Term]
 ) -> tuple[Tensor, Tensor]:
@@ -190,6 +217,12 @@ def mean_field_backward(
         g = q * (h - (q * h).sum(2, keepdim=True))
         to_logits = to_logits + g
     return to_logits.transpose(1, 2).clone(memory_format=torch.contiguous_format), to_weights
+
+
+def needs_total(classes: int) -> bool:
+    """Whether terms of the recurrence need their responses to ones."""
+    del classes
+    return False
 
 
 def saved_width(classes: int) -> int:

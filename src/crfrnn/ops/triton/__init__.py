@@ -29,6 +29,8 @@ __all__ = [
     "marginals",
     "mean_field",
     "mean_field_backward",
+    "message_peaks",
+    "needs_total",
     "saved_width",
     "separable",
 ]
@@ -55,6 +57,7 @@ exact = _on_device(gaussian_sum.exact)
 mean_field = _on_device(inference.mean_field)
 mean_field_backward = _on_device(inference.mean_field_backward)
 class_peaks = _on_device(reference.class_peaks)
+needs_total = reference.needs_total
 
 
 def marginals(
@@ -70,3 +73,14 @@ def marginals(
     return reference.marginals(
         logits, weights, size, terms, iterations, tolerance, kept, mean_field
     )
+
+
+def message_peaks(
+    logits: Tensor,
+    groups: Sequence[Sequence[int]],
+    weights: Tensor,
+    size: Sequence[int],
+    terms: Sequence[Term],
+) -> list[float]:
+    """Upper bounds of the first message to groups of classes; see `reference.message_peaks`."""
+    return reference.message_peaks(logits, groups, weights, size, terms, mean_field)
