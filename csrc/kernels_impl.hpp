@@ -19,7 +19,7 @@ constexpr Kernels<T> make(const char* name) {
             band<T>,
             gauss<T>,
             scale_rows<T>,
-            missing_channel<T>,
+            widen<T>,
             mix<T>,
             potts_step<T>,
             potts_step_backward<T>,

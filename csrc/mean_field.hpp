@@ -213,6 +213,8 @@ public:
     }
 
 private:
+    static constexpr std::size_t kBlock = 64;  // pixels
+
     using Filters = std::vector<std::unique_ptr<TermFilter<T>>>;
 
     struct Tile {
@@ -239,8 +241,8 @@ private:
         std::vector<Message<T>> messages_;
     };
 
-    /// Pad the weights: potts, terms x stride. Otherwise terms x classes x stride, once with rows
-    /// of inputs (for messages) and once with rows of outputs (for their adjoint).
+    /// Pad the weights: potts, terms x stride. Otherwise minus them, terms x classes x stride, once
+    /// with rows of inputs (for messages) and once with rows of outputs (for their adjoint).
     void prepare_weights() {
         const std::size_t terms = model_.terms.size();
         if (model_.potts) {
@@ -256,8 +258,8 @@ private:
             for (std::size_t to = 0; to < classes_; ++to) {
                 for (std::size_t from = 0; from < classes_; ++from) {
                     const T w = model_.weights[(k * classes_ + to) * classes_ + from];
-                    weights_[(k * classes_ + from) * stride_ + to] = w;
-                    transposed_[(k * classes_ + to) * stride_ + from] = w;
+                    weights_[(k * classes_ + from) * stride_ + to] = -w;
+                    transposed_[(k * classes_ + to) * stride_ + from] = -w;
                 }
             }
         }
@@ -303,32 +305,38 @@ private:
                          rows);
             return;
         }
-        T *const m = scratch.rows(0), *const r = scratch.rows(1);
-        std::fill(m, m + rows * stride_, T(0));
-        for (std::size_t term = 0; term < filters.size(); ++term) {
-            widen(messages[term].rows, messages[term].total, rows, r);
-            k.mix(r, stride_, classes_, &weights_[term * classes_ * stride_], m, stride_, rows);
+        if (messages.empty()) std::copy(u, u + rows * stride_, z);
+        for (std::size_t term = 0; term < messages.size(); ++term) {
+            const T* const f =
+                widen(messages[term].rows, messages[term].total, rows, scratch.rows(0));
+            k.mix(f, classes_, &weights_[term * classes_ * stride_], term == 0 ? u : z, z, stride_,
+                  rows);
         }
-        for (std::size_t i = 0; i < rows * stride_; ++i) z[i] = u[i] - m[i];
     }
 
-    /// The adjoint of a step with matrices A W_k; see `Kernels::potts_step_backward`.
+    /// The adjoint of a step with matrices A W_k; see `Kernels::potts_step_backward`. It goes by
+    /// few pixels at a time, whose rows stay in the first cache while they are used again.
     void mixed_step_backward(const std::vector<Message<T>>& messages, const T* q, T* total, T* next,
                              T* sums, std::size_t rows, Scratch& scratch) {
         const Kernels<T>& k = kernels<T>();
         const std::size_t slots = classes_ * stride_;
-        T *const r = scratch.logits(), *const full = scratch.rows(0), *const h = scratch.rows(1);
-        complete(q, rows, full);
-        std::fill(h, h + rows * stride_, T(0));
-        for (std::size_t term = 0; term < messages.size(); ++term) {
-            widen(messages[term].rows, messages[term].total, rows, r);
-            k.outer(r, full, sums + term * slots, stride_, classes_, rows);
-            k.mix(r, stride_, classes_, &transposed_[term * slots], h, stride_, rows);
+        T* const h = scratch.rows(1);
+        std::fill(h, h + kBlock * stride_, T(0));
+        for (std::size_t at = 0; at < rows; at += kBlock) {
+            const std::size_t some = std::min(rows - at, kBlock);
+            const T* const full = complete(q + at * width_, some, scratch.rows(0));
+            for (std::size_t term = 0; term < messages.size(); ++term) {
+                const Message<T>& message = messages[term];
+                const T* const r = widen(message.rows + at * width_,
+                                         message.total == nullptr ? nullptr : message.total + at,
+                                         some, scratch.rows(2));
+                k.outer(r, full, sums + term * slots, stride_, classes_, some);
+                k.mix(r, classes_, &transposed_[term * slots], term == 0 ? nullptr : h, h, stride_,
+                      some);
+            }
+            k.softmax_backward(full, h, total + at * stride_, next + at * width_, stride_, width_,
+                               some);
         }
-        for (std::size_t i = 0; i < rows * stride_; ++i) h[i] = -h[i];
-        k.softmax_backward(full, h, r, stride_, rows);
-        for (std::size_t i = 0; i < rows * stride_; ++i) total[i] += r[i];
-        narrow(r, rows, next);
     }
 
     /// Rows of the filtered classes from rows of all.
@@ -339,24 +347,16 @@ private:
     }
 
     /// Rows of all classes from rows of the filtered ones; the last is what is missing to `total`.
-    void widen(const T* f, const T* total, std::size_t rows, T* r) {
-        if (kept_ == classes_) {
-            std::copy(f, f + rows * width_, r);
-            return;
-        }
-        T missing[kTile];
-        kernels<T>().missing_channel(f, width_, total, missing, rows);
-        for (std::size_t i = 0; i < rows; ++i) {
-            for (std::size_t c = 0; c < kept_; ++c) r[i * stride_ + c] = f[i * width_ + c];
-            for (std::size_t c = kept_; c < stride_; ++c) r[i * stride_ + c] = T(0);
-            r[i * stride_ + kept_] = missing[i];
-        }
+    const T* widen(const T* f, const T* total, std::size_t rows, T* r) const {
+        if (kept_ == classes_) return f;
+        kernels<T>().widen(f, width_, total, r, stride_, rows);
+        return r;
     }
 
     /// Marginals of all classes from those that were kept.
-    void complete(const T* q, std::size_t rows, T* full) {
+    const T* complete(const T* q, std::size_t rows, T* full) const {
         static const std::vector<T> ones(kTile, T(1));
-        widen(q, ones.data(), rows, full);
+        return widen(q, ones.data(), rows, full);
     }
 
     /// The adjoint filters of one channel.

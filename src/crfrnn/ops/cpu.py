@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ __all__ = [
 #: The core takes CPU tensors where its stub, which knows NumPy only, says arrays.
 _core: Any = _compiled
 
+#: Bytes of the smallest block that the core keeps.
+_LARGE = 4 << 20
+
 saved_width = _core.saved_width
 instruction_set = _core.instruction_set
 
@@ -51,8 +55,9 @@ def build(features: Tensor) -> LatticeArrays:
         offsets.append(torch.from_numpy(offset))
         sizes.append(neighbor.shape[1])
     neighbor = neighbors[0] if batch == 1 else torch.cat(neighbors, dim=1)
+    offset = offsets[0] if batch == 1 else torch.cat(offsets)
     starts = torch.tensor(sizes).cumsum(0)
-    return LatticeArrays(vertex, weight, neighbor, entry, torch.cat(offsets), starts)
+    return LatticeArrays(vertex, weight, neighbor, entry, offset, starts)
 
 
 def filter(values: Tensor, lattice: LatticeArrays, reverse: bool) -> Tensor:
@@ -94,8 +99,8 @@ def mean_field(
     """Run the recurrence from `logits` (B C N) on a grid of `size`; see `reference.mean_field`."""
     logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
     batch, classes, n = logits.shape
-    z = torch.empty_like(logits)
-    saved = logits.new_empty((batch, iterations if save else 0, n, saved_width(classes)))
+    z = _empty(logits.shape, logits)
+    saved = _empty((batch, iterations if save else 0, n, saved_width(classes)), logits)
     steps = torch.zeros(batch, dtype=torch.int64)
     for b in range(batch):
         steps[b] = _core.mean_field(
@@ -167,7 +172,7 @@ def mean_field_backward(
 ) -> tuple[Tensor, Tensor]:
     """From dL/dz (B C N) to dL/dlogits and dL/dweights; see `reference.mean_field_backward`."""
     gradient, weights = gradient.detach().contiguous(), weights.detach().contiguous()
-    to_logits = torch.empty_like(gradient)
+    to_logits = _empty(gradient.shape, gradient)
     sums = torch.empty((len(gradient), *weights.shape), dtype=torch.float64)
     for b in range(len(gradient)):
         _core.mean_field_backward(
@@ -181,6 +186,17 @@ def mean_field_backward(
             torch.get_num_threads(),
         )
     return to_logits, -sums.sum(0).to(weights.dtype)
+
+
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    """An uninitialised tensor; a large one lies in large pages that the core keeps for the next.
+
+    The system would hand over its memory page by page, which takes as long as a step or two.
+    """
+    size = math.prod(shape) * like.element_size()
+    if size < _LARGE:
+        return like.new_empty(shape)
+    return torch.from_numpy(_core.memory(size)).view(like.dtype).view(shape)
 
 
 def _plain(arrays: Sequence[Tensor]) -> list[Tensor]:
