@@ -116,8 +116,11 @@ struct Kernels {
                                 T* next, T* sums, std::size_t stride, std::size_t classes,
                                 std::size_t width, std::size_t rows);
 
-    /// m[i][c] = (sum of row i) - m[i][c]: the Potts model. Padding must be zero.
-    void (*potts)(T* m, std::size_t stride, std::size_t rows);
+    /// Rows that go through the first adjoint filters, `width` wide: A'g where A is Potts, else g
+    /// itself, of which the first `classes` values are real and the padding is zero. Also writes
+    /// the sums of the complete rows.
+    void (*start_backward)(const T* g, std::size_t stride, std::size_t classes, bool potts, T* next,
+                           std::size_t width, T* sums, std::size_t rows);
 
     /// q[i] = softmax(z[i]) over rows `stride` wide, the first `count` values of which are real and
     /// the others kNothing; writes the first `kept` of them to rows of q `width` wide, and zeros up

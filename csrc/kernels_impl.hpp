@@ -23,7 +23,7 @@ constexpr Kernels<T> make(const char* name) {
             mix<T>,
             potts_step<T>,
             potts_step_backward<T>,
-            potts<T>,
+            start_backward<T>,
             softmax<T>,
             scaled_exp<T>,
             log_sum_exp<T>,

@@ -215,14 +215,19 @@ void potts_step_backward(const Message<T>* messages, std::size_t count, const T*
 }
 
 template <typename T>
-void potts(T* m, std::size_t stride, std::size_t rows) {
-    with_width(stride, [&](auto s) {
+void start_backward(const T* g, std::size_t stride, std::size_t classes, bool potts, T* next,
+                    std::size_t width, T* sums, std::size_t rows) {
+    with_rows(width, stride, [&](auto w, auto s) {
         for (std::size_t i = 0; i < rows; ++i) {
-            const T sum = row_sum(m + i * s, s);
-            for_lanes<T>(s, [&](auto tag, std::size_t c) {
+            T* const to = next + i * w;
+            const T sum = row_sum(g + i * s, s);
+            for_lanes<T>(w, [&](auto tag, std::size_t c) {
                 using V = decltype(tag);
-                (V::all(sum) - V::load(m + i * s + c)).store(m + i * s + c);
+                const V here = V::load(g + i * s + c);
+                (potts ? V::all(sum) - here : here).store(to + c);
             });
+            for (std::size_t c = classes; c < w; ++c) to[c] = T(0);
+            sums[i] = potts ? static_cast<T>(classes - 1) * sum : sum;
         }
     });
 }

@@ -146,26 +146,15 @@ public:
         std::fill(sums, sums + terms * (model_.potts ? classes_ : classes_ * classes_), 0.0);
         auto filters = make_filters(true);
         const auto input = [&](std::size_t t) { return inputs.get() + t % 2 * n * width_; };
-        // What goes through the adjoint filter: A' g where A is Potts, else g itself.
-        const auto feed = [&](T* g, std::size_t t, std::size_t begin, std::size_t rows) {
-            if (model_.potts) k.potts(g, stride_, rows);
-            T* to = input(t) + begin * width_;
-            narrow(g, rows, to);
-            for (std::size_t i = 0; i < rows; ++i) {
-                T sum = 0;
-                for (std::size_t c = 0; c < classes_; ++c) sum += g[i * stride_ + c];
-                row_sum[begin + i] = sum;
-            }
-        };
-
         Team::run(threads, [&](Team& team) {
             for (auto& filter : filters) filter->load(team);
             Scratch scratch(*this);
             for_tiles(team, [&](std::size_t, std::size_t begin, std::size_t end) {
                 T* g = total.get() + begin * stride_;
                 pixels_.read(gradient, begin, end, 0, g);
-                std::copy(g, g + (end - begin) * stride_, scratch.logits());
-                feed(scratch.logits(), iterations, begin, end - begin);
+                k.start_backward(g, stride_, classes_, model_.potts,
+                                 input(iterations) + begin * width_, width_, &row_sum[begin],
+                                 end - begin);
             });
             // From the last step on, gradients sum to zero over the classes (softmax), so only the
             // first adjoint filter has a row sum to take care of.
@@ -337,13 +326,6 @@ private:
             k.softmax_backward(full, h, total + at * stride_, next + at * width_, stride_, width_,
                                some);
         }
-    }
-
-    /// Rows of the filtered classes from rows of all.
-    void narrow(const T* rows_of_all, std::size_t rows, T* to) const {
-        for (std::size_t i = 0; i < rows; ++i)
-            for (std::size_t c = 0; c < width_; ++c)
-                to[i * width_ + c] = c < kept_ ? rows_of_all[i * stride_ + c] : T(0);
     }
 
     /// Rows of all classes from rows of the filtered ones; the last is what is missing to `total`.
