@@ -13,11 +13,22 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
+#if defined(__GNUC__)
+template <typename T, std::size_t L>
+struct VectorOf {
+    typedef T Type __attribute__((vector_size(L * sizeof(T))));
+};
+template <typename T>
+struct VectorOf<T, 1> {
+    using Type = T;  // compilers make detours for a vector of one
+};
+#endif
+
 /// L numbers that one or a few vector registers hold.
 template <typename T, std::size_t L>
 struct Lanes {
 #if defined(__GNUC__)
-    typedef T Vector __attribute__((vector_size(L * sizeof(T))));
+    using Vector = typename VectorOf<T, L>::Type;
     Vector v;
 #else
     T v[L];
@@ -348,6 +359,14 @@ inline Lanes<T, L> exponential(const Lanes<T, L>& argument) {
         if (argument.v[l] < E::kLowest) result.v[l] = 0;
 #endif
     return result;
+}
+
+template <typename T>
+inline Lanes<T, 1> exponential(const Lanes<T, 1>& argument) {
+    T one, values[4];
+    argument.store(&one);
+    exponential(Lanes<T, 4>::all(one)).store(values);
+    return Lanes<T, 1>::load(values);
 }
 
 /// 2^-x for x >= 0, to rounding; where that is below the smallest normal number, about that number.
