@@ -53,7 +53,9 @@ def test_two_steps_at_once_do_not_share_large_blocks() -> None:
     layer = CRFRNN(2, [Gaussian(position=1)], iterations=2)
     image = torch.zeros(1, 1, 600, 900)
     scores = [torch.randn(1, 2, 600, 900).requires_grad_() for _ in range(2)]
-    alone = [torch.autograd.grad(layer(one, image).square().sum(), one)[0] for one in scores]
+    alone = [
+        torch.autograd.grad(layer(one, image).square().sum(), one)[0].clone() for one in scores
+    ]
     logits = [layer(one, image) for one in scores]
     together = torch.autograd.grad(sum(z.square().sum() for z in logits), scores)
     for ours, expected in zip(together, alone, strict=True):
