@@ -20,6 +20,7 @@
 #include "grid.hpp"
 #include "lattice_build.hpp"
 #include "mean_field.hpp"
+#include "memory.hpp"
 #include "message_peaks.hpp"
 #include "permutohedral.hpp"
 
@@ -40,6 +41,16 @@ nb::ndarray<nb::numpy, Index> to_numpy(std::unique_ptr<Index[]> data,
     nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<Index*>(p); });
     data.release();
     return nb::ndarray<nb::numpy, Index>(pointer, shape, owner);
+}
+
+/// Bytes in large pages, which go back to the pool when Python lets go of them.
+nb::ndarray<nb::numpy, std::uint8_t> memory(std::size_t bytes) {
+    using Bytes = crfrnn::Buffer<std::uint8_t>;
+    auto block = std::make_unique<Bytes>(crfrnn::uninitialized<std::uint8_t>(bytes));
+    std::uint8_t* const data = block->get();
+    nb::capsule owner(block.get(), [](void* p) noexcept { delete static_cast<Bytes*>(p); });
+    block.release();
+    return nb::ndarray<nb::numpy, std::uint8_t>(data, {bytes}, owner);
 }
 
 /// A kernel of the recurrence, and the arrays it borrows.
@@ -280,6 +291,7 @@ NB_MODULE(_core, m) {
     m.doc() = "Compiled core of crfrnn: arithmetic on arrays, nothing that a person calls.";
     define<float>(m, "Term32");
     define<double>(m, "Term64");
+    m.def("memory", &memory, nb::arg("bytes"));
     m.attr("message_groups") = crfrnn::kMessageGroups;
     m.def("needs_total", &crfrnn::Recurrence<float>::needs_total, nb::arg("classes"));
     m.def("saved_width", &crfrnn::Recurrence<float>::saved_width, nb::arg("classes"));

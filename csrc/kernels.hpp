@@ -97,13 +97,14 @@ struct Kernels {
     /// x[i][c] *= scale[i] for `rows` rows of `width`.
     void (*scale_rows)(T* x, const T* scale, std::size_t rows, std::size_t width);
 
-    /// missing[i] = total[i] - sum of row i of f: the channel that was not filtered.
-    /// A null `total` is zero.
-    void (*missing_channel)(const T* f, std::size_t width, const T* total, T* missing,
-                            std::size_t rows);
+    /// Rows of all classes, `stride` wide, from rows of the filtered ones, `width` wide: the last
+    /// class is what is missing to `total`, a null one being zero. Equally wide rows are copied.
+    void (*widen)(const T* f, std::size_t width, const T* total, T* r, std::size_t stride,
+                  std::size_t rows);
 
-    /// m[i] += matrix * f[i]: `matrix` is inputs x outputs, row-major, outputs padded to `stride`.
-    void (*mix)(const T* f, std::size_t width, std::size_t inputs, const T* matrix, T* m,
+    /// m[i] = from[i] + matrix * f[i]: `matrix` is inputs x outputs, row-major, all rows are
+    /// `stride` wide. A null `from` is zero, and it may be m.
+    void (*mix)(const T* f, std::size_t inputs, const T* matrix, const T* from, T* m,
                 std::size_t stride, std::size_t rows);
 
     /// z[i] = u[i] - A (sum over the terms of W_k F_k) for the Potts model A, for rows `stride`
@@ -122,8 +123,11 @@ struct Kernels {
                                 T* next, T* sums, std::size_t stride, std::size_t classes,
                                 std::size_t width, std::size_t rows);
 
-    /// m[i][c] = (sum of row i) - m[i][c]: the Potts model. Padding must be zero.
-    void (*potts)(T* m, std::size_t stride, std::size_t rows);
+    /// Rows that go through the first adjoint filters, `width` wide: A'g where A is Potts, else g
+    /// itself, of which the first `classes` values are real and the padding is zero. Also writes
+    /// the sums of the complete rows.
+    void (*start_backward)(const T* g, std::size_t stride, std::size_t classes, bool potts, T* next,
+                           std::size_t width, T* sums, std::size_t rows);
 
     /// q[i] = softmax(z[i]) over rows `stride` wide, the first `count` values of which are real and
     /// the others kNothing; writes the first `kept` of them to rows of q `width` wide, and zeros up
@@ -137,8 +141,10 @@ struct Kernels {
     /// sum[i] += exp(x[i] - shift[i]), where x <= shift.
     void (*add_exp)(const T* x, const T* shift, T* sum, std::size_t n);
 
-    /// out[i] = q[i] * (h[i] - sum of q[i] * h[i]): the softmax Jacobian. Padding of q is zero.
-    void (*softmax_backward)(const T* q, const T* h, T* out, std::size_t stride, std::size_t rows);
+    /// next[i] = q[i] * (h[i] - sum of q[i] * h[i]), the softmax Jacobian, without the last class
+    /// where rows of `width` leave it out; adds complete rows to `total`. Padding of q is zero.
+    void (*softmax_backward)(const T* q, const T* h, T* total, T* next, std::size_t stride,
+                             std::size_t width, std::size_t rows);
 
     /// sums[a] += sum over rows i of r[i][a] * q[i], for a < count: r transposed times q.
     void (*outer)(const T* r, const T* q, T* sums, std::size_t stride, std::size_t count,

@@ -23,47 +23,96 @@ void scale_rows(T* x, const T* scale, std::size_t rows, std::size_t width) {
 }
 
 template <typename T>
-void missing_channel(const T* f, std::size_t width, const T* total, T* missing, std::size_t rows) {
-    with_width(width, [&](auto w) {
-        for (std::size_t i = 0; i < rows; ++i)
-            missing[i] = (total == nullptr ? T(0) : total[i]) - row_sum(f + i * w, w);
+void widen(const T* f, std::size_t width, const T* total, T* r, std::size_t stride,
+           std::size_t rows) {
+    with_rows(width, stride, [&](auto w, auto s) {
+        for (std::size_t i = 0; i < rows; ++i) {
+            T* const to = r + i * s;
+            Sum<T> sum;
+            for_lanes<T>(w, [&](auto tag, std::size_t c) {
+                const auto values = decltype(tag)::load(f + i * w + c);
+                values.store(to + c);
+                sum.add(values);
+            });
+            if (s == w) continue;
+            for (std::size_t c = w; c < s; ++c) to[c] = T(0);
+            to[w] = (total == nullptr ? T(0) : total[i]) - sum.value();
+        }
     });
 }
 
-/// One or two rows of `mix`, so that each row of the matrix is loaded once for both.
+/// Where the factors of a product of matrices lie: that of output j and input k, from `first` on.
+template <typename T>
+struct Factors {
+    const T* first;
+    std::size_t output_step, input_step;
+};
+
+/// Columns of a product that fill the vector registers when four rows of them are summed up.
+template <typename T>
+constexpr std::size_t kProductColumns = 96 / sizeof(T);
+
+/// m[j] = from[j] + sum over k of factor(j, k) * x[k] for one, two or four rows j of a block of
+/// columns, so that each row of x is loaded once for all. A null `from` is zero.
 template <std::size_t Rows, typename T, typename Width>
-inline void mix_rows(const T* f, std::size_t width, std::size_t inputs, const T* matrix, T* m,
-                     Width columns, std::size_t stride) {
-    RowOf<T, Width> one(columns), two(columns);
-    one.add(T(1), m);
-    if (Rows > 1) two.add(T(1), m + stride);
-    for (std::size_t k = 0; k < inputs; ++k) {
-        one.add(f[k], matrix + k * stride);
-        if (Rows > 1) two.add(f[width + k], matrix + k * stride);
+inline void product_rows(const Factors<T>& factors, const T* x, std::size_t inputs, const T* from,
+                         T* m, Width columns, std::size_t stride) {
+    RowOf<T, Width> s0(columns), s1(columns), s2(columns), s3(columns);
+    if (from != nullptr) {
+        s0.add(T(1), from);
+        if (Rows > 1) s1.add(T(1), from + stride);
+        if (Rows > 2) s2.add(T(1), from + 2 * stride);
+        if (Rows > 2) s3.add(T(1), from + 3 * stride);
     }
-    one.store(m);
-    if (Rows > 1) two.store(m + stride);
+    for (std::size_t k = 0; k < inputs; ++k) {
+        const T* f = factors.first + k * factors.input_step;
+        s0.add(f[0], x + k * stride);
+        if (Rows > 1) s1.add(f[factors.output_step], x + k * stride);
+        if (Rows > 2) s2.add(f[2 * factors.output_step], x + k * stride);
+        if (Rows > 2) s3.add(f[3 * factors.output_step], x + k * stride);
+    }
+    s0.store(m);
+    if (Rows > 1) s1.store(m + stride);
+    if (Rows > 2) s2.store(m + 2 * stride);
+    if (Rows > 2) s3.store(m + 3 * stride);
+}
+
+/// The same for all columns of `outputs` rows.
+template <typename T>
+void product(const Factors<T>& factors, const T* x, std::size_t inputs, const T* from, T* m,
+             std::size_t stride, std::size_t outputs) {
+    constexpr std::size_t block = kProductColumns<T>;
+    const std::size_t whole = stride / block * block;
+    with_width(stride - whole, [&](auto rest) {
+        const auto columns = [&](auto count, std::size_t j) {
+            constexpr std::size_t together = decltype(count)::value;
+            const Factors<T> these{factors.first + j * factors.output_step, factors.output_step,
+                                   factors.input_step};
+            const auto some = [&](auto width, std::size_t at) {
+                product_rows<together>(these, x + at, inputs,
+                                       from == nullptr ? from : from + j * stride + at,
+                                       m + j * stride + at, width, stride);
+            };
+            for (std::size_t at = 0; at < whole; at += block) some(FixedWidth<block>(), at);
+            if (rest > 0) some(rest, whole);
+        };
+        std::size_t j = 0;
+        for (; j + 4 <= outputs; j += 4) columns(std::integral_constant<std::size_t, 4>(), j);
+        for (; j + 2 <= outputs; j += 2) columns(std::integral_constant<std::size_t, 2>(), j);
+        if (j < outputs) columns(std::integral_constant<std::size_t, 1>(), j);
+    });
 }
 
 template <typename T>
-void mix(const T* f, std::size_t width, std::size_t inputs, const T* matrix, T* m,
-         std::size_t stride, std::size_t rows) {
-    const std::size_t whole = stride / kGroup * kGroup;
-    with_width(stride - whole, [&](auto rest) {
-        const auto columns = [&](auto count, std::size_t i) {
-            constexpr std::size_t together = decltype(count)::value;
-            const T* from = f + i * width;
-            T* to = m + i * stride;
-            for (std::size_t at = 0; at < whole; at += kGroup)
-                mix_rows<together>(from, width, inputs, matrix + at, to + at, FixedWidth<kGroup>(),
-                                   stride);
-            if (rest > 0)
-                mix_rows<together>(from, width, inputs, matrix + whole, to + whole, rest, stride);
-        };
-        std::size_t i = 0;
-        for (; i + 2 <= rows; i += 2) columns(std::integral_constant<std::size_t, 2>(), i);
-        if (i < rows) columns(std::integral_constant<std::size_t, 1>(), i);
-    });
+void mix(const T* f, std::size_t inputs, const T* matrix, const T* from, T* m, std::size_t stride,
+         std::size_t rows) {
+    product<T>({f, stride, 1}, matrix, inputs, from, m, stride, rows);
+}
+
+template <typename T>
+void outer(const T* r, const T* q, T* sums, std::size_t stride, std::size_t count,
+           std::size_t rows) {
+    product<T>({r, 1, stride}, q, rows, sums, sums, stride, count);
 }
 
 template <typename T>
@@ -166,14 +215,19 @@ void potts_step_backward(const Message<T>* messages, std::size_t count, const T*
 }
 
 template <typename T>
-void potts(T* m, std::size_t stride, std::size_t rows) {
-    with_width(stride, [&](auto s) {
+void start_backward(const T* g, std::size_t stride, std::size_t classes, bool potts, T* next,
+                    std::size_t width, T* sums, std::size_t rows) {
+    with_rows(width, stride, [&](auto w, auto s) {
         for (std::size_t i = 0; i < rows; ++i) {
-            const T sum = row_sum(m + i * s, s);
-            for_lanes<T>(s, [&](auto tag, std::size_t c) {
+            T* const to = next + i * w;
+            const T sum = row_sum(g + i * s, s);
+            for_lanes<T>(w, [&](auto tag, std::size_t c) {
                 using V = decltype(tag);
-                (V::all(sum) - V::load(m + i * s + c)).store(m + i * s + c);
+                const V here = V::load(g + i * s + c);
+                (potts ? V::all(sum) - here : here).store(to + c);
             });
+            for (std::size_t c = classes; c < w; ++c) to[c] = T(0);
+            sums[i] = potts ? static_cast<T>(classes - 1) * sum : sum;
         }
     });
 }
@@ -257,41 +311,24 @@ void add_exp(const T* x, const T* shift, T* sum, std::size_t n) {
 }
 
 template <typename T>
-void softmax_backward(const T* q, const T* h, T* out, std::size_t stride, std::size_t rows) {
-    with_width(stride, [&](auto s) {
+void softmax_backward(const T* q, const T* h, T* total, T* next, std::size_t stride,
+                      std::size_t width, std::size_t rows) {
+    with_rows(width, stride, [&](auto w, auto s) {
         for (std::size_t i = 0; i < rows; ++i) {
-            const std::size_t at = i * s;
+            const T *const from = q + i * s, *const by = h + i * s;
+            T *const sum_up = total + i * s, *const to = next + i * w;
+            Sum<T> dot;
             for_lanes<T>(s, [&](auto tag, std::size_t c) {
-                using V = decltype(tag);
-                (V::load(q + at + c) * V::load(h + at + c)).store(out + at + c);
+                dot.add(decltype(tag)::load(from + c) * decltype(tag)::load(by + c));
             });
-            const T dot = row_sum(out + at, s);
-            for_lanes<T>(s, [&](auto tag, std::size_t c) {
+            const T mean = dot.value();
+            for_lanes<T>(w, [&](auto tag, std::size_t c) {
                 using V = decltype(tag);
-                (V::load(out + at + c) - V::load(q + at + c) * V::all(dot)).store(out + at + c);
+                const V g = V::load(from + c) * (V::load(by + c) - V::all(mean));
+                g.store(to + c);
+                (V::load(sum_up + c) + g).store(sum_up + c);
             });
-        }
-    });
-}
-
-template <typename T>
-void outer(const T* r, const T* q, T* sums, std::size_t stride, std::size_t count,
-           std::size_t rows) {
-    with_width(stride, [&](auto s) {
-        const auto sum_up = [&](std::size_t a, std::size_t c, auto sum) {
-            for (std::size_t i = 0; i < rows; ++i) sum.add(r[i * stride + a], q + i * stride + c);
-            T total[kGroup];
-            sum.store(total);
-            for (std::size_t k = 0; k < kGroup && c + k < stride; ++k)
-                sums[a * stride + c + k] += total[k];
-        };
-        for (std::size_t a = 0; a < count; ++a) {
-            if constexpr (!std::is_same_v<decltype(s), std::size_t>) {
-                sum_up(a, 0, RowOf<T, decltype(s)>(s));
-            } else {
-                for (std::size_t c = 0; c < s; c += kGroup)
-                    sum_up(a, c, RowOf<T, std::size_t>(s - c < kGroup ? s - c : kGroup));
-            }
+            if (w < s) sum_up[w] += from[w] * (by[w] - mean);
         }
     });
 }

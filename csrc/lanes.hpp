@@ -13,11 +13,22 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
+#if defined(__GNUC__)
+template <typename T, std::size_t L>
+struct VectorOf {
+    typedef T Type __attribute__((vector_size(L * sizeof(T))));
+};
+template <typename T>
+struct VectorOf<T, 1> {
+    using Type = T;  // compilers make detours for a vector of one
+};
+#endif
+
 /// L numbers that one or a few vector registers hold.
 template <typename T, std::size_t L>
 struct Lanes {
 #if defined(__GNUC__)
-    typedef T Vector __attribute__((vector_size(L * sizeof(T))));
+    using Vector = typename VectorOf<T, L>::Type;
     Vector v;
 #else
     T v[L];
@@ -149,45 +160,44 @@ inline void for_lanes(Width width, Body&& body) {
     for (; c < width; ++c) body(Lanes<T, 1>(), c);
 }
 
-/// A row of W values, W at most 32, that stays in registers while it is summed up.
+/// A row of W values, W at most 32, that stays in registers while it is summed up. It is made of
+/// lanes and a shorter row: compilers keep an array of lanes in memory.
 template <typename T, std::size_t W>
 class Row {
-    static constexpr std::size_t kEights = W / 8, kRest = W % 8;
-    static constexpr std::size_t kFour = kRest / 4, kOnes = kRest % 4;
+    static constexpr std::size_t kLanes = W >= 8 ? 8 : W >= 4 ? 4 : 1;
 
 public:
     /// Zeros; the width says again what the type says, as for a row of unknown width.
-    explicit Row(std::size_t) {
-        for (auto& lanes : eights_) lanes = Lanes<T, 8>::all(T(0));
-        four_ = Lanes<T, 4>::all(T(0));
-        for (auto& one : ones_) one = T(0);
-    }
+    explicit Row(std::size_t width) : rest_(width) {}
 
     /// this += weight * row
     void add(T weight, const T* row) {
-        for (std::size_t i = 0; i < kEights; ++i)
-            eights_[i] = eights_[i] + Lanes<T, 8>::all(weight) * Lanes<T, 8>::load(row + 8 * i);
-        if (kFour > 0)
-            four_ = four_ + Lanes<T, 4>::all(weight) * Lanes<T, 4>::load(row + 8 * kEights);
-        for (std::size_t i = 0; i < kOnes; ++i) ones_[i] += weight * row[W - kOnes + i];
+        lanes_ = lanes_ + Lanes<T, kLanes>::all(weight) * Lanes<T, kLanes>::load(row);
+        rest_.add(weight, row + kLanes);
     }
 
     void add(const Row& other) {
-        for (std::size_t i = 0; i < kEights; ++i) eights_[i] = eights_[i] + other.eights_[i];
-        if (kFour > 0) four_ = four_ + other.four_;
-        for (std::size_t i = 0; i < kOnes; ++i) ones_[i] += other.ones_[i];
+        lanes_ = lanes_ + other.lanes_;
+        rest_.add(other.rest_);
     }
 
     void store(T* row) const {
-        for (std::size_t i = 0; i < kEights; ++i) eights_[i].store(row + 8 * i);
-        if (kFour > 0) four_.store(row + 8 * kEights);
-        for (std::size_t i = 0; i < kOnes; ++i) row[W - kOnes + i] = ones_[i];
+        lanes_.store(row);
+        rest_.store(row + kLanes);
     }
 
 private:
-    Lanes<T, 8> eights_[kEights > 0 ? kEights : 1];
-    Lanes<T, 4> four_;
-    T ones_[kOnes > 0 ? kOnes : 1];
+    Lanes<T, kLanes> lanes_ = Lanes<T, kLanes>::all(T(0));
+    Row<T, W - kLanes> rest_;
+};
+
+template <typename T>
+class Row<T, 0> {
+public:
+    explicit Row(std::size_t) {}
+    void add(T, const T*) {}
+    void add(const Row&) {}
+    void store(T*) const {}
 };
 
 /// The sum of rows whose width is known only at run time, as `Row` is for a known one.
@@ -349,6 +359,14 @@ inline Lanes<T, L> exponential(const Lanes<T, L>& argument) {
         if (argument.v[l] < E::kLowest) result.v[l] = 0;
 #endif
     return result;
+}
+
+template <typename T>
+inline Lanes<T, 1> exponential(const Lanes<T, 1>& argument) {
+    T one, values[4];
+    argument.store(&one);
+    exponential(Lanes<T, 4>::all(one)).store(values);
+    return Lanes<T, 1>::load(values);
 }
 
 /// 2^-x for x >= 0, to rounding; where that is below the smallest normal number, about that number.

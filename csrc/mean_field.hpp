@@ -162,26 +162,15 @@ public:
         std::fill(sums, sums + terms * (model_.potts ? classes_ : classes_ * classes_), 0.0);
         auto filters = make_filters(true, 0);
         const auto input = [&](std::size_t t) { return inputs.get() + t % 2 * n * width_; };
-        // What goes through the adjoint filter: A' g where A is Potts, else g itself.
-        const auto feed = [&](T* g, std::size_t t, std::size_t begin, std::size_t rows) {
-            if (model_.potts) k.potts(g, stride_, rows);
-            T* to = input(t) + begin * width_;
-            narrow(g, rows, to);
-            for (std::size_t i = 0; i < rows; ++i) {
-                T sum = 0;
-                for (std::size_t c = 0; c < classes_; ++c) sum += g[i * stride_ + c];
-                row_sum[begin + i] = sum;
-            }
-        };
-
         Team::run(threads, [&](Team& team) {
             for (auto& filter : filters) filter->load(team);
             Scratch scratch(*this);
             tiles.for_each(team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {
                 T* g = total.get() + begin * stride_;
                 pixels_.read(gradient, begin, end, 0, g);
-                std::copy(g, g + (end - begin) * stride_, scratch.logits());
-                feed(scratch.logits(), iterations, begin, end - begin);
+                k.start_backward(g, stride_, classes_, model_.potts,
+                                 input(iterations) + begin * width_, width_, &row_sum[begin],
+                                 end - begin);
             });
             // From the last step on, gradients sum to zero over the classes (softmax), so only the
             // first adjoint filter has a row sum to take care of.
@@ -229,6 +218,8 @@ public:
     }
 
 private:
+    static constexpr std::size_t kBlock = 64;  // pixels
+
     using Filters = std::vector<std::unique_ptr<TermFilter<T>>>;
 
     /// One worker's rows of a tile.
@@ -251,8 +242,8 @@ private:
         std::vector<Message<T>> messages_;
     };
 
-    /// Pad the weights: potts, terms x stride. Otherwise terms x classes x stride, once with rows
-    /// of inputs (for messages) and once with rows of outputs (for their adjoint).
+    /// Pad the weights: potts, terms x stride. Otherwise minus them, terms x classes x stride, once
+    /// with rows of inputs (for messages) and once with rows of outputs (for their adjoint).
     void prepare_weights() {
         const std::size_t terms = model_.terms.size();
         if (model_.potts) {
@@ -268,8 +259,8 @@ private:
             for (std::size_t to = 0; to < classes_; ++to) {
                 for (std::size_t from = 0; from < classes_; ++from) {
                     const T w = model_.weights[(k * classes_ + to) * classes_ + from];
-                    weights_[(k * classes_ + from) * stride_ + to] = w;
-                    transposed_[(k * classes_ + to) * stride_ + from] = w;
+                    weights_[(k * classes_ + from) * stride_ + to] = -w;
+                    transposed_[(k * classes_ + to) * stride_ + from] = -w;
                 }
             }
         }
@@ -309,60 +300,51 @@ private:
                          rows);
             return;
         }
-        T *const m = scratch.rows(0), *const r = scratch.rows(1);
-        std::fill(m, m + rows * stride_, T(0));
-        for (std::size_t term = 0; term < filters.size(); ++term) {
-            widen(messages[term].rows, messages[term].total, rows, r);
-            k.mix(r, stride_, classes_, &weights_[term * classes_ * stride_], m, stride_, rows);
+        if (messages.empty()) std::copy(u, u + rows * stride_, z);
+        for (std::size_t term = 0; term < messages.size(); ++term) {
+            const T* const f =
+                widen(messages[term].rows, messages[term].total, rows, scratch.rows(0));
+            k.mix(f, classes_, &weights_[term * classes_ * stride_], term == 0 ? u : z, z, stride_,
+                  rows);
         }
-        for (std::size_t i = 0; i < rows * stride_; ++i) z[i] = u[i] - m[i];
     }
 
-    /// The adjoint of a step with matrices A W_k; see `Kernels::potts_step_backward`.
+    /// The adjoint of a step with matrices A W_k; see `Kernels::potts_step_backward`. It goes by
+    /// few pixels at a time, whose rows stay in the first cache while they are used again.
     void mixed_step_backward(const std::vector<Message<T>>& messages, const T* q, T* total, T* next,
                              T* sums, std::size_t rows, Scratch& scratch) {
         const Kernels<T>& k = kernels<T>();
         const std::size_t slots = classes_ * stride_;
-        T *const r = scratch.logits(), *const full = scratch.rows(0), *const h = scratch.rows(1);
-        complete(q, rows, full);
-        std::fill(h, h + rows * stride_, T(0));
-        for (std::size_t term = 0; term < messages.size(); ++term) {
-            widen(messages[term].rows, messages[term].total, rows, r);
-            k.outer(r, full, sums + term * slots, stride_, classes_, rows);
-            k.mix(r, stride_, classes_, &transposed_[term * slots], h, stride_, rows);
+        T* const h = scratch.rows(1);
+        std::fill(h, h + kBlock * stride_, T(0));
+        for (std::size_t at = 0; at < rows; at += kBlock) {
+            const std::size_t some = std::min(rows - at, kBlock);
+            const T* const full = complete(q + at * width_, some, scratch.rows(0));
+            for (std::size_t term = 0; term < messages.size(); ++term) {
+                const Message<T>& message = messages[term];
+                const T* const r = widen(message.rows + at * width_,
+                                         message.total == nullptr ? nullptr : message.total + at,
+                                         some, scratch.rows(2));
+                k.outer(r, full, sums + term * slots, stride_, classes_, some);
+                k.mix(r, classes_, &transposed_[term * slots], term == 0 ? nullptr : h, h, stride_,
+                      some);
+            }
+            k.softmax_backward(full, h, total + at * stride_, next + at * width_, stride_, width_,
+                               some);
         }
-        for (std::size_t i = 0; i < rows * stride_; ++i) h[i] = -h[i];
-        k.softmax_backward(full, h, r, stride_, rows);
-        for (std::size_t i = 0; i < rows * stride_; ++i) total[i] += r[i];
-        narrow(r, rows, next);
-    }
-
-    /// Rows of the filtered classes from rows of all.
-    void narrow(const T* rows_of_all, std::size_t rows, T* to) const {
-        for (std::size_t i = 0; i < rows; ++i)
-            for (std::size_t c = 0; c < width_; ++c)
-                to[i * width_ + c] = c < kept_ ? rows_of_all[i * stride_ + c] : T(0);
     }
 
     /// Rows of all classes from rows of the filtered ones; the last is what is missing to `total`.
-    void widen(const T* f, const T* total, std::size_t rows, T* r) {
-        if (kept_ == classes_) {
-            std::copy(f, f + rows * width_, r);
-            return;
-        }
-        T missing[kTile];
-        kernels<T>().missing_channel(f, width_, total, missing, rows);
-        for (std::size_t i = 0; i < rows; ++i) {
-            for (std::size_t c = 0; c < kept_; ++c) r[i * stride_ + c] = f[i * width_ + c];
-            for (std::size_t c = kept_; c < stride_; ++c) r[i * stride_ + c] = T(0);
-            r[i * stride_ + kept_] = missing[i];
-        }
+    const T* widen(const T* f, const T* total, std::size_t rows, T* r) const {
+        if (kept_ == classes_) return f;
+        kernels<T>().widen(f, width_, total, r, stride_, rows);
+        return r;
     }
 
     /// Marginals of all classes from those that were kept.
-    void complete(const T* q, std::size_t rows, T* full) {
+    const T* complete(const T* q, std::size_t rows, T* full) const {
         static const std::vector<T> ones(kTile, T(1));
-        widen(q, ones.data(), rows, full);
+        return widen(q, ones.data(), rows, full);
     }
 
     /// The adjoint filters of one channel.

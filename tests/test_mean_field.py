@@ -407,3 +407,24 @@ def test_terms_come_with_totals_where_the_core_needs_them() -> None:
     for classes in range(1, 80):
         assert ops.needs_total(classes, "cpu") == core.needs_total(classes), classes
         assert not ops.needs_total(classes, "reference")
+
+
+@needs_core
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=str)
+@pytest.mark.parametrize("classes", [21, 24, 26, 53])
+def test_matrices_of_many_classes_on_rows_of_many_pixels(classes: int, dtype) -> None:
+    """Products of matrices go by blocks of rows, columns and pixels; here all have a rest."""
+    case = GridCase(1, classes, (2, 67))
+    results = []
+    for engine in ("cpu", "reference"):
+        logits, filters = prepare(case, dtype, engine=engine)
+        weights, penalty = parameters(case, dtype, "matrix")
+        inputs = [logits.clone(), weights / classes, penalty / classes]
+        for tensor in inputs:
+            tensor.requires_grad_()
+        z, _ = infer(inputs[0], filters, *inputs[1:], 2, engine=engine)
+        target = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+        results.append([z, *torch.autograd.grad((z * target.to(dtype)).sum(), inputs)])
+    bound = {torch.float32: 1e-4, DOUBLE: 1e-10}[dtype]
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=bound, atol=bound)

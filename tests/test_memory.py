@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from crfrnn import CRFRNN, Gaussian
 
 from .cases import needs_core
 
@@ -27,3 +30,33 @@ def test_training_keeps_one_set_of_marginals_a_step() -> None:
     five, ten = peak_megabytes(5), peak_megabytes(10)
     assert five <= 350
     assert ten - five <= 5 * 21
+
+
+@needs_core
+def test_a_large_block_is_used_again_once_nothing_holds_it() -> None:
+    from crfrnn import _core
+
+    size = 37 << 20  # a size of its own, so that no other test's block fits better
+    array, other = _core.memory(size), _core.memory(size)
+    address = array.ctypes.data
+    assert other.ctypes.data != address
+    view = torch.from_numpy(array).view(torch.float32)
+    del array
+    third = _core.memory(size)
+    assert third.ctypes.data != address
+    del view
+    assert _core.memory(size).ctypes.data == address
+
+
+@needs_core
+def test_two_steps_at_once_do_not_share_large_blocks() -> None:
+    layer = CRFRNN(2, [Gaussian(position=1)], iterations=2)
+    image = torch.zeros(1, 1, 600, 900)
+    scores = [torch.randn(1, 2, 600, 900).requires_grad_() for _ in range(2)]
+    alone = [
+        torch.autograd.grad(layer(one, image).square().sum(), one)[0].clone() for one in scores
+    ]
+    logits = [layer(one, image) for one in scores]
+    together = torch.autograd.grad(sum(z.square().sum() for z in logits), scores)
+    for ours, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)

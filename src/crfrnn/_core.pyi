@@ -93,6 +93,8 @@ def mean_field_backward(saved: Annotated[NDArray[numpy.float64], dict(shape=(Non
 class Term64:
     pass
 
+def memory(bytes: int) -> NDArray[numpy.uint8]: ...
+
 message_groups: int = 4
 
 def needs_total(classes: int) -> bool: ...

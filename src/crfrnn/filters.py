@@ -41,7 +41,7 @@ class KernelFilter:
             scale = scale if mask is None else scale * mask
             before = mask if normalization == "after" else scale
             return cls(run, before, mask if normalization == "before" else scale)
-        norm = run.filter((ones if mask is None else mask)[..., None])[..., 0]
+        norm = run.filter((ones.contiguous() if mask is None else mask)[..., None])[..., 0]
         scales = [s if isinstance(s, Tensor) else None for s in normalizers(norm, normalization)]
         if mask is not None:
             scales = [mask if scale is None else scale * mask for scale in scales]
@@ -55,7 +55,7 @@ class KernelFilter:
         """Hand the arrays to the fused operator; `total` asks for the response to ones (B, N)."""
         if total and self._total is None:
             shape = like.shape[0], math.prod(like.shape[2:])
-            if self.run.engine == "cpu" and ops.direct(like, *self.run.arrays):
+            if self.run.engine == "cpu" and ops.direct(*self.run.arrays):
                 term = ops.Term(self.run.kind, self.run.arrays, self.before, self.after, None)
                 self._total = ops.core_response(term, shape, self.run.size, 1.0)
             else:
@@ -181,5 +181,6 @@ def _band(
     before, after = normalizers(band.sum(1), normalization)
     source = source.clamp(0, size - 1)
     scales = [after[:, None]] if isinstance(after, Tensor) else []
-    scales += [before[source]] if isinstance(before, Tensor) else []
+    if isinstance(before, Tensor):  # not before[source], which wakes idle threads
+        scales.append(before.gather(0, source.flatten()).view(source.shape))
     return functools.reduce(torch.mul, scales, band)

@@ -59,8 +59,9 @@ def penalty_weights(weights: Tensor, compatibility: Tensor | None, logits: Tenso
     weights = weights[:, None].expand(-1, logits.shape[1]) if weights.dim() == 1 else weights
     if compatibility is None and weights.dim() == 2:
         return weights
-    weights = weights.diag_embed() if weights.dim() == 2 else weights
-    return (potts(logits) if compatibility is None else compatibility) @ weights
+    penalty = potts(logits) if compatibility is None else compatibility
+    # A product of small matrices would wake the threads of a library, which spin for milliseconds.
+    return penalty * weights[:, None] if weights.dim() == 2 else penalty @ weights
 
 
 def potts(logits: Tensor) -> Tensor:

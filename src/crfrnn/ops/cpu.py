@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,9 @@ __all__ = [
 
 #: The core takes CPU tensors where its stub, which knows NumPy only, says arrays.
 _core: Any = _compiled
+
+#: Bytes of the smallest block that the core keeps.
+_LARGE = 4 << 20
 
 saved_width = _core.saved_width
 instruction_set = _core.instruction_set
@@ -105,8 +109,8 @@ def mean_field(
     """Run the recurrence from `logits` (B C N) on a grid of `size`; see `reference.mean_field`."""
     logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
     batch, classes, n = logits.shape
-    z = torch.empty_like(logits)
-    saved = logits.new_empty((batch, iterations if save else 0, n, saved_width(classes)))
+    z = _empty(logits.shape, logits)
+    saved = _empty((batch, iterations if save else 0, n, saved_width(classes)), logits)
     steps = torch.zeros(batch, dtype=torch.int64)
     for b in range(batch):
         steps[b] = _core.mean_field(
@@ -135,7 +139,7 @@ def marginals(
     """Run the recurrence on some or all classes for its result; see `reference.marginals`."""
     logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
     batch, _, n = logits.shape
-    probs = torch.empty_like(logits)
+    probs = _empty(logits.shape, logits)
     labels = torch.empty((batch, n), dtype=torch.int64)
     steps = torch.zeros(batch, dtype=torch.int64)
     finite = True
@@ -205,7 +209,7 @@ def mean_field_backward(
 ) -> tuple[Tensor, Tensor]:
     """From dL/dz (B C N) to dL/dlogits and dL/dweights; see `reference.mean_field_backward`."""
     gradient, weights = gradient.detach().contiguous(), weights.detach().contiguous()
-    to_logits = torch.empty_like(gradient)
+    to_logits = _empty(gradient.shape, gradient)
     sums = torch.empty((len(gradient), *weights.shape), dtype=torch.float64)
     for b in range(len(gradient)):
         _core.mean_field_backward(
@@ -219,6 +223,17 @@ def mean_field_backward(
             torch.get_num_threads(),
         )
     return to_logits, -sums.sum(0).to(weights.dtype)
+
+
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    """An uninitialised tensor; a large one lies in large pages that the core keeps for the next.
+
+    The system would hand over its memory page by page, which takes as long as a step or two.
+    """
+    size = math.prod(shape) * like.element_size()
+    if size < _LARGE:
+        return like.new_empty(shape)
+    return torch.from_numpy(_core.memory(size)).view(like.dtype).view(shape)
 
 
 def _plain(arrays: Sequence[Tensor]) -> list[Tensor]:
