@@ -98,7 +98,7 @@ def test_a_run_killed_at_any_moment_gives_the_same_weights(
     chance = random.Random(os.urandom(8))
     made = [0]
     # In the first stage and in the last, where dropout draws.
-    for least in (chance.randrange(3, 9), chance.randrange(29, 36)):
+    for least in (chance.randrange(4, 9), chance.randrange(29, 36)):
         process = start([str(file)])
         while len(rows(killed.output / "steps.csv")) <= least and process.poll() is None:
             time.sleep(0.001)
