@@ -8,6 +8,10 @@
 #include <cstring>
 #include <type_traits>
 
+#if defined(__GNUC__) && defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #include "kernels.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
@@ -59,6 +63,14 @@ struct Lanes {
         return combine(a, b, [](auto x, auto y) { return x * y; });
     }
     friend Lanes larger(const Lanes& a, const Lanes& b) {
+#if defined(__GNUC__) && defined(__AVX__)
+        // One instruction, which compilers do not make of the comparison below.
+        if constexpr (std::is_same_v<T, float> && L == 8) {
+            Lanes lanes;
+            lanes.v = _mm256_max_ps(a.v, b.v);
+            return lanes;
+        }
+#endif
         return combine(a, b, [](auto x, auto y) { return x > y ? x : y; });
     }
 
@@ -163,6 +175,12 @@ public:
         for (auto& one : ones_) one = T(0);
     }
 
+    void load(const T* row) {
+        for (std::size_t i = 0; i < kEights; ++i) eights_[i] = Lanes<T, 8>::load(row + 8 * i);
+        if (kFour > 0) four_ = Lanes<T, 4>::load(row + 8 * kEights);
+        for (std::size_t i = 0; i < kOnes; ++i) ones_[i] = row[W - kOnes + i];
+    }
+
     /// this += weight * row
     void add(T weight, const T* row) {
         for (std::size_t i = 0; i < kEights; ++i)
@@ -195,6 +213,9 @@ template <typename T>
 class LooseRow {
 public:
     explicit LooseRow(std::size_t width) : width_(width) {}
+    void load(const T* row) {
+        for (std::size_t c = 0; c < width_; ++c) sum_[c] = row[c];
+    }
     void add(T weight, const T* row) {
         for (std::size_t c = 0; c < width_; ++c) sum_[c] += weight * row[c];
     }
@@ -286,8 +307,12 @@ struct Exponential<float> {
     static constexpr int kMantissa = 23, kTerms = 7;
     static constexpr float kLowest = -87.0f, kMagic = 12582912.0f, kInverseLog2 = 1.44269504f;
     static constexpr float kLog2High = 0.693359375f, kLog2Low = -2.12194440e-4f;
-    static constexpr int kPowerTerms = 7;
-    static constexpr float kLowestPower = -126.0f, kLog2 = 0.693147181f;
+    // The best polynomial of fifth degree for 2^r, with its first coefficient, 1 + 7e-8, set to 1
+    // so that it is right at r = 0: at most 1.6e-7 off, relatively.
+    static constexpr int kPowerTerms = 5;
+    static constexpr float kPower[] = {1.0f,          0.6931469671f, 0.2402211972f,
+                                       0.0555071327f, 0.0096755413f, 0.0013276472f};
+    static constexpr float kLowestPower = -126.0f;
 };
 
 template <>
@@ -297,8 +322,22 @@ struct Exponential<double> {
     static constexpr double kLowest = -700.0, kMagic = 6755399441055744.0;
     static constexpr double kInverseLog2 = 1.4426950408889634;
     static constexpr double kLog2High = 0.693147180369123816490, kLog2Low = 1.90821492927058770e-10;
-    static constexpr int kPowerTerms = 13;
-    static constexpr double kLowestPower = -1022.0, kLog2 = 0.69314718055994530942;
+    static constexpr int kPowerTerms = 13;  // Taylor's series
+    static constexpr double kPower[] = {1.0,
+                                        0.6931471805599453,
+                                        0.24022650695910072,
+                                        0.05550410866482158,
+                                        0.009618129107628477,
+                                        0.0013333558146428443,
+                                        0.0001540353039338161,
+                                        1.5252733804059841e-05,
+                                        1.321548679014431e-06,
+                                        1.01780860092397e-07,
+                                        7.054911620801123e-09,
+                                        4.4455382718708116e-10,
+                                        2.5678435993488206e-11,
+                                        1.3691488853904128e-12};
+    static constexpr double kLowestPower = -1022.0;
 };
 
 /// p * 2^n, where n is in the low bits of `shifted`.
@@ -351,22 +390,24 @@ inline Lanes<T, L> exponential(const Lanes<T, L>& argument) {
     return result;
 }
 
-/// 2^-x for x >= 0, to rounding; where that is below the smallest normal number, about that number.
-template <typename T, std::size_t L>
-inline Lanes<T, L> inverse_power_of_two(const Lanes<T, L>& x) {
+/// x[n][i] = 2^x[n][i] for x <= 0, to a few roundings; where that is below the smallest normal
+/// number, about that number. N vectors go in step, as one alone would wait for each product to
+/// end.
+template <typename T, std::size_t N, std::size_t L>
+inline void powers_of_two(T (*x)[N][L], std::size_t count) {
     using E = Exponential<T>;
     using V = Lanes<T, L>;
-    const V exponent = larger(V::all(T(0)) - x, V::all(E::kLowestPower));
-    const V shifted = exponent + V::all(E::kMagic);
-    const V r = exponent - (shifted - V::all(E::kMagic));  // exact
-    T term = 1;
-    for (int k = 1; k <= E::kPowerTerms; ++k) term *= E::kLog2 / static_cast<T>(k);
-    V p = V::all(term);
-    for (int k = E::kPowerTerms; k > 0; --k) {
-        term *= static_cast<T>(k) / E::kLog2;
-        p = p * r + V::all(term);
+    const V lowest = V::all(E::kLowestPower), magic = V::all(E::kMagic);
+    for (std::size_t n = 0; n < count; ++n) {
+        V r[N], shifted[N], p[N];
+        for (std::size_t i = 0; i < N; ++i) r[i] = larger(V::load(x[n][i]), lowest);
+        for (std::size_t i = 0; i < N; ++i) shifted[i] = r[i] + magic;
+        for (std::size_t i = 0; i < N; ++i) r[i] = r[i] - (shifted[i] - magic);  // exact
+        for (std::size_t i = 0; i < N; ++i) p[i] = V::all(E::kPower[E::kPowerTerms]);
+        for (int k = E::kPowerTerms; k > 0; --k)
+            for (std::size_t i = 0; i < N; ++i) p[i] = p[i] * r[i] + V::all(E::kPower[k - 1]);
+        for (std::size_t i = 0; i < N; ++i) times_power_of_two(p[i], shifted[i]).store(x[n][i]);
     }
-    return times_power_of_two(p, shifted);
 }
 
 }  // namespace
