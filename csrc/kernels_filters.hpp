@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "exponential.hpp"
 #include "kernels.hpp"
 #include "lanes.hpp"
 
