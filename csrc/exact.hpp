@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -16,9 +17,9 @@ namespace crfrnn {
 
 /// The Gaussian sum itself: out_i = sum over all j, j = i included, of exp(-|f_i - f_j|^2 / 2) v_j.
 ///
-/// Points are sorted into leaves of a k-d tree. Two leaves whose boxes are so far apart that every
-/// kernel value between them is below the tolerance are never looked at, nor is a leaf that far
-/// from a point.
+/// Points are sorted into leaves of a k-d tree, and on within a leaf. Two leaves whose boxes are so
+/// far apart that every kernel value between them is below the tolerance are never looked at, nor
+/// are a few points of a leaf that far from a few of another.
 template <typename T>
 class ExactFilter {
 public:
@@ -34,12 +35,18 @@ public:
         const std::size_t leaves = begins_.size();
         begins_.push_back(n);
         points_ = std::vector<T>(leaves * d * kLeaf);
+        block_boxes_.resize(leaves * (kLeaf / kSources) * 2 * d);
         for (std::size_t leaf = 0; leaf < leaves; ++leaf) {
+            const std::size_t begin = begins_[leaf], end = begins_[leaf + 1];
             for (std::size_t l = 0; l < kLeaf; ++l) {
-                // Lanes without a point repeat the first one; their values are zero.
-                const std::size_t at = begins_[leaf] + l < begins_[leaf + 1] ? l : 0;
-                const T* point = features + order_[begins_[leaf] + at] * d;
+                // Lanes without a point repeat the last one; their values are zero.
+                const T* point = features + order_[std::min(begin + l, end - 1)] * d;
                 for (std::size_t k = 0; k < d; ++k) points_[(leaf * d + k) * kLeaf + l] = point[k];
+            }
+            for (std::size_t l = 0; l < kLeaf; l += kSources) {
+                T* box = &block_boxes_[(leaf * kLeaf + l) / kSources * 2 * d];
+                surround(features, std::min(begin + l, end), std::min(begin + l + kSources, end),
+                         box);
             }
         }
     }
@@ -58,7 +65,7 @@ public:
             for (std::size_t i = begins_[leaf]; i < begins_[leaf + 1]; ++i, to += wide)
                 std::copy_n(values + order_[i] * stride, width, to);
         });
-        const GaussLeaves<T> leaves_view{points_.data(), boxes_.data(), d_};
+        const GaussLeaves<T> leaves_view{points_.data(), block_boxes_.data(), d_};
         std::vector<std::int32_t> near;
         std::vector<T> sums(kLeaf * wide);
         team.for_each(leaves, [&](std::size_t leaf) {
@@ -79,39 +86,61 @@ private:
         std::size_t skip;    // the node after this one's descendants
     };
 
-    /// Split points begin..end at the median of their widest dimension until a leaf holds them.
+    /// The box around points begin..end: d lower ends, then d upper ends. Returns its widest
+    /// dimension. Nothing is near the box around no points.
+    std::size_t surround(const T* features, std::size_t begin, std::size_t end, T* box) const {
+        std::fill_n(box, d_, std::numeric_limits<T>::max());
+        std::fill_n(box + d_, d_, std::numeric_limits<T>::lowest());
+        for (std::size_t i = begin; i < end; ++i) {
+            const T* point = features + order_[i] * d_;
+            for (std::size_t k = 0; k < d_; ++k) {
+                box[k] = std::min(box[k], point[k]);
+                box[d_ + k] = std::max(box[d_ + k], point[k]);
+            }
+        }
+        std::size_t widest = 0;
+        for (std::size_t k = 1; k < d_; ++k)
+            if (box[d_ + k] - box[k] > box[d_ + widest] - box[widest]) widest = k;
+        return widest;
+    }
+
+    /// Split points begin..end at the median of their widest dimension, until a leaf holds them,
+    /// and on until they are targets of one group.
     void split(const T* features, std::size_t begin, std::size_t end) {
         std::vector<T> box(2 * d_);
-        std::size_t widest = 0;
-        for (std::size_t k = 0; k < d_; ++k) {
-            T low = features[order_[begin] * d_ + k], high = low;
-            for (std::size_t i = begin; i < end; ++i) {
-                low = std::min(low, features[order_[i] * d_ + k]);
-                high = std::max(high, features[order_[i] * d_ + k]);
-            }
-            box[k] = low;
-            box[d_ + k] = high;
-            if (high - low > box[d_ + widest] - box[widest]) widest = k;
-        }
+        const std::size_t widest = surround(features, begin, end, box.data());
         const bool is_leaf = end - begin <= kLeaf;
         const std::size_t self = nodes_.size();
         nodes_.push_back({box, is_leaf ? static_cast<std::int32_t>(begins_.size()) : -1, 0});
         if (is_leaf) {
             begins_.push_back(begin);
             boxes_.insert(boxes_.end(), box.begin(), box.end());
+            for (std::size_t part = kLeaf; part > kTargets; part /= 2)
+                for (std::size_t at = begin; at < end; at += part) {
+                    const std::size_t stop = std::min(at + part, end);
+                    bisect(features, at, stop, surround(features, at, stop, box.data()), part / 2);
+                }
         } else {
-            // A whole number of full leaves to the left, so that nearly all leaves are full.
-            const std::size_t half = ((end - begin) / 2 + kLeaf - 1) / kLeaf * kLeaf;
-            std::nth_element(order_.begin() + static_cast<std::ptrdiff_t>(begin),
-                             order_.begin() + static_cast<std::ptrdiff_t>(begin + half),
-                             order_.begin() + static_cast<std::ptrdiff_t>(end),
-                             [&](std::size_t a, std::size_t b) {
-                                 return features[a * d_ + widest] < features[b * d_ + widest];
-                             });
-            split(features, begin, begin + half);
-            split(features, begin + half, end);
+            const std::size_t middle = bisect(features, begin, end, widest, kLeaf);
+            split(features, begin, middle);
+            split(features, middle, end);
         }
         nodes_[self].skip = nodes_.size();
+    }
+
+    /// Order points begin..end so that the lower ones along a dimension come first; return where
+    /// the others begin: half way, or up to a multiple of `unit` after `begin`.
+    std::size_t bisect(const T* features, std::size_t begin, std::size_t end, std::size_t k,
+                       std::size_t unit) {
+        const std::size_t middle = begin + ((end - begin) / 2 + unit - 1) / unit * unit;
+        if (middle >= end) return end;
+        std::nth_element(order_.begin() + static_cast<std::ptrdiff_t>(begin),
+                         order_.begin() + static_cast<std::ptrdiff_t>(middle),
+                         order_.begin() + static_cast<std::ptrdiff_t>(end),
+                         [&](std::size_t a, std::size_t b) {
+                             return features[a * d_ + k] < features[b * d_ + k];
+                         });
+        return middle;
     }
 
     /// Leaves within reach of one leaf, in order.
@@ -137,7 +166,7 @@ private:
     T reach_;  // squared distance beyond which the kernel is below the tolerance
     std::vector<std::size_t> order_, begins_;
     std::vector<Node> nodes_;
-    std::vector<T> points_, boxes_;
+    std::vector<T> points_, boxes_, block_boxes_;
     Buffer<T> sorted_;
     std::size_t sorted_width_ = 0;
 };

@@ -37,6 +37,10 @@ struct Band {
 /// Points a leaf of the exact filter's tree holds at most.
 constexpr std::size_t kLeaf = 32;
 
+/// Points of a leaf that are summed up together against the same sources, and sources of a leaf
+/// that are skipped together. Each is a part of the leaf that is split off like a leaf.
+constexpr std::size_t kTargets = 4, kSources = 8;
+
 /// A logit of no weight, in the padding of rows of logits.
 constexpr float kNothing = std::numeric_limits<float>::lowest();
 
@@ -52,7 +56,7 @@ struct Message {
 template <typename T>
 struct GaussLeaves {
     const T* points;  ///< leaves x d x kLeaf
-    const T* boxes;   ///< leaves x 2 x d: lower ends, upper ends
+    const T* boxes;   ///< of kSources points each: leaves x kLeaf / kSources x (d lower, d upper)
     std::size_t d;
 };
 
@@ -88,8 +92,9 @@ struct Kernels {
                  std::size_t to_step, std::size_t n, std::size_t begin, std::size_t end);
 
     /// out[i] = sum over the points j of the leaves `near` of 2^-|f_i - f_j|^2 values[j], for the
-    /// first `count` points i of one leaf, some together; `out` has kLeaf rows. A leaf is skipped
-    /// where it is farther away than the square root of `reach`. `values` has kLeaf rows a leaf.
+    /// first `count` points i of one leaf, some together; `out` has kLeaf rows. Sources are skipped
+    /// where their box is farther away than the square root of `reach`. `values` has kLeaf rows a
+    /// leaf.
     void (*gauss)(const GaussLeaves<T>& leaves, std::size_t leaf, std::size_t count,
                   const std::int32_t* near, std::size_t near_count, T reach, const T* values,
                   std::size_t width, T* out);

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "exponential.hpp"
 #include "kernels.hpp"
 #include "lanes.hpp"
 
@@ -189,42 +190,148 @@ void band(const Band<T>& band, const T* from, std::size_t from_step, T* to, std:
     });
 }
 
-/// Points of one leaf that are summed up together against the same sources.
-constexpr std::size_t kTargets = 4;
+/// A leaf's groups of targets, and its blocks of sources.
+constexpr std::size_t kGroups = kLeaf / kTargets, kBlocks = kLeaf / kSources;
 
-/// Most dimensions for which the targets get a box of their own.
+/// Leaves of sources that all groups of targets visit while they are in the nearest cache.
+constexpr std::size_t kNearest = 4;
+
+/// Most dimensions for which the groups of targets have boxes of their own.
 constexpr std::size_t kBoxed = 16;
 
-/// Whether a leaf's box is within reach of the box from `low` to `high`.
+/// The boxes around a leaf's groups of targets, one a lane.
 template <typename T>
-inline bool near_box(const T* box, const T* low, const T* high, std::size_t d, T reach) {
-    T squared = 0;
-    for (std::size_t k = 0; k < d; ++k) {
-        const T below = box[k] - high[k], above = low[k] - box[d + k];
-        T gap = below > above ? below : above;
-        gap = gap > 0 ? gap : T(0);
-        squared += gap * gap;
+class TargetBoxes {
+    using V = Lanes<T, kGroups>;
+
+public:
+    TargetBoxes(const T* points, std::size_t d) : d_(d <= kBoxed ? d : 0) {
+        for (std::size_t k = 0; k < d_; ++k) {
+            T low[kGroups], high[kGroups];
+            for (std::size_t g = 0; g < kGroups; ++g) {
+                const T* x = points + k * kLeaf + g * kTargets;
+                low[g] = high[g] = x[0];
+                for (std::size_t t = 1; t < kTargets; ++t) {
+                    low[g] = x[t] < low[g] ? x[t] : low[g];
+                    high[g] = x[t] > high[g] ? x[t] : high[g];
+                }
+            }
+            low_[k] = V::load(low);
+            high_[k] = V::load(high);
+        }
     }
-    return squared <= reach;
+
+    /// Squared distances to a box of `d` lower ends and `d` upper ends.
+    V squared_distances(const T* box, std::size_t d) const {
+        V squared = V::all(T(0));
+        for (std::size_t k = 0; k < d_; ++k) {
+            const V outside = larger(V::all(box[k]) - high_[k], low_[k] - V::all(box[d + k]));
+            const V gap = larger(outside, V::all(T(0)));
+            squared = squared + gap * gap;
+        }
+        return squared;
+    }
+
+private:
+    std::size_t d_;
+    V low_[kBoxed], high_[kBoxed];
+};
+
+/// exponent[n][t][l] = -|target t - source l|^2 for blocks of sources.
+template <typename T, typename Dimensions>
+inline void exponents(const T* target, const T* const* sources, std::size_t blocks, Dimensions d,
+                      T (*exponent)[kTargets][kSources]) {
+    using V = Lanes<T, kSources>;
+    for (std::size_t n = 0; n < blocks; ++n) {
+        V e0 = V::all(T(0)), e1 = e0, e2 = e0, e3 = e0;
+        const auto add = [](V& sum, const V& from, T to) {
+            const V step = from - V::all(to);
+            sum = sum - step * step;
+        };
+        for (std::size_t k = 0; k < d; ++k) {
+            const V from = V::load(sources[n] + k * kLeaf);
+            add(e0, from, target[k * kLeaf]);
+            add(e1, from, target[k * kLeaf + 1]);
+            add(e2, from, target[k * kLeaf + 2]);
+            add(e3, from, target[k * kLeaf + 3]);
+        }
+        e0.store(exponent[n][0]);
+        e1.store(exponent[n][1]);
+        e2.store(exponent[n][2]);
+        e3.store(exponent[n][3]);
+    }
 }
 
-/// kernel[t][l] = 2^-|target t - source l|^2 for a leaf of sources.
+/// kernel[n][t][l] = 2^-|target t - source l|^2 for blocks of sources. In two passes: a processor
+/// that looks some hundred instructions ahead would find too few that wait for no other in one.
 template <typename T>
-inline void kernel_values(const T* target, const T* source, std::size_t d,
-                          T (&kernel)[kTargets][kLeaf]) {
-    using V = Lanes<T, 8>;
-    for (std::size_t l = 0; l < kLeaf; l += 8) {
-        V distance[kTargets];
-        for (V& one : distance) one = V::all(T(0));
-        for (std::size_t k = 0; k < d; ++k) {
-            const V from = V::load(source + k * kLeaf + l);
-            for (std::size_t t = 0; t < kTargets; ++t) {
-                const V step = from - V::all(target[k * kLeaf + t]);
-                distance[t] = distance[t] + step * step;
-            }
+void kernel_values(const T* target, const T* const* sources, std::size_t blocks, std::size_t d,
+                   T (*kernel)[kTargets][kSources]) {
+    if (d == 5) {  // a color photograph's: the loop over dimensions unrolls
+        exponents(target, sources, blocks, FixedWidth<5>(), kernel);
+    } else {
+        exponents(target, sources, blocks, d, kernel);
+    }
+    powers_of_two(kernel, blocks);
+}
+
+/// Add kernel times values to the rows of a group of targets: `columns` of rows `width` wide.
+template <typename T, typename Columns>
+inline void add_products(const T (*kernels)[kTargets][kSources], const T* const* values,
+                         std::size_t blocks, std::size_t width, Columns columns, std::size_t at,
+                         T* out) {
+    RowOf<T, Columns> s0(columns), s1(columns), s2(columns), s3(columns);
+    s0.load(out);
+    s1.load(out + width);
+    s2.load(out + 2 * width);
+    s3.load(out + 3 * width);
+    for (std::size_t n = 0; n < blocks; ++n) {
+        const auto& kernel = kernels[n];
+        const T* value = values[n] + at;
+        for (std::size_t l = 0; l < kSources; ++l) {
+            s0.add(kernel[0][l], value + l * width);
+            s1.add(kernel[1][l], value + l * width);
+            s2.add(kernel[2][l], value + l * width);
+            s3.add(kernel[3][l], value + l * width);
         }
-        for (std::size_t t = 0; t < kTargets; ++t)
-            inverse_power_of_two(distance[t]).store(kernel[t] + l);
+    }
+    s0.store(out);
+    s1.store(out + width);
+    s2.store(out + 2 * width);
+    s3.store(out + 3 * width);
+}
+
+/// The same for rows of one value: sources in lanes, which are summed up last.
+template <typename T>
+inline void add_products(const T (*kernels)[kTargets][kSources], const T* const* values,
+                         std::size_t blocks, std::size_t, FixedWidth<1>, std::size_t, T* out) {
+    using V = Lanes<T, kSources>;
+    V s0 = V::all(T(0)), s1 = s0, s2 = s0, s3 = s0;
+    for (std::size_t n = 0; n < blocks; ++n) {
+        const V value = V::load(values[n]);
+        s0 = s0 + V::load(kernels[n][0]) * value;
+        s1 = s1 + V::load(kernels[n][1]) * value;
+        s2 = s2 + V::load(kernels[n][2]) * value;
+        s3 = s3 + V::load(kernels[n][3]) * value;
+    }
+    out[0] += s0.sum();
+    out[1] += s1.sum();
+    out[2] += s2.sum();
+    out[3] += s3.sum();
+}
+
+/// The same for rows of any width: as many columns at a time as the registers hold.
+template <typename T, typename Width>
+inline void add_all_products(const T (*kernels)[kTargets][kSources], const T* const* values,
+                             std::size_t blocks, Width width, T* out) {
+    constexpr std::size_t most = 96 / sizeof(T), some = 64 / sizeof(T);
+    if constexpr (std::is_same_v<Width, std::size_t>) {
+        add_products(kernels, values, blocks, width, width, 0, out);
+    } else if constexpr (Width() <= most || Width() % some != 0) {
+        add_products(kernels, values, blocks, width, width, 0, out);
+    } else {
+        for (std::size_t at = 0; at < width; at += some)
+            add_products(kernels, values, blocks, width, FixedWidth<some>(), at, out + at);
     }
 }
 
@@ -232,39 +339,37 @@ template <typename T>
 void gauss(const GaussLeaves<T>& leaves, std::size_t leaf, std::size_t count,
            const std::int32_t* near, std::size_t near_count, T reach, const T* values,
            std::size_t width, T* out) {
-    static_assert(kLeaf % kTargets == 0, "targets may reach beyond `count`, not beyond a leaf");
+    static_assert(kGroups == kSources, "one length of lanes");
     const std::size_t d = leaves.d;
+    const T* targets = leaves.points + leaf * d * kLeaf;
+    const TargetBoxes<T> boxes(targets, d);
+    for (std::size_t i = 0; i < kLeaf * width; ++i) out[i] = T(0);
     with_width(width, [&](auto w) {
-        for (std::size_t i = 0; i < count; i += kTargets) {
-            const T* target = leaves.points + leaf * d * kLeaf + i;
-            T low[kBoxed], high[kBoxed];
-            for (std::size_t k = 0; k < d && d <= kBoxed; ++k) {
-                low[k] = high[k] = target[k * kLeaf];
-                for (std::size_t t = 1; t < kTargets; ++t) {
-                    const T x = target[k * kLeaf + t];
-                    low[k] = x < low[k] ? x : low[k];
-                    high[k] = x > high[k] ? x : high[k];
-                }
+        constexpr std::size_t most = kNearest * kBlocks;
+        T squared[most][kGroups], kernels[most][kTargets][kSources];
+        const T *points[most], *rows[most], *near_points[most], *near_rows[most];
+        for (std::size_t n = 0; n < near_count; n += kNearest) {
+            const std::size_t end = n + kNearest < near_count ? n + kNearest : near_count;
+            const std::size_t blocks = (end - n) * kBlocks;
+            for (std::size_t b = 0; b < blocks; ++b) {
+                const auto other = static_cast<std::size_t>(near[n + b / kBlocks]);
+                const std::size_t part = b % kBlocks;
+                points[b] = leaves.points + other * d * kLeaf + part * kSources;
+                rows[b] = values + (other * kLeaf + part * kSources) * w;
+                boxes.squared_distances(leaves.boxes + (other * kBlocks + part) * 2 * d, d)
+                    .store(squared[b]);
             }
-            RowOf<T, decltype(w)> s0(w), s1(w), s2(w), s3(w);
-            for (std::size_t n = 0; n < near_count; ++n) {
-                const auto other = static_cast<std::size_t>(near[n]);
-                if (d <= kBoxed && !near_box(leaves.boxes + other * 2 * d, low, high, d, reach))
-                    continue;
-                T kernel[kTargets][kLeaf];
-                kernel_values(target, leaves.points + other * d * kLeaf, d, kernel);
-                const T* value = values + other * kLeaf * w;
-                for (std::size_t l = 0; l < kLeaf; ++l) {
-                    s0.add(kernel[0][l], value + l * w);
-                    s1.add(kernel[1][l], value + l * w);
-                    s2.add(kernel[2][l], value + l * w);
-                    s3.add(kernel[3][l], value + l * w);
+            for (std::size_t g = 0; g * kTargets < count; ++g) {
+                std::size_t found = 0;
+                for (std::size_t b = 0; b < blocks; ++b) {
+                    near_points[found] = points[b];
+                    near_rows[found] = rows[b];
+                    found += squared[b][g] <= reach;  // no branch, as none would be foreseen
                 }
+                if (found == 0) continue;
+                kernel_values(targets + g * kTargets, near_points, found, d, kernels);
+                add_all_products(kernels, near_rows, found, w, out + g * kTargets * w);
             }
-            s0.store(out + i * w);
-            s1.store(out + (i + 1) * w);
-            s2.store(out + (i + 2) * w);
-            s3.store(out + (i + 3) * w);
         }
     });
 }

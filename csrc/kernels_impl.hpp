@@ -2,6 +2,7 @@
 // its namespace; nothing here may call a function template of another header, or the linker could
 // hand another instruction set's copy to a processor that cannot run it.
 
+#include "exponential.hpp"
 #include "kernels.hpp"
 #include "kernels_filters.hpp"
 #include "kernels_marginals.hpp"

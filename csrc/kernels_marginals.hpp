@@ -5,6 +5,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "exponential.hpp"
 #include "kernels.hpp"
 #include "lanes.hpp"
 

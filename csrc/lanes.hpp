@@ -8,6 +8,10 @@
 #include <cstring>
 #include <type_traits>
 
+#if defined(__GNUC__) && defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #include "kernels.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
@@ -70,6 +74,14 @@ struct Lanes {
         return combine(a, b, [](auto x, auto y) { return x * y; });
     }
     friend Lanes larger(const Lanes& a, const Lanes& b) {
+#if defined(__GNUC__) && defined(__AVX__)
+        // One instruction, which compilers do not make of the comparison below.
+        if constexpr (std::is_same_v<T, float> && L == 8) {
+            Lanes lanes;
+            lanes.v = _mm256_max_ps(a.v, b.v);
+            return lanes;
+        }
+#endif
         return combine(a, b, [](auto x, auto y) { return x > y ? x : y; });
     }
 
@@ -157,6 +169,7 @@ inline void for_lanes(Width width, Body&& body) {
         body(Lanes<T, 4>(), c);
         c += 4;
     }
+    if (width % 4 == 0) return;
     for (; c < width; ++c) body(Lanes<T, 1>(), c);
 }
 
@@ -169,6 +182,11 @@ class Row {
 public:
     /// Zeros; the width says again what the type says, as for a row of unknown width.
     explicit Row(std::size_t width) : rest_(width) {}
+
+    void load(const T* row) {
+        lanes_ = Lanes<T, kLanes>::load(row);
+        rest_.load(row + kLanes);
+    }
 
     /// this += weight * row
     void add(T weight, const T* row) {
@@ -195,6 +213,7 @@ template <typename T>
 class Row<T, 0> {
 public:
     explicit Row(std::size_t) {}
+    void load(const T*) {}
     void add(T, const T*) {}
     void add(const Row&) {}
     void store(T*) const {}
@@ -205,6 +224,9 @@ template <typename T>
 class LooseRow {
 public:
     explicit LooseRow(std::size_t width) : width_(width) {}
+    void load(const T* row) {
+        for (std::size_t c = 0; c < width_; ++c) sum_[c] = row[c];
+    }
     void add(T weight, const T* row) {
         for (std::size_t c = 0; c < width_; ++c) sum_[c] += weight * row[c];
     }
@@ -280,111 +302,6 @@ inline T row_top(const T* row, Width width) {
     if (width < 8) return top;
     const T other = eights.top();
     return other > top ? other : top;
-}
-
-/// exp(x) for x <= 0, to rounding; zero where that is below the smallest normal number.
-///
-/// x = n ln 2 + r with |r| <= ln 2 / 2, exp(x) = 2^n exp(r). Adding 1.5 * 2^23 (1.5 * 2^52) leaves
-/// n in the low bits of the sum, from where it moves into the exponent. exp(r) is Taylor's series,
-/// cut where the remainder is below half a rounding.
-template <typename T>
-struct Exponential;
-
-template <>
-struct Exponential<float> {
-    using Bits = std::int32_t;
-    static constexpr int kMantissa = 23, kTerms = 7;
-    static constexpr float kLowest = -87.0f, kMagic = 12582912.0f, kInverseLog2 = 1.44269504f;
-    static constexpr float kLog2High = 0.693359375f, kLog2Low = -2.12194440e-4f;
-    static constexpr int kPowerTerms = 7;
-    static constexpr float kLowestPower = -126.0f, kLog2 = 0.693147181f;
-};
-
-template <>
-struct Exponential<double> {
-    using Bits = std::int64_t;
-    static constexpr int kMantissa = 52, kTerms = 13;
-    static constexpr double kLowest = -700.0, kMagic = 6755399441055744.0;
-    static constexpr double kInverseLog2 = 1.4426950408889634;
-    static constexpr double kLog2High = 0.693147180369123816490, kLog2Low = 1.90821492927058770e-10;
-    static constexpr int kPowerTerms = 13;
-    static constexpr double kLowestPower = -1022.0, kLog2 = 0.69314718055994530942;
-};
-
-/// p * 2^n, where n is in the low bits of `shifted`.
-template <typename T, std::size_t L>
-inline Lanes<T, L> times_power_of_two(const Lanes<T, L>& p, const Lanes<T, L>& shifted) {
-    using E = Exponential<T>;
-    Lanes<T, L> result;
-#if defined(__GNUC__)
-    typedef typename E::Bits Bits __attribute__((vector_size(sizeof(result))));
-    Bits bits = reinterpret_cast<Bits>(p.v);
-    bits += reinterpret_cast<Bits>(shifted.v) << E::kMantissa;
-    result.v = reinterpret_cast<typename Lanes<T, L>::Vector>(bits);
-#else
-    typename E::Bits bits[L], exponent[L];
-    std::memcpy(bits, &p.v, sizeof bits);
-    std::memcpy(exponent, &shifted.v, sizeof exponent);
-    for (std::size_t l = 0; l < L; ++l)
-        bits[l] += static_cast<typename E::Bits>(
-            static_cast<std::make_unsigned_t<typename E::Bits>>(exponent[l]) << E::kMantissa);
-    std::memcpy(&result.v, bits, sizeof bits);
-#endif
-    return result;
-}
-
-template <typename T, std::size_t L>
-inline Lanes<T, L> exponential(const Lanes<T, L>& argument) {
-    using E = Exponential<T>;
-    using V = Lanes<T, L>;
-    const V x = larger(V::all(E::kLowest), argument);  // NaN if the argument is
-    const V shifted = x * V::all(E::kInverseLog2) + V::all(E::kMagic);
-    const V n = shifted - V::all(E::kMagic);
-    const V r = (x - n * V::all(E::kLog2High)) - n * V::all(E::kLog2Low);
-    T factorial = 1;
-    for (int k = 2; k <= E::kTerms; ++k) factorial *= static_cast<T>(k);
-    V p = V::all(T(1) / factorial);
-    for (int k = E::kTerms; k > 0; --k) {
-        factorial /= static_cast<T>(k);
-        p = p * r + V::all(T(1) / factorial);
-    }
-    V result = times_power_of_two(p, shifted);
-#if defined(__GNUC__)
-    typedef typename E::Bits Bits __attribute__((vector_size(sizeof(V))));
-    Bits bits = reinterpret_cast<Bits>(result.v);
-    bits &= ~(argument.v < E::kLowest);  // NaN stays
-    result.v = reinterpret_cast<typename V::Vector>(bits);
-#else
-    for (std::size_t l = 0; l < L; ++l)
-        if (argument.v[l] < E::kLowest) result.v[l] = 0;
-#endif
-    return result;
-}
-
-template <typename T>
-inline Lanes<T, 1> exponential(const Lanes<T, 1>& argument) {
-    T one, values[4];
-    argument.store(&one);
-    exponential(Lanes<T, 4>::all(one)).store(values);
-    return Lanes<T, 1>::load(values);
-}
-
-/// 2^-x for x >= 0, to rounding; where that is below the smallest normal number, about that number.
-template <typename T, std::size_t L>
-inline Lanes<T, L> inverse_power_of_two(const Lanes<T, L>& x) {
-    using E = Exponential<T>;
-    using V = Lanes<T, L>;
-    const V exponent = larger(V::all(T(0)) - x, V::all(E::kLowestPower));
-    const V shifted = exponent + V::all(E::kMagic);
-    const V r = exponent - (shifted - V::all(E::kMagic));  // exact
-    T term = 1;
-    for (int k = 1; k <= E::kPowerTerms; ++k) term *= E::kLog2 / static_cast<T>(k);
-    V p = V::all(term);
-    for (int k = E::kPowerTerms; k > 0; --k) {
-        term *= static_cast<T>(k) / E::kLog2;
-        p = p * r + V::all(term);
-    }
-    return times_power_of_two(p, shifted);
 }
 
 }  // namespace

@@ -46,15 +46,30 @@ def test_exact_is_the_gaussian_sum(case: PointCase, engine: str, dtype: torch.dt
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("d", "dtype"), [(2, DOUBLE), (5, torch.float32)])
+@pytest.mark.parametrize(
+    ("d", "c", "dtype"), [(2, 2, DOUBLE), (5, 21, torch.float32), (5, 33, DOUBLE), (17, 1, DOUBLE)]
+)
 def test_exact_is_the_gaussian_sum_over_many_points(
-    d: int, engine: str, dtype: torch.dtype
+    d: int, c: int, engine: str, dtype: torch.dtype
 ) -> None:
     """More points than one slab or tile holds, spread so that most pairs count for nothing."""
-    features, values = PointCase(1, 3001, d, 2, 3).make(dtype)
+    features, values = PointCase(1, 3001, d, c, 3).make(dtype)
     values = values.abs()  # sums that cancel would be held to less than their rounding
     out = gaussian_filter(values, features, method="exact", engine=engine)
     close(out, gaussian_sum(features, values), dtype)
+
+
+@needs_core
+def test_exact_leaves_out_no_pair_above_the_tolerance(dtype: torch.dtype) -> None:
+    features, values = PointCase(1, 1501, 3, 5, 2).make(dtype)
+    values = values.abs()
+    kernel = gaussian_matrix(features[0].double().numpy())
+    out = ops.exact(values, features, 1e-2, "cpu")[0].double().numpy()
+    dense = values[0].double().numpy()
+    rounding = 1 + 10 * TOLERANCE[dtype]["rtol"]
+    assert (out * rounding >= np.where(kernel >= 1e-2 * rounding, kernel, 0) @ dense).all()
+    assert (out <= kernel @ dense * rounding).all()
+    assert (out < kernel @ dense * (1 - 1e-4)).any()  # something was left out
 
 
 @pytest.mark.parametrize("engine", ENGINES)
