@@ -45,9 +45,9 @@ def build(features: Tensor) -> LatticeArrays:
     """Build the lattice around `features` (B N D)."""
     features = features.detach().contiguous()
     batch, n, d = features.shape
-    vertex = features.new_empty((batch, n, d + 1), dtype=torch.int32)
-    weight = features.new_empty((batch, n, d + 1))
-    entry = features.new_empty((batch, n * (d + 1)), dtype=torch.int32)
+    vertex = _empty((batch, n, d + 1), torch.int32)
+    weight = _empty((batch, n, d + 1), features.dtype)
+    entry = _empty((batch, n * (d + 1)), torch.int32)
     neighbors, offsets, sizes = [], [], [0]
     for b in range(batch):
         neighbor, counts = _core.build(
@@ -109,8 +109,8 @@ def mean_field(
     """Run the recurrence from `logits` (B C N) on a grid of `size`; see `reference.mean_field`."""
     logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
     batch, classes, n = logits.shape
-    z = _empty(logits.shape, logits)
-    saved = _empty((batch, iterations if save else 0, n, saved_width(classes)), logits)
+    z = _empty(logits.shape, logits.dtype)
+    saved = _empty((batch, iterations if save else 0, n, saved_width(classes)), logits.dtype)
     steps = torch.zeros(batch, dtype=torch.int64)
     for b in range(batch):
         steps[b] = _core.mean_field(
@@ -139,7 +139,7 @@ def marginals(
     """Run the recurrence on some or all classes for its result; see `reference.marginals`."""
     logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
     batch, _, n = logits.shape
-    probs = _empty(logits.shape, logits)
+    probs = _empty(logits.shape, logits.dtype)
     labels = torch.empty((batch, n), dtype=torch.int64)
     steps = torch.zeros(batch, dtype=torch.int64)
     finite = True
@@ -209,7 +209,7 @@ def mean_field_backward(
 ) -> tuple[Tensor, Tensor]:
     """From dL/dz (B C N) to dL/dlogits and dL/dweights; see `reference.mean_field_backward`."""
     gradient, weights = gradient.detach().contiguous(), weights.detach().contiguous()
-    to_logits = _empty(gradient.shape, gradient)
+    to_logits = _empty(gradient.shape, gradient.dtype)
     sums = torch.empty((len(gradient), *weights.shape), dtype=torch.float64)
     for b in range(len(gradient)):
         _core.mean_field_backward(
@@ -225,15 +225,15 @@ def mean_field_backward(
     return to_logits, -sums.sum(0).to(weights.dtype)
 
 
-def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An uninitialised tensor; a large one lies in large pages that the core keeps for the next.
 
     The system would hand over its memory page by page, which takes as long as a step or two.
     """
-    size = math.prod(shape) * like.element_size()
+    size = math.prod(shape) * dtype.itemsize
     if size < _LARGE:
-        return like.new_empty(shape)
-    return torch.from_numpy(_core.memory(size)).view(like.dtype).view(shape)
+        return torch.empty(shape, dtype=dtype)
+    return torch.from_numpy(_core.memory(size)).view(dtype).view(shape)
 
 
 def _plain(arrays: Sequence[Tensor]) -> list[Tensor]:
