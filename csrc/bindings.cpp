@@ -133,6 +133,13 @@ void exact(In<T, 2> values, In<T, 2> features, double tolerance, Out<T, 2> out,
 }
 
 template <typename T>
+std::vector<crfrnn::Term<T>> plain(const std::vector<const TermArrays<T>*>& arrays) {
+    std::vector<crfrnn::Term<T>> terms;
+    for (const auto* one : arrays) terms.push_back(one->term);
+    return terms;
+}
+
+template <typename T>
 crfrnn::Model<T> make_model(std::size_t n, std::size_t classes, std::size_t row,
                             nb::ndarray<const T, nb::c_contig, nb::device::cpu> weights,
                             const std::vector<const TermArrays<T>*>& terms) {
@@ -142,7 +149,7 @@ crfrnn::Model<T> make_model(std::size_t n, std::size_t classes, std::size_t row,
     model.row = row;
     model.potts = weights.ndim() == 2;
     model.weights = weights.data();
-    for (const auto* term : terms) model.terms.push_back(term->term);
+    model.terms = plain(terms);
     return model;
 }
 
@@ -199,11 +206,10 @@ std::vector<double> message_peaks(In<T, 2> logits,
                                   const std::vector<std::vector<std::size_t>>& groups,
                                   In<T, 2> weights, const std::vector<const TermArrays<T>*>& terms,
                                   std::size_t row, std::size_t threads) {
-    std::vector<crfrnn::Term<T>> plain;
-    for (const auto* term : terms) plain.push_back(term->term);
+    const auto plain_terms = plain(terms);
     std::vector<double> result(groups.size());
     nb::gil_scoped_release release;
-    crfrnn::message_peaks(logits.data(), logits.shape(0), groups, logits.shape(1), row, plain,
+    crfrnn::message_peaks(logits.data(), logits.shape(0), groups, logits.shape(1), row, plain_terms,
                           weights.data(), result.data(), threads);
     return result;
 }

@@ -9,7 +9,8 @@
 
 namespace crfrnn {
 
-/// Upper bounds exp(max over pixels of (u_c - max over classes of u)) of each class's marginals.
+/// The largest ratio of each class's marginal to the likeliest one's: exp(max over pixels of
+/// (u_c - max over classes of u)).
 template <typename T>
 void class_peaks(const T* logits, std::size_t classes, std::size_t n, double* peaks,
                  std::size_t threads) {

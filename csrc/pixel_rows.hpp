@@ -31,7 +31,10 @@ class PixelRows {
 public:
     PixelRows(std::size_t n, std::size_t classes, std::size_t stride, std::vector<std::size_t> kept,
               std::size_t all)
-        : n_(n), classes_(classes), stride_(stride), all_(all), kept_(std::move(kept)) {}
+        : n_(n), classes_(classes), stride_(stride), all_(all), kept_(std::move(kept)) {
+        for (std::size_t c = 0; c < all_ && !kept_.empty(); ++c)
+            if (std::find(kept_.begin(), kept_.end(), c) == kept_.end()) left_out_.push_back(c);
+    }
 
     /// The unary rows of a tile. Left-out classes join in the last one: exp adds up.
     void read_logits(const T* logits, std::size_t begin, std::size_t end, T* u) const {
@@ -43,24 +46,16 @@ public:
         std::fill(u, u + rows * stride_, static_cast<T>(kNothing));
         T top[kTile], sum[kTile] = {};
         std::fill_n(top, rows, static_cast<T>(kNothing));
-        std::size_t in_kept = 0;
-        for (std::size_t c = 0; c < all_; ++c) {
+        for (std::size_t k = 0; k < kept; ++k) {
+            const T* from = logits + kept_[k] * n_ + begin;
+            for (std::size_t i = 0; i < rows; ++i) u[i * stride_ + k] = from[i];
+        }
+        for (const std::size_t c : left_out_) {
             const T* from = logits + c * n_ + begin;
-            if (in_kept < kept && kept_[in_kept] == c) {
-                for (std::size_t i = 0; i < rows; ++i) u[i * stride_ + in_kept] = from[i];
-                ++in_kept;
-            } else {
-                for (std::size_t i = 0; i < rows; ++i) top[i] = top[i] < from[i] ? from[i] : top[i];
-            }
+            for (std::size_t i = 0; i < rows; ++i) top[i] = top[i] < from[i] ? from[i] : top[i];
         }
-        in_kept = 0;
-        for (std::size_t c = 0; c < all_; ++c) {
-            if (in_kept < kept && kept_[in_kept] == c) {
-                ++in_kept;
-            } else {
-                kernels<T>().add_exp(logits + c * n_ + begin, top, sum, rows);
-            }
-        }
+        for (const std::size_t c : left_out_)
+            kernels<T>().add_exp(logits + c * n_ + begin, top, sum, rows);
         for (std::size_t i = 0; i < rows; ++i) u[i * stride_ + kept] = top[i] + std::log(sum[i]);
     }
 
@@ -84,14 +79,14 @@ public:
                 shift[i] = u[i * stride_ + kept];
                 scale[i] = z[i * stride_ + kept];
             }
-            std::size_t in_kept = 0;
-            for (std::size_t c = 0; c < all_; ++c) {
+            for (std::size_t c = 0; c < kept; ++c) {
+                T* to = result.values + kept_[c] * n + begin;
+                for (std::size_t i = 0; i < rows; ++i) to[i] = z[i * stride_ + c];
+            }
+            for (const std::size_t c : left_out_) {
                 const T* from = logits + c * n + begin;
                 T* to = result.values + c * n + begin;
-                if (in_kept < kept && kept_[in_kept] == c) {
-                    for (std::size_t i = 0; i < rows; ++i) to[i] = z[i * stride_ + in_kept];
-                    ++in_kept;
-                } else if (result.labels != nullptr) {
+                if (result.labels != nullptr) {
                     k.scaled_exp(from, shift, scale, to, rows);
                 } else {
                     for (std::size_t i = 0; i < rows; ++i) to[i] = from[i] + (scale[i] - shift[i]);
@@ -138,7 +133,7 @@ private:
     }
 
     std::size_t n_, classes_, stride_, all_;
-    std::vector<std::size_t> kept_;
+    std::vector<std::size_t> kept_, left_out_;
 };
 
 }  // namespace crfrnn

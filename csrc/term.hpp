@@ -163,11 +163,11 @@ void response(const Term<T>& term, std::size_t n, std::size_t row, double power,
     const auto ones = uninitialized<T>(n);
     Team::run(used, [&](Team& team) {
         filter.load(team);
-        team.for_each(std::max<std::size_t>(1, parts), [&](std::size_t part) {
-            const std::size_t begin = part * n / std::max<std::size_t>(1, parts);
-            const std::size_t end = (part + 1) * n / std::max<std::size_t>(1, parts);
+        const std::size_t jobs = std::max<std::size_t>(1, parts);
+        team.for_each(jobs, [&](std::size_t job) {
+            const std::size_t begin = job * n / jobs, end = (job + 1) * n / jobs;
             std::fill(ones.get() + begin, ones.get() + end, T(1));
-            if (parts > 0) filter.scatter(part, ones.get() + begin, begin, end);
+            if (parts > 0) filter.scatter(job, ones.get() + begin, begin, end);
         });
         filter.prepare(team, ones.get());
         const std::size_t rows = std::max<std::size_t>(1, grain / row);

@@ -84,7 +84,8 @@ def certify(
         return None
     peaks = ops.class_peaks(logits.flatten(2), engine)
     groups = _groups(peaks)
-    if sum(map(len, groups)) < 2:
+    # A class alone is no gain: the one that stands for those left out takes its place.
+    if sum(map(len, groups)) < 2 or bool((weights < 0).any()):
         return None
     terms = [kernel.term(logits, total=False) for kernel in filters]
     largest = torch.stack([weights[:, group].amax(1) for group in groups], dim=1)
@@ -94,7 +95,7 @@ def certify(
     left_out = {
         c for group, bound in zip(groups, bounds, strict=True) if bound <= LIMIT for c in group
     }
-    if len(left_out) < 2 or not bool((weights >= 0).all()):
+    if len(left_out) < 2:
         return None
     kept = tuple(c for c in range(classes) if c not in left_out)
     return Pruned(kept, max(bound for bound in bounds if bound <= LIMIT))
@@ -112,7 +113,9 @@ def _growth(first: float, iterations: int) -> float:
     """The bound of the last message, from that of the first."""
     bound = first
     for _ in range(iterations - 1):
-        bound = first * math.exp(min(bound, 1.0))
+        bound = first * math.exp(
+            min(bound, 1.0)
+        )  # above LIMIT all are alike; exp must not overflow
     return bound
 
 

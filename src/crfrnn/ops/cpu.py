@@ -172,7 +172,7 @@ def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: flo
 
 
 def class_peaks(logits: Tensor) -> list[float]:
-    """Upper bounds of each class's marginals over batch and pixels; see `reference`."""
+    """The largest ratios of marginals to the likeliest one's; see `reference`."""
     items = [_core.class_peaks(item.contiguous(), torch.get_num_threads()) for item in logits]
     return [max(peaks) for peaks in zip(*items, strict=True)]
 

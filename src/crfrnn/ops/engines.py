@@ -154,7 +154,7 @@ class Engine(Protocol):
         """Run the recurrence on some or all classes for its marginals and labels."""
 
     def class_peaks(self, logits: Tensor) -> list[float]:
-        """Bound each class's marginals from above."""
+        """Find how near each class comes to the likeliest one."""
 
     def message_peaks(
         self,

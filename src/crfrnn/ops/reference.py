@@ -165,7 +165,7 @@ def marginals(
 
 
 def class_peaks(logits: Tensor) -> list[float]:
-    """Upper bounds of each class's marginals softmax(logits) (B C N) over batch and pixels."""
+    """The largest ratio of each class's marginal to the likeliest one's, over batch and pixels."""
     below = logits - logits.amax(1, keepdim=True)
     peaks: list[float] = below.amax((0, 2)).exp().tolist()
     return peaks

@@ -6,14 +6,13 @@ Only `ops.engines` imports this, and only when such a tensor has arrived.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from crfrnn.ops import reference
-from crfrnn.ops.arrays import Term
 
 from . import convolution, gaussian_sum, inference, lattice_build, lattice_filter
 from .launch import INTERPRETED
@@ -58,29 +57,5 @@ mean_field = _on_device(inference.mean_field)
 mean_field_backward = _on_device(inference.mean_field_backward)
 class_peaks = _on_device(reference.class_peaks)
 needs_total = reference.needs_total
-
-
-def marginals(
-    logits: Tensor,
-    weights: Tensor,
-    size: Sequence[int],
-    terms: Sequence[Term],
-    iterations: int,
-    tolerance: float,
-    kept: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Run the recurrence for its result; see `reference.marginals`."""
-    return reference.marginals(
-        logits, weights, size, terms, iterations, tolerance, kept, mean_field
-    )
-
-
-def message_peaks(
-    logits: Tensor,
-    groups: Sequence[Sequence[int]],
-    weights: Tensor,
-    size: Sequence[int],
-    terms: Sequence[Term],
-) -> list[float]:
-    """Upper bounds of the first message to groups of classes; see `reference.message_peaks`."""
-    return reference.message_peaks(logits, groups, weights, size, terms, mean_field)
+marginals = _on_device(functools.partial(reference.marginals, run=mean_field))
+message_peaks = _on_device(functools.partial(reference.message_peaks, run=mean_field))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crfrnn.ops.arrays import LatticeArrays
 
-from .launch import channel_block, item_of, padded_width, pieces, row_block
+from .launch import channel_block, item_of, own_points, padded_width, pieces, row_block
 from .splat import Splat, plan, splat
 
 
@@ -225,11 +225,8 @@ def slice_kernel(
     COLUMNS: tl.constexpr,
 ):
     """Slice: each point gathers the rows of the corners around it."""
-    item = tl.program_id(1).to(tl.int64)
-    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    item, _, valid, place = own_points(points, ROWS)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    valid = point < points
-    place = item * points + point
     sums = sliced(
         table, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS, COLUMNS
     )
@@ -255,10 +252,7 @@ def weight_kernel(
     COLUMNS: tl.constexpr,
 ):
     """A weight slices the table that was seen, and splats into the one that the adjoint sees."""
-    item = tl.program_id(1).to(tl.int64)
-    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    valid = point < points
-    place = item * points + point
+    item, _, valid, place = own_points(points, ROWS)
     begin = tl.load(starts + item) - 1
     for corner in tl.static_range(CORNERS):
         row = begin + tl.load(vertex + place * CORNERS + corner, mask=valid, other=1)

@@ -16,6 +16,14 @@ def item_of(vertex, starts, batch):
     return item
 
 
+@triton.jit
+def own_points(points, ROWS: tl.constexpr):
+    """A program's batch item, points of it, whether those exist, and their places in the batch."""
+    item = tl.program_id(1).to(tl.int64)
+    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    return item, point, point < points, item * points + point
+
+
 #: Whether kernels run in Triton's interpreter, on CPU tensors, instead of being compiled.
 INTERPRETED = not isinstance(item_of, triton.JITFunction)
 

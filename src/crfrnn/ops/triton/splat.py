@@ -120,6 +120,27 @@ def _owners(ends: Tensor, most: int) -> Tensor:
     return torch.searchsorted(ends, place, right=True).clamp_max(len(ends) - 1)
 
 
+@triton.jit
+def entry_values(
+    values,
+    entry,
+    share,
+    place,
+    active,
+    before,
+    column,
+    given,
+    STRIDE: tl.constexpr,
+    CORNERS: tl.constexpr,
+):
+    """What the entries at `place` add to their vertices; `before` rows come first."""
+    point = (tl.load(entry + place, mask=active, other=0) // CORNERS).to(tl.int64)
+    weight = tl.load(share + place, mask=active, other=0.0)
+    row = values + (before + point) * STRIDE
+    value = tl.load(row[:, None] + column[None, :], mask=active[:, None] & given, other=0.0)
+    return weight[:, None] * value
+
+
 @triton.jit(do_not_specialize=["vertices", "batch", "each", "rows_each", "shared"])
 def splat_kernel(
     values,
@@ -159,13 +180,18 @@ def splat_kernel(
             for first in range(begin, end, ENTRIES):
                 place = first + tl.arange(0, ENTRIES)
                 active = place < end
-                point = (tl.load(entry + place, mask=active, other=0) // CORNERS).to(tl.int64)
-                weight = tl.load(share + place, mask=active, other=0.0)
-                row = values + (item * rows_each + point) * STRIDE
-                value = tl.load(
-                    row[:, None] + column[None, :], mask=active[:, None] & given, other=0.0
+                sums += entry_values(
+                    values,
+                    entry,
+                    share,
+                    place,
+                    active,
+                    item * rows_each,
+                    column,
+                    given,
+                    STRIDE,
+                    CORNERS,
                 )
-                sums += weight[:, None] * value
             tl.store(partial + p * WIDTH + column, tl.sum(sums, axis=0), mask=column < WIDTH)
     else:
         vertex = (program - shared) * ROWS + tl.arange(0, ROWS)
@@ -181,13 +207,18 @@ def splat_kernel(
             for k in tl.static_range(4):  # four gathers in flight
                 active = step + k < length
                 place = first + step + k
-                point = (tl.load(entry + place, mask=active, other=0) // CORNERS).to(tl.int64)
-                weight = tl.load(share + place, mask=active, other=0.0)
-                row = values + (item * rows_each + point) * STRIDE
-                value = tl.load(
-                    row[:, None] + column[None, :], mask=active[:, None] & given, other=0.0
+                sums += entry_values(
+                    values,
+                    entry,
+                    share,
+                    place,
+                    active,
+                    item * rows_each,
+                    column,
+                    given,
+                    STRIDE,
+                    CORNERS,
                 )
-                sums += weight[:, None] * value
         target = table + vertex[:, None] * WIDTH + column[None, :]
         tl.store(target, sums, mask=light[:, None] & (column < WIDTH)[None, :])
 

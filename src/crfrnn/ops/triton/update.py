@@ -6,6 +6,38 @@ import triton
 import triton.language as tl
 
 from .lattice_filter import sliced
+from .launch import own_points
+
+
+@triton.jit
+def filtered(
+    source,
+    vertex,
+    weight,
+    starts,
+    place,
+    item,
+    valid,
+    column,
+    KIND: tl.constexpr,
+    CORNERS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Some columns of a filter's result at the points `place`; see `weighted` for KIND."""
+    if KIND == "lattice":
+        part = sliced(
+            source, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS,
+            COLUMNS,
+        )  # fmt: skip
+    else:
+        part = tl.load(
+            source + place[:, None] * WIDTH + column[None, :],
+            mask=valid[:, None] & (column < WIDTH)[None, :],
+            other=0.0,
+        )
+    return part
 
 
 @triton.jit
@@ -50,17 +82,10 @@ def weighted(
     if FULL:
         for first in range(0, WIDTH, CHUNK):
             inner = first + tl.arange(0, CHUNK)
-            if KIND == "lattice":
-                part = sliced(
-                    source, vertex, weight, starts, place, item, valid, inner, CORNERS, WIDTH, ROWS,
-                    CHUNK,
-                )  # fmt: skip
-            else:
-                part = tl.load(
-                    source + place[:, None] * WIDTH + inner[None, :],
-                    mask=valid[:, None] & (inner < WIDTH)[None, :],
-                    other=0.0,
-                )
+            part = filtered(
+                source, vertex, weight, starts, place, item, valid, inner, KIND, CORNERS, WIDTH,
+                ROWS, CHUNK,
+            )  # fmt: skip
             matrix = tl.load(
                 mix + inner[:, None] * CHANNELS + column[None, :],
                 mask=(inner < CHANNELS)[:, None] & (column < CHANNELS)[None, :],
@@ -69,17 +94,10 @@ def weighted(
             # Exact products: TF32 would round the messages to three digits.
             result += tl.dot(part * scale[:, None], matrix, input_precision="ieee", out_dtype=kind)
     else:
-        if KIND == "lattice":
-            part = sliced(
-                source, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS,
-                COLUMNS,
-            )  # fmt: skip
-        else:
-            part = tl.load(
-                source + place[:, None] * WIDTH + column[None, :],
-                mask=valid[:, None] & (column < WIDTH)[None, :],
-                other=0.0,
-            )
+        part = filtered(
+            source, vertex, weight, starts, place, item, valid, column, KIND, CORNERS, WIDTH, ROWS,
+            COLUMNS,
+        )  # fmt: skip
         part *= scale[:, None]
         result = part * tl.load(mix + column, mask=column < CHANNELS, other=0.0)[None, :]
         if REDUCE:
@@ -120,10 +138,7 @@ def mix_kernel(
     CHUNK: tl.constexpr,
 ):
     """Write the weighted result of one kernel to the message, or add it."""
-    item = tl.program_id(1).to(tl.int64)
-    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    valid = point < points
-    place = item * points + point
+    item, point, valid, place = own_points(points, ROWS)
     row = (item * q_rows + point) * WIDTH
     block = item * tl.num_programs(0) + tl.program_id(0)
     result = weighted(
@@ -176,11 +191,8 @@ def update_kernel(
     KIND "none" slices nothing. WRITE keeps z. With STOPS, items that are not `running` keep theirs,
     and the change of the marginals is summed for each block.
     """
-    item = tl.program_id(1).to(tl.int64)
-    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    item, point, valid, place = own_points(points, ROWS)
     column = tl.arange(0, COLUMNS)
-    valid = point < points
-    place = item * points + point
     inside = valid[:, None] & (column < WIDTH)[None, :]
     real = valid[:, None] & (column < CHANNELS)[None, :]
     total = tl.zeros([ROWS, COLUMNS], logits.dtype.element_ty)
@@ -254,11 +266,8 @@ def adjoint_kernel(
     Adds g to `to_logits`, and writes to `upstream` what the adjoint filters see next: Aᵀ g for
     Potts, which is all other classes' g, or g itself.
     """
-    item = tl.program_id(1).to(tl.int64)
-    point = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    item, point, valid, place = own_points(points, ROWS)
     column = tl.arange(0, COLUMNS)
-    valid = point < points
-    place = item * points + point
     row = (item * q_rows + point) * WIDTH
     block = item * tl.num_programs(0) + tl.program_id(0)
     inside = valid[:, None] & (column < WIDTH)[None, :]
