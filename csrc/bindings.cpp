@@ -254,8 +254,10 @@ void define(nb::module_& m, const char* term_name) {
     m.def(
         "lattice_term",
         [](In<Index, 2> vertex, In<T, 2> weight, In<Index, 3> neighbor, In<Index, 1> entry,
-           In<Index, 1> offset, std::size_t start, Scale before, Scale after, Scale total) {
+           In<Index, 1> offset, std::size_t start, Scale before, Scale after, Scale total,
+           bool half) {
             Terms arrays;
+            arrays.term.half = half;
             arrays.term.gaussian = make_lattice(vertex, weight, neighbor, entry, offset, start);
             arrays.alive = {nb::cast(vertex), nb::cast(weight), nb::cast(neighbor), nb::cast(entry),
                             nb::cast(offset)};
@@ -264,7 +266,7 @@ void define(nb::module_& m, const char* term_name) {
         },
         nb::arg("vertex"), nb::arg("weight"), nb::arg("neighbor"), nb::arg("entry"),
         nb::arg("offset"), nb::arg("start"), nb::arg("before").none(), nb::arg("after").none(),
-        nb::arg("total").none());
+        nb::arg("total").none(), nb::arg("half"));
     m.def(
         "grid_term",
         [](const std::vector<In<T, 2>>& bands, Scale before, Scale after, Scale total) {
@@ -301,5 +303,6 @@ NB_MODULE(_core, m) {
     m.attr("message_groups") = crfrnn::kMessageGroups;
     m.def("needs_total", &crfrnn::Recurrence<float>::needs_total, nb::arg("classes"));
     m.def("saved_width", &crfrnn::Recurrence<float>::saved_width, nb::arg("classes"));
+    m.def("stores_half", [] { return crfrnn::kernels<float>().half_tables.blur != nullptr; });
     m.def("instruction_set", [] { return std::string(crfrnn::kernels<float>().name); });
 }

@@ -29,6 +29,7 @@ __all__ = [
     "response",
     "saved_width",
     "separable",
+    "stores_half",
 ]
 
 #: The core takes CPU tensors where its stub, which knows NumPy only, says arrays.
@@ -39,6 +40,7 @@ _LARGE = 4 << 20
 
 saved_width = _core.saved_width
 instruction_set = _core.instruction_set
+stores_half = _core.stores_half
 
 
 def build(features: Tensor) -> LatticeArrays:
@@ -135,6 +137,7 @@ def marginals(
     iterations: int,
     tolerance: float,
     kept: Sequence[int],
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Run the recurrence on some or all classes for its result; see `reference.marginals`."""
     logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
@@ -147,7 +150,7 @@ def marginals(
         steps[b], fine = _core.marginals(
             logits[b],
             weights,
-            [_core_term(term, b) for term in terms],
+            [_core_term(term, b, half=half) for term in terms],
             size[-1],
             iterations,
             tolerance,
@@ -254,13 +257,13 @@ def _lattice_item(lattice: LatticeArrays, b: int) -> tuple[Any, ...]:
     )
 
 
-def _core_term(term: Term, b: int, adjoint: bool = False) -> Any:
+def _core_term(term: Term, b: int, adjoint: bool = False, half: bool = False) -> Any:
     scales = [
         None if scale is None else scale[b].detach().contiguous()
         for scale in (term.before, term.after, term.total)
     ]
     if term.kind == "lattice":
-        return _core.lattice_term(*_lattice_item(LatticeArrays(*term.arrays), b), *scales)
+        return _core.lattice_term(*_lattice_item(LatticeArrays(*term.arrays), b), *scales, half)
     if term.kind == "exact":
         features = term.arrays[0][b].detach().contiguous()
         return _core.exact_term(features, EXACT_TOLERANCE[features.dtype], *scales)
