@@ -64,7 +64,7 @@ format: $(INSTALLED)  ## rewrite Python and C++ in the house's format
 
 # A second build of the package, imported without the editable one: -S leaves .pth files unread.
 SANITIZED_TESTS := tests/test_filter.py tests/test_filter_laws.py tests/test_mean_field.py \
-	tests/test_gradients.py tests/test_refine.py
+	tests/test_gradients.py tests/test_refine.py tests/test_pruning.py tests/test_precision.py
 SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 sanitize-address: SANITIZERS := address,undefined
 sanitize-address: LIBRARIES := libasan.so libubsan.so
