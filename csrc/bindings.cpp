@@ -35,22 +35,20 @@ using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu, nb::ndim<Axes>>;
 using Index = std::int32_t;
 
 /// Hand memory to Python as a NumPy array that owns it.
-nb::ndarray<nb::numpy, Index> to_numpy(std::unique_ptr<Index[]> data,
-                                       std::initializer_list<std::size_t> shape) {
-    Index* const pointer = data.get();
-    nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<Index*>(p); });
-    data.release();
-    return nb::ndarray<nb::numpy, Index>(pointer, shape, owner);
+template <typename T>
+nb::ndarray<nb::numpy, T> to_numpy(crfrnn::Buffer<T> buffer,
+                                   std::initializer_list<std::size_t> shape) {
+    using Buffer = crfrnn::Buffer<T>;
+    auto block = std::make_unique<Buffer>(std::move(buffer));
+    T* const data = block->get();
+    nb::capsule owner(block.get(), [](void* p) noexcept { delete static_cast<Buffer*>(p); });
+    block.release();
+    return nb::ndarray<nb::numpy, T>(data, shape, owner);
 }
 
 /// Bytes in large pages, which go back to the pool when Python lets go of them.
 nb::ndarray<nb::numpy, std::uint8_t> memory(std::size_t bytes) {
-    using Bytes = crfrnn::Buffer<std::uint8_t>;
-    auto block = std::make_unique<Bytes>(crfrnn::uninitialized<std::uint8_t>(bytes));
-    std::uint8_t* const data = block->get();
-    nb::capsule owner(block.get(), [](void* p) noexcept { delete static_cast<Bytes*>(p); });
-    block.release();
-    return nb::ndarray<nb::numpy, std::uint8_t>(data, {bytes}, owner);
+    return to_numpy(crfrnn::uninitialized<std::uint8_t>(bytes), {bytes});
 }
 
 /// A kernel of the recurrence, and the arrays it borrows.
