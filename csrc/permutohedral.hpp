@@ -43,11 +43,13 @@ class LatticeFilter {
 public:
     /// @param width channels of a row of values, `padded`
     /// @param parts in which points scatter their values; 0 to gather them
+    /// @param scale of each point's values when they are splatted; null for ones
     /// @param half  store tables in half precision, if the processor can and it is worth it
     LatticeFilter(const Lattice<T>& lattice, std::size_t width, std::size_t parts,
-                  bool half = false)
+                  const T* scale = nullptr, bool half = false)
         : lattice_(lattice),
           width_(width),
+          scale_(scale),
           half_(half && width > kNarrow && kernels<T>().half_tables.blur != nullptr),
           entries_(uninitialized<Entry<T>>(parts > 0 ? 0 : lattice.n * (lattice.d + 1))),
           tables_(lattice.m + 1, half_ ? 0 : width),
@@ -62,10 +64,9 @@ public:
         return threads <= 4 && width <= kNarrow ? threads : 0;
     }
 
-    /// Order weights (times `scale` of the point, if given) as splat reads them. All workers call.
-    void load(Team& team, const T* scale) {
+    /// Order scaled weights as splat reads them. All workers call.
+    void load(Team& team) {
         if (!scattered_.empty()) {
-            scale_ = scale;
             for (const auto& table : scattered_)
                 team.for_range((lattice_.m + 1) * width_, kGrain * 8,
                                [&](std::size_t begin, std::size_t end) {
@@ -83,7 +84,7 @@ public:
                 const auto at = static_cast<std::size_t>(lattice_.entry[e]);
                 const std::size_t point = (at * inverse) >> shift;
                 entries_[e] = {static_cast<std::int32_t>(point),
-                               lattice_.weight[at] * (scale == nullptr ? T(1) : scale[point])};
+                               lattice_.weight[at] * (scale_ == nullptr ? T(1) : scale_[point])};
             }
         });
     }
@@ -202,12 +203,12 @@ private:
 
     Lattice<T> lattice_;
     std::size_t width_;
+    const T* scale_;
     bool half_;
     Buffer<Entry<T>> entries_;
     Tables<T> tables_;
     Tables<Half> half_tables_;
     std::vector<Buffer<T>> scattered_;
-    const T* scale_ = nullptr;
 };
 
 /// Filter n x c values.
@@ -220,8 +221,8 @@ void filter(const Lattice<T>& lattice, const T* values, T* out, std::size_t c, b
     LatticeFilter<T> whole(lattice, widest, 0);
     LatticeFilter<T> rest(lattice, c > kGroup && c % kGroup != 0 ? padded(c % kGroup) : 1, 0);
     Team::run(threads, [&](Team& team) {
-        whole.load(team, nullptr);
-        if (c > kGroup) rest.load(team, nullptr);
+        whole.load(team);
+        if (c > kGroup) rest.load(team);
         for (std::size_t done = 0; done < c; done += kGroup) {
             const std::size_t real = c - done < kGroup ? c - done : kGroup;
             const std::size_t width = padded(real);

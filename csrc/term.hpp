@@ -51,7 +51,8 @@ public:
           before_(adjoint ? term.after : term.before),
           after_(adjoint ? term.before : term.after) {
         if (const auto* lattice = std::get_if<Lattice<T>>(&term.gaussian)) {
-            lattice_ = std::make_unique<LatticeFilter<T>>(*lattice, width, parts, term.half);
+            lattice_ =
+                std::make_unique<LatticeFilter<T>>(*lattice, width, parts, before_, term.half);
             return;
         }
         if (const auto* points = std::get_if<PointSet<T>>(&term.gaussian)) {
@@ -68,7 +69,7 @@ public:
 
     /// Once, before the first `prepare`. All workers call.
     void load(Team& team) {
-        if (lattice_) lattice_->load(team, before_);
+        if (lattice_) lattice_->load(team);
     }
 
     /// Hand over the values of pixels begin..end, before `prepare` and from one worker a part.

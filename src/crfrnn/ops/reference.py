@@ -78,7 +78,7 @@ def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
     """
     del tolerance
     n = features.shape[1]
-    rows = max(1, _EXACT_CHUNK // max(n, 1))
+    rows = max(1, _EXACT_CHUNK // max(n * len(features), 1))
     slabs = []
     for begin in range(0, n, rows):
         slab = features[:, begin : begin + rows]
