@@ -138,3 +138,40 @@ def test_off_with_a_compatibility_or_no_steps() -> None:
     assert isinstance(refine(image, logits=logits, kernels=KERNELS).pruned, Pruned)
     assert refine(image, logits=logits, kernels=KERNELS, compatibility=potts).pruned is None
     assert refine(image, logits=logits, kernels=KERNELS, iterations=0).pruned is None
+
+
+def flat(probs: list[float]) -> tuple[Tensor, Tensor]:
+    """Logits (1, C, H, W) of the same marginals everywhere, and an image of one color."""
+    logits = torch.tensor(probs).log()[None, :, None, None].expand(1, -1, *SIZE).contiguous()
+    return logits, torch.full((1, 3, *SIZE), 128.0)
+
+
+def test_the_bound_follows_messages_that_grow() -> None:
+    """Only the unlikely classes have weights, so that each step raises them further."""
+    logits, image = flat([0.5, 0.44, 0.03, 0.03])
+    kernel = Bilateral(position=12, color=20)
+    filters = build_filters(
+        [kernel], logits, image, [], normalization="after", filter="lattice", engine=None
+    )
+    weights = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    steps = 10
+    pruned = certify(
+        logits, filters, weights, steps, ops.resolve_engine(None, logits.device, logits.dtype)
+    )
+    assert pruned is not None
+    assert pruned.kept == (0, 1)
+    q = infer(logits, filters, weights, None, steps - 1)[0].softmax(1)
+    last = message(filters, weights, q).amax()
+    assert last > 1.3 * message(filters, weights, logits.softmax(1)).amax()
+    assert last <= pruned.bound
+
+
+def test_a_class_that_a_small_message_lets_win_stays() -> None:
+    logits, image = flat([0.5, 0.4, 0.05, 0.05])
+    kernel = Bilateral(position=12, color=20, weight=(0, 1, 0, 0))
+    given = {"logits": logits, "kernels": [kernel], "iterations": 1, "normalization": "after"}
+    pruned, whole = (refine(image, **given, prune=prune) for prune in (True, False))
+    assert pruned.pruned is not None
+    assert pruned.pruned.kept == (0, 1)
+    assert (whole.labels == 1).all()
+    assert (pruned.labels == 1).all()
