@@ -39,6 +39,7 @@ _LARGE = 4 << 20
 
 saved_width = _core.saved_width
 instruction_set = _core.instruction_set
+release_memory = _core.release_memory
 
 
 def build(features: Tensor) -> LatticeArrays:
