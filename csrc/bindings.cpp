@@ -35,22 +35,20 @@ using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu, nb::ndim<Axes>>;
 using Index = std::int32_t;
 
 /// Hand memory to Python as a NumPy array that owns it.
-nb::ndarray<nb::numpy, Index> to_numpy(std::unique_ptr<Index[]> data,
-                                       std::initializer_list<std::size_t> shape) {
-    Index* const pointer = data.get();
-    nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<Index*>(p); });
-    data.release();
-    return nb::ndarray<nb::numpy, Index>(pointer, shape, owner);
+template <typename T>
+nb::ndarray<nb::numpy, T> to_numpy(crfrnn::Buffer<T> buffer,
+                                   std::initializer_list<std::size_t> shape) {
+    using Buffer = crfrnn::Buffer<T>;
+    auto block = std::make_unique<Buffer>(std::move(buffer));
+    T* const data = block->get();
+    nb::capsule owner(block.get(), [](void* p) noexcept { delete static_cast<Buffer*>(p); });
+    block.release();
+    return nb::ndarray<nb::numpy, T>(data, shape, owner);
 }
 
 /// Bytes in large pages, which go back to the pool when Python lets go of them.
 nb::ndarray<nb::numpy, std::uint8_t> memory(std::size_t bytes) {
-    using Bytes = crfrnn::Buffer<std::uint8_t>;
-    auto block = std::make_unique<Bytes>(crfrnn::uninitialized<std::uint8_t>(bytes));
-    std::uint8_t* const data = block->get();
-    nb::capsule owner(block.get(), [](void* p) noexcept { delete static_cast<Bytes*>(p); });
-    block.release();
-    return nb::ndarray<nb::numpy, std::uint8_t>(data, {bytes}, owner);
+    return to_numpy(crfrnn::uninitialized<std::uint8_t>(bytes), {bytes});
 }
 
 /// A kernel of the recurrence, and the arrays it borrows.
@@ -254,8 +252,10 @@ void define(nb::module_& m, const char* term_name) {
     m.def(
         "lattice_term",
         [](In<Index, 2> vertex, In<T, 2> weight, In<Index, 3> neighbor, In<Index, 1> entry,
-           In<Index, 1> offset, std::size_t start, Scale before, Scale after, Scale total) {
+           In<Index, 1> offset, std::size_t start, Scale before, Scale after, Scale total,
+           bool half) {
             Terms arrays;
+            arrays.term.half = half;
             arrays.term.gaussian = make_lattice(vertex, weight, neighbor, entry, offset, start);
             arrays.alive = {nb::cast(vertex), nb::cast(weight), nb::cast(neighbor), nb::cast(entry),
                             nb::cast(offset)};
@@ -264,7 +264,7 @@ void define(nb::module_& m, const char* term_name) {
         },
         nb::arg("vertex"), nb::arg("weight"), nb::arg("neighbor"), nb::arg("entry"),
         nb::arg("offset"), nb::arg("start"), nb::arg("before").none(), nb::arg("after").none(),
-        nb::arg("total").none());
+        nb::arg("total").none(), nb::arg("half"));
     m.def(
         "grid_term",
         [](const std::vector<In<T, 2>>& bands, Scale before, Scale after, Scale total) {
@@ -302,5 +302,6 @@ NB_MODULE(_core, m) {
     m.attr("message_groups") = crfrnn::kMessageGroups;
     m.def("needs_total", &crfrnn::Recurrence<float>::needs_total, nb::arg("classes"));
     m.def("saved_width", &crfrnn::Recurrence<float>::saved_width, nb::arg("classes"));
+    m.def("stores_half", [] { return crfrnn::kernels<float>().half_tables.blur != nullptr; });
     m.def("instruction_set", [] { return std::string(crfrnn::kernels<float>().name); });
 }

@@ -13,6 +13,11 @@ struct Entry {
     T weight;
 };
 
+/// A number in half precision (IEEE 754), as which a lattice's values may be stored.
+struct Half {
+    std::uint16_t bits;
+};
+
 /// Channels are stored with this many values a row, so that vector loops need no remainder.
 constexpr std::size_t padded(std::size_t channels) {
     return channels <= 2 ? channels : (channels + 3) / 4 * 4;
@@ -60,32 +65,42 @@ struct GaussLeaves {
     std::size_t d;
 };
 
-/// The inner loops, compiled once per instruction set; all take ranges and write only inside them.
-template <typename T>
-struct Kernels {
-    const char* name;
-
+/// The loops over a lattice's values, which are stored as S.
+template <typename T, typename S>
+struct TableKernels {
     /// table[v] = sum of weight * x over the entries of v, for rows begin..end of 1..m.
     void (*splat)(const Entry<T>* entries, const std::int32_t* offset, const T* x,
-                  std::size_t stride, std::size_t width, T* table, std::size_t begin,
+                  std::size_t stride, std::size_t width, S* table, std::size_t begin,
                   std::size_t end);
 
-    /// table[v] += scale[i] * weight * x[i - begin] for the rows v at the corners around the points
-    /// begin..end: the same sums from the points' side, for one thread a table. A null `scale` is
-    /// all ones.
-    void (*scatter)(const std::int32_t* vertex, const T* weight, std::size_t corners,
-                    std::size_t width, const T* scale, const T* x, T* table, std::size_t begin,
-                    std::size_t end);
-
     /// to[v] = from[v] + (from[one neighbour] + from[the other]) / 2, for rows begin..end of 1..m.
-    void (*blur)(const std::int32_t* neighbor, std::size_t width, const T* from, T* to,
+    /// In half precision, half of that, so that no blur leaves its range.
+    void (*blur)(const std::int32_t* neighbor, std::size_t width, const S* from, S* to,
                  std::size_t begin, std::size_t end);
 
     /// out[i - begin] = scale[i] * gain * weighted sum of the rows at the corners around point i.
     /// A null `scale` is all ones.
     void (*slice)(const std::int32_t* vertex, const T* weight, std::size_t corners,
-                  std::size_t width, const T* table, T gain, const T* scale, T* out,
+                  std::size_t width, const S* table, T gain, const T* scale, T* out,
                   std::size_t stride, std::size_t begin, std::size_t end);
+};
+
+/// The inner loops, compiled once per instruction set; all take ranges and write only inside them.
+template <typename T>
+struct Kernels {
+    const char* name;
+
+    TableKernels<T, T> tables;
+
+    /// All null where the processor does not convert half precision, and for double.
+    TableKernels<T, Half> half_tables;
+
+    /// table[v] += scale[i] * weight * x[i - begin] for the rows v at the corners around the points
+    /// begin..end: the sums of a splat from the points' side, for one thread a table. A null
+    /// `scale` is all ones.
+    void (*scatter)(const std::int32_t* vertex, const T* weight, std::size_t corners,
+                    std::size_t width, const T* scale, const T* x, T* table, std::size_t begin,
+                    std::size_t end);
 
     /// to[i - begin] = sum over sources k of band[i][k] * from[k], each n values wide.
     void (*band)(const Band<T>& band, const T* from, std::size_t from_step, T* to,

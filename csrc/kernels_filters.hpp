@@ -24,15 +24,15 @@ constexpr std::int32_t kAheadInSplat = 32;
 // Columns that fill the vector registers when kBandRows rows of them are summed up.
 constexpr std::size_t kBandColumns = 16;
 
-template <typename T>
-inline void prefetch_row(const T* row, std::size_t width) {
-    for (std::size_t byte = 0; byte < width * sizeof(T); byte += 64)
+template <typename S>
+inline void prefetch_row(const S* row, std::size_t width) {
+    for (std::size_t byte = 0; byte < width * sizeof(S); byte += 64)
         CRFRNN_PREFETCH(reinterpret_cast<const char*>(row) + byte);
 }
 
-template <typename T>
+template <typename T, typename S>
 void splat(const Entry<T>* entries, const std::int32_t* offset, const T* x, std::size_t stride,
-           std::size_t width, T* table, std::size_t begin, std::size_t end) {
+           std::size_t width, S* table, std::size_t begin, std::size_t end) {
     const std::int32_t last = offset[end - 1];
     with_width(width, [&](auto w) {
         const auto sum_up = [&](std::size_t row, auto sum) {
@@ -78,9 +78,10 @@ void scatter(const std::int32_t* vertex, const T* weight, std::size_t corners, s
     });
 }
 
-template <typename T>
-void blur(const std::int32_t* neighbor, std::size_t width, const T* from, T* to, std::size_t begin,
+template <typename T, typename S>
+void blur(const std::int32_t* neighbor, std::size_t width, const S* from, S* to, std::size_t begin,
           std::size_t end) {
+    constexpr T own = std::is_same_v<S, T> ? T(1) : T(0.5);
     with_width(width, [&](auto w) {
         for (std::size_t row = begin; row < end; ++row) {
             if (row + kAhead < end) {
@@ -88,22 +89,27 @@ void blur(const std::int32_t* neighbor, std::size_t width, const T* from, T* to,
                 prefetch_row(from + static_cast<std::size_t>(next[0]) * w, w);
                 prefetch_row(from + static_cast<std::size_t>(next[1]) * w, w);
             }
-            const T* here = from + row * w;
-            const T* back = from + static_cast<std::size_t>(neighbor[2 * (row - 1)]) * w;
-            const T* forth = from + static_cast<std::size_t>(neighbor[2 * (row - 1) + 1]) * w;
-            T* out = to + row * w;
+            const S* here = from + row * w;
+            const S* back = from + static_cast<std::size_t>(neighbor[2 * (row - 1)]) * w;
+            const S* forth = from + static_cast<std::size_t>(neighbor[2 * (row - 1) + 1]) * w;
+            S* out = to + row * w;
             for_lanes<T>(w, [&](auto tag, std::size_t c) {
                 using V = decltype(tag);
                 const V sides = V::load(back + c) + V::load(forth + c);
-                (V::load(here + c) + V::all(T(0.5)) * sides).store(out + c);
+                const V half = V::all(own / 2) * sides;
+                if constexpr (own == T(1)) {
+                    (V::load(here + c) + half).store(out + c);
+                } else {
+                    (V::all(own) * V::load(here + c) + half).store(out + c);
+                }
             });
         }
     });
 }
 
-template <typename T>
+template <typename T, typename S>
 void slice(const std::int32_t* vertex, const T* weight, std::size_t corners, std::size_t width,
-           const T* table, T gain, const T* scale, T* out, std::size_t stride, std::size_t begin,
+           const S* table, T gain, const T* scale, T* out, std::size_t stride, std::size_t begin,
            std::size_t end) {
     const auto run = [&](auto w, auto count) {
         const auto sum_up = [&](std::size_t i, auto sum) {

@@ -11,13 +11,25 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
+template <typename T, typename S>
+constexpr TableKernels<T, S> make_tables() {
+    return {splat<T, S>, blur<T, S>, slice<T, S>};
+}
+
+template <typename T>
+constexpr TableKernels<T, Half> make_half_tables() {
+#if defined(CRFRNN_HALF)
+    if constexpr (std::is_same_v<T, float>) return make_tables<T, Half>();
+#endif
+    return {};
+}
+
 template <typename T>
 constexpr Kernels<T> make(const char* name) {
     return {name,
-            splat<T>,
+            make_tables<T, T>(),
+            make_half_tables<T>(),
             scatter<T>,
-            blur<T>,
-            slice<T>,
             band<T>,
             gauss<T>,
             scale_rows<T>,

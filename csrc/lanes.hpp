@@ -11,6 +11,9 @@
 #if defined(__GNUC__) && defined(__AVX__)
 #include <immintrin.h>
 #endif
+#if defined(__GNUC__) && defined(__F16C__)
+#define CRFRNN_HALF
+#endif
 
 #include "kernels.hpp"
 
@@ -53,6 +56,38 @@ struct Lanes {
         return lanes;
     }
     void store(T* to) const { std::memcpy(to, &v, sizeof v); }
+
+#if defined(CRFRNN_HALF)
+    static Lanes load(const Half* from) {
+        Lanes lanes;
+        if constexpr (L == 8) {
+            __m128i bits;
+            std::memcpy(&bits, from, sizeof bits);
+            lanes.v = _mm256_cvtph_ps(bits);
+        } else if constexpr (L == 4) {
+            std::int64_t bits;
+            std::memcpy(&bits, from, sizeof bits);
+            lanes.v = _mm_cvtph_ps(_mm_cvtsi64_si128(bits));
+        } else {
+            static_assert(L == 1);
+            lanes.v = _cvtsh_ss(from->bits);
+        }
+        return lanes;
+    }
+    void store(Half* to) const {
+        constexpr int nearest = _MM_FROUND_TO_NEAREST_INT;
+        if constexpr (L == 8) {
+            const __m128i bits = _mm256_cvtps_ph(v, nearest);
+            std::memcpy(to, &bits, sizeof bits);
+        } else if constexpr (L == 4) {
+            const std::int64_t bits = _mm_cvtsi128_si64(_mm_cvtps_ph(v, nearest));
+            std::memcpy(to, &bits, sizeof bits);
+        } else {
+            static_assert(L == 1);
+            to->bits = _cvtss_sh(v, nearest);
+        }
+    }
+#endif
 
     template <typename Operation>
     static Lanes combine(const Lanes& a, const Lanes& b, Operation operation) {
@@ -188,8 +223,9 @@ public:
         rest_.load(row + kLanes);
     }
 
-    /// this += weight * row
-    void add(T weight, const T* row) {
+    /// this += weight * row, which may be stored as another type
+    template <typename S>
+    void add(T weight, const S* row) {
         lanes_ = lanes_ + Lanes<T, kLanes>::all(weight) * Lanes<T, kLanes>::load(row);
         rest_.add(weight, row + kLanes);
     }
@@ -199,7 +235,8 @@ public:
         rest_.add(other.rest_);
     }
 
-    void store(T* row) const {
+    template <typename S>
+    void store(S* row) const {
         lanes_.store(row);
         rest_.store(row + kLanes);
     }
@@ -214,9 +251,11 @@ class Row<T, 0> {
 public:
     explicit Row(std::size_t) {}
     void load(const T*) {}
-    void add(T, const T*) {}
+    template <typename S>
+    void add(T, const S*) {}
     void add(const Row&) {}
-    void store(T*) const {}
+    template <typename S>
+    void store(S*) const {}
 };
 
 /// The sum of rows whose width is known only at run time, as `Row` is for a known one.
@@ -227,12 +266,16 @@ public:
     void load(const T* row) {
         for (std::size_t c = 0; c < width_; ++c) sum_[c] = row[c];
     }
-    void add(T weight, const T* row) {
-        for (std::size_t c = 0; c < width_; ++c) sum_[c] += weight * row[c];
+    template <typename S>
+    void add(T weight, const S* row) {
+        using V = Lanes<T, 1>;
+        for (std::size_t c = 0; c < width_; ++c)
+            sum_[c] = (V::load(sum_ + c) + V::all(weight) * V::load(row + c)).sum();
     }
     void add(const LooseRow& other) { add(T(1), other.sum_); }
-    void store(T* row) const {
-        for (std::size_t c = 0; c < width_; ++c) row[c] = sum_[c];
+    template <typename S>
+    void store(S* row) const {
+        for (std::size_t c = 0; c < width_; ++c) Lanes<T, 1>::load(sum_ + c).store(row + c);
     }
 
 private:

@@ -9,6 +9,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lattice_key.hpp"
@@ -97,7 +98,7 @@ public:
         const std::size_t chunks = std::max<std::size_t>(1, std::min(threads, n_ / 8192));
         const auto begin_of = [&](std::size_t c) { return c * (n_ / kLanes) / chunks * kLanes; };
         const auto end_of = [&](std::size_t c) { return c + 1 < chunks ? begin_of(c + 1) : n_; };
-        std::vector<std::vector<Numbered>> local(chunks);  // each chunk's vertices, sorted
+        std::vector<SortedKeys> local(chunks);  // each chunk's vertices
         std::vector<std::vector<K>> merged(chunks);
         std::vector<std::vector<std::int32_t>> row(chunks), next(chunks);
         LatticeTables tables;
@@ -108,7 +109,9 @@ public:
                 for (std::size_t i = begin_of(c); i < end_of(c); i += kLanes)
                     embed(i, std::min(kLanes, end_of(c) - i), vertex, weight, numbering);
                 local[c] = sorted(numbering.keys());
-                for (const Numbered& item : local[c]) merged[c].push_back(item.key);
+                merged[c].resize(local[c].count);
+                for (std::size_t k = 0; k < local[c].count; ++k)
+                    merged[c][k] = local[c].items[k].key;
             });
             for (std::size_t step = 1; step < chunks; step *= 2) {
                 team.for_each((chunks + 2 * step - 1) / (2 * step), [&](std::size_t pair) {
@@ -120,13 +123,14 @@ public:
             const std::size_t m = keys.size();
             team.once([&] {
                 tables.vertices = m;
-                tables.neighbor.reset(new std::int32_t[(d_ + 1) * m * 2]);
-                tables.offset.reset(new std::int32_t[m + 1]);
+                tables.neighbor = uninitialized<std::int32_t>((d_ + 1) * m * 2);
+                tables.offset = uninitialized<std::int32_t>(m + 1);
             });
             team.for_each(chunks, [&](std::size_t c) {
-                row[c].resize(local[c].size());
+                row[c].resize(local[c].count);
                 std::size_t at = 0;
-                for (const Numbered& item : local[c]) {
+                for (std::size_t k = 0; k < local[c].count; ++k) {
+                    const Numbered& item = local[c].items[k];
                     while (!(keys[at] == item.key)) ++at;
                     row[c][static_cast<std::size_t>(item.number)] =
                         static_cast<std::int32_t>(at + 1);
@@ -168,6 +172,10 @@ private:
     struct Numbered {
         K key;
         std::int32_t number;
+    };
+    struct SortedKeys {
+        Buffer<Numbered> items;
+        std::size_t count = 0;
     };
 
     static K times(K key, std::int64_t factor) {
@@ -258,24 +266,24 @@ private:
     }
 
     /// Keys in ascending order with their numbers, by radix sort: linear in M.
-    std::vector<Numbered> sorted(const std::vector<K>& keys) const {
+    SortedKeys sorted(const std::vector<K>& keys) const {
         constexpr unsigned digit = 11;
-        std::vector<Numbered> from(keys.size()), to(keys.size());
-        for (std::size_t i = 0; i < keys.size(); ++i)
-            from[i] = {keys[i], static_cast<std::int32_t>(i)};
+        const std::size_t count = keys.size();
+        auto from = uninitialized<Numbered>(count), to = uninitialized<Numbered>(count);
+        for (std::size_t i = 0; i < count; ++i) from[i] = {keys[i], static_cast<std::int32_t>(i)};
         for (std::size_t w = W; w-- > 0;) {
             for (unsigned shift = 0; shift < bits_; shift += digit) {
                 std::array<std::size_t, (1u << digit) + 1> begin{};
                 const auto bucket = [&](const K& key) {
                     return static_cast<std::size_t>(key.word[w] >> shift) & ((1u << digit) - 1);
                 };
-                for (const auto& item : from) ++begin[bucket(item.key) + 1];
+                for (std::size_t i = 0; i < count; ++i) ++begin[bucket(from[i].key) + 1];
                 for (std::size_t b = 1; b < begin.size(); ++b) begin[b] += begin[b - 1];
-                for (const auto& item : from) to[begin[bucket(item.key)]++] = item;
+                for (std::size_t i = 0; i < count; ++i) to[begin[bucket(from[i].key)]++] = from[i];
                 from.swap(to);
             }
         }
-        return from;
+        return {std::move(from), count};
     }
 
     /// All keys of two sorted lists without repetitions, sorted.

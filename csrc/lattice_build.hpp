@@ -2,7 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+
+#include "memory.hpp"
 
 namespace crfrnn {
 
@@ -13,9 +14,9 @@ constexpr std::size_t kMaxDimensions = 32;
 struct LatticeTables {
     std::size_t vertices = 0;
     /// (D+1) x M x 2 row numbers; rows start at 1, 0 is "none"
-    std::unique_ptr<std::int32_t[]> neighbor;
+    Buffer<std::int32_t> neighbor;
     /// M+1: where each vertex's entries begin
-    std::unique_ptr<std::int32_t[]> offset;
+    Buffer<std::int32_t> offset;
 };
 
 /// Build the permutohedral lattice of Adams, Baek & Davis (2010) around n points in d dimensions.

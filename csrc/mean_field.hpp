@@ -355,7 +355,7 @@ private:
                 narrow_.push_back(
                     std::make_unique<TermFilter<T>>(term, model_.n, model_.row, 1, true));
         });
-        for (std::size_t term = 0; term < narrow_.size(); ++term) {
+        for (std::size_t term = 0; term < model_.terms.size(); ++term) {
             narrow_[term]->load(team);
             narrow_[term]->prepare(team, values);
             tiles.for_each(team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {

@@ -15,11 +15,17 @@ namespace crfrnn {
 /// Large blocks that were given back, kept for the next call.
 ///
 /// A call on a photograph fills a hundred megabytes; fetching them from the system anew, page by
-/// page and zeroed, takes as long as two or three steps of the recurrence.
+/// page and zeroed, takes as long as two or three steps of the recurrence. What exceeds kHeld stays
+/// at hand too, but the system may take its contents when memory runs short.
 class Pool {
 public:
-    static constexpr std::size_t kPage = std::size_t{1} << 21;    // bytes of a large page
-    static constexpr std::size_t kKept = std::size_t{512} << 20;  // bytes kept at most
+    static constexpr std::size_t kPage = std::size_t{1} << 21;  // bytes of a large page
+    static constexpr std::size_t kHeld = std::size_t{512} << 20;
+#if defined(__linux__) && defined(MADV_FREE)
+    static constexpr std::size_t kKept = std::size_t{2048} << 20;  // bytes kept at most
+#else
+    static constexpr std::size_t kKept = kHeld;
+#endif
 
     static Pool& shared() {
         static Pool* const pool = new Pool;  // never destroyed: threads may outlive main
@@ -59,6 +65,9 @@ public:
             if (lock && bytes <= kKept / 2) {
                 blocks_.push_back({memory, bytes});
                 kept_ += bytes;
+#if defined(__linux__) && defined(MADV_FREE)
+                if (kept_ > kHeld) ::madvise(memory, bytes, MADV_FREE);
+#endif
                 while (kept_ > kKept) {  // the oldest go
                     kept_ -= blocks_.front().bytes;
                     release(blocks_.front().memory);
@@ -113,7 +122,7 @@ using Buffer = std::unique_ptr<T[], Release>;
 template <typename T>
 Buffer<T> uninitialized(std::size_t count) {
     std::size_t bytes = count * sizeof(T);
-    if (bytes >= 2 * Pool::kPage) {
+    if (bytes >= Pool::kPage / 2) {
         void* const memory = Pool::shared().take(bytes);
         return Buffer<T>(static_cast<T*>(memory), Release{bytes});
     }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.hpp"
@@ -31,7 +32,8 @@ struct Lattice {
 /// A lattice filter with its tables: `blur` reads values, `slice` gives the filtered ones.
 ///
 /// Channels are handled in groups of at most kGroup, each with its own table; all groups share the
-/// second table that blurring needs.
+/// second table that blurring needs. Tables may be stored in half precision, if rows are wide;
+/// their values then have to be in its range.
 ///
 /// There are two ways to splat. A vertex may gather its points' values, which any number of threads
 /// can share. Or points scatter theirs, in parts that each fill a table of their own: of narrow
@@ -41,12 +43,17 @@ class LatticeFilter {
 public:
     /// @param width channels of a row of values, `padded`
     /// @param parts in which points scatter their values; 0 to gather them
-    LatticeFilter(const Lattice<T>& lattice, std::size_t width, std::size_t parts)
+    /// @param scale of each point's values when they are splatted; null for ones
+    /// @param half  store tables in half precision, if the processor can and it is worth it
+    LatticeFilter(const Lattice<T>& lattice, std::size_t width, std::size_t parts,
+                  const T* scale = nullptr, bool half = false)
         : lattice_(lattice),
           width_(width),
+          scale_(scale),
+          half_(half && width > kNarrow && kernels<T>().half_tables.blur != nullptr),
           entries_(uninitialized<Entry<T>>(parts > 0 ? 0 : lattice.n * (lattice.d + 1))),
-          blurred_(uninitialized<T>((lattice.m + 1) * width)),
-          spare_(uninitialized<T>((lattice.m + 1) * (width < kGroup ? width : kGroup))) {
+          tables_(lattice.m + 1, half_ ? 0 : width),
+          half_tables_(lattice.m + 1, half_ ? width : 0) {
         for (std::size_t part = 0; part < parts; ++part)
             scattered_.push_back(uninitialized<T>((lattice.m + 1) * width));
     }
@@ -54,13 +61,12 @@ public:
     /// The number of parts in which `threads` should scatter rows of this width; 0 if they should
     /// gather.
     static std::size_t parts_for(std::size_t threads, std::size_t width) {
-        return threads <= 4 && width <= 8 ? threads : 0;
+        return threads <= 4 && width <= kNarrow ? threads : 0;
     }
 
-    /// Order weights (times `scale` of the point, if given) as splat reads them. All workers call.
-    void load(Team& team, const T* scale) {
+    /// Order scaled weights as splat reads them. All workers call.
+    void load(Team& team) {
         if (!scattered_.empty()) {
-            scale_ = scale;
             for (const auto& table : scattered_)
                 team.for_range((lattice_.m + 1) * width_, kGrain * 8,
                                [&](std::size_t begin, std::size_t end) {
@@ -78,7 +84,7 @@ public:
                 const auto at = static_cast<std::size_t>(lattice_.entry[e]);
                 const std::size_t point = (at * inverse) >> shift;
                 entries_[e] = {static_cast<std::int32_t>(point),
-                               lattice_.weight[at] * (scale == nullptr ? T(1) : scale[point])};
+                               lattice_.weight[at] * (scale_ == nullptr ? T(1) : scale_[point])};
             }
         });
     }
@@ -96,22 +102,68 @@ public:
     ///                but where neighbours are missing the blurs do not commute
     void blur(Team& team, const T* values, bool reverse) {
         const Kernels<T>& k = kernels<T>();
+        if (half_) {
+            blur(team, k.half_tables, half_tables_, values, reverse);
+        } else {
+            blur(team, k.tables, tables_, values, reverse);
+        }
+    }
+
+    /// Read the blurred values at points begin..end into rows of `width`, times `scale` if given.
+    void slice(const T* scale, T* out, std::size_t begin, std::size_t end) const {
+        const Kernels<T>& k = kernels<T>();
+        if (half_) {
+            const int axes = static_cast<int>(lattice_.d + 1);  // each blur has halved
+            slice(k.half_tables, half_tables_, std::ldexp(lattice_.gain(), axes), scale, out, begin,
+                  end);
+        } else {
+            slice(k.tables, tables_, lattice_.gain(), scale, out, begin, end);
+        }
+    }
+
+private:
+    static constexpr std::size_t kGrain = 2048;
+
+    /// Rows that are scattered by few threads, and never stored in half precision: tables are small
+    /// as they are.
+    static constexpr std::size_t kNarrow = 8;
+
+    /// Values of all vertices: one table a group of channels, and the one that blurring needs.
+    template <typename S>
+    struct Tables {
+        Tables(std::size_t rows, std::size_t width)
+            : blurred(uninitialized<S>(rows * width)),
+              spare(uninitialized<S>(rows * (width < kGroup ? width : kGroup))) {}
+
+        Buffer<S> blurred, spare;
+    };
+
+    template <typename S>
+    S* group(const Tables<S>& tables, std::size_t done) const {
+        return tables.blurred.get() + done * (lattice_.m + 1);
+    }
+
+    template <typename S>
+    void blur(Team& team, const TableKernels<T, S>& k, const Tables<S>& tables, const T* values,
+              bool reverse) {
         const std::size_t axes = lattice_.d + 1;
         for (std::size_t done = 0; done < width_; done += kGroup) {
             const std::size_t width = group_width(done);
             // With an odd number of blurs, start in the spare table so as to end in the other.
-            T* from = axes % 2 == 0 ? table(done) : spare_.get();
-            T* to = axes % 2 == 0 ? spare_.get() : table(done);
+            S* from = axes % 2 == 0 ? group(tables, done) : tables.spare.get();
+            S* to = axes % 2 == 0 ? tables.spare.get() : group(tables, done);
             team.once([&] {
-                for (std::size_t c = 0; c < width; ++c) from[c] = to[c] = T(0);
+                for (std::size_t c = 0; c < width; ++c) from[c] = to[c] = S{};
             });
             team.for_range(lattice_.m, kGrain, [&](std::size_t begin, std::size_t end) {
-                if (scattered_.empty()) {
-                    k.splat(entries_.get(), lattice_.offset, values + done, width_, width, from,
-                            begin + 1, end + 1);
-                } else {
-                    collect(from, (begin + 1) * width, (end + 1) * width);
+                if constexpr (std::is_same_v<S, T>) {
+                    if (!scattered_.empty()) {
+                        collect(from, (begin + 1) * width, (end + 1) * width);
+                        return;
+                    }
                 }
+                k.splat(entries_.get(), lattice_.offset, values + done, width_, width, from,
+                        begin + 1, end + 1);
             });
             for (std::size_t a = 0; a < axes; ++a) {
                 const std::size_t axis = reverse ? axes - 1 - a : a;
@@ -119,22 +171,20 @@ public:
                 team.for_range(lattice_.m, kGrain, [&](std::size_t begin, std::size_t end) {
                     k.blur(pairs, width, from, to, begin + 1, end + 1);
                 });
-                T* const last = from;
+                S* const last = from;
                 from = to;
                 to = last;
             }
         }
     }
 
-    /// Read the blurred values at points begin..end into rows of `width`, times `scale` if given.
-    void slice(const T* scale, T* out, std::size_t begin, std::size_t end) const {
+    template <typename S>
+    void slice(const TableKernels<T, S>& k, const Tables<S>& tables, T gain, const T* scale, T* out,
+               std::size_t begin, std::size_t end) const {
         for (std::size_t done = 0; done < width_; done += kGroup)
-            kernels<T>().slice(lattice_.vertex, lattice_.weight, lattice_.d + 1, group_width(done),
-                               table(done), lattice_.gain(), scale, out + done, width_, begin, end);
+            k.slice(lattice_.vertex, lattice_.weight, lattice_.d + 1, group_width(done),
+                    group(tables, done), gain, scale, out + done, width_, begin, end);
     }
-
-private:
-    static constexpr std::size_t kGrain = 2048;
 
     std::size_t group_width(std::size_t done) const {
         return width_ - done < kGroup ? width_ - done : kGroup;
@@ -151,14 +201,14 @@ private:
         }
     }
 
-    T* table(std::size_t done) const { return blurred_.get() + done * (lattice_.m + 1); }
-
     Lattice<T> lattice_;
     std::size_t width_;
+    const T* scale_;
+    bool half_;
     Buffer<Entry<T>> entries_;
-    Buffer<T> blurred_, spare_;
+    Tables<T> tables_;
+    Tables<Half> half_tables_;
     std::vector<Buffer<T>> scattered_;
-    const T* scale_ = nullptr;
 };
 
 /// Filter n x c values.
@@ -171,8 +221,8 @@ void filter(const Lattice<T>& lattice, const T* values, T* out, std::size_t c, b
     LatticeFilter<T> whole(lattice, widest, 0);
     LatticeFilter<T> rest(lattice, c > kGroup && c % kGroup != 0 ? padded(c % kGroup) : 1, 0);
     Team::run(threads, [&](Team& team) {
-        whole.load(team, nullptr);
-        if (c > kGroup) rest.load(team, nullptr);
+        whole.load(team);
+        if (c > kGroup) rest.load(team);
         for (std::size_t done = 0; done < c; done += kGroup) {
             const std::size_t real = c - done < kGroup ? c - done : kGroup;
             const std::size_t width = padded(real);

@@ -33,6 +33,7 @@ struct Term {
     const T* before = nullptr;
     const T* after = nullptr;
     const T* total = nullptr;  ///< the filter's response to ones, `before` and `after` included
+    bool half = false;         ///< a lattice may store its values in half precision
 };
 
 /// A filter at work on rows of `width` channels: `prepare` on all pixels, then `tile` on some.
@@ -50,7 +51,8 @@ public:
           before_(adjoint ? term.after : term.before),
           after_(adjoint ? term.before : term.after) {
         if (const auto* lattice = std::get_if<Lattice<T>>(&term.gaussian)) {
-            lattice_ = std::make_unique<LatticeFilter<T>>(*lattice, width, parts);
+            lattice_ =
+                std::make_unique<LatticeFilter<T>>(*lattice, width, parts, before_, term.half);
             return;
         }
         if (const auto* points = std::get_if<PointSet<T>>(&term.gaussian)) {
@@ -67,7 +69,7 @@ public:
 
     /// Once, before the first `prepare`. All workers call.
     void load(Team& team) {
-        if (lattice_) lattice_->load(team, before_);
+        if (lattice_) lattice_->load(team);
     }
 
     /// Hand over the values of pixels begin..end, before `prepare` and from one worker a part.

@@ -12,6 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # it notes down torch's functions, and not those that `poisoned` puts there
 
 # Without a GPU the Triton engine is tested in Triton's interpreter, which has to be asked for
 # before Triton is imported. Nothing else here uses Triton.

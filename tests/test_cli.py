@@ -121,7 +121,7 @@ def test_every_parameter_reaches_the_crf(folder: Path) -> None:
     options = (
         "--bilateral-position 20 --bilateral-color 9 --bilateral-weight 2 --gaussian-position 2,1 "
         "--gaussian-weight 0.5 --iterations 3 --normalization before --filter exact "
-        "--engine reference --compatibility c.npy --probs p.npy"
+        "--tol 0.02 --engine reference --compatibility c.npy --probs p.npy"
     )
     assert refine(*options.split()) == 0
     want = crfrnn.refine(
@@ -133,12 +133,23 @@ def test_every_parameter_reaches_the_crf(folder: Path) -> None:
         ),
         iterations=3,
         normalization="before",
+        tol=0.02,
         filter="exact",
         engine="reference",
         compatibility=penalty,
     )
     np.testing.assert_allclose(np.load("p.npy"), want.probs, atol=1e-6)
     assert np.abs(want.probs - crfrnn.refine(photograph(), logits=logits()).probs).max() > 0.01
+
+
+def test_the_precision_reaches_the_crf(folder: Path) -> None:
+    assert refine("--precision", "half", "--engine", "reference", "--probs", "p.npy") == 0
+    full, half = (
+        crfrnn.refine(photograph(), logits=logits(), engine="reference", precision=precision).probs
+        for precision in ("full", "half")
+    )
+    np.testing.assert_array_equal(np.load("p.npy"), half)
+    assert (full != half).any()
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
@@ -293,6 +304,8 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "preset": (lambda: None, {"options": ["--preset", "best"]}, "unknown preset 'best'"),
     "kind": (lambda: None, {"options": ["--kind", "guess"]}, "argument --kind: invalid choice"),
     "filter": (lambda: None, {"options": ["--filter", "fft"]}, "argument --filter: invalid choice"),
+    "precision": (lambda: None, {"options": ["--precision", "8"]}, "--precision: invalid choice"),
+    "tol": (lambda: None, {"options": ["--tol", "0"]}, "tol is a mean change and must be positive"),
     "engine": (lambda: None, {"options": ["--engine", "warp"]}, "warp"),
     "bandwidth zero": (
         lambda: None,

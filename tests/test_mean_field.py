@@ -428,3 +428,28 @@ def test_matrices_of_many_classes_on_rows_of_many_pixels(classes: int, dtype) ->
     bound = {torch.float32: 1e-4, DOUBLE: 1e-10}[dtype]
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=bound, atol=bound)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unary": (2, 5)}, r"unary must be \(B, C, \*S\); got \(2, 5\)"),
+        ({"weights": ()}, r"weights must be \(2,\), \(2, 3\) or \(2, 3, 3\) .* got \(\)"),
+        ({"weights": (1,)}, r"2 filters and 3 classes; got \(1,\)"),
+        ({"weights": (2, 4)}, r"got \(2, 4\)"),
+        ({"weights": (2, 3, 3, 1)}, r"got \(2, 3, 3, 1\)"),
+        ({"compatibility": (3,)}, r"compatibility must be \(3, 3\), .* got \(3,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(change: dict, message: str) -> None:
+    shapes = {"unary": (1, 3, 5), "weights": (2,), "compatibility": (3, 3)} | change
+    unary, weights, compatibility = (torch.ones(shape) for shape in shapes.values())
+    with pytest.raises(ValueError, match=message):
+        mean_field(unary, [lambda q: q, lambda q: q], weights, compatibility, 1)
+
+
+@pytest.mark.unchecked
+def test_a_negative_number_of_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="iterations must not be negative; got -1"):
+        mean_field(torch.ones(1, 2, 5), [], torch.ones(0), torch.ones(2, 2), -1)

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import _checks
+
 Filter = Callable[[Tensor], Tensor]
 
 
@@ -34,6 +36,9 @@ def mean_field(
     Returns:
         Logits of the approximate marginals. Apply softmax for probabilities.
 
+    Raises:
+        ValueError: the shapes do not fit each other, or `iterations` is negative.
+
     Example:
         >>> import torch
         >>> from crfrnn import mean_field
@@ -43,13 +48,32 @@ def mean_field(
         >>> z.argmax(1)
         tensor([[0, 0, 0]])
     """
-    weigh = {1: "k,kbc...->bc...", 2: "kc,kbc...->bc...", 3: "kdc,kbc...->bd..."}[weights.dim()]
+    _checks.count("iterations", iterations)
+    _check_shapes(unary, len(filters), weights, compatibility)
     logits = -unary
     if not filters:
         return logits
+    weigh = {1: "k,kbc...->bc...", 2: "kc,kbc...->bc...", 3: "kdc,kbc...->bd..."}[weights.dim()]
     for _ in range(iterations):
         q = logits.softmax(dim=1)
         messages = torch.stack([f(q) for f in filters])
         message = torch.einsum(weigh, weights, messages)
         logits = -unary - torch.einsum("cd,bd...->bc...", compatibility, message)
     return logits
+
+
+def _check_shapes(unary: Tensor, kernels: int, weights: Tensor, compatibility: Tensor) -> None:
+    if unary.dim() < 3:
+        raise ValueError(f"unary must be (B, C, *S); got {_checks.shape_text(unary)}")
+    classes = unary.shape[1]
+    wide = (kernels, classes, classes)
+    if kernels and tuple(weights.shape) not in (wide[:1], wide[:2], wide):
+        raise ValueError(
+            f"weights must be ({kernels},), {wide[:2]} or {wide} for {kernels} filters and "
+            f"{classes} classes; got {_checks.shape_text(weights)}"
+        )
+    if tuple(compatibility.shape) != (classes, classes):
+        raise ValueError(
+            f"compatibility must be {(classes, classes)}, one row and column a class; got "
+            f"{_checks.shape_text(compatibility)}"
+        )

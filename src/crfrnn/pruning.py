@@ -113,9 +113,7 @@ def _growth(first: float, iterations: int) -> float:
     """The bound of the last message, from that of the first."""
     bound = first
     for _ in range(iterations - 1):
-        bound = first * math.exp(
-            min(bound, 1.0)
-        )  # above LIMIT all are alike; exp must not overflow
+        bound = first * math.exp(min(bound, 1.0))  # above LIMIT all are alike
     return bound
 
 
@@ -128,6 +126,7 @@ def marginals(
     *,
     prune: bool = True,
     tolerance: float = 0.0,
+    half: bool = False,
     engine: str | None = None,
 ) -> Marginals:
     """Run the recurrence without gradients, on as few classes as can be certified.
@@ -143,6 +142,7 @@ def marginals(
         iterations: number of updates.
         prune: whether to leave classes out.
         tolerance: as in `recurrence.infer`.
+        half: whether lattices store their values in half precision, where the engine can.
         engine: as in `recurrence.infer`.
 
     Raises:
@@ -160,13 +160,13 @@ def marginals(
             weights = torch.cat([weights[:, kept], weights.new_zeros(len(filters), 1)], dim=1)
         total = pruned is None and ops.needs_total(logits.shape[1], engine)
         terms = [f.term(logits, total) for f in filters]
+        size = logits.shape[2:]
         probs, labels, steps, finite = ops.marginals(
-            logits.flatten(2), weights, logits.shape[2:], terms, iterations, tolerance, kept, engine
+            logits.flatten(2), weights, size, terms, iterations, tolerance, kept, half, engine
         )
     if not finite:
         raise ValueError(
             f"the scores, kernel weights or compatibility are too large for {probs.dtype}: the "
             f"result is not finite. Scale them down, or give the scores in float64."
         )
-    size = logits.shape[2:]
     return Marginals(probs.view(logits.shape), labels.view(-1, *size), steps.tolist(), pruned)

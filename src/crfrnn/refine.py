@@ -61,6 +61,7 @@ def refine(
     normalization: str | None = None,
     filter: str = "lattice",
     prune: bool = True,
+    precision: str = "full",
     tol: float | None = None,
     num_classes: int | None = None,
     confidence: float = 0.7,
@@ -97,6 +98,9 @@ def refine(
         prune: leave out classes of which it can be proven that they win no pixel and that no
             message to them matters much (`Pruned.bound`; Potts, weights >= 0); several times
             faster on photographs, which show few of many classes.
+        precision: "full", or "half" to keep the lattice's values as float16 between the steps'
+            passes, where the engine can (not with few classes, nor on processors without F16C);
+            arithmetic is in full.
         tol: stop an image early when its marginals change by less than this on average (0.001 is
             a good value: it leaves fewer than 0.2 % of labels undecided); default never.
         num_classes: number of classes for `labels`; default the largest label + 1, at least 2.
@@ -132,6 +136,7 @@ def refine(
     normalization = chosen.normalization if normalization is None else normalization
     _checks.one_of("normalization", normalization, NORMALIZATIONS)
     _checks.one_of("filter", filter, ("lattice", "exact"))
+    _checks.one_of("precision", precision, ("full", "half"))
     tolerance = 0.0 if tol is None else _checks.positive("tol", tol, "a mean change")[0]
 
     given = to_tensor(name, scores)
@@ -166,6 +171,7 @@ def refine(
             steps,
             prune=prune,
             tolerance=tolerance,
+            half=precision == "half",
             engine=engine,
         )
     return _pack(result, given, scores, layout, engine)

@@ -85,6 +85,8 @@ def refine_scores(photo: np.ndarray, given: Scores, settings: Settings) -> crfrn
         iterations=settings.iterations,
         normalization=settings.normalization,
         filter=settings.filter,
+        tol=settings.tol,
+        precision=settings.precision,
         engine=settings.engine,
         num_classes=settings.num_classes if given.kind == "labels" else None,
         confidence=settings.confidence,

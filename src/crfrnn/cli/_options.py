@@ -128,6 +128,20 @@ def add_crf(parser: argparse.ArgumentParser) -> None:
         default="lattice",
         help="exact: the Gaussian sum itself, slow (default lattice)",
     )
+    add(
+        "--tol",
+        metavar="X",
+        type=float,
+        help="stop an image when its marginals change by less than this on average, such as 0.001 "
+        "(default: never)",
+    )
+    add(
+        "--precision",
+        choices=("full", "half"),
+        default="full",
+        help="half: the lattice's values as float16, a little faster with many classes "
+        "(default full)",
+    )
     add("--engine", metavar="NAME", help="reference, cpu or triton (default: the fastest)")
 
 

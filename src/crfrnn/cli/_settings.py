@@ -31,6 +31,8 @@ class Settings:
     iterations: int
     normalization: str
     filter: str
+    tol: float | None
+    precision: str
     engine: str | None
     compatibility: tuple[tuple[float, ...], ...] | None
     confidence: float
@@ -58,6 +60,8 @@ def make_settings(args: argparse.Namespace) -> Settings:
         iterations=_checks.count("iterations", steps),
         normalization=args.normalization or preset.normalization,
         filter=args.filter,
+        tol=None if args.tol is None else _checks.positive("tol", args.tol, "a mean change")[0],
+        precision=args.precision,
         engine=args.engine,
         compatibility=_compatibility(args.compatibility),
         confidence=args.confidence,

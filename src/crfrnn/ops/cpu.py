@@ -26,9 +26,11 @@ __all__ = [
     "mean_field_backward",
     "message_peaks",
     "needs_total",
+    "release_memory",
     "response",
     "saved_width",
     "separable",
+    "stores_half",
 ]
 
 #: The core takes CPU tensors where its stub, which knows NumPy only, says arrays.
@@ -40,6 +42,7 @@ _LARGE = 4 << 20
 saved_width = _core.saved_width
 instruction_set = _core.instruction_set
 release_memory = _core.release_memory
+stores_half = _core.stores_half
 
 
 def build(features: Tensor) -> LatticeArrays:
@@ -136,6 +139,7 @@ def marginals(
     iterations: int,
     tolerance: float,
     kept: Sequence[int],
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Run the recurrence on some or all classes for its result; see `reference.marginals`."""
     logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
@@ -148,7 +152,7 @@ def marginals(
         steps[b], fine = _core.marginals(
             logits[b],
             weights,
-            [_core_term(term, b) for term in terms],
+            [_core_term(term, b, half=half) for term in terms],
             size[-1],
             iterations,
             tolerance,
@@ -255,13 +259,13 @@ def _lattice_item(lattice: LatticeArrays, b: int) -> tuple[Any, ...]:
     )
 
 
-def _core_term(term: Term, b: int, adjoint: bool = False) -> Any:
+def _core_term(term: Term, b: int, adjoint: bool = False, half: bool = False) -> Any:
     scales = [
         None if scale is None else scale[b].detach().contiguous()
         for scale in (term.before, term.after, term.total)
     ]
     if term.kind == "lattice":
-        return _core.lattice_term(*_lattice_item(LatticeArrays(*term.arrays), b), *scales)
+        return _core.lattice_term(*_lattice_item(LatticeArrays(*term.arrays), b), *scales, half)
     if term.kind == "exact":
         features = term.arrays[0][b].detach().contiguous()
         return _core.exact_term(features, EXACT_TOLERANCE[features.dtype], *scales)

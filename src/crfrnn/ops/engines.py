@@ -150,6 +150,7 @@ class Engine(Protocol):
         iterations: int,
         tolerance: float,
         kept: Sequence[int],
+        half: bool,
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
         """Run the recurrence on some or all classes for its marginals and labels."""
 

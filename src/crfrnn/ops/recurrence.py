@@ -1,6 +1,7 @@
 """The whole recurrence as one registered operator, which stores only the marginals."""
 
 # No postponed annotations: torch reads an operator's schema from them.
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from torch import Tensor
 from .arrays import Term
 from .engines import implementation
 from .transforms import direct, no_second_derivative, one_by_one, under_transform
+
+#: A sum that float16 holds, with room to spare.
+_HALF_RANGE = 32768
 
 _NO_SECOND_DERIVATIVE = (
     "the fused recurrence has no second derivative. The plain one has: crfrnn.mean_field(-logits, "
@@ -59,12 +63,29 @@ def marginals(
     iterations: int,
     tolerance: float,
     kept: Sequence[int],
+    half: bool,
     engine: str,
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Run the recurrence for its result, without gradients; see `reference.marginals`."""
+    terms = [_in_range(term, logits) for term in terms] if half else terms
     return implementation(engine).marginals(
-        logits, weights, size, terms, iterations, tolerance, kept
+        logits, weights, size, terms, iterations, tolerance, kept, half
     )
+
+
+def _in_range(term: Term, logits: Tensor) -> Term:
+    """The term with the values of its lattice in the range of float16.
+
+    A vertex adds up to N marginals. What scales the input of a normalized filter outweighs that; a
+    filter whose input is not scaled gets a power of two, which costs no digit.
+    """
+    n = logits.shape[2]
+    if term.kind != "lattice" or term.before is not None or n <= _HALF_RANGE:
+        return term
+    factor = 2.0 ** math.ceil(math.log2(n / _HALF_RANGE))
+    before = logits.new_full((len(logits), n), 1 / factor)
+    after = before * factor**2 if term.after is None else term.after * factor
+    return term._replace(before=before, after=after)
 
 
 def class_peaks(logits: Tensor, engine: str) -> list[float]:

@@ -78,7 +78,7 @@ def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
     """
     del tolerance
     n = features.shape[1]
-    rows = max(1, _EXACT_CHUNK // max(n, 1))
+    rows = max(1, _EXACT_CHUNK // max(n * len(features), 1))
     slabs = []
     for begin in range(0, n, rows):
         slab = features[:, begin : begin + rows]
@@ -99,11 +99,13 @@ def mean_field(
     iterations: int,
     tolerance: float,
     save: bool,
+    storage: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the recurrence from `logits` (B C N) on a grid of `size`.
 
     `weights` is (K C) for the Potts model, or (K C C): compatibility times weights. Each image
     stops when its marginals change by less than `tolerance` on average, unless that is 0.
+    `storage` is as in `filter`.
 
     Returns:
         The logits; the marginals before each step (B T N C) if `save`; the steps made (B).
@@ -117,7 +119,10 @@ def mean_field(
     for step in range(iterations):
         history += [q] if save else []
         penalty = sum(
-            (_penalty(apply(term, q, size), weights[k]) for k, term in enumerate(terms)),
+            (
+                _penalty(apply(term, q, size, storage=storage), weights[k])
+                for k, term in enumerate(terms)
+            ),
             torch.zeros_like(q),
         )
         z = torch.where(running[:, None, None], unary - penalty, z)
@@ -137,6 +142,7 @@ def marginals(
     iterations: int,
     tolerance: float,
     kept: Sequence[int],
+    half: bool,
     run: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Run the recurrence for its marginals (B C N) and labels (B N), without gradients.
@@ -144,9 +150,11 @@ def marginals(
     With `kept` classes, the Potts recurrence runs on these, and the last weight stands for all
     others: in the softmax they are one class whose logit is the log of the sum of their exps, and
     each of them then moves as that one did. Also returned: the steps made (B), and whether all
-    marginals are finite, as far as the CPU knows. `run` is another engine's `mean_field`.
+    marginals are finite, as far as the CPU knows. With `half`, lattices store float16. `run` is
+    another engine's `mean_field`.
     """
-    run = mean_field if run is None else run
+    storage = torch.float16 if half else None
+    run = functools.partial(mean_field if run is None else run, storage=storage)
     if kept:
         others = [c for c in range(logits.shape[1]) if c not in set(kept)]
         inside, outside = (torch.tensor(part, device=logits.device) for part in (kept, others))
@@ -230,12 +238,18 @@ def saved_width(classes: int) -> int:
     return classes
 
 
-def apply(term: Term, values: Tensor, size: Sequence[int], adjoint: bool = False) -> Tensor:
+def apply(
+    term: Term,
+    values: Tensor,
+    size: Sequence[int],
+    adjoint: bool = False,
+    storage: torch.dtype | None = None,
+) -> Tensor:
     """F = D_after G D_before on `values` (B N C), or its adjoint."""
     first, last = (term.after, term.before) if adjoint else (term.before, term.after)
     values = values if first is None else values * first[:, :, None]
     if term.kind == "lattice":
-        values = filter(values, LatticeArrays(*term.arrays), adjoint)
+        values = filter(values, LatticeArrays(*term.arrays), adjoint, storage)
     elif term.kind == "grid":
         bands = [transpose_band(band) for band in term.arrays] if adjoint else term.arrays
         grid = values.reshape(len(values), *size, values.shape[2])

@@ -25,8 +25,14 @@ def build(features: Tensor) -> LatticeArrays:
     )
 
 
-def filter(values: Tensor, lattice: LatticeArrays, reverse: bool) -> Tensor:
-    """Splat, blur and slice `values` (B N C); `reverse` blurs the axes backwards: the adjoint."""
+def filter(
+    values: Tensor, lattice: LatticeArrays, reverse: bool, storage: torch.dtype | None = None
+) -> Tensor:
+    """Splat, blur and slice `values` (B N C); `reverse` blurs the axes backwards: the adjoint.
+
+    `storage` is the float type to which the vertices' values are rounded, that of `values` by
+    default. Each blur up to doubles them; they have to stay in range when it halves them.
+    """
     bounds = lattice.starts.tolist()
     items = [
         _filter_item(
@@ -35,6 +41,7 @@ def filter(values: Tensor, lattice: LatticeArrays, reverse: bool) -> Tensor:
             lattice.weight[b],
             lattice.neighbor[:, bounds[b] : bounds[b + 1]],
             reverse,
+            storage,
         )
         for b in range(values.shape[0])
     ]
@@ -162,10 +169,15 @@ def _row_codes(rows: Tensor) -> Tensor:
 
 
 def _filter_item(
-    values: Tensor, vertex: Tensor, weight: Tensor, neighbor: Tensor, reverse: bool
+    values: Tensor,
+    vertex: Tensor,
+    weight: Tensor,
+    neighbor: Tensor,
+    reverse: bool,
+    storage: torch.dtype | None,
 ) -> Tensor:
     """Filter the values (N C) of one batch item."""
-    table = _blurred(values, vertex, weight, neighbor, reverse)
+    table = _blurred(values, vertex, weight, neighbor, reverse, storage)
     out = torch.zeros_like(values)
     for row, corner_weight in zip(vertex.long().T, weight.T, strict=True):  # slice
         out = out + (_gain(vertex) * corner_weight[:, None]) * table[row]
@@ -173,17 +185,29 @@ def _filter_item(
 
 
 def _blurred(
-    values: Tensor, vertex: Tensor, weight: Tensor, neighbor: Tensor, reverse: bool
+    values: Tensor,
+    vertex: Tensor,
+    weight: Tensor,
+    neighbor: Tensor,
+    reverse: bool,
+    storage: torch.dtype | None = None,
 ) -> Tensor:
     """Splat the values (N C) and blur; row 0 of the table stays zero."""
     d = vertex.shape[1] - 1
     table = values.new_zeros(neighbor.shape[1] + 1, values.shape[1])
     for row, corner_weight in zip(vertex.long().T, weight.T, strict=True):  # splat
         table = table.index_add(0, row, corner_weight[:, None] * values)
-    for axis in reversed(range(d + 1)) if reverse else range(d + 1):  # blur with (½, 1, ½)
+    own = 1.0 if storage is None else 0.5  # of a narrower type, so that no blur leaves its range
+    table = _stored(table, storage)
+    for axis in reversed(range(d + 1)) if reverse else range(d + 1):  # blur with own (½, 1, ½)
         back, forth = neighbor[axis].long().unbind(1)
-        table = torch.cat([table[:1], table[1:] + 0.5 * (table[back] + table[forth])])
-    return table
+        blurred = table[1:] + 0.5 * (table[back] + table[forth])
+        table = _stored(torch.cat([table[:1], own * blurred]), storage)
+    return table / own ** (d + 1)
+
+
+def _stored(table: Tensor, storage: torch.dtype | None) -> Tensor:
+    return table if storage is None else table.to(storage).to(table.dtype)
 
 
 def _gain(vertex: Tensor) -> float:
