@@ -298,6 +298,7 @@ NB_MODULE(_core, m) {
     define<float>(m, "Term32");
     define<double>(m, "Term64");
     m.def("memory", &memory, nb::arg("bytes"));
+    m.def("release_memory", [] { crfrnn::Pool::shared().clear(); });
     m.attr("message_groups") = crfrnn::kMessageGroups;
     m.def("needs_total", &crfrnn::Recurrence<float>::needs_total, nb::arg("classes"));
     m.def("saved_width", &crfrnn::Recurrence<float>::saved_width, nb::arg("classes"));

@@ -80,6 +80,15 @@ public:
         release(memory);
     }
 
+    /// Give what is kept back to the system, unless another thread is at it.
+    void clear() {
+        const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+        if (!lock) return;
+        for (const Block& block : blocks_) release(block.memory);
+        blocks_.clear();
+        kept_ = 0;
+    }
+
 private:
     struct Block {
         void* memory;

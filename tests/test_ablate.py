@@ -24,6 +24,7 @@ from crfrnn.training.settings import to_yaml
 from crfrnn.training.source import Source
 from crfrnn.tuning import SearchConfig
 
+from .cases import needs_core
 from .packs import KERNELS, shapes, with_scores
 
 pytest.importorskip("optuna", reason="needs crfrnn[tune]")
@@ -192,6 +193,21 @@ def test_memory_and_time_are_those_of_the_work() -> None:
     if cost.megabytes is None:
         pytest.skip("this system does not tell the peak of memory")
     assert 39 < cost.megabytes < 60
+
+
+@needs_core
+def test_memory_that_the_core_keeps_is_not_held(one_thread: None) -> None:
+    crf = CrfConfig(kernels=KERNELS).make(21).eval()
+    image, logits = torch.rand(1, 3, 300, 400) * 255, torch.randn(1, 21, 300, 400)
+    prepared = crf.prepare(image)
+    with torch.no_grad():
+        cost = measure(
+            lambda: crf.infer(logits, prepared, iterations=2), torch.device("cpu"), repeats=1
+        )
+    if cost.megabytes is None:
+        pytest.skip("this system does not tell the peak of memory")
+    # Logits that come out, marginals and messages: at least two of 10 MB each.
+    assert 20 < cost.megabytes < 200
 
 
 def test_the_plot_has_a_line_for_each_row() -> None:

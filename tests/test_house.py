@@ -72,7 +72,7 @@ ARROWS = {
     "training": "data metrics checkpoint models layer frank_wolfe pairwise presets files scores"
     " score_pack",
     "tuning": "training data metrics checkpoint layer pairwise presets refine files",
-    "ablation": "tuning training metrics checkpoint layer presets files",
+    "ablation": "tuning training metrics checkpoint layer presets files ops",
     "demo": "refine presets palette files figures score_grid scores",
     "bench": "demo data layer refine presets pydensecrf ops",
     "__init__": "refine pydensecrf presets pairwise lattice mean_field _info"

@@ -21,6 +21,7 @@ from crfrnn import CRFRNN
 from crfrnn.checkpoint import load_checkpoint
 from crfrnn.cli import main
 from crfrnn.models import make_network
+from crfrnn.presets import PRESETS, write_preset
 from crfrnn.training import (
     PAPER_RATES,
     CrfConfig,
@@ -417,6 +418,37 @@ def test_data_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "run" / "state.pt").write_bytes(b"PK nothing")
     assert main(["train", str(file), "--seed", "1"]) == 2
     assert "state.pt: not a readable training state" in capsys.readouterr().err
+
+
+@pytest.mark.unchecked
+def test_a_run_goes_on_however_its_files_are_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(make_network("light", 3, width=2).state_dict(), tmp_path / "w.pt")
+    write_preset(tmp_path / "run.yaml", PRESETS["deeplab"])
+    (tmp_path / "elsewhere").mkdir()
+
+    def run(folder: Path) -> None:
+        model = ModelConfig(
+            "light",
+            {"width": 2},
+            weights=folder / "w.pt",
+            crf=CrfConfig(preset=str(folder / "run.yaml")),
+        )
+        train(config(tmp_path / "run", stage("network", epochs=1), model=model), quiet=True)
+
+    monkeypatch.chdir(tmp_path)
+    run(Path())
+    made = (tmp_path / "run" / "steps.csv").read_text()
+    run(tmp_path)
+    run(tmp_path / "elsewhere" / "..")
+    assert (tmp_path / "run" / "steps.csv").read_text() == made
+    # The same words, but another file.
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in ("w.pt", "run.yaml"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    with pytest.raises(ValueError, match=r"the run there has another model; use another output"):
+        run(Path())
 
 
 @pytest.mark.unchecked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from crfrnn.ops import release_memory
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -20,7 +24,8 @@ class Cost:
 
     Attributes:
         seconds: wall time, the median of several.
-        megabytes: peak of memory above what was held before; None where it cannot be told.
+        megabytes: peak of memory above what was held before, what libraries keep for their next
+            call not counted as held; None where it cannot be told.
     """
 
     seconds: float
@@ -28,28 +33,42 @@ class Cost:
 
 
 def measure(work: Callable[[], Any], device: torch.device, *, repeats: int = 3) -> Cost:
-    """Run a piece of work several times, after once to warm up."""
+    """Run a piece of work several times, after once to warm up and once for its memory."""
     work()
-    times, peaks = [], []
+    before = _reset(device)
+    work()
+    _finish(device)
+    peak = _peak(device)
+    times = []
     for _ in range(repeats):
-        before = _reset(device)
         start = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _finish(device)
         times.append(time.perf_counter() - start)
-        peak = _peak(device)
-        if before is not None and peak is not None:
-            peaks.append(max(0.0, peak - before) / 2**20)
-    return Cost(sorted(times)[len(times) // 2], max(peaks) if peaks else None)
+    held = None if before is None or peak is None else max(0.0, peak - before) / 2**20
+    return Cost(sorted(times)[len(times) // 2], held)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _reset(device: torch.device) -> float | None:
     """Forget the peak so far; gives what is held now, in bytes."""
+    _finish(device)
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return float(torch.cuda.memory_allocated(device))
+    if not _CLEAR.exists():
+        return None
+    # Memory that was freed, but is kept for the next call, is resident: work that uses it
+    # would seem to need none.
+    gc.collect()
+    release_memory()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
+    if trim is not None:
+        trim(0)
     try:
         _CLEAR.write_text("5")  # Linux: makes the peak what is resident now
     except OSError:

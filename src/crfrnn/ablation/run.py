@@ -16,7 +16,7 @@ from crfrnn.files import make_folder, read_arrays, replacing, write_text
 from crfrnn.metrics import Counts
 from crfrnn.training import StageConfig
 from crfrnn.training.engine import device_alone
-from crfrnn.training.settings import to_tree
+from crfrnn.training.settings import same, to_tree
 from crfrnn.training.source import Source
 
 from .config import ROWS, AblateConfig, VariantConfig
@@ -99,14 +99,15 @@ def _make(
             **{name: value.numpy() for name, value in vars(counts).items()},
         )
     spelled = {name: asdict(cost) for name, cost in costs.items()}
-    record = {"costs": spelled, "settings": made_with}
+    record = {"costs": spelled, "settings": to_tree(made_with, absolute=True)}
     write_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
 
 
 def _read(folder: Path, key: str, title: str, seed: int, made_with: dict[str, Any]) -> Result:
     """Read a row that is done, if it was made with these settings."""
     record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    changed = [name for name in made_with if record["settings"].get(name) != made_with[name]]
+    told = record["settings"]
+    changed = [name for name, value in made_with.items() if not same(told.get(name), value)]
     if changed:
         raise ValueError(
             f"{folder}: this row was made with another {' and '.join(changed)}; remove the folder "
@@ -119,10 +120,8 @@ def _read(folder: Path, key: str, title: str, seed: int, made_with: dict[str, An
 
 def _settings(config: AblateConfig, row: str, variant: VariantConfig | None) -> dict[str, Any]:
     """What decides a row."""
-    tree = {name: value for name, value in to_tree(config).items() if name not in _FREE}
-    # Through JSON, so that it compares equal to what is read back.
-    own: dict[str, Any] = json.loads(json.dumps({**tree, "row": row, "variant": to_tree(variant)}))
-    return own
+    kept = {name: value for name, value in vars(config).items() if name not in _FREE}
+    return {**kept, "row": row, "variant": variant}
 
 
 def _progress(quiet: bool) -> Progress:

@@ -9,6 +9,7 @@ from .engines import (
     core_missing,
     core_response,
     engine_for,
+    release_memory,
     resolve_engine,
     triton_missing,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "message_peaks",
     "needs_total",
     "refuse_far",
+    "release_memory",
     "resolve_engine",
     "separable",
     "triton_missing",

@@ -26,6 +26,7 @@ __all__ = [
     "mean_field_backward",
     "message_peaks",
     "needs_total",
+    "release_memory",
     "response",
     "saved_width",
     "separable",
@@ -40,6 +41,7 @@ _LARGE = 4 << 20
 
 saved_width = _core.saved_width
 instruction_set = _core.instruction_set
+release_memory = _core.release_memory
 stores_half = _core.stores_half
 
 

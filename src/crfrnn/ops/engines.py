@@ -202,3 +202,11 @@ def core_response(term: Term, shape: tuple[int, int], size: Sequence[int], power
     from . import cpu  # late: it needs the compiled core
 
     return cpu.response(term, shape, size, power)
+
+
+def release_memory() -> None:
+    """Give the blocks that the C++ core keeps for its next call back to the system."""
+    if not core_missing():
+        from .cpu import release_memory as release  # late: it needs the compiled core
+
+        release()

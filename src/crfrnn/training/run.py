@@ -20,7 +20,7 @@ from .config import ModelConfig, TrainConfig
 from .config_stage import StageConfig
 from .engine import Engine
 from .objective import Objective
-from .settings import to_tree, to_yaml
+from .settings import same, to_tree, to_yaml
 from .source import Source
 from .state import Average, chance, load_state, restore_chance, save_state, seed_all
 
@@ -104,7 +104,7 @@ class Run:
             "before": self.before,
             "losses": self.losses,
             "world": self.engine.world,
-            "config": to_tree(self.config),
+            "config": to_tree(self.config, absolute=True),
             "model": self.objective.state_dict(),
             "optimizer": optimizer.state_dict(),
             "average": None if self.average is None else self.average.tensors,
@@ -116,7 +116,7 @@ class Run:
     def restore(self) -> None:
         """Take up the state in the output folder."""
         state = load_state(self.path)
-        _require_same(self.path, state["config"], to_tree(self.config))
+        _require_same(self.path, state["config"], self.config)
         if state["world"] != self.engine.world:
             raise ValueError(
                 f"{self.path}: the run had {state['world']} processes, now {self.engine.world}; "
@@ -218,8 +218,12 @@ def _make_optimizer(stage: StageConfig, objective: Objective) -> Optimizer:
     return SGD(groups, momentum=stage.momentum)
 
 
-def _require_same(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    changed = [name for name in new if name not in _FREE and old.get(name) != new[name]]
+def _require_same(path: Path, old: dict[str, Any], new: TrainConfig) -> None:
+    changed = [
+        name
+        for name, value in vars(new).items()
+        if name not in _FREE and not same(old.get(name), value)
+    ]
     if changed:
         raise ValueError(
             f"{path}: the run there has another {' and '.join(changed)}; use another output, "

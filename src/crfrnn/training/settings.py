@@ -66,16 +66,37 @@ def to_yaml(config: Any) -> str:
     return str(yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True))
 
 
-def to_tree(value: Any) -> Any:
-    """Turn a configuration into what YAML and JSON can spell."""
+def to_tree(value: Any, *, absolute: bool = False) -> Any:
+    """Turn a configuration into what YAML and JSON can spell, with `absolute` paths on demand."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {name: to_tree(member) for name, member in pairs}
+        return {name: to_tree(member, absolute=absolute) for name, member in pairs}
     if isinstance(value, Mapping):
-        return {name: to_tree(member) for name, member in value.items()}
+        return {name: to_tree(member, absolute=absolute) for name, member in value.items()}
     if isinstance(value, (tuple, list)):
-        return [to_tree(member) for member in value]
-    return str(value) if isinstance(value, Path) else value
+        return [to_tree(member, absolute=absolute) for member in value]
+    if isinstance(value, Path):
+        return str(value.absolute() if absolute else value)
+    return value
+
+
+def same(told: Any, value: Any) -> bool:
+    """Whether `told`, as `to_tree` or JSON spelled it, says what `value` says.
+
+    A path may be spelled otherwise, as long as it leads to the same place.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        alike = isinstance(told, Mapping) and told.keys() == value.keys()
+        return alike and all(same(told[name], member) for name, member in value.items())
+    if isinstance(value, (tuple, list)):
+        alike = isinstance(told, (tuple, list)) and len(told) == len(value)
+        return alike and all(map(same, told, value))
+    # Texts too, since a preset is a name or a file.
+    if isinstance(value, (str, Path)) and isinstance(told, str):
+        return told == str(value) or Path(told).resolve() == Path(value).resolve()
+    return bool(told == value)
 
 
 def build(kind: type[Config], tree: Any, where: str) -> Config:
