@@ -37,7 +37,7 @@ __all__ = [
 _core: Any = _compiled
 
 #: Bytes of the smallest block that the core keeps.
-_LARGE = 4 << 20
+_LARGE = 1 << 20
 
 saved_width = _core.saved_width
 instruction_set = _core.instruction_set
