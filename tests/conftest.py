@@ -1,5 +1,6 @@
 """What every test runs under: seeds, poisoned memory, checked shapes."""
 
+import importlib
 import importlib.util
 import os
 import random
@@ -12,12 +13,14 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-import torch._dynamo  # it notes down torch's functions, and not those that `poisoned` puts there
 
 # Without a GPU the Triton engine is tested in Triton's interpreter, which has to be asked for
 # before Triton is imported. Nothing else here uses Triton.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# It notes down torch's functions when imported: not those that `poisoned` puts in their place.
+importlib.import_module("torch._dynamo")
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src" / "crfrnn"
