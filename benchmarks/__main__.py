@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+_SHARED = ("timing", "photographs")
 NAMES = sorted(
-    path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "timing"
+    path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem not in _SHARED
 )
 
 

@@ -2,9 +2,11 @@
 
 python -m benchmarks gpu                                  # all cases, on the first CUDA device
 python -m benchmarks gpu --output gpu.json --quick        # no megapixel, no exact filter
+python -m benchmarks gpu --photographs JPEGImages --scores scores.npz --canvas 513
 
 Each case is first computed by the CPU as well, on a smaller picture where the CPU would take
-minutes; a result that differs stops the program before it shows any time.
+minutes; where the results differ, the case shows the difference in place of a time, and the program
+fails at its end.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from crfrnn import CRFRNN, Lattice, refine
 from crfrnn.lattice import ExactFilter
+
+from . import photographs
 
 
 @dataclass(frozen=True)
@@ -250,7 +255,9 @@ def _exact_error(size: int) -> float:
     return error
 
 
-def _timed(run: Callable[[], Any], least: int = 5) -> tuple[list[float], float]:
+def _timed(
+    run: Callable[[], Any], least: int = 5, budget: float = 2.0
+) -> tuple[list[float], float]:
     """Seconds of whole calls, until the device is idle again; peak memory above what was held."""
     for _ in range(3):  # compiles, and fills the allocator's cache
         run()
@@ -260,7 +267,7 @@ def _timed(run: Callable[[], Any], least: int = 5) -> tuple[list[float], float]:
     held = torch.cuda.memory_allocated()
     times: list[float] = []
     begun = time.perf_counter()
-    while len(times) < least or (time.perf_counter() - begun < 2 and len(times) < 50):
+    while len(times) < least or (time.perf_counter() - begun < budget and len(times) < 50):
         start = time.perf_counter()
         run()
         torch.cuda.synchronize()
@@ -294,9 +301,35 @@ def _row(case: str, times: list[float], peak: float, batch: int, target: str, ch
     return Row(case, middle, 1e3 * min(times), middle / batch, peak, target, checked)
 
 
+class CheckFailed(Exception):
+    """A case whose result is not that of the CPU."""
+
+
 def _require(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise SystemExit(f"the check failed: {otherwise}")
+        raise CheckFailed(otherwise)
+
+
+def real(chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each photograph in turn through `refine` on the device, and once on the CPU."""
+    rows = []
+    for name, image, logits in photographs.read(chosen):
+        here = refine(image, logits=logits)
+        seen, given = image.cuda(), logits.cuda()
+        row: dict[str, Any] = {"name": name, "size": list(image.shape[2:])}
+        for prune in (True, False):
+
+            def run(seen: Tensor = seen, given: Tensor = given, prune: bool = prune) -> Any:
+                return refine(seen, logits=given, prune=prune)
+
+            there = run()
+            same = float((there.labels.cpu() == here.labels).float().mean())
+            times, _ = _timed(run, budget=0.1)
+            key = "pruned" if prune else "full"
+            row[f"{key}_milliseconds"] = 1e3 * statistics.median(times)
+            row[f"{key}_labels_equal"] = same
+        rows.append(row)
+    return rows
 
 
 def _print(device: str, rows: list[Row], shares: list[Share], bandwidth: float) -> None:
@@ -336,41 +369,76 @@ def main(options: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="gpu", description=__doc__)
     parser.add_argument("--output", metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--quick", action="store_true", help="leave out megapixel and exact")
+    photographs.add_options(parser)
     chosen = parser.parse_args(options)
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a CUDA device, which torch does not see")
     device = torch.cuda.get_device_name()
     bandwidth = copy_bandwidth()
-    rows = [
-        inference(500, 21, 1, 10),
-        inference(500, 21, 16, 10),
-        training(500, 21, 5),
+    cases: list[Callable[[], Row]] = [
+        lambda: inference(500, 21, 1, 10),
+        lambda: inference(500, 21, 16, 10),
+        lambda: training(500, 21, 5),
     ]
     if not chosen.quick:
-        rows.append(inference(500, 21, 1, 10, filter="exact"))
-        rows.append(inference(1000, 150, 1, 10))
-    shares = kernels(500, 21, bandwidth)
+        cases.append(lambda: inference(500, 21, 1, 10, filter="exact"))
+        cases.append(lambda: inference(1000, 150, 1, 10))
+    facts: dict[str, Any] = {
+        "device": device,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+        "copy_bytes_per_second": bandwidth,
+        "cases": [],
+        "failed": [],
+    }
+
+    def attempt(name: str, run: Callable[[], Any]) -> Any:
+        try:
+            result = run()
+        except (CheckFailed, RuntimeError, ValueError) as error:
+            facts["failed"].append(f"{name}: {error}")
+            result = None
+        if chosen.output:  # what was measured so far survives a crash
+            _write(Path(chosen.output), json.dumps(facts, indent=2) + "\n")
+        return result
+
+    rows = []
+    for number, case in enumerate(cases):
+        row = attempt(f"case {number + 1}", case)
+        if row is not None:
+            rows.append(row)
+            facts["cases"].append(asdict(row))
+    shares = attempt("kernels", lambda: kernels(500, 21, bandwidth)) or []
+    facts["kernels"] = [asdict(share) for share in shares]
     _print(device, rows, shares, bandwidth)
     points = _bilateral_points(500)
-    ratio = Lattice(points).vertices / len(points)
-    sys.stdout.write(f"{ratio:.2f} vertices a pixel at 160 / 3\n")
-    tiles = exact_tiles(points)
-    sys.stdout.write(
-        f"exact filter of 24 channels: {tiles['milliseconds']:.1f} ms on the device, "
-        f"{tiles['kept']:.1%} of tile pairs, ordered in {tiles['order_milliseconds']:.1f} ms\n"
-    )
+    facts["vertices_per_pixel"] = Lattice(points).vertices / len(points)
+    sys.stdout.write(f"{facts['vertices_per_pixel']:.2f} vertices a pixel at 160 / 3\n")
+    tiles = attempt("exact tiles", lambda: exact_tiles(points))
+    if tiles:
+        facts["exact"] = tiles
+        sys.stdout.write(
+            f"exact filter of 24 channels: {tiles['milliseconds']:.1f} ms on the device, "
+            f"{tiles['kept']:.1%} of tile pairs, ordered in {tiles['order_milliseconds']:.1f} ms\n"
+        )
+    if chosen.photographs:
+        facts["photographs"] = attempt("photographs", lambda: real(chosen)) or []
+        _print_real(facts["photographs"])
     if chosen.output:
-        facts = {
-            "device": device,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "copy_bytes_per_second": bandwidth,
-            "vertices_per_pixel": ratio,
-            "exact": tiles,
-            "cases": [asdict(row) for row in rows],
-            "kernels": [asdict(share) for share in shares],
-        }
         _write(Path(chosen.output), json.dumps(facts, indent=2) + "\n")
+    if facts["failed"]:
+        raise SystemExit("failed: " + "; ".join(facts["failed"]))
+
+
+def _print_real(rows: list[dict[str, Any]]) -> None:
+    for key in ("pruned", "full") if rows else ():
+        times = [row[f"{key}_milliseconds"] for row in rows]
+        same = [row[f"{key}_labels_equal"] for row in rows]
+        sys.stdout.write(
+            f"{len(rows)} photographs, {key}: median {statistics.median(times):.2f} ms, "
+            f"{min(times):.2f} to {max(times):.2f}; labels of the CPU {min(same):.3%} at least\n"
+        )
 
 
 def _bilateral_points(size: int) -> Tensor:

@@ -268,7 +268,7 @@ public:
     }
     template <typename S>
     void add(T weight, const S* row) {
-        using V = Lanes<T, 1>;
+        using V = Lanes<T, 1>;  // it reads what other types store
         for (std::size_t c = 0; c < width_; ++c)
             sum_[c] = (V::load(sum_ + c) + V::all(weight) * V::load(row + c)).sum();
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -32,26 +34,28 @@ def scene(classes: int) -> tuple[np.ndarray, np.ndarray]:
     return image.clip(0, 255).astype(np.float32), logits.astype(np.float32)
 
 
+def in_both(image: np.ndarray, **options: Any) -> tuple[Refined, Refined]:
+    """In full precision and in half, of all classes."""
+    full, half = (
+        refine(image, **options, prune=False, precision=precision) for precision in ("full", "half")
+    )
+    return full, half
+
+
 def both(engine: str, classes: int, normalization: str = "symmetric") -> tuple[Refined, Refined]:
     image, logits = scene(classes)
     if normalization == "none":
         kernels = [Bilateral(position=12, color=20, weight=0.05)]
     else:
         kernels = list(KERNELS)
-    full, half = (
-        refine(
-            image,
-            logits=logits,
-            kernels=kernels,
-            iterations=5,
-            normalization=normalization,
-            prune=False,
-            precision=precision,
-            engine=engine,
-        )
-        for precision in ("full", "half")
+    return in_both(
+        image,
+        logits=logits,
+        kernels=kernels,
+        iterations=5,
+        normalization=normalization,
+        engine=engine,
     )
-    return full, half
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -89,8 +93,7 @@ def test_the_core_keeps_few_classes_in_full() -> None:
 def test_double_stays_double() -> None:
     image, logits = scene(21)
     given = logits.astype(np.float64)
-    half = refine(image, logits=given, kernels=KERNELS, precision="half", prune=False)
-    full = refine(image, logits=given, kernels=KERNELS, prune=False)
+    full, half = in_both(image, logits=given, kernels=KERNELS)
     np.testing.assert_array_equal(full.probs, half.probs)
 
 
@@ -102,18 +105,13 @@ def test_a_large_flat_picture_does_not_overflow(engine: str, normalization: str)
     logits = np.zeros((classes, size, size), np.float32)
     logits[0] = 20
     kernel = Bilateral(position=1e4, color=20, weight=1e-5 if normalization == "none" else 1.0)
-    full, half = (
-        refine(
-            np.zeros((size, size), np.uint8),
-            logits=logits,
-            kernels=[kernel],
-            iterations=1,
-            normalization=normalization,
-            prune=False,
-            precision=precision,
-            engine=engine,
-        )
-        for precision in ("full", "half")
+    full, half = in_both(
+        np.zeros((size, size), np.uint8),
+        logits=logits,
+        kernels=[kernel],
+        iterations=1,
+        normalization=normalization,
+        engine=engine,
     )
     np.testing.assert_allclose(half.probs, full.probs, atol=1e-3)
 

@@ -181,17 +181,9 @@ def splat_kernel(
                 place = first + tl.arange(0, ENTRIES)
                 active = place < end
                 sums += entry_values(
-                    values,
-                    entry,
-                    share,
-                    place,
-                    active,
-                    item * rows_each,
-                    column,
-                    given,
-                    STRIDE,
+                    values, entry, share, place, active, item * rows_each, column, given, STRIDE,
                     CORNERS,
-                )
+                )  # fmt: skip
             tl.store(partial + p * WIDTH + column, tl.sum(sums, axis=0), mask=column < WIDTH)
     else:
         vertex = (program - shared) * ROWS + tl.arange(0, ROWS)
@@ -208,17 +200,9 @@ def splat_kernel(
                 active = step + k < length
                 place = first + step + k
                 sums += entry_values(
-                    values,
-                    entry,
-                    share,
-                    place,
-                    active,
-                    item * rows_each,
-                    column,
-                    given,
-                    STRIDE,
+                    values, entry, share, place, active, item * rows_each, column, given, STRIDE,
                     CORNERS,
-                )
+                )  # fmt: skip
         target = table + vertex[:, None] * WIDTH + column[None, :]
         tl.store(target, sums, mask=light[:, None] & (column < WIDTH)[None, :])
 
