@@ -70,7 +70,7 @@ class Rows:
         if self.config.model.network is None:
             return self._predictor(None, CRFRNN.from_pretrained(trained.model))
         objective = make_objective(dataclasses.replace(model, weights=trained.model), self.classes)
-        layer.load_state_dict(_crf_tensors(trained.model))
+        layer.load_state_dict(CRFRNN.from_pretrained(trained.model).state_dict())
         return Predictor(objective, layer, self.device)
 
     def _predictor(self, weights: Path | None, crf: CRFRNN | None) -> Predictor:
@@ -115,11 +115,3 @@ class Rows:
         if not self.config.from_tuned:
             return crf
         return dataclasses.replace(crf, preset=str(self._tuned()), kernels=None)
-
-
-def _crf_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    from crfrnn.models.checkpoint import load_checkpoint
-
-    crf = load_checkpoint(folder).crf
-    assert crf is not None
-    return dict(crf.state_dict())
