@@ -179,7 +179,7 @@ def test_joint_training_learns_and_is_logged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["network", "crf", "joint"])
 def test_a_stage_moves_what_it_names_and_nothing_else(tmp_path: Path, what: str) -> None:
     chosen = config(tmp_path, stage(what, epochs=1))
-    run = Run(chosen, _engine())
+    run = Run(chosen, _runtime())
     before = {name: p.clone() for name, p in run.objective.state_dict().items()}
     train(chosen, quiet=True)
     after = weights(tmp_path)
@@ -191,7 +191,7 @@ def test_a_stage_moves_what_it_names_and_nothing_else(tmp_path: Path, what: str)
 def test_frozen_statistics_and_rates_of_zero(tmp_path: Path) -> None:
     frozen = stage("joint", epochs=1, freeze_statistics=True, rates=RatesConfig(compatibility=0.0))
     chosen = config(tmp_path, frozen)
-    before = Run(chosen, _engine()).objective.state_dict()
+    before = Run(chosen, _runtime()).objective.state_dict()
     train(chosen, quiet=True)
     after = weights(tmp_path)
     still = {name for name, p in after.items() if torch.equal(p, before[name])}
@@ -285,10 +285,10 @@ def test_temperature_and_canvas_of_scores(tmp_path: Path) -> None:
     torch.testing.assert_close(cold, Source(data, "val").sample(0)[1])
 
 
-def _engine() -> Any:
-    from crfrnn.training.engine import make_engine
+def _runtime() -> Any:
+    from crfrnn.training.runtime import make_runtime
 
-    return make_engine("cpu", "32")
+    return make_runtime("cpu", "32")
 
 
 @pytest.fixture

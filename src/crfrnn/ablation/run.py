@@ -15,7 +15,7 @@ from rich.progress import Progress, TextColumn
 from crfrnn.evaluation.metrics import Counts
 from crfrnn.io.files import make_folder, read_arrays, replacing, write_text
 from crfrnn.training import StageConfig
-from crfrnn.training.engine import device_alone
+from crfrnn.training.runtime import device_alone
 from crfrnn.training.settings import same, to_tree
 from crfrnn.training.source import Source
 

@@ -14,8 +14,8 @@ from crfrnn.io.files import require_writable
 from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.models.checkpoint import load_checkpoint
 from crfrnn.presets import PRESETS, Preset, write_preset
-from crfrnn.training.engine import device_alone
 from crfrnn.training.objective import Objective
+from crfrnn.training.runtime import device_alone
 from crfrnn.training.source import Source
 
 from .config import TuneConfig
