@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from .runtime import make_runtime
 from .schedule import factor
 from .validate import validate
 from .watch import blame_forward, blame_gradient
+
+SKIPPED = (
+    "a training step was skipped, since its gradient is not finite in half precision; this is "
+    "normal in the first steps of a run, until the scale of the loss is low enough"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
     Args:
         config: what to do; see `TrainConfig`.
         restart: begin anew, though there is a state in the output folder.
-        quiet: no progress bar.
+        quiet: no progress on stderr.
 
     Returns:
         Where the model is, and how it did.
@@ -168,8 +174,10 @@ def _step(run: Run, stage: StageConfig, batch: Batch, epoch: int) -> dict[str, A
     # Fabric averages the gradients of the processes, and the loss is a share of the whole.
     runtime.backward(loss * runtime.world)
     norm = runtime.step(run.module, run.optimizer, stage.clip)
-    if not bool(norm.isfinite()) and runtime.scaler() is None:
-        blame_gradient(objective, batch, where)
+    if not bool(norm.isfinite()):
+        if runtime.scaler() is None:
+            blame_gradient(objective, batch, where)
+        warnings.warn(SKIPPED, UserWarning, stacklevel=2)
     if run.average is not None:
         run.average.update(objective.state_dict())
     run.step += 1

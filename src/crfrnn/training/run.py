@@ -38,7 +38,7 @@ class Run:
 
     Args:
         config: what to do.
-        runtime: where.
+        runtime: device and processes.
 
     Attributes:
         stage: index of the current stage.
@@ -179,7 +179,8 @@ def _load(network: nn.Module, model: ModelConfig, num_classes: int) -> None:
         if not is_checkpoint(path):
             raise ValueError(f"model.weights: {path} is a folder, but no model of crfrnn")
         report = load_weights(Checkpoint(model.network, num_classes, model.options, network), path)
-        if report.missing or report.mismatched:
+        others = [name for name in report.unexpected if not name.startswith("crf.")]
+        if report.missing or report.mismatched or others:
             warnings.warn(f"model.weights: {path}: {report}", UserWarning, stacklevel=2)
         return
     read = getattr(NETWORKS[model.network], "from_npz", None)
