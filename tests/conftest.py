@@ -62,6 +62,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def lines_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job writes its progress with the first step, and not after seconds."""
+    monkeypatch.setattr("crfrnn.io.progress.FIRST", 0.0)
+    monkeypatch.setattr("crfrnn.io.progress._BEAT", 3600.0)  # a slow first step has no line before
+
+
 @pytest.fixture(scope="session", params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     # Session scope, because hypothesis refuses to share a narrower fixture between examples.

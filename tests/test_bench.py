@@ -49,13 +49,17 @@ def put(monkeypatch: pytest.MonkeyPatch, model: type | None) -> None:
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", module)
 
 
+@pytest.mark.usefixtures("lines_at_once")
 def test_json_tells_every_case_on_one_and_all_threads(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(monkeypatch, None)
     threads = torch.get_num_threads()
     assert main([*SMALL, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    total = len(told["timings"])
+    assert f"timing: {total} of {total} cases, in " in err
     info = crfrnn.info()
     assert torch.get_num_threads() == threads == told["threads"]
     assert told["size"] == 24

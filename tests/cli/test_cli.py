@@ -579,10 +579,13 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["engines"]["reference"] == "ready"
 
 
+@pytest.mark.usefixtures("lines_at_once")
 def test_demo(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("skimage")
     assert main(["demo", "-o", "new/demo", "--json"]) == 0
-    records = json.loads(capsys.readouterr().out)["photographs"]
+    out, err = capsys.readouterr()
+    assert "refining: 2 of 2 photographs, in " in err
+    records = json.loads(out)["photographs"]
     assert [record["photograph"] for record in records] == ["astronaut", "chelsea"]
     # The network's labels, as the score files give them: a person and a bottle; a cat.
     assert np.unique(read("new/demo/astronaut_network.png")).tolist() == [0, 5, 15]

@@ -141,6 +141,21 @@ def test_a_pack_of_quantized_scores(folder: Path, capsys: pytest.CaptureFixture[
     assert "no scores of 1 of 4 images: b" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("lines_at_once")
+def test_stderr_has_notes_and_progress_and_stdout_the_report(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scores", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["images"] == 4
+    note, first, *_, last, count = err.splitlines()
+    first_image = sorted(NAMES)[0]
+    assert note.startswith(f"crfrnn evaluate: note: {first_image}.npy read as logits: ")
+    assert first.startswith("evaluating: 1 of 4 images, ")
+    assert last.startswith("evaluating: 4 of 4 images, in ")
+    assert count.startswith("crfrnn evaluate: note: 4 images: read as logits: ")
+
+
 def test_low_resolution_on_a_canvas(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Cells of 4 pixels of a canvas of 33, corners aligned, as the pack of a DeepLab has them."""
     cells = np.zeros((4, 9, 9, 3), np.float32)

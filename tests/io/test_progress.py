@@ -103,13 +103,7 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines come with the first step."""
-    monkeypatch.setattr(progress, "FIRST", 0.0)
-
-
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("lines_at_once")
 def test_a_log_file_has_plain_lines_though_colors_are_forced(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +119,7 @@ def test_a_log_file_has_plain_lines_though_colors_are_forced(
     assert err.replace("\n", "").isprintable()
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("lines_at_once")
 def test_quiet_means_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("refining", 2, "images", quiet=True) as shown:
         shown.advance()
@@ -145,7 +139,7 @@ def test_the_clock_is_looked_at_between_steps(
     assert capsys.readouterr().err.startswith("refining: 0 of 2 images, 0 s so far\n")
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("lines_at_once")
 def test_a_log_that_nobody_reads_does_not_stop_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(io.StringIO):
         def write(self, text: str) -> int:

@@ -487,12 +487,6 @@ def test_a_checkpoint_of_other_classes_is_told(tmp_path: Path) -> None:
 # What a log file shows
 
 
-@pytest.fixture
-def lines_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progress is written with the first step, and not after seconds."""
-    monkeypatch.setattr("crfrnn.io.progress.FIRST", 0.0)
-
-
 @pytest.mark.usefixtures("lines_at_once")
 @pytest.mark.filterwarnings("default")
 @pytest.mark.unchecked

@@ -103,6 +103,7 @@ def test_an_interrupted_search_gives_the_same(
     assert trials(tmp_path / "cut") == trials(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("lines_at_once")
 def test_the_command_and_its_preset(
     data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +111,10 @@ def test_the_command_and_its_preset(
     file = tmp_path / "tune.yaml"
     file.write_text(to_yaml(config))
     assert main(["tune", str(file), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert "tuning: 6 of 6 trials, best mean IoU " in err
+    assert "validating: 36 of 36 images, in " in err
+    told = json.loads(out)
     held_out = told["held_out"]
     assert held_out["after"] > held_out["before"]
     assert held_out["gain"] == pytest.approx(held_out["after"] - held_out["before"])
