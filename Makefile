@@ -5,8 +5,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 
-CORE := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
-FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp)
+FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp)
+CORE := CMakeLists.txt $(FORMATTED)
 TOOLS := $(VENV)/.tools
 RUNNABLE := $(VENV)/.runnable
 INSTALLED := $(VENV)/.installed
