@@ -19,8 +19,8 @@ inline std::size_t threads_for(std::size_t work, std::size_t threads) {
 /// Workers that run one function together and meet at barriers.
 ///
 /// A team lives for one operator call, so that no thread survives a fork and none idles between
-/// calls. Within the call it outlives every loop: a step of the recurrence has a dozen loops of a
-/// millisecond or less, and starting threads for each would cost as much as the work.
+/// calls. Within the call it outlives every loop: a step of the recurrence has some dozen loops of
+/// about a millisecond, too short to start threads for each.
 class Team {
 public:
     /// Run `body(team)` on up to `threads` threads, the caller among them; rethrow the first error

@@ -84,7 +84,7 @@ private:
     /// Step t, from the prepared filters to the next marginals.
     void update(Team& team, std::size_t t, Scratch<T>& scratch) {
         const bool is_last = t + 1 == iterations_;
-        // With a tolerance any step may prove to be the last, as only its successor's sum tells.
+        // With a tolerance, any step may be the last: its change is known only after all tiles.
         const bool is_written = is_last || tolerance_ > 0;
         T* const z = scratch.logits();
         tiles_.for_each(

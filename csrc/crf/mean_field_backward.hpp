@@ -22,15 +22,13 @@ namespace crfrnn {
 ///
 ///     dL/du    += g_t                           u enters every step
 ///     R_k       = F_k' g_t                      the adjoint filter
-///     dL/dM_k  -= R_k Q_(t-1)'                  = g_t (F_k Q_(t-1))', without F_k Q_(t-1)
+///     dL/dM_k  -= R_k Q_(t-1)'                  equal to g_t (F_k Q_(t-1))'
 ///     h         = -sum over k of M_k' R_k       = dL/dQ_(t-1)
 ///     g_(t-1)   = Q_(t-1) (h - sum of Q_(t-1) h)
 ///
 /// and finally dL/du += g_0. So each step costs one adjoint filter per kernel, and only the Q_t are
-/// stored: moving F_k from Q to g in the third line makes the messages of the forward pass
-/// unnecessary. With Potts weights, M_k' R_k = w_k F_k' (A' g), and A' g is filtered in place of g.
-///
-/// The total of all g_t is dL/du; it is kept as the sum and never as single steps.
+/// stored: F_k moves from Q to g in the third line, so that the messages of the forward pass are
+/// not needed. With Potts weights, M_k' R_k = w_k F_k' (A' g), and A' g is filtered in place of g.
 template <typename T>
 class MeanFieldBackward {
 public:

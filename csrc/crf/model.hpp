@@ -31,7 +31,7 @@ template <typename T>
 struct Result {
     T* values;
     std::int64_t* labels = nullptr;
-    std::size_t iterations = 0;  ///< out: number of updates until the marginals settled
+    std::size_t iterations = 0;  ///< out: number of updates performed
     bool is_finite = true;       ///< out, with labels: whether all marginals are
 };
 

@@ -62,7 +62,7 @@ public:
     /// Write a tile's result from its logits z; false if it is not finite. The classes left out
     /// follow the column that stands for them: marginals by their shares, logits by its change.
     ///
-    /// @param p,shift,scale  scratch, one row a pixel each
+    /// @param p,shift,scale  scratch, each with one row per pixel
     bool write_result(const T* z, const T* u, const T* logits, std::size_t begin, std::size_t end,
                       const Result<T>& result, T* p, T* shift, T* scale) const {
         const Loops<T>& l = loops<T>();

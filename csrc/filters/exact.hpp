@@ -30,9 +30,8 @@ public:
     ExactFilter(const T* features, std::size_t n, std::size_t d, double tolerance)
         : n_(n), d_(d), reach_(static_cast<T>(-std::log2(tolerance))), order_(n) {
         std::iota(order_.begin(), order_.end(), std::size_t{0});
-        // exp(-r^2 / 2) = 2^-(r^2 / (2 ln 2)): in units of sqrt(2 ln 2) the kernel is 2^-|f_i -
-        // f_j|^2, and its range reduction needs no product. The squared reach is then
-        // log2(1/tolerance).
+        // exp(-r^2 / 2) = 2^-(r^2 / (2 ln 2)). In units of sqrt(2 ln 2) the kernel is 2^-(r^2),
+        // its range reduction needs no product, and the squared reach is log2(1/tolerance).
         std::vector<T> scaled(features, features + n * d);
         const T unit = static_cast<T>(std::sqrt(0.5 / std::log(2.0)));
         for (T& f : scaled) f *= unit;
@@ -93,7 +92,7 @@ private:
     };
 
     /// The box around points begin..end: d lower ends, then d upper ends. Returns its widest
-    /// dimension. Nothing is near the box around no points.
+    /// dimension. The box around no points is near nothing.
     std::size_t surround(const T* features, std::size_t begin, std::size_t end, T* box) const {
         std::fill_n(box, d_, std::numeric_limits<T>::max());
         std::fill_n(box + d_, d_, std::numeric_limits<T>::lowest());

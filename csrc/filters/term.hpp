@@ -76,8 +76,7 @@ public:
         if (lattice_) lattice_->load(team);
     }
 
-    /// Splat the values of pixels begin..end, before `prepare`; one worker per part. Only lattices
-    /// do.
+    /// Splat the values of pixels begin..end, before `prepare`; one worker per part.
     void splat(std::size_t part, const T* values, std::size_t begin, std::size_t end) {
         if (lattice_) lattice_->splat(part, values, begin, end);
     }

@@ -29,10 +29,12 @@ namespace {
 constexpr std::size_t kLanes = 16;  // points embedded together, one per vector lane
 
 /// The scale of dimension j = 1..d. Elevation maps feature j to scale * (1, .., 1, -j, 0, .., 0)
-/// with j ones: orthogonal vectors in the hyperplane of sum zero, of squared length scale^2 j (j +
-/// 1). The scale makes each length (d+1) sqrt(2/3), so that elevation keeps angles. One bandwidth
-/// must have that length, as the whole filter then has a variance of one bandwidth squared, (d+1)^2
-/// 2/3: the blur along d+1 axes contributes (d+1)^2 / 2, splat and slice (d+1)^2 / 12 each.
+/// with j ones. These vectors are orthogonal, lie in the hyperplane of sum zero, and have the
+/// squared length scale^2 * j * (j+1). The scale gives all of them the same squared length,
+///
+///     (d+1)^2 * 2/3 = (d+1)^2 / 2 (blur along d+1 axes) + (d+1)^2 / 12 (splat) + the same (slice).
+///
+/// This is the variance of the whole filter, so that one bandwidth is one standard deviation.
 template <typename T>
 T scale_factor(std::size_t j, std::size_t d) {
     return static_cast<T>(static_cast<double>(d + 1) * std::sqrt(2.0 / 3.0) /
@@ -220,9 +222,10 @@ private:
         }
         elevated[0] = total;
 
-        // The nearest point of color 0: round each coordinate to a multiple of d+1. Off the
-        // hyperplane, sum * (d+1) is in excess, and the coordinates whose rounding erred most
-        // have to go back; they are found by ranking the residues, the largest first.
+        // The nearest vertex of color 0. Round each coordinate to a multiple of d+1; the results
+        // should sum to zero. If they sum to s (d+1), the s coordinates that rounding raised most
+        // lose d+1 each. If s is negative, the -s coordinates that it lowered most gain d+1. The
+        // residues tell how far rounding moved them; rank 0 is the largest residue.
         IntLane sum{};
         for (std::size_t i = 0; i <= d_; ++i) {
             for (std::size_t l = 0; l < kLanes; ++l) {
@@ -286,8 +289,8 @@ private:
     /// Fill both neighbors along one axis. The neighbor of x is y = x + step - ones. Keys are
     /// sorted and adding a constant keeps their order, so that one pass over x and y side by side
     /// meets all pairs with x + step = y + ones. Each pair is written at both ends, which makes the
-    /// blur symmetric. There is no branch to mispredict: a value written too early is written
-    /// again.
+    /// blur symmetric. There is no branch to mispredict: a value that is written too early is
+    /// overwritten later.
     void find_neighbors(const std::vector<K>& keys, std::size_t axis,
                         std::int32_t* neighbor) const {
         const std::size_t m = keys.size();
@@ -308,7 +311,7 @@ private:
     const T* features_;
     std::size_t n_, d_;
     std::array<T, kMaxDimensions> scale_{};
-    // A one, and a step of d+1, in each coordinate; the last coordinate is not stored: zero.
+    // Keys that hold 1, or d+1, in one coordinate. The last coordinate is not stored: zero.
     std::array<K, kMaxDimensions + 1> unit_{}, step_{};
     K ones_{}, origin_{};
     unsigned bits_;

@@ -51,8 +51,8 @@ public:
     }
 
     /// The number of parts in which `threads` should splat rows of this width from the points'
-    /// side; 0 if vertices should sum up. Each part's table is added up and cleared, which costs as
-    /// much as a blur: beyond a few threads or eight channels this exceeds the savings.
+    /// side; 0 if vertices should sum up. Each part's table is added up and cleared, which costs
+    /// about as much as a blur: beyond a few threads or eight channels this exceeds the savings.
     static std::size_t parts_for(std::size_t threads, std::size_t width) {
         return threads <= 4 && width <= kNarrow ? threads : 0;
     }
@@ -118,8 +118,8 @@ public:
     void slice(const T* scale, T* out, std::size_t begin, std::size_t end) const {
         const Loops<T>& l = loops<T>();
         if (stores_half_) {
-            const int axes =
-                static_cast<int>(lattice_.d + 1);  // each of which has halved the values
+            // Each blur has halved the values.
+            const int axes = static_cast<int>(lattice_.d + 1);
             slice(l.half_tables, half_tables_, std::ldexp(lattice_.gain(), axes), scale, out, begin,
                   end);
         } else {

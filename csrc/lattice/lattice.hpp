@@ -18,14 +18,13 @@ struct Lattice {
     const std::int32_t* offset;    ///< m+1
     std::size_t n, d, m, neighbor_stride;
 
-    /// Scales the slice so that the filter stands for exp(-|f_i - f_j|^2 / 2), which is one at i =
-    /// j.
+    /// Scales the slice so that the filter approximates exp(-|f_i - f_j|^2 / 2), 1 for i = j.
     ///
-    /// A point on a vertex puts its value there and reads it there, after d+1 blurs with
-    /// (1/2, 1, 1/2). Its value has come back along the paths of e_a = -1, 0 or 1 steps on each
-    /// axis a that end where they began. The only linear relation of the axes' steps n_a is that
-    /// they sum to zero, so these paths have all e_a equal: no step, with weight 1, or one step
-    /// forth or back on every axis, with weight 2^-(d+1) each. Together they weigh 1 + 2^-d.
+    /// A point that lies on a vertex leaves its value there and reads it after d+1 blurs with
+    /// (1/2, 1, 1/2). What it reads of itself arrives on closed paths, with e_a = -1, 0 or 1 steps
+    /// on each axis a. The steps n_a of the d+1 axes sum to zero, their only linear relation, so a
+    /// path is closed if all e_a are equal. Staying has the weight 1, a step forth on every axis
+    /// 2^-(d+1), a step back on every axis 2^-(d+1): together 1 + 2^-d.
     T gain() const { return static_cast<T>(1.0 / (1.0 + std::pow(2.0, -static_cast<double>(d)))); }
 };
 

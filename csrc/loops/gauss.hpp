@@ -155,14 +155,14 @@ inline void add_products(const T (*gaussian)[kTargets][kSources], const T* const
 template <typename T, typename Width>
 inline void add_all_products(const T (*gaussian)[kTargets][kSources], const T* const* values,
                              std::size_t blocks, Width width, T* out) {
-    constexpr std::size_t most = 96 / sizeof(T), some = 64 / sizeof(T);
+    constexpr std::size_t most = 96 / sizeof(T), at_once = 64 / sizeof(T);
     if constexpr (std::is_same_v<Width, std::size_t>) {
         add_products(gaussian, values, blocks, width, width, 0, out);
-    } else if constexpr (Width() <= most || Width() % some != 0) {
+    } else if constexpr (Width() <= most || Width() % at_once != 0) {
         add_products(gaussian, values, blocks, width, width, 0, out);
     } else {
-        for (std::size_t at = 0; at < width; at += some)
-            add_products(gaussian, values, blocks, width, FixedWidth<some>(), at, out + at);
+        for (std::size_t at = 0; at < width; at += at_once)
+            add_products(gaussian, values, blocks, width, FixedWidth<at_once>(), at, out + at);
     }
 }
 

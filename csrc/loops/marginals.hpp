@@ -25,8 +25,8 @@ void scale_rows(T* x, const T* scale, std::size_t rows, std::size_t width) {
 
 /// The class that is not filtered. Marginals q_c sum to one over the C classes and a filter F is
 /// linear, so F q_C = F(1 - sum of the other q_c) = F 1 - sum of the other F q_c. The response F 1
-/// is computed once per lattice; each step then filters C - 1 columns. An adjoint filter obeys the
-/// same rule with the sum of its input's rows in place of 1.
+/// is computed once; each step then filters C - 1 columns. An adjoint filter obeys the same rule
+/// with the row sums of its input in place of 1.
 template <typename T>
 void widen(const T* f, std::size_t width, const T* total, T* r, std::size_t stride,
            std::size_t rows) {

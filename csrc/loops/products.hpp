@@ -61,13 +61,13 @@ void product(const Factors<T>& factors, const T* x, std::size_t inputs, const T*
             constexpr std::size_t together = decltype(count)::value;
             const Factors<T> these{factors.first + j * factors.output_step, factors.output_step,
                                    factors.input_step};
-            const auto some = [&](auto width, std::size_t at) {
+            const auto multiply = [&](auto width, std::size_t at) {
                 product_rows<together>(these, x + at, inputs,
                                        from == nullptr ? from : from + j * stride + at,
                                        m + j * stride + at, width, stride);
             };
-            for (std::size_t at = 0; at < whole; at += block) some(FixedWidth<block>(), at);
-            if (rest > 0) some(rest, whole);
+            for (std::size_t at = 0; at < whole; at += block) multiply(FixedWidth<block>(), at);
+            if (rest > 0) multiply(rest, whole);
         };
         std::size_t j = 0;
         for (; j + 4 <= outputs; j += 4) columns(std::integral_constant<std::size_t, 4>(), j);

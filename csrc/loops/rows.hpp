@@ -127,7 +127,7 @@ public:
     void store(S*) const {}
 };
 
-/// A row of a width that only the run time knows.
+/// A row whose width is known only at run time.
 template <typename T>
 class LooseRow {
 public:
