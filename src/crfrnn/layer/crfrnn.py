@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from crfrnn import _checks
 from crfrnn.crf.frank_wolfe import Inference, Step, unroll
 from crfrnn.crf.inference import potts
-from crfrnn.crf.kernels import Gaussian, Kernel
+from crfrnn.crf.kernels import Gaussian, Kernel, checked_kernels
 from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained
 from .inputs import check_logits, check_parameters
-from .prepared import Prepared, Recipe, checked_kernels, prepare_alone, take
+from .prepared import Prepared, Recipe, prepare_alone, take
 
 WEIGHTS = ("scalar", "class", "matrix")
 
