@@ -39,7 +39,7 @@ class Scene:
         >>> from crfrnn.crf.kernels import Scene
         >>> x, y = Scene(torch.zeros(1, 2, 3, 5)).positions()
         >>> x.tolist(), y.tolist()
-        ([[0.0, 1.0, 2.0, 3.0, 4.0]], [[0.0], [1.0], [2.0]])
+        ([0.0, 1.0, 2.0, 3.0, 4.0], [[0.0], [1.0], [2.0]])
     """
 
     like: Tensor
