@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def test_json_tells_everything(folder: Path, capsys: pytest.CaptureFixture[str])
     assert report["relabeled"] == int((read("o.png") != logits().argmax(axis=0)).sum())
     assert report["outputs"] == {"labels": "o.png", "probs": "p.npy", "overlay": "v.png"}
     assert report["parameters"]["normalization"] == "after"
+    assert report["parameters"]["kernels"][0]["kind"] == "Bilateral"
     assert report["parameters"]["kernels"][0]["position"] == 160
     probs = np.load("p.npy")
     assert probs.dtype == np.float32
@@ -475,6 +477,24 @@ def test_other_parameters_are_not_mixed_in(
     np.testing.assert_array_equal(read("out/b.png"), logits().argmax(axis=0))
     assert refine_folders("--iterations", "0") == 0
     assert "0 refined, 4 already there" in capsys.readouterr().out
+
+
+def test_a_folder_of_an_earlier_version_goes_on(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which spelled the kind of a kernel `kernel`."""
+    assert refine_folders() == 0
+    manifest = Path("out/crfrnn-refine.json")
+    times = manifest.stat()
+    text = manifest.read_text()
+    assert text.count('"kind": "Bilateral"') == 1
+    manifest.write_text(re.sub(r'"kind": "(Bilateral|Gaussian)"', r'"kernel": "\1"', text))
+    os.utime(manifest, ns=(times.st_atime_ns, times.st_mtime_ns))
+    capsys.readouterr()
+    assert refine_folders() == 0
+    assert "0 refined, 4 already there" in capsys.readouterr().out
+    assert refine_folders("--bilateral-color", "9") == 2
+    assert "kernels was" in capsys.readouterr().err
 
 
 def test_an_interrupted_overwrite_leaves_no_old_result_for_done(

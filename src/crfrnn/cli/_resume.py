@@ -110,7 +110,13 @@ def _require_same(
 def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return what decides the results: all but the version."""
     where = {name: manifest[name] for name in ("images", "scores")}
-    return {**where, **manifest["parameters"]}
+    parameters = manifest["parameters"]
+    # Earlier versions spelled the `kind` of a kernel `kernel`.
+    kernels = [
+        {"kind" if name == "kernel" else name: value for name, value in kernel.items()}
+        for kernel in parameters["kernels"]
+    ]
+    return {**where, **parameters, "kernels": kernels}
 
 
 def _require_apart(images: Path, scores: Path, folders: Outputs) -> None:

@@ -41,8 +41,7 @@ class Settings:
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings as JSON spells them."""
-        kernels = [{"kernel": type(kernel).__name__, **asdict(kernel)} for kernel in self.kernels]
-        return {**asdict(self), "kernels": kernels}
+        return {**asdict(self), "kernels": [kernel.to_dict() for kernel in self.kernels]}
 
 
 def make_settings(args: argparse.Namespace) -> Settings:

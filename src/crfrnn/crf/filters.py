@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from crfrnn import _checks, ops
 
-from .kernels import Gaussian, Kernel, kernel_points, spread
+from .kernels import Kernel, Scene
 from .lattice import ExactFilter, Lattice, normalizers
 
 #: Taps of the separable filter reach this many bandwidths (error 0.03 % of a message).
@@ -108,7 +108,7 @@ def build_filters(
     filter: str,
     mask: Tensor | None = None,
     engine: str | None = None,
-    bandwidths: Sequence[Tensor] = (),
+    bandwidths: Sequence[Mapping[str, Tensor]] = (),
 ) -> list[KernelFilter]:
     """Build the normalised filter of every kernel for a batch.
 
@@ -121,8 +121,8 @@ def build_filters(
         filter: "lattice" or "exact".
         mask: (B, *S) bool; pixels outside take no part.
         engine: "reference", "cpu" or "triton"; by default the fastest that suits.
-        bandwidths: tensors (D,), one per kernel, in place of the kernels' own; gradients reach
-            them, and the image and features that require one.
+        bandwidths: for each kernel, tensors by the names of its bandwidths, in place of its own;
+            gradients reach them, and the image and features that require one.
 
     Returns:
         One filter per kernel, each mapping (B, C, *S) to itself.
@@ -130,21 +130,20 @@ def build_filters(
     inside = None if mask is None else mask.flatten(1).to(logits.dtype)
     shape = logits.shape[0], math.prod(logits.shape[2:])
     filters = []
+    scene = Scene(logits, image, features)
     for k, kernel in enumerate(kernels):
-        widths: Sequence[float] | Tensor | None
-        if isinstance(kernel, Gaussian) and not kernel.lattice:
+        learned = bandwidths[k] if bandwidths else None
+        if kernel.is_separable():
             # In exact mode the taps end where they vanish in this float type.
             vanishing = math.sqrt(-2 * math.log(torch.finfo(logits.dtype).eps))
             reach = _REACH if filter == "lattice" else vanishing
-            widths = spread(kernel.position, logits.dim() - 2, "Gaussian position", "axes")
-            widths = bandwidths[k] if bandwidths else widths
+            widths = kernel.divisors({"position": logits.dim() - 2}, learned)
             folded = normalization if inside is None else "none"
             grid = GridFilter(logits.shape[2:], widths, reach, folded, logits, engine)
             left = "none" if inside is None else normalization
             filters.append(KernelFilter.normalized(grid, shape, left, inside))
         else:
-            widths = bandwidths[k] if bandwidths else None
-            scaled = kernel_points(kernel, logits, image, features, widths)
+            scaled = kernel.points(scene, learned)
             gaussian: GaussianFilter
             if filter == "exact":
                 gaussian = ExactFilter(scaled, engine=engine)

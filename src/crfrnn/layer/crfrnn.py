@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from crfrnn import _checks
 from crfrnn.crf.frank_wolfe import Inference, Rates, Step
 from crfrnn.crf.inference import Pairwise, infer, potts
-from crfrnn.crf.kernels import Gaussian, Kernel
+from crfrnn.crf.kernels import Gaussian, Kernel, checked_kernels
 from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.ops import Options
 from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained
 from .inputs import check_logits, check_parameters
-from .prepared import Prepared, Recipe, checked_kernels, prepare_alone, take
+from .prepared import Prepared, Recipe, prepare_alone, take
 
 WEIGHTS = ("scalar", "class", "matrix")
 
@@ -37,9 +37,9 @@ class CRFRNN(nn.Module):
 
     Args:
         num_classes: C, the channels of the logits.
-        kernels: pairwise kernels, any number and mix of `Bilateral`, `Gaussian` and
-            `FeatureGaussian`. Default the paper's: bilateral 160 / 3 with weight 5, spatial 3 with
-            weight 3.
+        kernels: pairwise kernels, any number and mix of `Bilateral`, `Gaussian`,
+            `FeatureGaussian` and your own, see docs/layer.md. Default the paper's: bilateral
+            160 / 3 with weight 5, spatial 3 with weight 3.
         iterations: mean-field steps while training. Default 5 (the paper).
         eval_iterations: steps in evaluation mode. Default 10 (the paper).
         weights: learn one kernel weight per kernel ("scalar"), per kernel and class ("class", the
@@ -62,9 +62,9 @@ class CRFRNN(nn.Module):
     Attributes:
         kernel_weights: parameter (K,), (K, C) or (K, C, C).
         compatibility: parameter (C, C), or buffer if not learned; absent for fixed Potts.
-        log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its `position`,
-            `color` or `bandwidth`, each of the shape that the kernel was given. `current_kernels`
-            reads them.
+        log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its bandwidths by
+            name, such as `position`, each of the shape that the kernel was given.
+            `current_kernels` reads them.
         step_strength: with a learned step, log λ.
         step_size: with a learned step, the logit of α.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from crfrnn import _checks, ops
 from crfrnn.crf.filters import build_filters
 from crfrnn.crf.inference import Pairwise
-from crfrnn.crf.kernels import Kernel, weight_table
+from crfrnn.crf.kernels import Kernel, checked_kernels, weight_table
 from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.crf.pruning import Marginals, Pruned, marginals
 from crfrnn.ops import Options, settle
@@ -133,7 +133,7 @@ def refine(
     settle()
     name, scores = _only_one(logits=logits, probs=probs, labels=labels, energy=energy)
     chosen = find_preset(preset)
-    kernels = chosen.kernels if kernels is None else _kernels(kernels)
+    kernels = chosen.kernels if kernels is None else checked_kernels(kernels)
     steps = chosen.iterations if iterations is None else _checks.count("iterations", iterations)
     normalization = chosen.normalization if normalization is None else normalization
     _checks.one_of("normalization", normalization, NORMALIZATIONS)
@@ -177,16 +177,6 @@ def _only_one(**scores: Array | None) -> tuple[str, Array]:
         names = ", ".join(name for name, _ in given) or "none"
         raise ValueError(f"give exactly one of logits=, probs=, labels=, energy=; got {names}")
     return given[0]
-
-
-def _kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
-    listed = tuple(kernels) if isinstance(kernels, Iterable) else (kernels,)
-    for kernel in listed:
-        if not isinstance(kernel, get_args(Kernel)):
-            raise TypeError(
-                f"kernels must be a list of Gaussian, Bilateral and FeatureGaussian; got {kernel!r}"
-            )
-    return listed
 
 
 def _penalty(compatibility: Array | None, unary: Tensor) -> Tensor | None:
