@@ -41,7 +41,7 @@ ARROWS = {
     "io": "",
     "crf": "ops",
     "presets": "crf io",
-    "layer": "crf presets ops",
+    "layer": "crf presets io ops",
     "offline": "crf presets ops",
     "pydensecrf": "crf ops",
     "plots": "io",

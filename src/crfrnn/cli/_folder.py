@@ -1,4 +1,4 @@
-"""Refining a folder: several pairs at a time, resuming, and telling failures at the end."""
+"""Refining a folder: several pairs at a time, resuming, and saying what fails when it does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from crfrnn.io.files import describe
+from crfrnn.io.progress import Progress
 
-from . import say
 from ._job import Outputs, refine_file
+from ._notes import Notes, say
 from ._pairs import Pair, Unmatched, match
-from ._progress import progress
 from ._resume import is_done, prepare
 from ._settings import Settings
 
@@ -88,6 +88,7 @@ def run_pairs(
         overwrite=args.overwrite,
     )
     start = time.perf_counter()
+    _say_unmatched(unmatched, task)
     records = [{"stem": stem, "status": "failed", "error": why} for stem, why in unmatched.clashes]
     waiting = []
     for pair in pairs:
@@ -95,6 +96,8 @@ def run_pairs(
             records.append(_skipped(pair))
         else:
             waiting.append(pair)
+    for record in records:
+        _say_failure(record, task)
     records += _do_all(waiting, task, args.workers)
     report = {
         **Counter({task.done: 0, "skipped": 0, "failed": 0}),
@@ -129,19 +132,25 @@ def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Record]:
     def work(pair: Pair) -> Record:
         return {} if stopped else _attempt(pair, task)
 
-    records = []
+    records: list[Record] = []
+    notes = Notes(f"crfrnn {task.command}", "note", "files")
     with (
         _torch_threads(share),
-        progress(f"{task.command.removesuffix('e')}ing", len(pairs)) as advance,
+        Progress(f"{task.command.removesuffix('e')}ing", len(pairs), "images") as progress,
     ):
         pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(share))
         try:
             for future in as_completed([pool.submit(work, pair) for pair in pairs]):
-                records.append(future.result())
-                advance()
+                record = future.result()
+                records.append(record)
+                for text, sentence in _notes(record):
+                    notes.add(text, sentence)
+                _say_failure(record, task)
+                progress.advance()
         finally:  # after Ctrl-C: files in work are finished, so that none is half written
             stopped = True
             pool.shutdown(wait=True, cancel_futures=True)
+            notes.finish()
     return records
 
 
@@ -164,15 +173,10 @@ def _torch_threads(number: int) -> Iterator[None]:
 
 
 def _tell(report: dict[str, Any], task: Task, *, as_json: bool) -> None:
-    """Print the report, and on stderr what deserves a look."""
-    for side, other in (("images", "scores"), ("scores", "images")):
-        if stems := report["unmatched"][side]:
-            say(f"crfrnn {task.command}: note: {len(stems)} {side} without {other}: {_some(stems)}")
-    for note, number in Counter(_notes(report["files"])).items():
-        say(f"crfrnn {task.command}: note: {number} files: {note}")
-    for record in report["files"]:
-        if record["status"] == "failed":
-            say(f"crfrnn {task.command}: failed: {record['stem']}: {record['error']}")
+    """Print the report, and on stderr which files failed."""
+    failed = [record["stem"] for record in report["files"] if record["status"] == "failed"]
+    if len(failed) > 1:
+        say(f"crfrnn {task.command}: failed: {len(failed)} files: {_some(failed)}")
     if as_json:
         sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
         return
@@ -189,11 +193,23 @@ def _tell(report: dict[str, Any], task: Task, *, as_json: bool) -> None:
     sys.stdout.write(f"{report['outputs']['labels']}: {', '.join(parts)}\n")
 
 
-def _notes(records: Iterable[Record]) -> Iterator[str]:
-    """Yield the notes of all files without their names, so that equal ones can be counted."""
-    for record in records:
-        for note in record.get("notes", ()):
-            yield note.removeprefix(f"{Path(record['scores']).name} ")
+def _say_unmatched(unmatched: Unmatched, task: Task) -> None:
+    """Say which files have no partner, and so take no part."""
+    sides = (("images", "scores", unmatched.images), ("scores", "images", unmatched.scores))
+    for side, other, stems in sides:
+        if stems:
+            say(f"crfrnn {task.command}: note: {len(stems)} {side} without {other}: {_some(stems)}")
+
+
+def _say_failure(record: Record, task: Task) -> None:
+    if record["status"] == "failed":
+        say(f"crfrnn {task.command}: failed: {record['stem']}: {record['error']}")
+
+
+def _notes(record: Record) -> Iterator[tuple[str, str]]:
+    """Each note of a file, and the same without its name, so that equal ones can be counted."""
+    for note in record.get("notes", ()):
+        yield note, note.removeprefix(f"{Path(record['scores']).name} ")
 
 
 def _some(stems: list[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from crfrnn.io.files import IMAGE_SUFFIXES
 from crfrnn.io.score_pack import is_pack, read_pack
 from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
 
-from . import say
 from ._job import refine_scores
 from ._model import is_model, model_labels, open_model
+from ._notes import Notes
 from ._settings import Settings
 
 _READING = ("kind", "class_axis", "canvas", "align_corners", "confidence")
@@ -32,10 +32,12 @@ class Methods:
     Attributes:
         predict: gives the labels by each method.
         crf: what makes "after" of "before": "refine", "the model's", or None.
+        notes: what `predict` says of the files that it reads.
     """
 
     predict: Predict
     crf: str | None = None
+    notes: Notes = field(default_factory=lambda: Notes("crfrnn evaluate", "note", "images"))
 
 
 def make_methods(args: argparse.Namespace, settings: Settings, data: MaskedImages) -> Methods:
@@ -56,8 +58,7 @@ def make_methods(args: argparse.Namespace, settings: Settings, data: MaskedImage
         return Methods(_from_labels(sources, data))
     if kinds[0] == "model":
         return _from_model(sources[0], settings, data, refine=args.refine)
-    predict = _from_scores(sources[0], settings, data, refine=args.refine)
-    return Methods(predict, "refine" if args.refine else None)
+    return _from_scores(sources[0], settings, data, refine=args.refine)
 
 
 def _kind(source: Path) -> str:
@@ -94,11 +95,11 @@ def _from_labels(folders: Sequence[Path], data: MaskedImages) -> Predict:
     return predict
 
 
-def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Predict:
+def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Methods:
     pack = read_pack(source) if source.is_file() else None
     files = {} if pack else _require_files(source, data.names, ARRAY_SUFFIXES)
     reading: dict[str, Any] = {name: getattr(settings, name) for name in _READING}
-    told: set[str] = set()
+    notes = Notes("crfrnn evaluate", "note", "images")
     if pack:
         pack.require(data.names)
 
@@ -111,17 +112,14 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
             given = read_scores(files[sample.name], size, **reading)
         _require_classes(given, data, source)
         for note in given.notes:
-            text = note.split(" ", 1)[1]  # the same for every file, but for its name
-            if text not in told:
-                told.add(text)
-                say(f"crfrnn evaluate: note: {note}")
+            notes.add(note, note.split(" ", 1)[1])  # the same for every file, but for its name
         found = {BEFORE: torch.from_numpy(given.labels())}
         if refine:
             photo = sample.image.permute(1, 2, 0).contiguous().numpy()
             found[AFTER] = torch.from_numpy(refine_scores(photo, given, settings).labels)
         return found
 
-    return predict
+    return Methods(predict, "refine" if refine else None, notes)
 
 
 def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Methods:

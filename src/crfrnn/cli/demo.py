@@ -25,11 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn demo`."""
-    from crfrnn.demo import refine_photographs
+    from crfrnn.demo import PHOTOGRAPHS, refine_photographs
+    from crfrnn.io.progress import Progress
 
-    records = refine_photographs(
-        args.output, preset=args.preset, filter=args.filter, engine=args.engine
-    )
+    with Progress("refining", len(PHOTOGRAPHS), "photographs") as progress:
+        records = refine_photographs(
+            args.output,
+            preset=args.preset,
+            filter=args.filter,
+            engine=args.engine,
+            advance=progress.advance,
+        )
     if args.json:
         sys.stdout.write(f"{json.dumps({'photographs': records}, indent=2)}\n")
     else:

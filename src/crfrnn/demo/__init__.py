@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,12 @@ _CANVAS = (513, 513)
 
 
 def refine_photographs(
-    output: Path, *, preset: str = "deeplab", filter: str = "lattice", engine: str | None = None
+    output: Path,
+    *,
+    preset: str = "deeplab",
+    filter: str = "lattice",
+    engine: str | None = None,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Refine the photographs of scikit-image and write label maps and figures.
 
@@ -35,6 +41,7 @@ def refine_photographs(
         preset: as in `refine`.
         filter: as in `refine`.
         engine: as in `refine`.
+        advance: called after each photograph.
 
     Returns:
         What happened to each photograph, as JSON spells it.
@@ -43,7 +50,11 @@ def refine_photographs(
     make_folder(output)
     require_writable(output / "figure.png")
     options = {"preset": preset, "filter": filter, "engine": engine}
-    return [_refine(name, photo, output, options) for name, photo in photographs.items()]
+    records = []
+    for name, photo in photographs.items():
+        records.append(_refine(name, photo, output, options))
+        advance()
+    return records
 
 
 def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:

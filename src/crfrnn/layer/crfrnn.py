@@ -16,6 +16,7 @@ from crfrnn.crf.frank_wolfe import Inference, Rates, Step
 from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernels import Gaussian, Kernel, checked_kernels
 from crfrnn.crf.lattice import NORMALIZATIONS
+from crfrnn.io.files import describe
 from crfrnn.ops import Options
 from crfrnn.presets import PRESETS, find_preset
 
@@ -219,15 +220,26 @@ class CRFRNN(nn.Module):
         return parameters.grouped(self.named_parameters(), lr, factors)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the layer as `config.json` and `model.safetensors` into a directory."""
-        pretrained.write(Path(directory), pretrained.config_of(self), self.state_dict())
+        """Write the layer as `config.json` and `model.safetensors` into a directory.
+
+        A write that is interrupted leaves the layer that was there before, or the new one.
+        """
+        pretrained.write(Path(directory), self)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> CRFRNN:
-        """Read a layer that `save_pretrained` wrote; it comes in evaluation mode."""
+        """Read a layer that `save_pretrained` wrote, or the CRF of a model that `crfrnn` wrote.
+
+        It comes in evaluation mode.
+        """
         config, tensors = pretrained.read(Path(directory))
-        layer = cls(**pretrained.arguments(config, tensors)).to(tensors["kernel_weights"].dtype)
-        layer.load_state_dict(tensors)
+        try:
+            layer = cls(**pretrained.arguments(config, tensors)).to(tensors["kernel_weights"].dtype)
+            layer.load_state_dict(tensors)
+        except KeyError as error:
+            raise ValueError(f"{directory}: {error} is missing") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{directory}: {describe(error)}") from error
         return layer.eval()
 
     @classmethod

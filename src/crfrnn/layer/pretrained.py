@@ -1,9 +1,8 @@
-"""Layers on disk: a directory with config.json and safetensors, and published weights."""
+"""Layers on disk, in the format of `io.storage`, and published weights."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,36 +12,36 @@ from torch import Tensor, nn
 
 from crfrnn.crf.frank_wolfe import Step
 from crfrnn.crf.kernels import Kernel
+from crfrnn.io import storage
 
-CONFIG = "config.json"
-TENSORS = "model.safetensors"
+#: How the names of the CRF's tensors begin in a file.
+PREFIX = "crf."
 
 #: The parameters of the layer of crfasrnn_pytorch, each C x C.
 _PUBLISHED = ("bilateral_ker_weights", "spatial_ker_weights", "compatibility_matrix")
 
 
-def write(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write config.json and model.safetensors; the directory is made if need be."""
-    from safetensors.torch import save_file
-
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2) + "\n"
-    (directory / CONFIG).write_text(text, encoding="utf-8")
-    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(flat, directory / TENSORS, metadata={"format": "pt"})
+def write(directory: Path, layer: Any) -> None:
+    """Write a `CRFRNN`; the directory is made if it is missing."""
+    tensors = {f"{PREFIX}{name}": tensor for name, tensor in layer.state_dict().items()}
+    storage.write(directory, {"crf": config_of(layer)}, tensors)
 
 
 def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what `write` wrote."""
-    from safetensors.torch import load_file
+    """The configuration and the tensors of a layer, or of the CRF of a stored model."""
+    stored = storage.read(directory)
+    if not isinstance(stored.config.get("crf"), dict):
+        raise ValueError(f"{stored.config_path}: this model has no CRF")
+    return stored.config["crf"], crf_tensors(stored.tensors)
 
-    for name in (CONFIG, TENSORS):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(
-                f"{directory} has no {name}; expected a directory written by save_pretrained"
-            )
-    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    return config, load_file(directory / TENSORS)
+
+def crf_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a stored model that belong to its CRF, by their names in the layer."""
+    return {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(PREFIX)
+    }
 
 
 def config_of(layer: Any) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from crfrnn.io.score_pack import read_pack
 from crfrnn.io.scores import interpret_scores
@@ -30,6 +32,7 @@ class PackedLogits:
         self.canvas = None if config.canvas is None else (config.canvas, config.canvas)
         self.align_corners = config.align_corners
         self.temperature = temperature
+        self._noted = False
 
     def require(self, names: Sequence[str], num_classes: int) -> None:
         """Raise unless there are logits of all these images, and of so many classes."""
@@ -51,4 +54,15 @@ class PackedLogits:
             canvas=self.canvas,
             align_corners=self.align_corners,
         )
+        self._warn(scores.notes)
         return torch.from_numpy(scores.values) / self.temperature
+
+    def _warn(self, notes: Sequence[str]) -> None:
+        """Pass on what had to be guessed, of the first image that it concerns.
+
+        A worker process has no say: its lines would mix with the progress of the main process.
+        """
+        if notes and not self._noted and get_worker_info() is None:
+            self._noted = True
+            for note in notes:
+                warnings.warn(f"{note} (said of the first such image)", UserWarning, stacklevel=3)

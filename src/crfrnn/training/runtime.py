@@ -1,4 +1,4 @@
-"""Where a step runs: in one process on one device, or in many through Lightning Fabric."""
+"""The device and the processes of a training run: one, or many through Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
-class Engine(Protocol):
+class Runtime(Protocol):
     """What the loop asks of a process."""
 
     device: torch.device
@@ -45,8 +45,8 @@ class Engine(Protocol):
         """Wait for all processes, so that none leaves while another still talks to it."""
 
 
-def make_engine(device: str | None, precision: str) -> Engine:
-    """The engine for this process: Fabric if torchrun started it, else a plain one."""
+def make_runtime(device: str | None, precision: str) -> Runtime:
+    """The runtime of this process: Fabric if torchrun started it, else a plain one."""
     chosen = torch.device(device or _first_device())
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {chosen} was asked for, but torch finds no CUDA device")
@@ -64,7 +64,7 @@ def device_alone(device: str | None) -> torch.device:
     """The device of a command that runs in one process."""
     if torch.distributed.is_torchelastic_launched():
         raise ValueError("this command runs in one process: start it without torchrun")
-    return make_engine(device, "32").device
+    return make_runtime(device, "32").device
 
 
 class _Single:
