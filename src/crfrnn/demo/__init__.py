@@ -12,8 +12,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from crfrnn.io.files import make_folder, require_writable, write_image, write_labels
+from crfrnn.io.options import ReadOptions, Size
 from crfrnn.io.palette import VOC_CLASSES
-from crfrnn.io.score_grid import Size
 from crfrnn.io.scores import Scores, read_scores
 from crfrnn.offline.refine import refine
 from crfrnn.plots.figures import Box, Column, before_after
@@ -22,7 +22,7 @@ from crfrnn.plots.figures import Box, Column, before_after
 PHOTOGRAPHS = {"astronaut": (230, 300, 176, 132), "chelsea": (290, 60, 161, 121)}
 
 #: The network saw the photograph at the top left of this canvas, and TensorFlow's corners.
-_CANVAS = (513, 513)
+_READING = ReadOptions(canvas=(513, 513), align_corners=True)
 
 
 def refine_photographs(
@@ -59,7 +59,7 @@ def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
 def network_scores(name: str, size: Size) -> Scores:
     """Read a real network's scores of one of `PHOTOGRAPHS`, at its height and width."""
     with as_file(files("crfrnn") / "demo" / "scores" / f"{name}_scores.npz") as path:
-        return read_scores(path, size, canvas=_CANVAS, align_corners=True)
+        return read_scores(path, size, _READING)
 
 
 def _refine(

@@ -27,8 +27,7 @@ class PackedLogits:
         self.pack = read_pack(path)
         if self.pack.kind != "logits":
             raise ValueError(f"{path}: expected logits; got {self.pack.kind}")
-        self.canvas = None if config.canvas is None else (config.canvas, config.canvas)
-        self.align_corners = config.align_corners
+        self.reading = config.reading()
         self.temperature = temperature
 
     def require(self, names: Sequence[str], num_classes: int) -> None:
@@ -47,8 +46,6 @@ class PackedLogits:
             self.pack.arrays(name),
             Path(f"{self.pack.path}, {name}"),
             size,
-            "logits",
-            canvas=self.canvas,
-            align_corners=self.align_corners,
+            self.reading,
         )
         return torch.from_numpy(scores.values) / self.temperature
