@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import Parser, _parser, main
+from crfrnn.cli import COMMANDS, Parser, _parser, main
 from crfrnn.cli._options import KERNEL_NUMBERS
 from crfrnn.cli._settings import Settings, make_settings, python_only
 from crfrnn.io.options import Option, ReadOptions
+from crfrnn.offline import refine as offline
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.presets import PRESETS
@@ -106,15 +107,15 @@ def test_refine_takes_what_is_defined() -> None:
     ("command", "reasons"), [("refine", {}), ("evaluate", {}), ("segment", NOT_IN_SEGMENT)]
 )
 def test_a_command_takes_what_is_defined(command: str, reasons: dict[str, str]) -> None:
-    found = actions(command)
+    declared = actions(command)
     for definition in DEFINITIONS:
         for name, (default, option) in defined(definition).items():
             if name == "kernels":
                 continue  # the next test
             if option.python_only or name in reasons:
-                assert name not in found
+                assert name not in declared
                 continue
-            for action in found[name]:
+            for action in declared[name]:
                 assert action.default == default, name
                 assert action.help, name
                 expected = option.choices if name != "class_axis" else ()
@@ -199,6 +200,35 @@ def test_what_is_typed_arrives(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     brought = {"kernels"} if name == "preset" else set()
     changed = {key for key in parameters if parameters[key] != default[key]}
     assert changed == {name} | brought
+
+
+def test_refine_hands_every_argument_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[Any] = []
+    monkeypatch.setattr(offline, "refine_inputs", lambda *given: handed.extend(given))
+    arguments: dict[str, Any] = {
+        "preset": "psa",
+        "kernels": (crfrnn.Gaussian(),),
+        "compatibility": "any",
+        "iterations": 3,
+        "normalization": "after",
+        "filter": "exact",
+        "prune": False,
+        "precision": "half",
+        "tol": 0.5,
+        "num_classes": 4,
+        "confidence": 0.9,
+        "ignore_index": 9,
+        "engine": "reference",
+    }
+    assert arguments.keys() == defined(RefineOptions).keys()
+    arrays = {"mask": "mask", "features": ["map"], "channels_last": True}
+    inspect.unwrap(crfrnn.refine)("image", labels="labels", **arguments, **arrays)
+    assert handed == [
+        Inputs("image", "labels", "labels", "mask", ["map"], True),
+        RefineOptions(**arguments),
+    ]
+    assert handed[1].numbers.kernels == arguments["kernels"]
+    assert all(getattr(handed[1], name) == value for name, value in arguments.items())
 
 
 def test_every_option_was_typed() -> None:
@@ -300,7 +330,7 @@ def test_a_folder_of_a_version_with_another_option_is_not_mixed_in(
 # Help
 
 
-@pytest.mark.parametrize("command", ["refine", "segment", "evaluate", "demo"])
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_fits_a_terminal(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

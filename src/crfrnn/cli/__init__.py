@@ -1,7 +1,7 @@
 """The command line: `crfrnn COMMAND ...`, one module a command.
 
-A command's module has `add_arguments(parser)` and `run(args) -> int`. It imports whatever is heavy
-inside these two, of which only those of the given command are called: `crfrnn --help` stays quick.
+A command's module has `add_arguments(parser)` and `run(args) -> int`. Both are called for the given
+command alone and import what is heavy themselves, so that `crfrnn --help` stays quick.
 """
 
 from __future__ import annotations

@@ -130,9 +130,11 @@ def _add_option(
 
 
 def _plain_type(kind: Any) -> Any:
-    """`int | None` is parsed as int; a Literal as text."""
+    """The type that parses an option: int for `int | None`, str for a Literal."""
+    if isinstance(kind, type):
+        return kind
     members = [member for member in get_args(kind) if member is not type(None)]
-    return kind if isinstance(kind, type) else members[0] if len(members) == 1 else str
+    return members[0] if len(members) == 1 else str
 
 
 def _add_class_axis(group: argparse._ActionsContainer, option: Option) -> None:
@@ -207,5 +209,6 @@ def describe_presets() -> str:
 
 
 def _indented(text: str) -> str:
-    space = " " * 14
-    return textwrap.fill(text, 80, initial_indent=space, subsequent_indent=space)
+    wrapper = textwrap.TextWrapper(80, break_on_hyphens=False)
+    wrapper.initial_indent = wrapper.subsequent_indent = " " * 14
+    return wrapper.fill(text)

@@ -31,10 +31,10 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn demo`."""
     from crfrnn.demo import refine_photographs
+    from crfrnn.offline.options import RefineOptions
 
-    records = refine_photographs(
-        args.output, preset=args.preset, filter=args.filter, engine=args.engine
-    )
+    options = RefineOptions(preset=args.preset, filter=args.filter, engine=args.engine)
+    records = refine_photographs(args.output, options)
     if args.json:
         sys.stdout.write(f"{json.dumps({'photographs': records}, indent=2)}\n")
     else:

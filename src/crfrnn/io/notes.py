@@ -21,15 +21,15 @@ class Guess:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Scores of size `found` were stretched to `covered`, which has another shape."""
+    """Scores of another shape, `size`, were stretched to `covered`."""
 
-    found: Size
+    size: Size
     covered: Size
 
     def __str__(self) -> str:
         """Spell it without the file, as a note on many files."""
         return (
-            f"is {spell_size(self.found)}, not of the shape of {spell_size(self.covered)} "
+            f"is {spell_size(self.size)}, not of the shape of {spell_size(self.covered)} "
             "(height x width), and was stretched to it; if the network saw a padded canvas, say "
             "--canvas"
         )

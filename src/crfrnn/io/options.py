@@ -33,7 +33,7 @@ class Option:
     python_only: str = ""
 
 
-#: Masks are given it when they are read, labels when they are refined.
+#: A mask gets it when it is read, a label when it is refined: both definitions have it.
 Confidence = Annotated[
     float,
     Option(

@@ -191,9 +191,9 @@ def _settle(raw: _Raw, asked: Kind) -> _Raw:
 def _notes(file: str, raw: _Raw, covered: Size) -> Iterator[Note]:
     if raw.guess is not None:
         yield Note(file, raw.guess)
-    found = _size(raw.values)
-    if raw.kind != "labels" and not same_shape(found, covered):
-        yield Note(file, Stretch(found, covered))
+    size = _size(raw.values)
+    if raw.kind != "labels" and not same_shape(size, covered):
+        yield Note(file, Stretch(size, covered))
 
 
 def _size(values: Shaped[np.ndarray, "*shape"]) -> Size:
