@@ -42,7 +42,7 @@ ARROWS = {
     "crf": "ops",
     "presets": "crf io",
     "layer": "crf presets io ops",
-    "offline": "crf presets ops",
+    "offline": "crf presets io ops",
     "pydensecrf": "crf ops",
     "plots": "io",
     "data": "io",

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import COMMANDS, main
+from crfrnn.cli import COMMANDS, _job, main
 from crfrnn.io.files import PART_SUFFIX
 from crfrnn.presets import PRESETS
 
@@ -433,7 +433,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    original = crfrnn.refine
+    original = _job.refine_inputs
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -443,7 +443,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(crfrnn, "refine", interrupted)
+        patch.setattr(_job, "refine_inputs", interrupted)
         assert refine_folders("--workers", "1") == 130
     *notes, last = capsys.readouterr().err.splitlines()
     assert last == "crfrnn refine: interrupted"
@@ -513,7 +513,7 @@ def test_an_interrupted_overwrite_leaves_no_old_result_for_done(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(crfrnn, "refine", interrupt)
+        patch.setattr(_job, "refine_inputs", interrupt)
         assert refine_folders("--iterations", "0", "--overwrite") == 130
     capsys.readouterr()
     assert refine_folders("--iterations", "0") == 0
@@ -635,7 +635,7 @@ def test_help_names_commands_presets_and_harm(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert all(name in out for name in COMMANDS)
     assert main(["refine", "--help"]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())  # its lines are wrapped
     for preset in PRESETS.values():
         assert preset.name in out
         assert preset.purpose in out

@@ -1,10 +1,11 @@
 """Train a network, the CRF on top of it, or both, as a YAML file says.
 
-An interrupted run goes on where it stopped when the command is given again, and then gives what it
-would have given without the interruption. For several GPUs or machines start it by torchrun:
+An interrupted run goes on where it stopped when the command is given again, and
+then gives what it would have given without the interruption. For several GPUs
+or machines start it by torchrun:
   torchrun --nproc-per-node 4 -m crfrnn train CONFIG.yaml
-The output folder holds model/ (for crfrnn evaluate and segment), steps.csv, epochs.csv, train.yaml
-and state.pt, from which a run goes on.
+The output folder holds model/ (for crfrnn evaluate and segment), steps.csv,
+epochs.csv, train.yaml and state.pt, from which a run goes on.
 """
 
 from __future__ import annotations

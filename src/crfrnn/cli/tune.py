@@ -1,10 +1,12 @@
 r"""Search bandwidths and weights of the dense CRF on scores of training images.
 
-Writes a preset, for crfrnn refine --preset FILE, and reports before and after on the validation
-images, on which nothing is chosen. An interrupted search goes on where it stopped. For example
-  crfrnn tune -o voc.json --set data.root=VOC2012 \\
+Writes a preset, for crfrnn refine --preset FILE, and reports before and after
+on the validation images, on which nothing is chosen. An interrupted search goes
+on where it stopped. For example
+  crfrnn tune -o voc.json --set data.root=VOC2012 \
       --set data.scores.train=train.npz --set data.scores.val=val.npz
-where a file of scores holds `ids` (N,), 8-bit `logits` (N, h, w, C), `scale` and `zero`.
+where a file of scores holds `ids` (N,), 8-bit `logits` (N, h, w, C), `scale`
+and `zero`.
 """
 
 from __future__ import annotations
