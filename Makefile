@@ -21,7 +21,7 @@ GPU_NEEDS := torch triton numpy jaxtyping PIL rich safetensors pytest
 GPU_RUN := PYTHONPATH=$(abspath $(GPU_SITE)) PYTHONDONTWRITEBYTECODE=1 $(GPU_PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check sanitize bench test-gpu bench-gpu format clean
+.PHONY: help dev demo test check docs sanitize bench test-gpu bench-gpu format clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -45,6 +45,10 @@ check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja -DPython_EXECUTABLE=$(abspath $(PY)) \
 		-Dnanobind_DIR=$$($(PY) -m nanobind --cmake_dir)
 	$(PY) -m cmake --build $(CHECK_BUILD)
+
+docs: $(INSTALLED)  ## build the documentation site into build/docs; every warning is an error
+	$(PY) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html \
+		--doctree-dir build/docs-pages docs build/docs
 
 sanitize: sanitize-address sanitize-thread  ## the core's tests under ASan and UBSan, and under TSan
 
@@ -106,7 +110,7 @@ $(RUNNABLE): $(TOOLS) pyproject.toml $(CORE)
 
 $(INSTALLED): $(RUNNABLE)
 	@echo "Installing what the checks and the tests need"
-	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev,tune,distributed,tensorboard]"
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev,docs,tune,distributed,tensorboard]"
 	@touch $@
 
 $(GPU_SITE)/.installed: pyproject.toml $(CORE) $(shell find src -name '*.py')

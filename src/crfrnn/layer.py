@@ -47,7 +47,7 @@ class CRFRNN(nn.Module):
         normalization: "symmetric" (default, converges best), "after" (the paper), "before" or
             "none".
         filter: "lattice", or "exact": the Gaussian sum itself, quadratic in the pixels.
-        learn_bandwidths: learn the bandwidths too; slower, see docs/layer.md.
+        learn_bandwidths: learn the bandwidths too; slower, see docs/guide/layer.md.
         feature_gradients: pass gradients on to the image and `features` where they ask for one;
             slower. If not, such an input is refused.
         step: the update of one iteration; see `Step`. Default mean field.

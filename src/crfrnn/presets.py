@@ -58,6 +58,7 @@ def _preset(
     return Preset(name, kernels, iterations, normalization, purpose, source)
 
 
+#: The presets by name.
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
