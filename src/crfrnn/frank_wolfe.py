@@ -66,6 +66,14 @@ class Inference:
         steps: (B,) mean-field steps that each image made.
         energy: (T + 1, B) free energy before each step and at the end, if traced; see
             `free_energy`. An image that has stopped keeps its last value.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn import CRFRNN
+        >>> logits, image = torch.zeros(1, 2, 4, 5), torch.zeros(1, 3, 4, 5)
+        >>> done = CRFRNN(2).infer(logits, image, iterations=9, tol=1e-3)
+        >>> done.steps, done.energy is None  # undecided everywhere, and so at rest at once
+        (tensor([1]), True)
     """
 
     logits: Tensor

@@ -68,7 +68,14 @@ class Lattice:
 
     @property
     def vertices(self) -> int:
-        """Number of lattice vertices, over all batch items."""
+        """Number of lattice vertices, over all batch items.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import Lattice
+            >>> Lattice(torch.zeros(100, 2)).vertices  # equal points share one simplex
+            3
+        """
         return self.arrays.neighbor.shape[1]
 
     def filter(self, values: Float[Tensor, "*B N C"], *, reverse: bool = False) -> Tensor:
@@ -81,6 +88,15 @@ class Lattice:
 
         Returns:
             (..., N, C), of the type of `values`.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import Lattice
+            >>> lattice = Lattice(torch.rand(50, 3, dtype=torch.float64) * 9)
+            >>> u, v = torch.rand(2, 50, 1, dtype=torch.float64)
+            >>> forward, adjoint = lattice.filter(u), lattice.filter(v, reverse=True)
+            >>> torch.allclose((forward * v).sum(), (u * adjoint).sum())
+            True
         """
         _check_values(values, self.shape, self.device)
         flat = values.to(self.dtype).reshape(-1, *values.shape[-2:])

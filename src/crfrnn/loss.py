@@ -73,6 +73,17 @@ class DenseCRFLoss(nn.Module):
             mask: bool; pixels outside (padding, void) take no part. Unlabelled pixels do take part:
                 they are what this loss is for.
             features: maps (B, F, *S) that `FeatureGaussian` kernels refer to.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import DenseCRFLoss
+            >>> image = torch.zeros(1, 3, 1, 8)
+            >>> image[..., 4:] = 200
+            >>> along = torch.tensor([9.0] * 4 + [-9.0] * 4).view(1, 1, 1, 8)  # changes at the edge
+            >>> across = along.roll(2, -1)
+            >>> loss = DenseCRFLoss()
+            >>> [round(float(loss(torch.cat([z, -z], 1), image)), 2) for z in (along, across)]
+            [0.0, 0.5]
         """
         check_logits("DenseCRFLoss", logits, None, image)
         _checks.finite("DenseCRFLoss: logits", logits)
@@ -96,10 +107,25 @@ class DenseCRFLoss(nn.Module):
         features: Sequence[Tensor] = (),
         dtype: torch.dtype = torch.float32,
     ) -> Prepared:
-        """Build lattices and normalisers once, to pass in place of the image in later calls."""
+        """Build lattices and normalisers once, to pass in place of the image in later calls.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import DenseCRFLoss
+            >>> loss, image = DenseCRFLoss(), torch.rand(1, 3, 6, 7) * 255
+            >>> prepared, logits = loss.prepare(image), torch.randn(1, 2, 6, 7)
+            >>> torch.equal(loss(logits, prepared), loss(logits, image))
+            True
+        """
         return prepare_alone("DenseCRFLoss", self.recipe, image, mask, features, dtype, None, False)
 
     def extra_repr(self) -> str:
-        """Name what the loss was made with."""
+        """Name what the loss was made with.
+
+        Example:
+            >>> from crfrnn import DenseCRFLoss
+            >>> DenseCRFLoss().extra_repr()
+            "kernels=[Bilateral(position=100.0, color=15.0, weight=1.0)], normalization='symmetric'"
+        """
         kernels = ", ".join(map(str, self.recipe.kernels))
         return f"kernels=[{kernels}], normalization={self.recipe.normalization!r}"

@@ -32,6 +32,11 @@ class Preset:
         normalization: how kernels are normalised.
         purpose: what it was made for.
         source: where the numbers come from.
+
+    Example:
+        >>> from crfrnn.presets import PRESETS
+        >>> PRESETS["crfasrnn"].kernels[0], PRESETS["crfasrnn"].normalization
+        (Bilateral(position=160, color=3, weight=5), 'after')
     """
 
     name: str
@@ -168,7 +173,13 @@ def find_preset(name: str) -> Preset:
 
 
 def describe_preset(preset: Preset) -> dict[str, Any]:
-    """Spell a preset as its file does."""
+    """Spell a preset as its file does.
+
+    Example:
+        >>> from crfrnn.presets import PRESETS, describe_preset
+        >>> describe_preset(PRESETS["deeplab"])["kernels"][0]
+        {'kind': 'Bilateral', 'position': 67, 'color': 3, 'weight': 4}
+    """
     kernels = [
         {"kind": type(kernel).__name__, **asdict(kernel)}
         for kernel in preset.kernels
@@ -184,7 +195,18 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
 
 
 def write_preset(path: Path, preset: Preset) -> None:
-    """Write a preset for `find_preset`, as JSON or YAML as the suffix says."""
+    """Write a preset for `find_preset`, as JSON or YAML as the suffix says.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from pathlib import Path
+        >>> from crfrnn.presets import PRESETS, find_preset, write_preset
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "mine.yaml"
+        ...     write_preset(path, dataclasses.replace(PRESETS["deeplab"], iterations=3))
+        ...     find_preset(str(path)).iterations  # or refine(..., preset=str(path))
+        3
+    """
     tree = describe_preset(preset)
     as_json = path.suffix.lower() == ".json"
     write_text(path, json.dumps(tree, indent=2) + "\n" if as_json else yaml.safe_dump(tree))
