@@ -56,7 +56,7 @@ bench: $(BENCH)  ## measure against the other implementations
 	$(PY) -m benchmarks $(ARGS)
 
 test-gpu: $(GPU_SITE)/.installed  ## the Triton engine's tests on a CUDA device, with GPU_PYTHON
-	$(GPU_RUN) -m pytest -p no:cacheprovider -W default -m gpu tests/test_triton.py $(ARGS)
+	$(GPU_RUN) -m pytest -p no:cacheprovider -W default -m gpu tests/ops/test_triton.py $(ARGS)
 
 bench-gpu: $(GPU_SITE)/.installed  ## measure the Triton engine on a CUDA device, with GPU_PYTHON
 	$(GPU_RUN) -m benchmarks gpu $(ARGS)
@@ -67,8 +67,8 @@ format: $(INSTALLED)  ## rewrite Python and C++ in the house's format
 	$(VENV)/bin/clang-format -i $(FORMATTED)
 
 # A second build of the package, imported without the editable one: -S leaves .pth files unread.
-SANITIZED_TESTS := tests/test_filter.py tests/test_filter_laws.py tests/test_mean_field.py \
-	tests/test_gradients.py tests/test_refine.py tests/test_pruning.py tests/test_precision.py
+SANITIZED_TESTS := tests/crf/test_filter.py tests/crf/test_filter_laws.py tests/crf/test_mean_field.py \
+	tests/layer/test_gradients.py tests/offline/test_refine.py tests/crf/test_pruning.py tests/crf/test_precision.py
 SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 sanitize-address: SANITIZERS := address,undefined
 sanitize-address: LIBRARIES := libasan.so libubsan.so

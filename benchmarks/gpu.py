@@ -31,7 +31,7 @@ from rich.table import Table
 from torch import Tensor
 
 from crfrnn import CRFRNN, Lattice, refine
-from crfrnn.lattice import ExactFilter
+from crfrnn.crf.lattice import ExactFilter
 
 from . import photographs
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crfrnn.files import read_image
-from crfrnn.score_pack import read_pack
-from crfrnn.scores import interpret_scores
+from crfrnn.io.files import read_image
+from crfrnn.io.score_pack import read_pack
+from crfrnn.io.scores import interpret_scores
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -57,7 +57,7 @@ def inputs() -> tuple[np.ndarray, np.ndarray]:
     """The photograph (H, W, 3) and its logits (21, H, W), cut to 500 x 500."""
     from skimage.data import astronaut
 
-    with np.load(files("crfrnn") / "demo_scores" / "astronaut_scores.npz") as stored:
+    with np.load(files("crfrnn") / "demo" / "scores" / "astronaut_scores.npz") as stored:
         coarse = (stored["logits"].astype(np.float32) - stored["zero"]) * stored["scale"]
     # The network saw a canvas of 513 x 513 pixels with the photograph at the top left.
     grid = torch.from_numpy(coarse.astype(np.float32)).permute(2, 0, 1)[None]

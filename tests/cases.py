@@ -170,7 +170,7 @@ def photograph(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray
     import skimage.transform
 
     image = getattr(skimage.data, name)()
-    with np.load(files("crfrnn") / "demo_scores" / f"{name}_scores.npz") as file:
+    with np.load(files("crfrnn") / "demo" / "scores" / f"{name}_scores.npz") as file:
         scores = (file["logits"].astype(np.float32) - file["zero"]) * file["scale"]
     scores = scores.astype(np.float32)  # the type that people hold
     # The network saw a canvas of 513 x 513 with the photograph at its top left.

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from crfrnn import Bilateral, FeatureGaussian, Gaussian, Lattice, gaussian_filter, refine
-
-from .cases import ENGINES
+from tests.cases import ENGINES
 
 pytestmark = pytest.mark.unchecked
 

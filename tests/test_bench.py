@@ -14,8 +14,7 @@ import torch
 import crfrnn
 from crfrnn.bench import CASES, Timing, in_turn, measure, original_model, picture
 from crfrnn.cli import main
-
-from .cases import needs_core
+from tests.cases import needs_core
 
 SMALL = ("bench", "--size", "24", "--repeats", "2")
 OURS = crfrnn.pydensecrf.densecrf.DenseCRF2D

@@ -19,14 +19,13 @@ PACKAGE = ROOT / "src" / "crfrnn"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 HEADERS = sorted((ROOT / "csrc").rglob("*.hpp"))
 
-# Unit -> the units of ours it may import. A unit is a module or a whole subpackage, except that
-# `ops` is told apart by engine. Any unit may import `_checks`. An arrow never points up: a unit
-# stands below everything it may import from.
+# Unit -> the units of ours it may import. A unit is a subpackage or a module beside them; `ops` is
+# split by engine. Any unit may import `_checks`. An arrow never points up: a unit comes after
+# everything that it may import.
 ARROWS = {
     "_checks": "",
-    "_inputs": "",
-    "mean_field": "",
     "ops.arrays": "",
+    "ops.forks": "",
     "ops.reference_lattice": "ops.arrays",
     "ops.reference": "ops.arrays ops.reference_lattice",
     "ops.cpu": "ops.arrays ops.reference _core",
@@ -35,51 +34,27 @@ ARROWS = {
     "ops.transforms": "",
     "ops.filters": "ops.arrays ops.reference ops.engines ops.transforms",
     "ops.recurrence": "ops.arrays ops.engines ops.transforms",
-    "ops": "ops.arrays ops.engines ops.filters ops.recurrence ops.transforms",
-    "lattice": "ops",
-    "pairwise": "lattice ops",
-    "palette": "",
-    "files": "palette",
-    "presets": "pairwise lattice files",
-    "filters": "pairwise lattice ops",
-    "recurrence": "filters mean_field ops",
-    "energy": "",
-    "frank_wolfe": "energy recurrence filters",
-    "parameters": "pairwise",
-    "pretrained": "frank_wolfe pairwise",
-    "_layer_inputs": "",
-    "prepared": "parameters filters pairwise _layer_inputs",
-    "layer": "prepared parameters pretrained frank_wolfe recurrence presets pairwise lattice"
-    " _layer_inputs",
-    "loss": "prepared pairwise lattice _layer_inputs",
-    "models": "layer",
-    "pruning": "recurrence filters ops",
-    "_forks": "",
-    "refine": "presets pruning filters pairwise lattice ops _inputs _forks",
-    "pydensecrf": "pruning filters lattice ops _forks",
+    "ops": "ops.arrays ops.engines ops.filters ops.forks ops.recurrence ops.transforms",
     "_info": "ops",
-    "figures": "palette",
-    "score_grid": "",
-    "score_kinds": "score_grid",
-    "scores": "files score_grid score_kinds",
-    "data": "files palette",
-    "checkpoint": "models layer pretrained files",
-    "boundaries": "",
-    "metrics": "boundaries",
-    "evaluate": "data metrics",
-    "score_pack": "files",
+    "io": "",
+    "crf": "ops",
+    "presets": "crf io",
+    "layer": "crf presets ops",
+    "offline": "crf presets ops",
+    "pydensecrf": "crf ops",
+    "plots": "io",
+    "data": "io",
+    "evaluation": "data io",
+    "models": "layer io",
     "integrations": "models",
-    "training": "data metrics checkpoint models layer frank_wolfe pairwise presets files scores"
-    " score_pack",
-    "tuning": "training data metrics checkpoint layer pairwise presets refine files",
-    "ablation": "tuning training metrics checkpoint layer presets files ops",
-    "demo": "refine presets palette files figures score_grid scores",
-    "bench": "demo data layer refine presets pydensecrf ops",
-    "__init__": "refine pydensecrf presets pairwise lattice mean_field _info"
-    " layer loss models prepared frank_wolfe energy",
-    "cli": "__init__ refine presets pairwise _info"
-    " palette files figures score_grid score_kinds scores score_pack demo bench"
-    " data metrics evaluate checkpoint integrations training tuning ablation",
+    "training": "evaluation data models layer crf presets io",
+    "tuning": "training evaluation data models layer offline crf presets io",
+    "ablation": "tuning training evaluation models layer presets io ops",
+    "demo": "offline presets plots io",
+    "bench": "demo data layer offline presets pydensecrf ops",
+    "__init__": "offline pydensecrf layer models crf _info",
+    "cli": "__init__ ablation tuning training integrations evaluation models data offline demo"
+    " bench plots presets crf io _info",
     "__main__": "cli",
 }
 

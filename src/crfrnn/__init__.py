@@ -2,16 +2,16 @@
 
 from . import pydensecrf
 from ._info import info
-from .energy import free_energy
-from .frank_wolfe import Inference, Step
-from .lattice import Lattice, gaussian_filter
-from .layer import CRFRNN
-from .loss import DenseCRFLoss
-from .mean_field import mean_field
+from .crf.energy import free_energy
+from .crf.frank_wolfe import Inference, Step
+from .crf.kernels import Bilateral, FeatureGaussian, Gaussian
+from .crf.lattice import Lattice, gaussian_filter
+from .crf.mean_field import mean_field
+from .layer.crfrnn import CRFRNN
+from .layer.losses import DenseCRFLoss
+from .layer.prepared import Prepared
 from .models import Segmenter
-from .pairwise import Bilateral, FeatureGaussian, Gaussian
-from .prepared import Prepared
-from .refine import Refined, refine
+from .offline.refine import Refined, refine
 
 __all__ = [
     "CRFRNN",

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 
-from crfrnn import _checks
-from crfrnn.data.synthetic import shapes
-from crfrnn.demo import network_scores, photograph
-from crfrnn.layer import CRFRNN
-from crfrnn.presets import PRESETS
-from crfrnn.refine import refine
+from . import _checks
+from .data.synthetic import shapes
+from .demo import network_scores, photograph
+from .layer.crfrnn import CRFRNN
+from .offline.refine import refine
+from .presets import PRESETS
 
 #: What is timed: whole calls with the lattice built anew, on this many classes.
 CASES = (

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from . import _checks
-from .files import describe, write_text
-from .lattice import NORMALIZATIONS
-from .pairwise import Bilateral, Gaussian, Kernel
+from .crf.kernels import Bilateral, Gaussian, Kernel
+from .crf.lattice import NORMALIZATIONS
+from .io.files import describe, write_text
 
 #: How the name of a file of parameters ends.
 PRESET_SUFFIXES = (".json", ".yaml", ".yml")

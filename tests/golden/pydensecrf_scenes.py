@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-SCORES = Path(__file__).parents[2] / "src" / "crfrnn" / "demo_scores"
+SCORES = Path(__file__).parents[2] / "src" / "crfrnn" / "demo" / "scores"
 
 
 def drawn(height=60, width=80, noise=18):

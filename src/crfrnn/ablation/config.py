@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crfrnn.presets import find_preset
-from crfrnn.training import (
-    CrfConfig,
-    DataConfig,
-    ModelConfig,
-    StageConfig,
-    TrainConfig,
-)
+from crfrnn.training import CrfConfig, DataConfig, ModelConfig, StageConfig, TrainConfig
 from crfrnn.training.settings import build
 from crfrnn.tuning import SearchConfig
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.layer import CRFRNN
-from crfrnn.metrics import Counts, Judge, Settings, confusion_matrix, stack
+from crfrnn.evaluation.metrics import Counts, Judge, Settings, confusion_matrix, stack
+from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.training import StageConfig
 from crfrnn.training.batches import order
 from crfrnn.training.objective import Objective, labelled

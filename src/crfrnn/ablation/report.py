@@ -12,8 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.files import write_image, write_text
-from crfrnn.metrics import Counts, Settings, interval, mean_iou, resample, summarize, total
+from crfrnn.evaluation.metrics import (
+    Counts,
+    Settings,
+    interval,
+    mean_iou,
+    resample,
+    summarize,
+    total,
+)
+from crfrnn.io.files import write_image, write_text
 from crfrnn.training.settings import to_tree
 from crfrnn.training.source import Source
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from crfrnn.layer import CRFRNN
+from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.presets import write_preset
 from crfrnn.training import ModelConfig, train
 from crfrnn.training.config_crf import CrfConfig
@@ -118,7 +118,7 @@ class Rows:
 
 
 def _crf_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    from crfrnn.checkpoint import load_checkpoint
+    from crfrnn.models.checkpoint import load_checkpoint
 
     crf = load_checkpoint(folder).crf
     assert crf is not None

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from crfrnn.files import make_folder, read_arrays, replacing, write_text
-from crfrnn.metrics import Counts
+from crfrnn.evaluation.metrics import Counts
+from crfrnn.io.files import make_folder, read_arrays, replacing, write_text
 from crfrnn.training import StageConfig
 from crfrnn.training.engine import device_alone
 from crfrnn.training.settings import same, to_tree

@@ -7,10 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from crfrnn.cli import say
-from crfrnn.cli._job import Outputs, refine_file
-from crfrnn.cli._settings import Settings
-from crfrnn.files import require_writable
+from crfrnn.io.files import require_writable
+
+from . import say
+from ._job import Outputs, refine_file
+from ._settings import Settings
 
 
 def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> int:

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from crfrnn.cli import say
-from crfrnn.cli._job import Outputs, refine_file
-from crfrnn.cli._pairs import Pair, Unmatched, match
-from crfrnn.cli._progress import progress
-from crfrnn.cli._resume import is_done, prepare
-from crfrnn.cli._settings import Settings
-from crfrnn.files import describe
+from crfrnn.io.files import describe
+
+from . import say
+from ._job import Outputs, refine_file
+from ._pairs import Pair, Unmatched, match
+from ._progress import progress
+from ._resume import is_done, prepare
+from ._settings import Settings
 
 #: More files at a time than this would want much memory and gain little.
 _MOST_WORKERS = 8

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 import crfrnn
-from crfrnn.cli._settings import Settings
-from crfrnn.figures import overlay
-from crfrnn.files import read_image, write_array, write_image, write_labels
-from crfrnn.scores import Scores, read_scores
+from crfrnn.io.files import read_image, write_array, write_image, write_labels
+from crfrnn.io.scores import Scores, read_scores
+from crfrnn.plots.figures import overlay
+
+from ._settings import Settings
 
 #: How a foreground mask is written: black and white, as masks are.
 _MASK_PALETTE = bytes([0, 0, 0, 255, 255, 255])

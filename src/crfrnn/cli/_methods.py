@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.cli import say
-from crfrnn.cli._job import refine_scores
-from crfrnn.cli._model import is_model, model_labels, open_model
-from crfrnn.cli._settings import Settings
 from crfrnn.data import MaskedImages, Sample
-from crfrnn.evaluate import AFTER, BEFORE, Predict
-from crfrnn.files import IMAGE_SUFFIXES
-from crfrnn.score_pack import is_pack, read_pack
-from crfrnn.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
+from crfrnn.evaluation.evaluate import AFTER, BEFORE, Predict
+from crfrnn.io.files import IMAGE_SUFFIXES
+from crfrnn.io.score_pack import is_pack, read_pack
+from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
+
+from . import say
+from ._job import refine_scores
+from ._model import is_model, model_labels, open_model
+from ._settings import Settings
 
 _READING = ("kind", "class_axis", "canvas", "align_corners", "confidence")
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfrnn.cli._job import refine_scores
-from crfrnn.cli._settings import Settings
-from crfrnn.scores import Scores
+from crfrnn.io.scores import Scores
+
+from ._job import refine_scores
+from ._settings import Settings
 
 
 class Model(Protocol):
@@ -36,7 +37,7 @@ class Model(Protocol):
 
 def is_model(directory: Path) -> bool:
     """Whether a directory holds a model, ours or one of transformers."""
-    from crfrnn.checkpoint import is_checkpoint
+    from crfrnn.models.checkpoint import is_checkpoint
 
     return is_checkpoint(directory) or (directory / "config.json").is_file()
 
@@ -55,7 +56,7 @@ def open_model(source: str | Path, *, fetch: bool = False) -> Model:
             from crfrnn.integrations.transformers import load_transformers
 
             return load_transformers(str(directory))
-        from crfrnn.checkpoint import load_checkpoint
+        from crfrnn.models.checkpoint import load_checkpoint
 
         return load_checkpoint(directory)
     text = str(source)

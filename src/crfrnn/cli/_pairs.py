@@ -7,9 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfrnn.cli._job import Outputs
-from crfrnn.files import IMAGE_SUFFIXES
-from crfrnn.scores import ARRAY_SUFFIXES, SCORE_SUFFIXES
+from crfrnn.io.files import IMAGE_SUFFIXES
+from crfrnn.io.scores import ARRAY_SUFFIXES, SCORE_SUFFIXES
+
+from ._job import Outputs
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from crfrnn.cli._job import Outputs
-from crfrnn.cli._pairs import Pair
-from crfrnn.cli._settings import Settings
-from crfrnn.files import PART_SUFFIX, describe, make_folder, require_writable, write_text
+from crfrnn.io.files import PART_SUFFIX, describe, make_folder, require_writable, write_text
+
+from ._job import Outputs
+from ._pairs import Pair
+from ._settings import Settings
 
 #: A file is written in far less time than this; an older partial one was left by a killed run.
 _STALE_SECONDS = 60

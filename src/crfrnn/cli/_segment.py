@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from crfrnn.cli import _folder
-from crfrnn.cli._job import Outputs
-from crfrnn.cli._model import Model, model_labels
-from crfrnn.cli._pairs import Pair, Unmatched
-from crfrnn.cli._settings import Settings
-from crfrnn.figures import overlay
-from crfrnn.files import IMAGE_SUFFIXES, read_image, write_image, write_labels
+from crfrnn.io.files import IMAGE_SUFFIXES, read_image, write_image, write_labels
+from crfrnn.plots.figures import overlay
+
+from . import _folder
+from ._job import Outputs
+from ._model import Model, model_labels
+from ._pairs import Pair, Unmatched
+from ._settings import Settings
 
 
 @dataclass(frozen=True)

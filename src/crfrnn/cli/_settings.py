@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from crfrnn import _checks
-from crfrnn.files import read_arrays
-from crfrnn.pairwise import Kernel
+from crfrnn.crf.kernels import Kernel
+from crfrnn.io.files import read_arrays
+from crfrnn.io.score_grid import ClassAxis, Size
+from crfrnn.io.score_kinds import Kind
 from crfrnn.presets import find_preset
-from crfrnn.score_grid import ClassAxis, Size
-from crfrnn.score_kinds import Kind
 
 
 @dataclass(frozen=True)

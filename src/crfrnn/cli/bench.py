@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
     from crfrnn import info
     from crfrnn.bench import CASES, measure, original_model, picture
-    from crfrnn.cli._progress import progress
+
+    from ._progress import progress
 
     facts = info()
     given = picture(args.size)

@@ -17,14 +17,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crfrnn.cli import Parser
-from crfrnn.cli._data import DATA_HELP, add_data, open_data
-from crfrnn.cli._options import add_crf, add_reading
-from crfrnn.cli._options import epilog as crf_help
+from . import Parser
+from ._data import DATA_HELP, add_data, open_data
+from ._options import add_crf, add_reading
+from ._options import epilog as crf_help
 
 if TYPE_CHECKING:
     from crfrnn.data import MaskedImages
-    from crfrnn.evaluate import Evaluation, Predict
+    from crfrnn.evaluation.evaluate import Evaluation, Predict
 
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -57,10 +57,11 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn evaluate`."""
     from crfrnn import _checks
-    from crfrnn.cli._methods import make_methods
-    from crfrnn.cli._settings import make_settings
-    from crfrnn.cli._tables import print_summary
-    from crfrnn.files import require_writable, write_text
+    from crfrnn.io.files import require_writable, write_text
+
+    from ._methods import make_methods
+    from ._settings import make_settings
+    from ._tables import print_summary
 
     settings = make_settings(args)
     _checks.count("resamples", args.resamples, least=1)
@@ -94,18 +95,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, data: MaskedImages, predict: Predict) -> Evaluation:
-    from crfrnn.cli._progress import progress
-    from crfrnn.evaluate import evaluate
-    from crfrnn.metrics import Settings
+    from crfrnn.evaluation.evaluate import evaluate
+    from crfrnn.evaluation.metrics import Settings
+
+    from ._progress import progress
 
     with progress("evaluating", len(data)) as advance:
         return evaluate(data, predict, settings=Settings(widths=args.widths), advance=advance)
 
 
 def _draw(path: Path, found: Evaluation, data: MaskedImages, predict: Predict) -> None:
-    from crfrnn.evaluate import extremes
-    from crfrnn.figures import Column, Row, rows_of_columns
-    from crfrnn.files import write_image
+    from crfrnn.evaluation.evaluate import extremes
+    from crfrnn.io.files import write_image
+    from crfrnn.plots.figures import Column, Row, rows_of_columns
 
     changes = found.changes()
     rows = []

@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from crfrnn.cli import Parser
-from crfrnn.cli._options import add_crf, add_outputs, add_reading, epilog
+from . import Parser
+from ._options import add_crf, add_outputs, add_reading, epilog
 
 
 def add_arguments(parser: Parser) -> None:
@@ -39,8 +39,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn refine`."""
-    from crfrnn.cli._job import Outputs
-    from crfrnn.cli._settings import make_settings
+    from ._job import Outputs
+    from ._settings import make_settings
 
     settings = make_settings(args)
     outputs = Outputs(args.output, args.probs, args.overlay)
@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
             f"IMAGE and SCORES must be two files or two folders; got {args.image} and {args.scores}"
         )
     if args.image.is_dir():
-        from crfrnn.cli._folder import run_folder
+        from ._folder import run_folder
 
         return run_folder(args, outputs, settings)
-    from crfrnn.cli._file import run_file
+    from ._file import run_file
 
     return run_file(args, outputs, settings)

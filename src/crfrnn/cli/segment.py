@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from crfrnn.cli import Parser
-from crfrnn.cli._options import add_crf, epilog
+from . import Parser
+from ._options import add_crf, epilog
 
 
 def add_arguments(parser: Parser) -> None:
@@ -50,11 +50,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn segment`."""
-    from crfrnn.cli import _segment
-    from crfrnn.cli._file import check_outputs
-    from crfrnn.cli._job import Outputs
-    from crfrnn.cli._model import open_model
-    from crfrnn.cli._settings import make_settings
+    from . import _segment
+    from ._file import check_outputs
+    from ._job import Outputs
+    from ._model import open_model
+    from ._settings import make_settings
 
     outputs = Outputs(args.output, None, args.overlay)
     settings = _segment.SegmentSettings(**vars(make_settings(args)), crf=args.crf)

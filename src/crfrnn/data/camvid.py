@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crfrnn.data.masked_images import Entry, MaskedImages, read_list, require_folder
-from crfrnn.files import IMAGE_SUFFIXES
+from crfrnn.io.files import IMAGE_SUFFIXES
+
+from .masked_images import Entry, MaskedImages, read_list, require_folder
 
 CAMVID_CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",

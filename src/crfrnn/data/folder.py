@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from crfrnn import _checks
-from crfrnn.data.masked_images import IGNORE, Entry, MaskedImages, read_list, require_folder
-from crfrnn.files import IMAGE_SUFFIXES
+from crfrnn.io.files import IMAGE_SUFFIXES
+
+from .masked_images import IGNORE, Entry, MaskedImages, read_list, require_folder
 
 #: Names in a label map that mean "ignore".
 _VOID_NAMES = ("ignore", "unlabeled", "unlabelled", "void")

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from crfrnn.files import open_image, read_image
+from crfrnn.io.files import open_image, read_image
 
 #: The label of pixels that count neither in a loss nor in a score.
 IGNORE = 255

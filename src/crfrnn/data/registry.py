@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from crfrnn import _checks
-from crfrnn.data.camvid import open_camvid
-from crfrnn.data.folder import open_folder
-from crfrnn.data.masked_images import MaskedImages
-from crfrnn.data.voc import open_voc
+
+from .camvid import open_camvid
+from .folder import open_folder
+from .masked_images import MaskedImages
+from .voc import open_voc
 
 DATASETS: dict[str, Callable[..., MaskedImages]] = {
     "camvid": open_camvid,

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.data.masked_images import IGNORE
+
+from .masked_images import IGNORE
 
 #: Weights of red, green and blue in brightness (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crfrnn.data.masked_images import Entry, MaskedImages, read_list, require_folder
-from crfrnn.palette import VOC_CLASSES
+from crfrnn.io.palette import VOC_CLASSES
+
+from .masked_images import Entry, MaskedImages, read_list, require_folder
 
 
 def open_voc(

@@ -60,7 +60,7 @@ class TransformersNetwork(nn.Module):
 
 @dataclass
 class TransformersModel:
-    """A model ready to segment, as `crfrnn.checkpoint.Checkpoint` is, without a CRF of its own.
+    """A model ready to segment, like `crfrnn.models.checkpoint.Checkpoint`, without its own CRF.
 
     Attributes:
         network: takes images on 0..255.

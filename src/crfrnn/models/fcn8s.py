@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.models.loading import LoadReport, load_by_name
+
+from .loading import LoadReport, load_by_name
 
 #: Convolutions in each of VGG-16's five blocks, and their channels relative to the first's.
 _BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from crfrnn import _checks
-from crfrnn.models.deeplab import DeepLabMobileNet
-from crfrnn.models.fcn8s import FCN8s
-from crfrnn.models.light import LightFCN
+
+from .deeplab import DeepLabMobileNet
+from .fcn8s import FCN8s
+from .light import LightFCN
 
 #: Name -> what makes the network from a number of classes and further arguments. All take RGB
 #: images (B, 3, H, W) on 0..255 and normalise them inside.

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.layer import CRFRNN
+from crfrnn.layer.crfrnn import CRFRNN
 
 _MODES = {3: "linear", 4: "bilinear", 5: "trilinear"}
 

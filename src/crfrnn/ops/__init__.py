@@ -14,6 +14,7 @@ from .engines import (
     triton_missing,
 )
 from .filters import build, exact, filter, separable
+from .forks import settle
 from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs_total
 from .transforms import direct
 
@@ -40,5 +41,6 @@ __all__ = [
     "release_memory",
     "resolve_engine",
     "separable",
+    "settle",
     "triton_missing",
 ]

@@ -9,20 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfrnn._forks import settle
-from crfrnn.filters import KernelFilter
-from crfrnn.lattice import Lattice
-from crfrnn.pruning import marginals
+from crfrnn.crf.filters import KernelFilter
+from crfrnn.crf.lattice import Lattice
+from crfrnn.crf.pruning import marginals
+from crfrnn.ops import settle
 
 from ._arguments import Floats, as_floats, member, refuse_nan, whole
 from ._compat import apply_penalty, as_weights, read_penalty
-from ._constants import (
-    DIAG_KERNEL,
-    NORMALIZE_SYMMETRIC,
-    SCHEMES,
-    KernelType,
-    NormalizationType,
-)
+from ._constants import DIAG_KERNEL, NORMALIZE_SYMMETRIC, SCHEMES, KernelType, NormalizationType
 from ._unary import LogisticUnary, Unary, as_logits
 
 

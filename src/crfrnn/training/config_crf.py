@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from crfrnn.frank_wolfe import Step
-from crfrnn.layer import CRFRNN
-from crfrnn.pairwise import Bilateral, Gaussian, Kernel
+from crfrnn.crf.frank_wolfe import Step
+from crfrnn.crf.kernels import Bilateral, Gaussian, Kernel
+from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.presets import find_preset
 
 from ._limits import at_least

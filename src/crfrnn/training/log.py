@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crfrnn.files import write_text
+from crfrnn.io.files import write_text
 
 STEPS = "steps.csv"
 EPOCHS = "epochs.csv"

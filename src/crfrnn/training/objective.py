@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crfrnn.layer import CRFRNN
+from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.models.segmenter import network_logits
 
 from .batches import Batch

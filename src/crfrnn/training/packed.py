@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crfrnn.score_pack import read_pack
-from crfrnn.scores import interpret_scores
+from crfrnn.io.score_pack import read_pack
+from crfrnn.io.scores import interpret_scores
 
 from .config import ScoresConfig
 
@@ -18,7 +18,7 @@ class PackedLogits:
     """Logits of a split.
 
     Args:
-        path: file of the logits of many images; see `crfrnn.score_pack`.
+        path: file of the logits of many images; see `crfrnn.io.score_pack`.
         config: how they lie on the images.
         temperature: what they are divided by.
     """

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from crfrnn.checkpoint import Checkpoint, is_checkpoint, load_weights
-from crfrnn.files import describe, make_folder, write_text
+from crfrnn.io.files import describe, make_folder, write_text
 from crfrnn.models import NETWORKS, make_network
+from crfrnn.models.checkpoint import Checkpoint, is_checkpoint, load_weights
 
 from .batches import order
 from .config import ModelConfig, TrainConfig

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfrnn.files import describe, replacing
+from crfrnn.io.files import describe, replacing
 
 _FORMAT = 1
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from crfrnn.metrics import confusion_matrix, mean_iou
+from crfrnn.evaluation.metrics import confusion_matrix, mean_iou
 
 from .engine import Engine
 from .objective import IGNORE_INDEX, Objective

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from crfrnn.metrics import Counts, Settings, interval, resample
+from crfrnn.evaluation.metrics import Counts, Settings, interval, resample
 
 
 def drawn_gains(first: Tensor, second: Tensor, *, seed: int = 0) -> Tensor:

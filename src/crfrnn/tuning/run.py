@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crfrnn.checkpoint import load_checkpoint
-from crfrnn.files import require_writable
-from crfrnn.layer import CRFRNN
-from crfrnn.metrics import mean_iou
+from crfrnn.evaluation.metrics import mean_iou
+from crfrnn.io.files import require_writable
+from crfrnn.layer.crfrnn import CRFRNN
+from crfrnn.models.checkpoint import load_checkpoint
 from crfrnn.presets import PRESETS, Preset, write_preset
 from crfrnn.training.engine import device_alone
 from crfrnn.training.objective import Objective

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from crfrnn.data.masked_images import Sample
-from crfrnn.metrics import confusion_matrix
+from crfrnn.evaluation.metrics import confusion_matrix
+from crfrnn.offline.refine import refine
 from crfrnn.presets import Preset
-from crfrnn.refine import refine
 from crfrnn.training.objective import Objective
 from crfrnn.training.source import Source
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfrnn.metrics import mean_iou
-from crfrnn.pairwise import Bilateral, Gaussian
+from crfrnn.crf.kernels import Bilateral, Gaussian
+from crfrnn.evaluation.metrics import mean_iou
 from crfrnn.presets import PRESETS, Preset
 
 from .config import SearchConfig

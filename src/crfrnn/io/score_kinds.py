@@ -1,0 +1,97 @@
+"""Telling logits, probabilities, labels and masks apart, and checking each for what it must be."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64, Shaped
+
+from .score_grid import Size
+
+Kind = Literal["auto", "logits", "probs", "labels", "mask"]
+
+#: Ids below this (and void) in an 8-bit grey image are taken for labels, others for a mask.
+_MOST_LABELS = 64
+_VOID = 255
+#: How far half-precision probabilities of many classes stray from a sum of one.
+_SUM_TOLERANCE = 1e-2
+
+
+def guess_kind(values: Shaped[np.ndarray, "*shape"]) -> tuple[Kind, str]:
+    """Guess the kind of an array that does not say, and why."""
+    if values.dtype.kind == "f":
+        return _guess_float(values)
+    if values.ndim == 3:
+        return "logits", "three axes"
+    if values.dtype.kind == "b":
+        return "mask", "it is Boolean"
+    if values.dtype != np.uint8:
+        return "labels", "it holds integers"
+    ids = values[values != _VOID]
+    if ids.size < values.size and not ids.any():
+        return "mask", "all values are 0 or 255"
+    if ids.size == 0 or ids.max() < _MOST_LABELS:
+        return "labels", f"all values are below {_MOST_LABELS}, or 255 for unknown"
+    return "mask", f"it has values of {_MOST_LABELS} and more"
+
+
+def _guess_float(values: Shaped[np.ndarray, "*shape"]) -> tuple[Kind, str]:
+    low, high = float(values.min()), float(values.max())
+    if low < 0:
+        return "logits", "it has negative values"
+    if values.ndim == 2:
+        inside = high <= 1
+        return ("probs", "all values are in 0..1") if inside else ("logits", "it has values over 1")
+    if np.allclose(values.sum(axis=0, dtype=np.float64), 1, rtol=0, atol=_SUM_TOLERANCE):
+        return "probs", "no value is negative and the classes sum to one"
+    return "logits", f"values {low:.3g}..{high:.3g}, and the classes do not sum to one"
+
+
+def as_labels(values: Shaped[np.ndarray, "*shape"], size: Size) -> Int64[np.ndarray, "H W"]:
+    """Return integer labels of the size of the image, as int64."""
+    if values.dtype.kind == "f":
+        raise TypeError(
+            f"labels must be integers; got {values.dtype}. Convert them, or say what the file "
+            "holds with --kind"
+        )
+    if values.ndim != 2:
+        raise ValueError(f"labels must have two axes, (H, W); got shape {values.shape}")
+    if values.shape != size:
+        raise ValueError(
+            f"labels must have the size of the image, {size[0]}x{size[1]} (height x width); got "
+            f"{values.shape[0]}x{values.shape[1]}. Resize them without interpolation."
+        )
+    return values.astype(np.int64)
+
+
+def as_maps(
+    values: Shaped[np.ndarray, "*shape"], kind: Kind, confidence: float
+) -> Float32[np.ndarray, "C h w"]:
+    """Return logits or probabilities with three axes; a mask becomes foreground probabilities."""
+    if kind == "mask":
+        values = _mask(values, confidence)
+    elif values.dtype.kind != "f":
+        raise TypeError(
+            f"{kind} must be floating point; got {values.dtype}. Dequantise them (an .npz may "
+            "hold `logits` with `scale` and `zero`), or use --kind labels or mask"
+        )
+    return np.asarray(values[None] if values.ndim == 2 else values, dtype=np.float32)
+
+
+def _mask(values: Shaped[np.ndarray, "*shape"], confidence: float) -> Float32[np.ndarray, "h w"]:
+    if values.ndim != 2:
+        raise ValueError(f"a mask must have one channel; got shape {values.shape}")
+    top = {"f": 1, "b": 1}.get(values.dtype.kind, 65535 if values.dtype == np.uint16 else 255)
+    if values.min() < 0 or values.max() > top:
+        raise ValueError(
+            f"a mask of {values.dtype} must be on 0..{top}; got {values.min()}..{values.max()}"
+        )
+    mask = values.astype(np.float32) / np.float32(1 if values.max() <= 1 else top)
+    if np.isin(mask, (0, 1)).all():
+        if not 0.5 < confidence < 1:
+            raise ValueError(
+                f"confidence in a mask must lie between 0.5 and 1, exclusive; got {confidence}"
+            )
+        mask = (1 - confidence) + (2 * confidence - 1) * mask
+    return np.asarray(mask, dtype=np.float32)

@@ -1,0 +1,88 @@
+"""Many images' scores in one file: a .npz with `ids` beside an array that has a row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import read_arrays
+
+_SCORES = ("logits", "probs")
+
+
+@dataclass(frozen=True)
+class ScorePack:
+    """Scores by the name of their image.
+
+    Attributes:
+        path: the file.
+        kind: "logits" or "probs".
+        names: of the images.
+    """
+
+    path: Path
+    kind: str
+    names: tuple[str, ...]
+    _values: np.ndarray = field(repr=False)
+    _others: dict[str, Any] = field(repr=False)
+
+    def arrays(self, name: str) -> dict[str, Any]:
+        """The arrays that a file of this image's scores alone would hold; see `scores`.
+
+        Raises:
+            ValueError: there is no such image.
+        """
+        if name not in self.names:
+            raise ValueError(f"{self.path}: no scores of {name}; it has {len(self.names)} images")
+        return {self.kind: self._values[self.names.index(name)], **self._others}
+
+    def require(self, names: Sequence[str]) -> None:
+        """Raise unless there are scores of all these images."""
+        missing = sorted(set(names) - set(self.names))
+        if missing:
+            shown = ", ".join(missing[:3])
+            raise ValueError(
+                f"{self.path}: no scores of {len(missing)} of {len(names)} images: {shown}"
+                + (" and more" if len(missing) > 3 else "")
+            )
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a file holds the scores of many images, by its names of arrays."""
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return False
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return "ids" in file.files
+    except (OSError, ValueError):
+        return False  # whoever reads it says what is wrong
+
+
+def read_pack(path: str | Path) -> ScorePack:
+    """Read a pack: `ids` (N,), and `logits` or `probs` (N, h, w, C) or (N, C, h, w).
+
+    Unsigned bytes called `logits` come with a `scale` and a `zero`: the score is
+    (logits - zero) * scale.
+
+    Raises:
+        ValueError: an array is missing, or the numbers of rows differ.
+    """
+    path = Path(path)
+    arrays = read_arrays(path)
+    kinds = [name for name in _SCORES if name in arrays]
+    if "ids" not in arrays or len(kinds) != 1:
+        raise ValueError(
+            f"{path}: expected arrays ids and logits or probs; got {', '.join(arrays) or 'none'}"
+        )
+    names = tuple(str(name) for name in arrays["ids"].tolist())
+    values = arrays[kinds[0]]
+    if values.ndim != 4 or len(values) != len(names):
+        raise ValueError(
+            f"{path}: expected {kinds[0]} of {len(names)} images, four axes; got {values.shape}"
+        )
+    others: dict[str, Any] = {name: arrays[name] for name in ("scale", "zero") if name in arrays}
+    return ScorePack(path, kinds[0], names, values, others)

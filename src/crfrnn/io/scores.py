@@ -1,0 +1,232 @@
+"""Reading what a network said: score arrays, label maps and masks, guessing which is which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64, Shaped
+from PIL import Image
+
+from .files import IMAGE_SUFFIXES, open_image, read_arrays
+from .score_grid import ClassAxis, Size, classes_first, require_upright, resample, same_shape
+from .score_kinds import Kind, as_labels, as_maps, guess_kind
+
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+SCORE_SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
+
+
+_KIND_OF: dict[str, Kind] = {
+    "logits": "logits",
+    "probs": "probs",
+    "labels": "labels",
+    "mask": "mask",
+    "scores": "auto",
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores at the size of their image.
+
+    Attributes:
+        values: logits or probabilities (C, H, W), C = 1 being foreground; or labels (H, W).
+        kind: "logits", "probs" or "labels".
+        palette: RGB triples, when the scores came as a palette image.
+        notes: what had to be guessed, for the user to confirm.
+    """
+
+    values: Float32[np.ndarray, "C H W"] | Int64[np.ndarray, "H W"]
+    kind: Literal["logits", "probs", "labels"]
+    palette: bytes | None = None
+    notes: tuple[str, ...] = ()
+
+    def labels(self) -> Int64[np.ndarray, "H W"]:
+        """Return the labels before refinement: the likeliest class of each pixel."""
+        if self.kind == "labels":
+            return self.values
+        if self.values.shape[0] > 1:
+            return np.asarray(self.values.argmax(axis=0))
+        threshold = 0.5 if self.kind == "probs" else 0.0
+        return np.asarray(self.values[0] > threshold, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Scores as the file holds them."""
+
+    values: Shaped[np.ndarray, "*shape"]
+    kind: Kind
+    palette: bytes | None = None
+    guess: str | None = None
+
+
+def read_scores(
+    path: Path,
+    size: Size,
+    kind: Kind = "auto",
+    *,
+    class_axis: ClassAxis = "auto",
+    canvas: Size | None = None,
+    align_corners: bool = False,
+    confidence: float = 0.7,
+) -> Scores:
+    """Read scores and bring them to the size of their image.
+
+    `.npy` and `.npz` hold logits or probabilities (C, h, w) or (h, w, C) of any float type and
+    resolution, integer labels (H, W), or a mask (h, w). A `.npz` holds one array, or one named
+    after what it is; unsigned bytes called `logits` beside a `scale` and a `zero` are dequantised.
+    Images hold labels (palette, 8 or 16-bit grey) or a mask (8-bit grey, 255 being foreground).
+
+    Args:
+        path: the file.
+        size: height and width of the image.
+        kind: what the file holds; "auto" guesses, and `notes` of the result says how.
+        class_axis: see `score_grid.classes_first`.
+        canvas: see `score_grid.resample`.
+        align_corners: see `score_grid.resample`.
+        confidence: probability that a mask of nothing but 0 and 255 is right: certain pixels
+            could not be moved by any neighbor.
+    """
+    is_array = path.suffix.lower() in ARRAY_SUFFIXES
+    loaded = read_arrays(path) if is_array else open_image(path)
+    return interpret_scores(
+        loaded,
+        path,
+        size,
+        kind,
+        class_axis=class_axis,
+        canvas=canvas,
+        align_corners=align_corners,
+        confidence=confidence,
+    )
+
+
+def interpret_scores(
+    loaded: Mapping[str, Any] | Image.Image,
+    path: Path,
+    size: Size,
+    kind: Kind = "auto",
+    *,
+    class_axis: ClassAxis = "auto",
+    canvas: Size | None = None,
+    align_corners: bool = False,
+    confidence: float = 0.7,
+) -> Scores:
+    """Do what `read_scores` does with what was read already: the arrays of a file, or an image.
+
+    `path` is what messages call it; the other arguments are those of `read_scores`.
+    """
+    covered = size if canvas is None else canvas
+    try:
+        raw = _from_image(loaded) if isinstance(loaded, Image.Image) else _pick(loaded, kind)
+        raw = _settle(_upright(raw, covered, class_axis), kind)
+        notes = _notes(path, raw, covered)
+        if raw.kind == "labels":
+            return Scores(as_labels(raw.values, size), "labels", raw.palette, notes)
+        maps = as_maps(raw.values, raw.kind, confidence)
+        values = resample(maps, size, canvas=canvas, align_corners=align_corners)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    return Scores(values, "logits" if raw.kind == "logits" else "probs", raw.palette, notes)
+
+
+def _pick(arrays: Mapping[str, Any], kind: Kind) -> _Raw:
+    """Pick the array of an `.npz`: by the kind asked for, by its name, or because it is alone."""
+    if kind in ("auto", "logits") and {"logits", "scale", "zero"} <= set(arrays):
+        quantized, scale, zero = (
+            arrays[name].astype(np.float32) for name in ("logits", "scale", "zero")
+        )
+        return _Raw((quantized - zero) * scale, "logits")
+    names = [kind] if kind in arrays else [name for name in _KIND_OF if name in arrays]
+    if not names and len(arrays) == 1:
+        names = list(arrays)
+    if len(names) != 1:
+        raise ValueError(
+            f"expected one array, or one called {', '.join(_KIND_OF)}; got "
+            f"{', '.join(arrays) or 'none'}"
+        )
+    return _Raw(arrays[names[0]], _KIND_OF.get(names[0], "auto"))
+
+
+def _from_image(image: Image.Image) -> _Raw:
+    """Take labels or a mask from an image."""
+    if image.mode == "P":
+        return _Raw(np.array(image), "labels", _palette(image))
+    if image.mode == "1":
+        return _Raw(np.array(image), "mask")
+    if image.mode == "RGB" and _is_grey(image):
+        image = image.getchannel(0)
+    if image.mode == "L" or image.mode.startswith("I"):
+        return _Raw(np.array(image), "auto" if image.mode == "L" else "labels")
+    raise ValueError(
+        "expected labels or a mask with one channel (palette or grey); got an image of mode "
+        f"{image.mode}. Save class ids, not colors."
+    )
+
+
+def _palette(image: Image.Image) -> bytes:
+    return bytes(image.getpalette("RGB") or ())
+
+
+def _is_grey(image: Image.Image) -> bool:
+    red, green, blue = (np.asarray(band) for band in image.split())
+    return bool((red == green).all() and (green == blue).all())
+
+
+def _upright(raw: _Raw, covered: Size, class_axis: ClassAxis) -> _Raw:
+    """Check an array and lay it out as (C, h, w), or (h, w) if there is but one channel."""
+    values = raw.values
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"expected numbers; got an array of {values.dtype}")
+    if values.ndim == 4 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim not in (2, 3):
+        raise ValueError(
+            f"expected (C, h, w), (h, w, C) or (h, w); got shape {raw.values.shape}. "
+            "Save each image's scores to a file of their own."
+        )
+    if values.size == 0:
+        raise ValueError(f"the array is empty: shape {raw.values.shape}")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        bad = int(values.size - np.isfinite(values).sum())
+        raise ValueError(
+            f"{bad} of {values.size} values are NaN or infinite; repair them, for example with "
+            "np.nan_to_num"
+        )
+    if values.ndim == 3:
+        values = classes_first(values, covered, class_axis)
+        values = values[0] if values.shape[0] == 1 else values
+    require_upright(_size(values), covered)
+    return replace(raw, values=values)
+
+
+def _settle(raw: _Raw, asked: Kind) -> _Raw:
+    """Decide the kind: as asked, as the file says, or by looking at the values."""
+    if asked != "auto":
+        return replace(raw, kind=asked)
+    if raw.kind != "auto":
+        return raw
+    kind, guess = guess_kind(raw.values)
+    return replace(raw, kind=kind, guess=guess)
+
+
+def _notes(path: Path, raw: _Raw, covered: Size) -> tuple[str, ...]:
+    notes = []
+    if raw.guess is not None:
+        notes.append(f"{path.name} read as {raw.kind}: {raw.guess}; --kind says otherwise")
+    found = _size(raw.values)
+    if raw.kind != "labels" and not same_shape(found, covered):
+        notes.append(
+            f"{path.name} is {found[0]}x{found[1]}, not of the shape of {covered[0]}x{covered[1]} "
+            "(height x width), and was stretched to it; if the network saw a padded canvas, say "
+            "--canvas"
+        )
+    return tuple(notes)
+
+
+def _size(values: Shaped[np.ndarray, "*shape"]) -> Size:
+    return int(values.shape[-2]), int(values.shape[-1])

@@ -1,0 +1,132 @@
+"""DenseCRFLoss: the energy of a fully connected CRF as a loss, for training with few labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+
+from crfrnn import _checks
+from crfrnn.crf.kernels import Bilateral, Kernel, weight_table
+from crfrnn.crf.lattice import NORMALIZATIONS
+
+from .inputs import check_logits
+from .prepared import Prepared, Recipe, checked_kernels, prepare_alone, take
+
+
+class DenseCRFLoss(nn.Module):
+    """Potts energy of a network's soft segmentation: neighbours that look alike should agree.
+
+    The regularised loss of Tang et al. (ECCV 2018, arXiv 1803.09569) for scribbles, boxes and other
+    partial labels: add it, with a small factor, to a cross-entropy over the labelled pixels. Per
+    image, with S = softmax(logits),
+
+    `loss = 1/N Σ_k w_k Σ_c ⟨S_c, F_k (1 - S_c)⟩`,
+
+    averaged over the batch; N counts the pixels that take part. It has no parameters to learn.
+
+    Args:
+        kernels: default one `Bilateral` of 100 pixels and 15 colour units (their setting), weight
+            1; with a weight per class the penalty of class c is scaled by it.
+        normalization: of the kernels, "symmetric" (default; the loss then lies between 0 and about
+            the sum of the weights), "after", "before" or "none".
+        filter: "lattice" or "exact".
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn import DenseCRFLoss
+        >>> logits, image = torch.zeros(1, 2, 6, 7), torch.full((1, 3, 6, 7), 90.0)
+        >>> DenseCRFLoss()(logits, image)  # undecided everywhere
+        tensor(0.5000)
+    """
+
+    def __init__(
+        self,
+        kernels: Sequence[Kernel] | None = None,
+        *,
+        normalization: str = "symmetric",
+        filter: str = "lattice",
+        engine: str | None = None,
+    ) -> None:
+        super().__init__()
+        _checks.one_of("normalization", normalization, NORMALIZATIONS)
+        _checks.one_of("filter", filter, ("lattice", "exact"))
+        default = (Bilateral(position=100.0, color=15.0, weight=1.0),)
+        chosen = default if kernels is None else checked_kernels(kernels)
+        self.recipe = Recipe(chosen, normalization, filter, engine=engine)
+
+    def forward(
+        self,
+        logits: Float[Tensor, "B C *S"],
+        image: Shaped[Tensor, "B F *S"] | Prepared | None = None,
+        *,
+        mask: Bool[Tensor, " B *S"] | None = None,
+        features: Sequence[Tensor] = (),
+    ) -> Float[Tensor, ""]:
+        """Compute the loss.
+
+        Args:
+            logits: (B, C, *S) scores before softmax.
+            image: (B, F, *S) on 0..255, as `CRFRNN` takes it, or what `prepare` made of it.
+            mask: bool; pixels outside (padding, void) take no part. Unlabelled pixels do take part:
+                they are what this loss is for.
+            features: maps (B, F, *S) that `FeatureGaussian` kernels refer to.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import DenseCRFLoss
+            >>> image = torch.zeros(1, 3, 1, 8)
+            >>> image[..., 4:] = 200
+            >>> along = torch.tensor([9.0] * 4 + [-9.0] * 4).view(1, 1, 1, 8)  # changes at the edge
+            >>> across = along.roll(2, -1)
+            >>> loss = DenseCRFLoss()
+            >>> [round(float(loss(torch.cat([z, -z], 1), image)), 2) for z in (along, across)]
+            [0.0, 0.5]
+        """
+        check_logits("DenseCRFLoss", logits, None, image)
+        _checks.finite("DenseCRFLoss: logits", logits)
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        with torch.autocast(logits.device.type, enabled=False):
+            s = logits.to(dtype).softmax(1)
+            prepared = take("DenseCRFLoss", self.recipe, s, image, mask, features, None)
+            weights = weight_table(self.recipe.kernels, s.shape[1], s)
+            pixels = s[:, 0].flatten(1).shape[1] if prepared.mask is None else prepared.mask.sum(1)
+            energy = s.new_zeros(len(s))
+            for run, weight in zip(prepared.filters, weights, strict=True):
+                price = s * run(1 - s)
+                energy = energy + price.flatten(2).sum(2) @ weight
+            return (energy / pixels).mean()
+
+    def prepare(
+        self,
+        image: Shaped[Tensor, "B F *S"],
+        *,
+        mask: Bool[Tensor, " B *S"] | None = None,
+        features: Sequence[Tensor] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> Prepared:
+        """Build lattices and normalisers once, to pass in place of the image in later calls.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import DenseCRFLoss
+            >>> loss, image = DenseCRFLoss(), torch.rand(1, 3, 6, 7) * 255
+            >>> prepared, logits = loss.prepare(image), torch.randn(1, 2, 6, 7)
+            >>> torch.equal(loss(logits, prepared), loss(logits, image))
+            True
+        """
+        return prepare_alone("DenseCRFLoss", self.recipe, image, mask, features, dtype, None, False)
+
+    def extra_repr(self) -> str:
+        """Name what the loss was made with.
+
+        Example:
+            >>> from crfrnn import DenseCRFLoss
+            >>> DenseCRFLoss().extra_repr()
+            "kernels=[Bilateral(position=100.0, color=15.0, weight=1.0)], normalization='symmetric'"
+        """
+        kernels = ", ".join(map(str, self.recipe.kernels))
+        return f"kernels=[{kernels}], normalization={self.recipe.normalization!r}"

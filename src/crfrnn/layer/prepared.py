@@ -1,0 +1,205 @@
+"""From the kernels of a layer and a batch of images to filters, with learned bandwidths."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from crfrnn import _checks
+from crfrnn.crf.filters import KernelFilter, build_filters
+from crfrnn.crf.kernels import Bilateral, Kernel
+
+from .inputs import check_gradients, check_map, check_mask
+from .parameters import bandwidth_vectors
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How filters are built: what two layers must share to share `Prepared` filters."""
+
+    kernels: tuple[Kernel, ...]
+    normalization: str
+    filter: str
+    feature_gradients: bool = False
+    engine: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Filters of one batch of images, from `CRFRNN.prepare`, to pass in place of the image.
+
+    Attributes:
+        filters: one normalised filter per kernel, each mapping (B, C, *S) to itself.
+        shape: (B, *S).
+        dtype: the type they compute in.
+        device: where they are.
+        recipe: what they were built for.
+        mask: (B, N) bool, the pixels that take part; None stands for all.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn import CRFRNN
+        >>> prepared = CRFRNN(4).eval().prepare(torch.rand(2, 3, 8, 9) * 255)
+        >>> prepared.shape, len(prepared.filters)
+        ((2, 8, 9), 2)
+        >>> ones = torch.ones(2, 1, 8, 9)
+        >>> bool(prepared.filters[1](ones).mean() > 0.9)  # normalised: constants nearly stay
+        True
+    """
+
+    filters: tuple[KernelFilter, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    recipe: Recipe
+    mask: Tensor | None = None
+
+    def check(self, owner: str, logits: Tensor, recipe: Recipe) -> None:
+        """Refuse logits, or a layer, that these filters were not built for.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> layer = CRFRNN(4).eval()
+            >>> prepared = layer.prepare(torch.rand(2, 3, 8, 9) * 255)
+            >>> prepared.check("CRFRNN", torch.zeros(2, 4, 8, 9), layer.recipe)
+            >>> prepared.check("CRFRNN", torch.zeros(2, 4, 8, 10), layer.recipe)
+            Traceback (most recent call last):
+                ...
+            ValueError: CRFRNN: the prepared filters are for a batch and size of (2, 8, 9) ...
+        """
+        if self.recipe != recipe:
+            raise ValueError(
+                f"{owner}: the prepared filters were built for {self.recipe} but this layer has "
+                f"{recipe}; call prepare of this layer"
+            )
+        shape = (logits.shape[0], *logits.shape[2:])
+        got = (shape, logits.dtype, logits.device)
+        if got != (self.shape, self.dtype, self.device):
+            raise ValueError(
+                f"{owner}: the prepared filters are for a batch and size of {self.shape} in "
+                f"{self.dtype} on {self.device}; got logits for {shape} that need {logits.dtype} "
+                f"on {logits.device}. Prepare the image again."
+            )
+
+
+def prepare(
+    owner: str,
+    recipe: Recipe,
+    like: Tensor,
+    image: Tensor | None,
+    mask: Tensor | None,
+    features: Sequence[Tensor],
+    logs: nn.ModuleList | None = None,
+) -> Prepared:
+    """Check the maps and build filters for logits `like` (B C *S)."""
+    maps = [(f"features[{i}]", value) for i, value in enumerate(features)]
+    maps += [] if image is None else [("image", image)]
+    for name, value in maps:
+        check_map(owner, name, value, like)
+    check_gradients(owner, maps, recipe.feature_gradients)
+    if mask is not None:
+        check_mask(owner, mask, like)
+    if image is not None:
+        _check_span(recipe.kernels, image)
+    filters = build_filters(
+        recipe.kernels,
+        like,
+        image,
+        features,
+        normalization=recipe.normalization,
+        filter=recipe.filter,
+        mask=mask,
+        engine=recipe.engine,
+        bandwidths=[]
+        if logs is None
+        else bandwidth_vectors(recipe.kernels, logs, like, image, features),
+    )
+    shape = (like.shape[0], *like.shape[2:])
+    inside = None if mask is None else mask.flatten(1)
+    return Prepared(tuple(filters), shape, like.dtype, like.device, recipe, inside)
+
+
+def prepare_alone(
+    owner: str,
+    recipe: Recipe,
+    image: Tensor,
+    mask: Tensor | None,
+    features: Sequence[Tensor],
+    dtype: torch.dtype,
+    logs: nn.ModuleList | None,
+    learning: bool,
+) -> Prepared:
+    """Build filters from an image without its logits, and without gradients."""
+    if learning or (recipe.feature_gradients and torch.is_grad_enabled()):
+        raise ValueError(
+            f"{owner}: filters that are being learned change with every step and cannot be "
+            f"prepared; call layer.eval() and torch.no_grad() first, or pass the image itself"
+        )
+    if not isinstance(image, Tensor) or not 3 <= image.dim() <= 5:
+        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"{owner}: prepare needs an image tensor (B, F, *S); got {got}")
+    size = (image.shape[0], 1, *image.shape[2:])
+    like = torch.zeros((), dtype=dtype, device=image.device).expand(size)
+    with torch.no_grad():
+        return prepare(owner, recipe, like, image, mask, features, logs)
+
+
+def take(
+    owner: str,
+    recipe: Recipe,
+    unary: Tensor,
+    image: Tensor | Prepared | None,
+    mask: Tensor | None,
+    features: Sequence[Tensor],
+    logs: nn.ModuleList | None,
+) -> Prepared:
+    """The filters for logits `unary`: those prepared before, or new ones."""
+    if not isinstance(image, Prepared):
+        return prepare(owner, recipe, unary, image, mask, features, logs)
+    if mask is not None or features:
+        raise ValueError(
+            f"{owner}: give mask and features to prepare, not together with its result"
+        )
+    image.check(owner, unary, recipe)
+    return image
+
+
+def checked_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
+    """The kernels as a tuple."""
+    listed = tuple(kernels) if isinstance(kernels, Iterable) else (kernels,)
+    for kernel in listed:
+        if not isinstance(kernel, get_args(Kernel)):
+            raise TypeError(
+                f"kernels must be a list of Gaussian, Bilateral and FeatureGaussian; got {kernel!r}"
+            )
+    return listed
+
+
+def _check_span(kernels: Sequence[Kernel], image: Tensor) -> None:
+    """Warn of an image whose colours all lie within a bandwidth or two: it is not on 0..255."""
+    finest = [
+        min(k.color) if isinstance(k.color, tuple) else k.color
+        for k in kernels
+        if isinstance(k, Bilateral)
+    ]
+    if not finest or not image.is_floating_point() or not _checks.readable(image):
+        return
+    try:
+        values = _checks.plain(image)
+        span = float(values.max()) - float(values.min())
+    except RuntimeError:  # under vmap an image has no value
+        return
+    if 0 < span <= 2 * min(finest):
+        warnings.warn(
+            f"the image spans {span:.3g}, no more than two colour bandwidths of {min(finest):g}, "
+            f"so that edges hardly count. Is it on 0..1, or normalised? Kernels expect 0..255: "
+            f"multiply it by 255, undo mean and std, or use Segmenter, which does.",
+            UserWarning,
+            stacklevel=8,
+        )

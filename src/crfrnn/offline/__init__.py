@@ -1,0 +1,1 @@
+"""refine(): arrays in, arrays out."""

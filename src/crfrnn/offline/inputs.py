@@ -1,0 +1,280 @@
+"""What people hand to `refine`: containers, layouts and kinds of scores, made into tensors."""
+
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crfrnn import _checks
+
+#: Probabilities are clipped here before the logarithm, as `pydensecrf` does.
+_SMALLEST_PROBABILITY = 1e-5
+
+#: How far probabilities may be from summing to one: rounding of half precision and resizing.
+_SUM_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the axes of scores and image are to be read.
+
+    Attributes:
+        batched: whether the first axis counts images.
+        size: the sizes S of the grid.
+        channels: where the image has its channels: "first", "last" or "none".
+    """
+
+    batched: bool
+    size: tuple[int, ...]
+    channels: str
+
+
+def to_tensor(name: str, value: Any) -> Tensor:
+    """View an array as a tensor (copying only what torch cannot view)."""
+    if isinstance(value, Tensor):
+        if value.is_complex():
+            raise TypeError(f"{name} must hold real numbers; got {value.dtype}")
+        return value.detach()
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        got = array.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(
+            f"{name} must be a NumPy array or a torch tensor of real numbers; got {got}"
+        )
+    if array.dtype.kind == "u" and array.dtype.itemsize in (2, 4):
+        array = array.astype(np.int64)  # older torch has no unsigned types beyond 8 bits
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def find_layout(
+    name: str, scores: Tensor, image: tuple[int, ...] | None, channels_last: bool | None
+) -> Layout:
+    """Tell batch, class and grid axes apart by what fits the image."""
+    if scores.numel() == 0:
+        raise ValueError(f"{name} must not be empty; got {_checks.shape_text(scores)}")
+    readings = list(_readings(name, scores))
+    if not readings:
+        raise ValueError(
+            f"{name} must be {_expected(name)}, or a batch; got {_checks.shape_text(scores)}"
+        )
+    for batched, size in readings:
+        if image is None:  # the wish still counts for feature maps
+            return Layout(
+                batched, size, {None: "none", True: "last", False: "first"}[channels_last]
+            )
+        channels = _channels(image, scores.shape[:1] if batched else (), size, channels_last)
+        if channels:
+            if channels_last is None:
+                _refuse_coincidence(name, scores, image, batched, size, channels)
+            return Layout(batched, size, channels)
+    raise ValueError(_mismatch(name, scores, image or (), readings[0][1]))
+
+
+def unary_logits(
+    name: str,
+    scores: Tensor,
+    layout: Layout,
+    num_classes: int | None,
+    confidence: float,
+    ignore_index: int,
+) -> Tensor:
+    """Logits (B, C, *S) of the unary term from any kind of scores."""
+    if name == "labels":
+        labels = scores if layout.batched else scores[None]
+        return _from_labels(labels, num_classes, confidence, ignore_index)
+    if not scores.dtype.is_floating_point:
+        raise TypeError(
+            f"{name} must be floating point; got {scores.dtype}. Class numbers go to labels=; "
+            f"quantised scores have to be turned back: (x - zero) * scale."
+        )
+    _checks.finite(name, scores)
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    scores = scores if layout.batched else scores[None]
+    if name == "probs":
+        return _from_probs(scores, layout.batched)
+    if name == "energy":
+        if scores.shape[1] == 1:
+            raise ValueError(
+                "energy needs at least two classes; got one, which every pixel would have"
+            )
+        return -scores
+    return torch.cat([torch.zeros_like(scores), scores], dim=1) if scores.shape[1] == 1 else scores
+
+
+def arrange_image(name: str, image: Any, layout: Layout, like: Tensor) -> Tensor:
+    """Bring an image to (B, F, *S) in the type and on the device of `like`."""
+    tensor = to_tensor(name, image)
+    batch = (like.shape[0],) if layout.batched else ()
+    channels = layout.channels
+    if name != "image":
+        shape = tuple(tensor.shape)
+        wish = {"last": True, "first": False}.get(channels)
+        channels = _channels(shape, batch, layout.size, wish) or _channels(
+            shape, batch, layout.size, None
+        )
+        if not channels:
+            raise ValueError(f"{name} {shape} must have the grid {layout.size} of the scores")
+    counts = tensor.is_floating_point() or tensor.dtype == torch.bool
+    if name == "image" and counts and tensor.device.type == "cpu":
+        _warn_if_unit_range(tensor)
+    if tensor.dtype == torch.uint8 and tensor.device.type == like.device.type == "cpu":
+        dtype = np.float64 if like.dtype == torch.float64 else np.float32
+        tensor = torch.from_numpy(tensor.numpy().astype(dtype))  # see `_checks.plain`
+    else:
+        tensor = tensor.to(device=like.device, dtype=like.dtype)
+        _checks.finite(name, tensor)
+    tensor = tensor if layout.batched else tensor[None]
+    if channels == "none":
+        return tensor[:, None]
+    return tensor.movedim(-1, 1) if channels == "last" else tensor
+
+
+def _readings(name: str, scores: Tensor) -> Iterator[tuple[bool, tuple[int, ...]]]:
+    """Possible (batched, grid size) of an array of scores, images before volumes and signals."""
+    before = 0 if name == "labels" else 1  # the class axis
+    for dimensions in (2, 3, 1):
+        for batched in (False, True):
+            if scores.dim() == before + batched + dimensions:
+                yield batched, tuple(scores.shape[before + batched :])
+
+
+def _channels(
+    image: tuple[int, ...],
+    batch: tuple[int, ...],
+    size: tuple[int, ...],
+    channels_last: bool | None,
+) -> str:
+    """Where an image of this shape has its channels if it fits batch and grid, else ""."""
+    if image == (*batch, *size):
+        return "none"
+    last = image[:-1] == (*batch, *size) and channels_last is not False
+    if last and image[-1] > 0:
+        return "last"
+    rest = image[len(batch) + 1 :] == size and image[: len(batch)] == batch
+    first = rest and len(image) == len(batch) + 1 + len(size) and channels_last is not True
+    return "first" if first and image[len(batch)] > 0 else ""
+
+
+def _refuse_coincidence(
+    name: str,
+    scores: Tensor,
+    image: tuple[int, ...],
+    batched: bool,
+    size: tuple[int, ...],
+    channels: str,
+) -> None:
+    """Refuse a reading that fits, but only as a mistake that happens to fit would."""
+    shape = tuple(scores.shape)
+    advice = ""
+    if shape == image and channels == "first" and image[-1] <= 4 < image[batched]:
+        advice = (
+            f"the class axis comes last, and must come first: np.moveaxis({name}, -1, {batched:d})"
+        )
+    elif batched and len(size) == 1 and image == (shape[0], *shape[:0:-1]) and shape[0] in (1, 3):
+        advice = "height and width are swapped: transpose one of the two"
+    if advice:
+        count = image[-1] if channels == "last" else image[batched]
+        raise ValueError(
+            f"image {image} and {name} {shape} fit as {'a batch of ' * batched}grids {size} with "
+            f"{count} image channels, but more likely {advice}. "
+            f"If not so, say channels_last={channels == 'last'}."
+        )
+
+
+def _expected(name: str) -> str:
+    return "(H, W), (D, H, W) or (W,)" if name == "labels" else "(C, H, W), (C, D, H, W) or (C, W)"
+
+
+def _mismatch(name: str, scores: Tensor, image: tuple[int, ...], size: tuple[int, ...]) -> str:
+    text = (
+        f"image and {name} must have the same size; got image {image} and {name} "
+        f"{_checks.shape_text(scores)}, which is read as a grid of {size}. "
+    )
+    if 0 in image:
+        return text + "The image is empty."
+    where = _channels(image, (), tuple(scores.shape[:-1]), None)
+    if name != "labels" and {"": 9, "none": 1, "first": image[0], "last": image[-1]}[where] <= 4:
+        return text + f"The class axis must come first: np.moveaxis({name}, -1, 0)."
+    if name != "labels" and _channels(image, (), tuple(scores.shape), None):
+        return text + f"The class axis is missing: {name} must be {_expected(name)}."
+    swapped = (*size[:-2], *size[:-3:-1])
+    if len(size) > 1 and (
+        _channels(image, (), swapped, None) or _channels(image[1:], (), swapped, None)
+    ):
+        return text + "Height and width look swapped: transpose one of the two."
+    return text + "Upsample the scores first, for example with torch.nn.functional.interpolate."
+
+
+def _from_probs(probs: Tensor, batched: bool) -> Tensor:
+    if probs.shape[1] == 1:
+        probs = torch.cat([1 - probs, probs], dim=1)
+    if probs.device.type == "cpu":
+        _check_probabilities(probs, batched)
+    return probs.clamp_min(_SMALLEST_PROBABILITY).log()
+
+
+def _check_probabilities(probs: Tensor, batched: bool) -> None:
+    low, high = float(probs.min()), float(probs.max())
+    if low < -1e-3 or high > 1 + _SUM_TOLERANCE:
+        raise ValueError(
+            f"probs must lie in 0..1; got {low:.4g} to {high:.4g}. "
+            f"Scores before softmax go to logits=."
+        )
+    total = probs.sum(dim=1) if batched else probs.sum(dim=1)[0]
+    wrong = (total - 1).abs() > _SUM_TOLERANCE
+    if bool(wrong.any()):
+        first = tuple(wrong.nonzero()[0].tolist())
+        zeros = int((total == 0).sum())
+        detail = f"{zeros} of them all-zero; " if zeros else ""
+        raise ValueError(
+            f"probs must sum to 1 over the classes; {int(wrong.sum())} pixels do not ({detail}the "
+            f"first at index {first} with sum {float(total[first]):.4g}). Divide by the sum, or "
+            f"give scores before softmax as logits=."
+        )
+
+
+def _from_labels(
+    labels: Tensor, num_classes: int | None, confidence: float, ignore_index: int
+) -> Tensor:
+    if labels.dtype.is_floating_point:
+        raise TypeError(
+            f"labels must be integers; got {labels.dtype}. Scores go to logits= or probs=."
+        )
+    labels = labels.long()
+    known = labels != operator.index(ignore_index)
+    low, high = (int(labels[known].min()), int(labels[known].max())) if known.any() else (0, 0)
+    classes = max(high + 1, 2) if num_classes is None else _checks.count("num_classes", num_classes)
+    if low < 0 or high >= classes or classes < 2:
+        raise ValueError(
+            f"labels must lie in 0..{classes - 1} (num_classes={classes}, at least 2), or be "
+            f"ignore_index={ignore_index}; got {low} to {high}"
+        )
+    if not 1 / classes < confidence < 1:
+        raise ValueError(
+            f"confidence must lie between 1/num_classes = {1 / classes:.3g} and 1; got {confidence}"
+        )
+    other = math.log((1 - confidence) / (classes - 1))
+    onehot = torch.nn.functional.one_hot(labels.where(known, 0), classes).movedim(-1, 1)
+    unary = other + onehot.float() * (math.log(confidence) - other)
+    return unary.where(known[:, None], -math.log(classes))
+
+
+def _warn_if_unit_range(image: Tensor) -> None:
+    if image.numel() > 1 and float(image.min()) >= 0 and 0 < float(image.max()) <= 1:
+        warnings.warn(
+            "the image has values in 0..1, but color bandwidths are in units of 0..255: "
+            "multiply the image by 255, or the edges in it will not count",
+            UserWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,259 @@
+"""The ablation: its rows, its budget, its report, and going on."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from crfrnn.ablation import AblateConfig, VariantConfig, ablate
+from crfrnn.ablation import run as ablation_run
+from crfrnn.ablation.measure import measure
+from crfrnn.ablation.plot import Line, draw_lines
+from crfrnn.ablation.predict import Predictor
+from crfrnn.cli import main
+from crfrnn.evaluation.metrics import confusion_matrix, mean_iou
+from crfrnn.models.checkpoint import load_checkpoint
+from crfrnn.presets import find_preset
+from crfrnn.training import CrfConfig, ModelConfig, RatesConfig, StageConfig, read_config
+from crfrnn.training.objective import Objective
+from crfrnn.training.settings import to_yaml
+from crfrnn.training.source import Source
+from crfrnn.tuning import SearchConfig
+from tests.cases import needs_core
+from tests.packs import KERNELS, shapes, with_scores
+
+pytest.importorskip("optuna", reason="needs crfrnn[tune]")
+
+RATES = RatesConfig(network=0.05, weights=0.05, compatibility=0.05)
+SEARCH = SearchConfig(trials=2, images=4, iterations=5, rungs=1)
+
+
+def stage(train: Any, epochs: int = 1) -> StageConfig:
+    return StageConfig(train, epochs=epochs, batch_size=4, rates=RATES)
+
+
+def config(output: Path, **more: Any) -> AblateConfig:
+    given: dict[str, Any] = {
+        "data": shapes(8, 24),
+        "model": ModelConfig("light", {"width": 2}, crf=CrfConfig(kernels=KERNELS)),
+        "base": (stage("network", 2),),
+        "network": stage("network", 2),
+        "crf": stage("crf"),
+        "joint": (stage("crf"), stage("joint")),
+        "iterations": (1, 3),
+        "report": 3,
+        "search": SEARCH,
+        "device": "cpu",
+        "threads": 1,
+        **more,
+    }
+    return AblateConfig(output, **given)
+
+
+def test_five_rows_a_variant_and_two_seeds(
+    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = (
+        VariantConfig("Full matrix", "joint", {"weights": "matrix"}),
+        VariantConfig("l2, afterwards", "tuned", {"step": {"regularizer": "l2", "size": 0.5}}),
+    )
+    chosen = config(tmp_path, seeds=(0, 3), variants=variants)
+    report = ablate(chosen, quiet=True)
+    rows = report["rows"]
+    assert list(rows) == [
+        "network",
+        "default",
+        "tuned",
+        "crf",
+        "joint",
+        "full-matrix",
+        "l2-afterwards",
+    ]
+    for row in rows.values():
+        at = row["mean_iou_by_steps"]["3"]
+        assert at["mean"] == pytest.approx(sum(at["seeds"]) / 2)
+        score = row["scores"]["mean_iou"]
+        assert score["mean"] == pytest.approx(at["mean"])
+        assert score["low"] <= score["mean"] <= score["high"]
+        assert set(row["costs"]) <= {"network", "1", "3", "training"}
+        assert all(cost["seconds"] > 0 for cost in row["costs"].values())
+    trained = {key for key, row in rows.items() if "training" in row["costs"]}
+    assert trained == {"network", "crf", "joint", "full-matrix"}
+    steps = rows["network"]["mean_iou_by_steps"]
+    assert steps["1"] == steps["3"]
+    gain = report["gains"]["joint"]["network"]["mean_iou"]
+    means = [rows[key]["scores"]["mean_iou"]["mean"] for key in ("joint", "network")]
+    assert gain["value"] == pytest.approx(means[0] - means[1])
+    # Steps are trained as often by the network alone as by all together, from one start.
+    lines = {
+        key: len((tmp_path / "seed3" / key / "steps.csv").read_text().splitlines())
+        for key in ("base", "network", "crf", "joint", "full-matrix")
+    }
+    assert lines == {"base": 5, "network": 5, "crf": 3, "joint": 5, "full-matrix": 5}
+    # The rows are what the models on disk predict.
+    for key, after in {"network": False, "joint": True}.items():
+        model = load_checkpoint(tmp_path / "seed3" / key / "model")
+        measured = rows[key]["mean_iou_by_steps"]["3"]["seeds"][1]
+        assert measured == pytest.approx(_mean_iou(model, chosen, after))
+    assert model.crf is not None
+    found = find_preset(str(tmp_path / "seed3" / "tuned" / "preset.json"))
+    assert model.crf.recipe.kernels == found.kernels
+    matrix = load_checkpoint(tmp_path / "seed0" / "full-matrix" / "model").crf
+    assert matrix is not None
+    assert matrix.kernel_weights.shape == (2, 3, 3)
+    page = (tmp_path / "report.md").read_text()
+    assert page.count("\n| CRF-RNN trained end to end |") == 3
+    with Image.open(tmp_path / "report.png") as plot:
+        assert plot.size == (1200, 640)
+    # Nothing is made again, a row whose folder is gone excepted.
+    made = []
+    original = ablation_run.Rows.make
+
+    def make(self: Any, row: str, variant: Any) -> Predictor:
+        made.append((self.seed, row))
+        return original(self, row, variant)
+
+    monkeypatch.setattr(ablation_run.Rows, "make", make)
+    again = ablate(chosen, quiet=True)
+    assert made == []
+    assert again["rows"] == rows
+    (tmp_path / "seed3" / "default" / "result.json").unlink()
+    again = ablate(chosen, quiet=True)
+    assert made == [(3, "default")]
+    for key in ("mean_iou_by_steps", "scores"):
+        assert again["rows"]["default"][key] == rows["default"][key]
+    with pytest.raises(ValueError, match=r"seed0.network: this row was made with another trimap"):
+        ablate(dataclasses.replace(chosen, trimap=2), quiet=True)
+
+
+def _mean_iou(model: Any, chosen: AblateConfig, after: bool) -> float:
+    source = Source(chosen.data, "val")
+    total = torch.zeros(3, 3, dtype=torch.int64)
+    with torch.no_grad():
+        for index in range(len(source)):
+            sample, _ = source.sample(index)
+            image = sample.image[None].float()
+            logits = model.logits(image)[0]
+            if after:
+                logits = model.crf.infer(logits, image, iterations=3).logits
+            total += confusion_matrix(logits.argmax(1)[0], sample.label, 3)
+    return 100 * float(mean_iou(total))
+
+
+def test_the_middle_rows_need_no_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = with_scores(tmp_path, 6, 24)
+    model = ModelConfig(None, crf=CrfConfig(kernels=KERNELS))
+    chosen = config(
+        tmp_path / "run", data=data, model=model, base=(), network=None, joint=(), from_tuned=False
+    )
+    file = tmp_path / "ablate.yaml"
+    file.write_text(to_yaml(chosen))
+    assert read_config(AblateConfig, file) == chosen
+    assert main(["ablate", str(file), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert list(rows) == ["network", "default", "tuned", "crf"]
+    assert rows["crf"]["scores"]["mean_iou"]["mean"] > rows["network"]["scores"]["mean_iou"]["mean"]
+    assert "network" not in rows["crf"]["costs"]
+    assert main(["ablate", str(file)]) == 0
+    assert capsys.readouterr().out.startswith("# What each part gives")
+
+
+def test_a_predictor_counts_for_each_number_of_steps() -> None:
+    source = Source(shapes(3, 24), "val")
+    crf = CrfConfig(kernels=KERNELS).make(3).eval()
+    network = torch.nn.Conv2d(3, 3, 3, padding=1)
+    predictor = Predictor(Objective(network, crf), crf, torch.device("cpu"))
+    confusions, counts = predictor.score(source, (1, 4), 4, 2)
+    assert confusions.shape == (3, 2, 3, 3)
+    torch.testing.assert_close(confusions[:, 1], counts.confusion)
+    assert not torch.equal(confusions[:, 0], confusions[:, 1])
+    sample, _ = source.sample(2)
+    image = sample.image[None].float()
+    with torch.no_grad():
+        labels = crf.infer(network(image), image, iterations=1).logits.argmax(1)[0]
+    torch.testing.assert_close(confusions[2, 0], confusion_matrix(labels, sample.label, 3))
+
+
+def test_memory_and_time_are_those_of_the_work() -> None:
+    held = []
+
+    def work() -> None:
+        held.append(torch.ones(40 << 18))  # 40 MB
+        held.pop()
+
+    cost = measure(work, torch.device("cpu"))
+    assert cost.seconds > 0
+    if cost.megabytes is None:
+        pytest.skip("this system does not tell the peak of memory")
+    assert 39 < cost.megabytes < 60
+
+
+@needs_core
+def test_memory_that_the_core_keeps_is_not_held(one_thread: None) -> None:
+    crf = CrfConfig(kernels=KERNELS).make(21).eval()
+    image, logits = torch.rand(1, 3, 300, 400) * 255, torch.randn(1, 21, 300, 400)
+    prepared = crf.prepare(image)
+    with torch.no_grad():
+        cost = measure(
+            lambda: crf.infer(logits, prepared, iterations=2), torch.device("cpu"), repeats=1
+        )
+    if cost.megabytes is None:
+        pytest.skip("this system does not tell the peak of memory")
+    # Logits that come out, marginals and messages: at least two of 10 MB each.
+    assert 20 < cost.megabytes < 200
+
+
+def test_the_plot_has_a_line_for_each_row() -> None:
+    lines = [Line("flat", [50.0, 50.0, 50.0]), Line("steep", [40.0, 55.0, 60.0])]
+    figure = draw_lines([1, 5, 20], lines, x_title="x", y_title="y")
+    colors = {color for _, color in figure.getcolors(1 << 20) or []}
+    assert {(0, 0, 0), (86, 180, 233)} <= colors
+    assert draw_lines([1], [Line("one", [3.0])], x_title="x", y_title="y").size == figure.size
+
+
+@pytest.mark.unchecked
+def test_one_process_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(ValueError, match=r"runs in one process: start it without torchrun"):
+        ablate(config(tmp_path, threads=None), quiet=True)
+
+
+@pytest.mark.unchecked
+def test_ablations_that_would_be_unfair_or_impossible(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"network.epochs: expected the 2 of joint, .*; got 3"):
+        config(tmp_path, network=stage("network", 3))
+    with pytest.raises(
+        ValueError, match=r"report: expected one of iterations.*; got 10 of \[1, 3\]"
+    ):
+        config(tmp_path, report=10)
+    with pytest.raises(ValueError, match=r"seeds: expected one or more, all different"):
+        config(tmp_path, seeds=(1, 1))
+    with pytest.raises(ValueError, match=r"give base or model.weights: the rows need a common"):
+        config(tmp_path, base=())
+    with pytest.raises(ValueError, match=r"base and network train the network; got joint"):
+        config(tmp_path, base=(stage("joint"),))
+    with pytest.raises(ValueError, match=r"unknown key 'variants.0.crf.weight'; allowed here"):
+        config(tmp_path, variants=(VariantConfig("a", "joint", {"weight": "matrix"}),))
+    with pytest.raises(ValueError, match=r"variants: names must differ; got a-b, a-b"):
+        config(
+            tmp_path, variants=(VariantConfig("a b", "crf", {}), VariantConfig("A-B", "crf", {}))
+        )
+    with pytest.raises(ValueError, match=r"name: expected one that is not a row's; got 'joint'"):
+        VariantConfig("joint", "joint", {})
+    with pytest.raises(ValueError, match=r"network and joint: both are needed"):
+        config(tmp_path, joint=())
+
+
+@pytest.mark.parametrize("name", ["voc", "voc_scores", "camvid"])
+def test_the_examples_are_fair_ablations(name: str) -> None:
+    path = Path(__file__).parents[2] / "examples" / f"{name}.yaml"
+    chosen = read_config(AblateConfig, path)
+    trained = [stage.epochs for stage in chosen.joint]
+    assert sum(trained) == (chosen.network.epochs if chosen.network else 0)
+    assert chosen.report == 10

@@ -1,0 +1,694 @@
+"""The command line: results, exit codes, one line on stderr, and never a partial file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import crfrnn
+from crfrnn.cli import COMMANDS, main
+from crfrnn.io.files import PART_SUFFIX
+from crfrnn.presets import PRESETS
+
+HEIGHT, WIDTH = 24, 32
+SIZE = (HEIGHT, WIDTH)
+
+
+def photograph() -> np.ndarray:
+    """Dark on the left, bright from column 14 on."""
+    image = np.full((*SIZE, 3), 40, np.uint8)
+    image[:, 14:] = 200
+    return image
+
+
+def logits() -> np.ndarray:
+    """Three classes; the border between the first two is three columns off the photograph's."""
+    scores = np.zeros((3, *SIZE), np.float32)
+    scores[0, :, :17] = 1
+    scores[1, :, 17:] = 1
+    scores[2] = -3
+    return scores
+
+
+def probabilities() -> np.ndarray:
+    e = np.exp(logits())
+    return e / e.sum(axis=0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a photograph and its logits."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photograph()).save("a.png")
+    np.save("a.npy", logits())
+    return tmp_path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def refine(*arguments: str, image: str = "a.png", scores: str = "a.npy", out: str = "o.png") -> int:
+    return main(["refine", image, scores, "-o", out, *arguments])
+
+
+def read(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(np.int64)
+
+
+def expected(**options: Any) -> np.ndarray:
+    """What the Python function gives."""
+    return crfrnn.refine(photograph(), logits=logits(), **options).labels
+
+
+# One photograph
+
+
+def test_scores_become_sharp_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refine("--kind", "logits") == 0
+    labels = read("o.png")
+    np.testing.assert_array_equal(labels, expected())
+    np.testing.assert_array_equal(labels, np.where(np.arange(WIDTH) < 14, 0, 1)[None].repeat(24, 0))
+    with Image.open("o.png") as image:
+        assert image.mode == "P"
+        assert image.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+    out, err = capsys.readouterr()
+    assert out.startswith("o.png: 72 of 768 pixels relabeled (9.4%)")
+    assert err == ""
+    assert names(folder) == ["a.npy", "a.png", "o.png"]
+
+
+def test_the_guess_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refine() == 0
+    assert capsys.readouterr().err == (
+        "crfrnn refine: note: a.npy read as logits: it has negative values; --kind says otherwise\n"
+    )
+
+
+def test_json_tells_everything(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refine("--json", "--probs", "p.npy", "--overlay", "v.png", "--preset", "crfasrnn") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["engine"] == crfrnn.refine(photograph(), logits=logits()).engine
+    assert report["seconds"] > 0
+    assert report["relabeled"] == int((read("o.png") != logits().argmax(axis=0)).sum())
+    assert report["outputs"] == {"labels": "o.png", "probs": "p.npy", "overlay": "v.png"}
+    assert report["parameters"]["normalization"] == "after"
+    assert report["parameters"]["kernels"][0]["position"] == 160
+    probs = np.load("p.npy")
+    assert probs.dtype == np.float32
+    np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_array_equal(probs.argmax(axis=0), read("o.png"))
+    with Image.open("v.png") as image:
+        assert image.size == (WIDTH, HEIGHT)
+
+
+def test_every_parameter_reaches_the_crf(folder: Path) -> None:
+    penalty = np.ones((3, 3)) - np.eye(3)
+    penalty[0, 1] = 0.5
+    np.save("c.npy", penalty)
+    # Not "the same labels" but the same probabilities: any parameter lost on the way shows.
+    options = (
+        "--bilateral-position 20 --bilateral-color 9 --bilateral-weight 2 --gaussian-position 2,1 "
+        "--gaussian-weight 0.5 --iterations 3 --normalization before --filter exact "
+        "--tol 0.02 --engine reference --compatibility c.npy --probs p.npy"
+    )
+    assert refine(*options.split()) == 0
+    want = crfrnn.refine(
+        photograph(),
+        logits=logits(),
+        kernels=(
+            crfrnn.Bilateral(position=20, color=9, weight=2),
+            crfrnn.Gaussian(position=(2, 1), weight=0.5),
+        ),
+        iterations=3,
+        normalization="before",
+        tol=0.02,
+        filter="exact",
+        engine="reference",
+        compatibility=penalty,
+    )
+    np.testing.assert_allclose(np.load("p.npy"), want.probs, atol=1e-6)
+    assert np.abs(want.probs - crfrnn.refine(photograph(), logits=logits()).probs).max() > 0.01
+
+
+def test_the_precision_reaches_the_crf(folder: Path) -> None:
+    assert refine("--precision", "half", "--engine", "reference", "--probs", "p.npy") == 0
+    full, half = (
+        crfrnn.refine(photograph(), logits=logits(), engine="reference", precision=precision).probs
+        for precision in ("full", "half")
+    )
+    np.testing.assert_array_equal(np.load("p.npy"), half)
+    assert (full != half).any()
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_presets_by_name(folder: Path, preset: str) -> None:
+    assert refine("--preset", preset) == 0
+    np.testing.assert_array_equal(read("o.png"), expected(preset=preset))
+
+
+def test_coarse_half_precision_channels_last(folder: Path) -> None:
+    coarse = logits()[:, ::4, ::4].astype(np.float16)
+    np.savez("c.npz", scores=np.moveaxis(coarse, 0, -1))
+    assert refine(scores="c.npz") == 0
+    full = torch.nn.functional.interpolate(
+        torch.tensor(coarse).float()[None], SIZE, mode="bilinear"
+    )
+    want = crfrnn.refine(photograph(), logits=full[0].numpy()).labels
+    np.testing.assert_array_equal(read("o.png"), want)
+
+
+def test_labels_keep_their_palette_and_fill_the_unknown(folder: Path) -> None:
+    labels = logits().argmax(axis=0).astype(np.uint8)
+    labels[:, 10:20] = 255
+    image = Image.fromarray(labels)
+    image.putpalette([0, 0, 0, 1, 2, 3])
+    image.save("l.png")
+    assert refine(scores="l.png") == 0
+    want = crfrnn.refine(photograph(), labels=labels).labels
+    np.testing.assert_array_equal(read("o.png"), want)
+    assert read("o.png").max() == 1
+    with Image.open("o.png") as image:
+        assert image.getpalette()[3:6] == [1, 2, 3]
+
+
+def test_every_parameter_of_labels_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = logits().argmax(axis=0)
+    labels[:, 10:20] = 9
+    np.save("l.npy", labels)
+    options = "--ignore-index 9 --confidence 0.9 --num-classes 4 --json --probs p.npy"
+    assert refine(*options.split(), scores="l.npy") == 0
+    want = crfrnn.refine(photograph(), labels=labels, ignore_index=9, confidence=0.9, num_classes=4)
+    np.testing.assert_allclose(np.load("p.npy"), want.probs, atol=1e-6)
+    # What was unknown is filled, not relabeled.
+    assert json.loads(capsys.readouterr().out)["relabeled"] == 0
+    assert set(np.unique(read("o.png"))) == {0, 1}
+
+
+def test_a_mask_comes_out_as_a_mask(folder: Path) -> None:
+    mask = np.where(np.arange(WIDTH) < 17, 10, 200).astype(np.uint8)[None].repeat(HEIGHT, 0)
+    Image.fromarray(mask).save("m.png")
+    assert refine(scores="m.png") == 0
+    want = crfrnn.refine(photograph(), probs=(mask / 255).astype(np.float32)[None]).labels
+    np.testing.assert_array_equal(read("o.png"), want)
+    with Image.open("o.png") as image:
+        assert set(np.unique(image.convert("L"))) == {0, 255}
+
+
+def test_more_than_256_classes_are_16_bit_grey(folder: Path) -> None:
+    np.save("l.npy", np.full(SIZE, 300))
+    assert refine(scores="l.npy") == 0
+    with Image.open("o.png") as image:
+        assert image.mode.startswith("I")
+    np.testing.assert_array_equal(read("o.png"), np.full(SIZE, 300))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_one_pixel_and_one_row(folder: Path, size: tuple[int, int]) -> None:
+    Image.fromarray(np.full((*size, 3), 7, np.uint8)).save("s.png")
+    scores = np.random.default_rng(0).normal(size=(4, *size))
+    np.save("s.npy", scores)
+    assert refine("--probs", "p.npy", image="s.png", scores="s.npy") == 0
+    assert read("o.png").shape == size
+    assert np.isfinite(np.load("p.npy")).all()
+
+
+def test_16_bit_grey_keeps_its_colors_in_the_overlay(folder: Path) -> None:
+    Image.fromarray(photograph()[..., 0].astype(np.uint16) * 257).save("d.png")
+    assert refine("--overlay", "v.jpg", image="d.png") == 0
+    np.testing.assert_array_equal(read("o.png"), expected())
+
+
+# Bad input: exit code 2, one line, nothing written
+
+
+def save_png(name: str, values: np.ndarray) -> None:
+    Image.fromarray(values).save(name)
+
+
+BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "image missing": (lambda: None, {"image": "b.png"}, "b.png: expected an image, but it is mis"),
+    "scores missing": (lambda: None, {"scores": "b.npy"}, "b.npy: expected a NumPy file"),
+    "image truncated": (
+        lambda: Path("a.png").write_bytes(Path("a.png").read_bytes()[:60]),
+        {},
+        "a.png: not a readable image",
+    ),
+    "image empty": (lambda: Path("a.png").write_bytes(b""), {}, "a.png: not a readable image"),
+    "scores truncated": (
+        lambda: Path("a.npy").write_bytes(Path("a.npy").read_bytes()[:900]),
+        {},
+        "a.npy: not a readable NumPy file",
+    ),
+    "npz truncated": (
+        lambda: (np.savez("b.npz", logits()), Path("b.npz").write_bytes(b"PK\3\4junk")),
+        {"scores": "b.npz"},
+        "b.npz: not a readable NumPy file",
+    ),
+    "scores no array": (
+        lambda: Path("a.npy").write_text("nothing"),
+        {},
+        "a.npy: not a readable NumPy file",
+    ),
+    "scores NaN": (lambda: np.save("a.npy", logits() * np.nan), {}, "2304 of 2304 values are NaN"),
+    "scores inf": (lambda: np.save("a.npy", logits() / 0.0), {}, "NaN or infinite"),
+    "scores empty": (lambda: np.save("a.npy", np.zeros((3, 0, 0))), {}, "the array is empty"),
+    "scores rank": (lambda: np.save("a.npy", np.zeros((2, 2, 3, 4))), {}, "got shape (2, 2, 3, 4)"),
+    "logits integer": (
+        lambda: np.save("a.npy", logits().astype(int)),
+        {},
+        "must be floating point",
+    ),
+    "swapped": (
+        lambda: np.save("a.npy", np.swapaxes(logits(), 1, 2)),
+        {},
+        "height and width of the scores look swapped: they are 32x24 for an image of 24x32",
+    ),
+    "labels of another size": (
+        lambda: np.save("a.npy", np.zeros((12, 16), int)),
+        {},
+        "labels must have the size of the image, 24x32 (height x width); got 12x16",
+    ),
+    "probs not summing to one": (
+        lambda: np.save("a.npy", probabilities() * 1.2),
+        {"options": ["--kind", "probs"]},
+        "probs must sum to 1",
+    ),
+    "probs all zero": (
+        lambda: np.save("a.npy", probabilities() * (np.arange(WIDTH) > 0)),
+        {"options": ["--kind", "probs"]},
+        "all-zero",
+    ),
+    "one class": (
+        lambda: np.save("a.npy", np.zeros(SIZE, int)),
+        {"options": ["--num-classes", "1"]},
+        "at least 2",
+    ),
+    "output nowhere": (lambda: None, {"out": "no/where/o.png"}, "no/where is missing; create it"),
+    "output under a file": (lambda: None, {"out": "a.npy/o.png"}, "a.npy is not a folder"),
+    "output a folder": (lambda: Path("d.png").mkdir(), {"out": "d.png"}, "found a folder"),
+    "output not png": (lambda: None, {"out": "o.jpg"}, "labels are written as .png; got o.jpg"),
+    "output the image": (lambda: None, {"out": "./a.png"}, "a.png is an input already"),
+    "probs nowhere": (lambda: None, {"options": ["--probs", "no/p.npy"]}, "no is missing"),
+    "preset": (lambda: None, {"options": ["--preset", "best"]}, "unknown preset 'best'"),
+    "kind": (lambda: None, {"options": ["--kind", "guess"]}, "argument --kind: invalid choice"),
+    "filter": (lambda: None, {"options": ["--filter", "fft"]}, "argument --filter: invalid choice"),
+    "precision": (lambda: None, {"options": ["--precision", "8"]}, "--precision: invalid choice"),
+    "tol": (lambda: None, {"options": ["--tol", "0"]}, "tol is a mean change and must be positive"),
+    "engine": (lambda: None, {"options": ["--engine", "warp"]}, "warp"),
+    "bandwidth zero": (
+        lambda: None,
+        {"options": ["--bilateral-color", "0"]},
+        "Bilateral color",
+    ),
+    "bandwidth negative": (
+        lambda: None,
+        {"options": ["--gaussian-position", "-3"]},
+        "Gaussian position",
+    ),
+    "bandwidth NaN": (lambda: None, {"options": ["--bilateral-position", "nan"]}, "got nan"),
+    "bandwidth 1e-9": (lambda: None, {"options": ["--bilateral-position", "1e-9"]}, "too small"),
+    "bandwidth text": (lambda: None, {"options": ["--bilateral-color", "x"]}, "expected a number"),
+    "weight infinite": (lambda: None, {"options": ["--gaussian-weight", "inf"]}, "must be finite"),
+    "iterations": (lambda: None, {"options": ["--iterations", "-1"]}, "must not be negative"),
+    "canvas": (lambda: None, {"options": ["--canvas", "0x9"]}, "expected WIDTHxHEIGHT"),
+    "compatibility": (
+        lambda: np.save("c.npy", np.eye(2)),
+        {"options": ["--compatibility", "c.npy"]},
+        "compatibility must be (3, 3)",
+    ),
+    "file and folder": (lambda: None, {"scores": "."}, "two files or two folders"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_bad_input(folder: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    make, where, message = BAD[case]
+    with np.errstate(all="ignore"):
+        make()
+    before = names(folder)
+    files = {name: value for name, value in where.items() if name != "options"}
+    assert refine(*where.get("options", ()), **files) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("crfrnn refine: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert names(folder) == before
+
+
+def test_an_interrupted_run_says_so_and_leaves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupt)
+    assert refine() == 130
+    assert capsys.readouterr().err == "crfrnn refine: interrupted\n"
+    assert names(folder) == ["a.npy", "a.png"]
+
+
+def test_a_full_disk_leaves_no_partial_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert refine() == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert names(folder) == ["a.npy", "a.png"]
+
+
+# Folders
+
+
+@pytest.fixture
+def folders(folder: Path) -> Path:
+    """Five photographs, scores for the last four of them, and scores without a photograph."""
+    Path("images").mkdir()
+    Path("scores").mkdir()
+    for index, stem in enumerate("abcde"):
+        save_png(f"images/{stem}.png", np.roll(photograph(), index, axis=0))
+        if stem != "a":
+            np.save(f"scores/{stem}.npy", np.roll(logits(), index, axis=1))
+    np.savez("scores/z.npz", logits())
+    return folder
+
+
+def refine_folders(*arguments: str, out: str = "out") -> int:
+    return main(["refine", "images", "scores", "-o", out, "--kind", "logits", *arguments])
+
+
+def test_a_folder_is_matched_by_stem(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    assert refine_folders("--json", "--workers", "2", "--overlay", "seen") == 0
+    assert names(folders / "out") == ["b.png", "c.png", "crfrnn-refine.json", "d.png", "e.png"]
+    assert names(folders / "seen") == ["b.png", "c.png", "d.png", "e.png"]
+    np.testing.assert_array_equal(read("out/b.png"), expected())
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert (report["refined"], report["skipped"], report["failed"]) == (4, 0, 0)
+    assert report["unmatched"] == {"images": ["a"], "scores": ["z"]}
+    assert [file["stem"] for file in report["files"]] == list("bcde")
+    assert {file["relabeled"] for file in report["files"]} == {72}
+    assert err == (
+        "crfrnn refine: note: 1 images without scores: a\n"
+        "crfrnn refine: note: 1 scores without images: z\n"
+    )
+    assert torch.get_num_threads() == threads
+
+
+def test_one_bad_file_does_not_stop_the_rest(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("scores/c.npy").write_bytes(b"")
+    assert refine_folders() == 1
+    assert names(folders / "out") == ["b.png", "crfrnn-refine.json", "d.png", "e.png"]
+    out, err = capsys.readouterr()
+    assert "3 refined, 0 already there, 1 failed" in out
+    last = err.splitlines()[-1]
+    assert last.startswith("crfrnn refine: failed: c: scores/c.npy: not a readable NumPy file")
+    np.save("scores/c.npy", logits())
+    assert refine_folders() == 0
+    assert "1 refined, 3 already there, 0 failed" in capsys.readouterr().out
+
+
+def test_an_interrupted_folder_goes_on_where_it_stopped(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    original = crfrnn.refine
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls >= 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crfrnn, "refine", interrupted)
+        assert refine_folders("--workers", "1") == 130
+    assert capsys.readouterr().err == "crfrnn refine: interrupted\n"
+    done = names(folders / "out")
+    assert done == ["b.png", "c.png", "crfrnn-refine.json"]
+    # What kill -9 would leave: a partial file of long ago, and one that another run is writing.
+    old, new = (Path("out") / f".d.png.{name}{PART_SUFFIX}" for name in ("0000abcd", "0000abce"))
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    os.utime(old, (time.time() - 3600,) * 2)
+    kept = Path("out/b.png").stat().st_mtime_ns
+    assert refine_folders() == 0
+    assert "2 refined, 2 already there, 0 failed" in capsys.readouterr().out
+    assert Path("out/b.png").stat().st_mtime_ns == kept
+    assert names(folders / "out") == [new.name, *done[:2], done[2], "d.png", "e.png"]
+    np.testing.assert_array_equal(read("out/d.png"), expected())
+
+
+def test_other_parameters_are_not_mixed_in(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refine_folders() == 0
+    before = read("out/b.png")
+    capsys.readouterr()
+    assert refine_folders("--iterations", "0") == 2
+    err = capsys.readouterr().err
+    assert "iterations was 10, now 0" in err
+    assert "--overwrite" in err
+    assert err.count("\n") == 1
+    np.testing.assert_array_equal(read("out/b.png"), before)
+    assert refine_folders("--iterations", "0", "--overwrite") == 0
+    np.testing.assert_array_equal(read("out/b.png"), logits().argmax(axis=0))
+    assert refine_folders("--iterations", "0") == 0
+    assert "0 refined, 4 already there" in capsys.readouterr().out
+
+
+def test_an_interrupted_overwrite_leaves_no_old_result_for_done(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refine_folders() == 0
+    for folder, age in (("images", 120), ("scores", 120), ("out", 60)):
+        for path in Path(folder).iterdir():
+            os.utime(path, (time.time() - age,) * 2)
+
+    def interrupt(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crfrnn, "refine", interrupt)
+        assert refine_folders("--iterations", "0", "--overwrite") == 130
+    capsys.readouterr()
+    assert refine_folders("--iterations", "0") == 0
+    assert "4 refined, 0 already there" in capsys.readouterr().out
+
+
+def test_newer_scores_are_refined_again(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refine_folders() == 0
+    later = time.time() + 60
+    np.save("scores/b.npy", logits()[[1, 0, 2]])
+    os.utime("scores/b.npy", (later, later))
+    assert refine_folders() == 0
+    assert "1 refined, 3 already there" in capsys.readouterr().out
+    np.testing.assert_array_equal(read("out/b.png")[0, [0, -1]], [1, 0])
+
+
+def test_guesses_are_counted_not_repeated(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("scores/b.npy", probabilities())
+    assert main(["refine", "images", "scores", "-o", "out"]) == 0
+    err = capsys.readouterr().err
+    assert "note: 3 files: read as logits: it has negative values" in err
+    assert "note: 1 files: read as probs: no value is negative" in err
+
+
+def test_a_stem_of_two_files_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("images/b.jpg").write_bytes(Path("images/b.png").read_bytes())
+    assert refine_folders() == 1
+    assert "failed: b: cannot tell which file to use: b.jpg, b.png" in capsys.readouterr().err
+    assert not Path("out/b.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out", "message"),
+    [
+        (["--workers", "0"], "out", "--workers must be at least 1"),
+        ([], "images", "images is the folder of images; write labels elsewhere"),
+        ([], "scores", "scores is the folder of scores; write labels elsewhere"),
+        (["--overlay", "out"], "out", "out is the output folder for labels"),
+        ([], "a.npy/out", "cannot make this folder"),
+        ([], "foreign", "exists and is not from crfrnn refine"),
+        ([], "broken", "crfrnn-refine.json: cannot read it"),
+    ],
+)
+def test_bad_folders(
+    folders: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], out: str, message: str
+) -> None:
+    Path("foreign").mkdir()
+    Path("foreign/b.png").write_bytes(b"mine")
+    Path("broken").mkdir()
+    Path("broken/crfrnn-refine.json").write_text("{")
+    before = names(folders)
+    assert refine_folders(*arguments, out=out) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert names(folders) == before
+
+
+def test_folders_without_a_pair(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    assert main(["refine", "empty", ".", "-o", "out"]) == 2
+    assert "no image in empty (0) has the stem of a score file" in capsys.readouterr().err
+
+
+def test_arrays_win_over_pictures_and_one_folder_may_hold_both(folder: Path) -> None:
+    save_png("a_not.png", photograph())
+    assert main(["refine", ".", ".", "-o", "out"]) == 0
+    assert names(folder / "out") == ["a.png", "crfrnn-refine.json"]
+    np.testing.assert_array_equal(read("out/a.png"), expected())
+
+
+# The other commands, and the process itself
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out == f"{crfrnn.info()}\n"
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["engines"]["reference"] == "ready"
+
+
+def test_demo(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skimage")
+    assert main(["demo", "-o", "new/demo", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)["photographs"]
+    assert [record["photograph"] for record in records] == ["astronaut", "chelsea"]
+    # The network's labels, as the score files give them: a person and a bottle; a cat.
+    assert np.unique(read("new/demo/astronaut_network.png")).tolist() == [0, 5, 15]
+    assert np.unique(read("new/demo/chelsea_network.png")).tolist() == [0, 8]
+    for record in records:
+        assert 0.01 < record["relabeled"] / record["pixels"] < 0.1
+        with Image.open(record["outputs"]["figure"]) as figure:
+            assert figure.width > 1400
+    from crfrnn.cli.demo import _print_table
+
+    _print_table(records, Path("new/demo"))
+    assert f"{records[0]['relabeled']} of 262144" in capsys.readouterr().out
+
+
+def test_demo_names_the_extra_it_needs(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    assert main(["demo", "-o", "new"]) == 2
+    err = capsys.readouterr().err
+    assert 'pip install "crfrnn[demo]"' in err
+    assert err.count("\n") == 1
+    assert not Path("new").exists()
+
+
+def test_help_names_commands_presets_and_harm(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+    assert main(["refine", "--help"]) == 0
+    out = capsys.readouterr().out
+    for preset in PRESETS.values():
+        assert preset.name in out
+        assert preset.purpose in out
+        assert preset.source in out
+    assert "do harm" in out
+
+
+@pytest.mark.parametrize("argv", [[], ["melt"], ["refine", "a.png"], ["info", "--yaml"]])
+def test_usage_errors_take_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("crfrnn")
+    assert ": error: " in err
+    assert err.count("\n") == 1
+
+
+def process(*arguments: str, start: str = "crfrnn") -> "subprocess.Popen[str]":
+    """Start a Python process; `start` is a module, or code to run."""
+    source = ["-m", start] if start == "crfrnn" else ["-c", start]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, *source, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_a_process_of_its_own(folder: Path) -> None:
+    Path("b.npy").write_bytes(b"\x93NUMPY")
+    good = process("refine", "a.png", "a.npy", "-o", "o.png", "--json")
+    bad = process("refine", "a.png", "b.npy", "-o", "p.png")
+    out, _ = good.communicate(timeout=60)
+    assert good.returncode == 0
+    assert json.loads(out)["relabeled"] == 72
+    out, err = bad.communicate(timeout=60)
+    assert bad.returncode == 2
+    assert out == ""
+    assert err.startswith("crfrnn refine: error: b.npy: not a readable NumPy file")
+    assert err.count("\n") == 1
+    assert names(folder) == ["a.npy", "a.png", "b.npy", "o.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT between processes")
+def test_ctrl_c_ends_a_folder_with_one_line(folders: Path) -> None:
+    for number in range(300):
+        save_png(f"images/n{number}.png", photograph())
+        np.save(f"scores/n{number}.npy", logits())
+    # A process started in the background ignores SIGINT; this one shall not.
+    start = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from crfrnn.cli import main; sys.exit(main())"
+    )
+    options = ["--iterations", "50", "--workers", "2"]
+    run = process("refine", "images", "scores", "-o", "out", *options, start=start)
+    deadline = time.monotonic() + 60
+    while not list(Path("out").glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out, err) == (130, "", "crfrnn refine: interrupted\n")
+    done = names(folders / "out")
+    assert 1 < len(done) < 300
+    assert not [name for name in done if name.endswith(PART_SUFFIX)]
+    for name in done:
+        if name.endswith(".png"):
+            assert read(f"out/{name}").shape == SIZE
+
+
+def test_help_imports_nothing_heavy(folder: Path) -> None:
+    # `import crfrnn` itself needs torch; what the command line adds to it must not. So the package
+    # is stood in for by an empty one that finds the same modules.
+    code = (
+        "import sys, types; package = types.ModuleType('crfrnn'); "
+        f"package.__path__ = [{str(Path(crfrnn.__file__).parent)!r}]; "
+        "sys.modules['crfrnn'] = package; from crfrnn.cli import main; code = main(['--help']); "
+        "print(code, {'torch', 'numpy', 'PIL', 'rich'} & sys.modules.keys())"
+    )
+    run = process(start=code)
+    out, err = run.communicate(timeout=60)
+    assert "sharpen the scores" in out
+    assert out.endswith("0 set()\n"), err

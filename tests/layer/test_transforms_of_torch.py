@@ -1,0 +1,338 @@
+"""The layer under what torch does to modules: compile, export, vmap, autocast, processes."""
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, ops
+from crfrnn.crf import filters as crf_filters
+from crfrnn.crf import frank_wolfe, lattice
+from crfrnn.layer import prepared
+from crfrnn.ops import filters, recurrence
+from tests.cases import ENGINES
+
+CLASSES = 4
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def layer(**options: Any) -> CRFRNN:
+    return CRFRNN(CLASSES, iterations=2, eval_iterations=2, **options)
+
+
+def inputs(batch: int = 2, size: tuple[int, ...] = (9, 11)) -> tuple[Tensor, Tensor]:
+    logits = torch.randn(batch, CLASSES, *size, requires_grad=True)
+    return logits, torch.rand(batch, 3, *size) * 255
+
+
+def loss_and_gradients(model: Callable[..., Tensor], *args: Any) -> tuple[Tensor, ...]:
+    wanted = [value for value in args if value.requires_grad]
+    wanted += list(model.parameters()) if isinstance(model, torch.nn.Module) else []
+    z = model(*args)
+    gradients = torch.autograd.grad(z.square().mean(), wanted)
+    return z.detach(), *gradients
+
+
+# Operators
+
+
+def operator_calls(engine: str) -> list[Any]:
+    """Every registered operator with arguments that want gradients wherever it has them."""
+    features = torch.rand(2, 20, 3) * 3
+    values = torch.randn(2, 20, 2, requires_grad=True)
+    lattice = ops.build(features, engine)
+    weighted = lattice._replace(weight=lattice.weight.clone().requires_grad_())
+    bands = [torch.rand(4, 3, requires_grad=True), torch.rand(5, 5, requires_grad=True)]
+    grid = torch.randn(2, 4, 5, 2, requires_grad=True)
+    ones = torch.ones(2, 20)
+    terms = [
+        ops.Term("lattice", tuple(lattice), ones, ones, ones),
+        ops.Term("grid", tuple(band.detach() for band in bands), None, ones, ones),
+    ]
+    logits = torch.randn(2, CLASSES, 20, requires_grad=True)
+    weights = torch.rand(2, CLASSES, requires_grad=True)
+    plain = logits.detach()
+    kinds, arrays = recurrence._flatten(terms, logits)
+    width = recurrence.implementation(engine).saved_width(CLASSES)
+    saved = torch.rand(2, 3, 20, width)
+    return [
+        (filters._build, (features, engine)),
+        (filters._filter, (values, *lattice, False, engine)),
+        (filters._filter, (values, *weighted, True, engine)),
+        (filters._separable, (grid, bands, engine)),
+        (filters._exact, (values, features.clone().requires_grad_(), 1e-8, engine)),
+        (recurrence._mean_field, (logits, weights, [4, 5], kinds, arrays, 3, 0.0, True, engine)),
+        (
+            recurrence._mean_field_backward,
+            (plain, plain, saved, weights.detach(), [4, 5], kinds, arrays, engine),
+        ),
+    ]
+
+
+@pytest.mark.traced
+@pytest.mark.parametrize("index", range(7))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_operators_are_registered_as_torch_wants_them(engine: str, index: int) -> None:
+    operator, args = operator_calls(engine)[index]
+    torch.library.opcheck(operator, args)
+
+
+# Compilers
+
+
+@pytest.fixture
+def bare_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the shape checks off methods, where even switched off they cannot be traced."""
+    for module in (lattice, crf_filters, prepared, frank_wolfe):
+        for value in vars(module).values():
+            if inspect.isclass(value) and value.__module__ == module.__name__:
+                for name, method in list(vars(value).items()):
+                    if inspect.isfunction(method):
+                        monkeypatch.setattr(value, name, inspect.unwrap(method))
+                    elif isinstance(method, property):
+                        getter = property(inspect.unwrap(method.fget))
+                        monkeypatch.setattr(value, name, getter)
+
+
+@pytest.mark.traced
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("bare_classes")
+def test_compiles_into_one_graph(backend: str) -> None:
+    torch._dynamo.reset()
+    made = layer(weights="matrix")
+    args = inputs()
+    expected = loss_and_gradients(made, *args)
+    compiled = torch.compile(made, fullgraph=True, backend=backend)
+    torch.testing.assert_close(loss_and_gradients(compiled, *args), expected, **CLOSE)
+
+
+@pytest.mark.traced
+@pytest.mark.usefixtures("bare_classes")
+def test_compiles_with_learned_bandwidths_and_the_exact_filter() -> None:
+    torch._dynamo.reset()
+    for options in ({"learn_bandwidths": True}, {"filter": "exact"}):
+        made = layer(**options)
+        args = inputs(1, (5, 6))
+        compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+        # Compiled, the taps of a learned bandwidth do not end at 3.3 bandwidths.
+        expected = loss_and_gradients(made, *args)
+        torch.testing.assert_close(
+            loss_and_gradients(compiled, *args), expected, rtol=5e-3, atol=5e-3
+        )
+
+
+@pytest.mark.traced
+def test_exports_with_any_batch_and_size() -> None:
+    made = layer().eval()
+    logits, image = (value.detach() for value in inputs())
+    shape = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    with torch.no_grad():
+        program = torch.export.export(made, (logits, image), dynamic_shapes=(shape, shape))
+        for batch, size in ((2, (9, 11)), (1, (5, 7)), (3, (8, 6))):
+            args = inputs(batch, size)
+            torch.testing.assert_close(program.module()(*args), made(*args), **CLOSE)
+
+
+# torch.func
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("filter", ["lattice", "exact"])
+def test_maps_over_logits_with_prepared_filters(filter: str) -> None:
+    made = layer(filter=filter)
+    prepared = made.prepare(inputs()[1])
+    logits = torch.randn(3, 2, CLASSES, 9, 11)
+
+    def run(one: Tensor) -> Tensor:
+        return made(one, prepared)
+
+    def loss(one: Tensor) -> Tensor:
+        return run(one).square().mean()
+
+    each = [loss_and_gradients(run, one.requires_grad_()) for one in logits.clone()]
+    mapped = torch.vmap(run)(logits)
+    torch.testing.assert_close(mapped, torch.stack([z for z, _ in each]), **CLOSE)
+    gradients = torch.stack([gradient for _, gradient in each])
+    per_item = torch.vmap(torch.func.grad(loss))(logits)
+    torch.testing.assert_close(per_item, gradients, **CLOSE)
+    of_sum = torch.func.grad(lambda x: torch.vmap(loss)(x).sum())(logits)
+    torch.testing.assert_close(of_sum, gradients, **CLOSE)
+
+
+@pytest.mark.unchecked
+def test_maps_over_parameters() -> None:
+    made = layer()
+    logits, image = inputs()
+    prepared = made.prepare(image)
+    several = torch.rand(3, *made.kernel_weights.shape)
+
+    def run(weights: Tensor) -> Tensor:
+        return torch.func.functional_call(made, {"kernel_weights": weights}, (logits, prepared))
+
+    expected = torch.stack([run(weights) for weights in several])
+    torch.testing.assert_close(torch.vmap(run)(several), expected, **CLOSE)
+
+
+@pytest.mark.unchecked
+def test_a_lattice_is_not_built_under_vmap_and_says_so() -> None:
+    made = layer()
+    with pytest.raises(NotImplementedError, match=r"cannot be built under vmap.*prepare"):
+        torch.vmap(lambda z, i: made(z[None], i[None])[0])(*inputs())
+
+
+# Derivatives that do not exist must not come out as zero.
+
+
+def test_second_derivatives_are_refused() -> None:
+    made = layer()
+    logits, image = inputs()
+    for loss in (lambda z: z.square().sum(), lambda z: z.sum()):
+        (gradient,) = torch.autograd.grad(loss(made(logits, image)), logits, create_graph=True)
+        with pytest.raises(NotImplementedError, match=r"no second derivative.*mean_field"):
+            gradient.square().sum().backward()
+
+
+@pytest.mark.unchecked
+def test_forward_mode_is_refused() -> None:
+    made = layer()
+    logits, image = inputs()
+    logits = logits.detach()
+    prepared = made.prepare(image)
+    values = torch.rand(20, 2)
+    lattice = Lattice(torch.rand(20, 3))
+    with pytest.raises(NotImplementedError, match="forward mode"):
+        torch.func.jvp(lambda z: made(z, prepared), (logits,), (logits,))
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        torch.func.jvp(lattice.filter, (values,), (values,))
+
+
+def test_a_recurrence_that_saved_nothing_has_no_gradient() -> None:
+    made = layer()
+    logits, image = inputs()
+    filters_of = made.prepare(image).filters
+    kinds, arrays = recurrence._flatten([f.term(logits, total=True) for f in filters_of], logits)
+    weights = torch.ones(2, CLASSES)
+    z, _, _ = recurrence._mean_field(
+        logits.flatten(2), weights, [9, 11], kinds, arrays, 2, 0.0, False, "reference"
+    )
+    with pytest.raises(RuntimeError, match="saved no steps"):
+        z.sum().backward()
+
+
+# Training loops
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_runs_in_float32_and_returns_its_own_type(dtype: torch.dtype) -> None:
+    made = layer()
+    logits, image = inputs()
+    half = logits.detach().to(dtype).requires_grad_()
+    z, gradient, *_ = loss_and_gradients(made, half, image)
+    assert z.dtype == gradient.dtype == dtype
+    expected = made(half.detach().float(), image)
+    torch.testing.assert_close(z, expected.detach().to(dtype))
+
+
+def test_autocast_does_not_reach_inside() -> None:
+    made = layer(weights="matrix")
+    logits, image = inputs()
+    expected = loss_and_gradients(made, logits, image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = made(logits, image)
+        network = torch.nn.Conv2d(3, CLASSES, 1)
+        assert made(network(image), image).dtype == torch.bfloat16
+    inside = loss_and_gradients(lambda *_: z, logits, *made.parameters())
+    torch.testing.assert_close(inside, expected, rtol=0, atol=0)
+
+
+def test_checkpointing() -> None:
+    made = layer()
+    args = inputs()
+
+    def again(logits: Tensor, image: Tensor) -> Tensor:
+        z = torch.utils.checkpoint.checkpoint(made, logits, image, use_reentrant=False)
+        assert isinstance(z, Tensor)
+        return z
+
+    expected = loss_and_gradients(made, *args)[:2]
+    torch.testing.assert_close(loss_and_gradients(again, *args), expected, rtol=0, atol=0)
+
+
+class Pictures(torch.utils.data.Dataset[Tensor]):
+    """A data set whose workers run the layer."""
+
+    def __init__(self, made: CRFRNN) -> None:
+        self.made = made
+        self.logits, self.images = (value.detach() for value in inputs(6, (40, 41)))
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Tensor:
+        torch.set_num_threads(2)  # workers start with one
+        with torch.no_grad():
+            return self.made(self.logits[index, None], self.images[index, None])[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_of_a_data_loader_after_a_fork() -> None:
+    data = Pictures(layer().eval())
+    expected = torch.stack([data[i] for i in range(6)])  # the parent has used its threads
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=60
+    )
+    torch.testing.assert_close(torch.cat(list(loader)), expected, **CLOSE)
+
+
+DDP = """
+import sys
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from crfrnn import CRFRNN, Segmenter
+
+rank, path = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", f"file://{path}/rendezvous", rank=rank, world_size=2)
+torch.manual_seed(0)
+model = Segmenter(torch.nn.Conv2d(3, 4, 1), CRFRNN(4, iterations=2, learn_bandwidths=True))
+images, labels = torch.rand(2, 3, 9, 11), torch.randint(4, (2, 9, 11))
+
+def gradients(model, images, labels):
+    torch.nn.functional.cross_entropy(model(images), labels).backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+ours = gradients(DistributedDataParallel(model), images[rank, None], labels[rank, None])
+together = [gradient.clone() for gradient in ours]
+model.zero_grad()
+torch.testing.assert_close(together, gradients(model, images, labels), rtol=1e-4, atol=1e-6)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_two_processes_average_their_gradients(tmp_path: Any) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", DDP]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+
+
+def test_moves_copies_and_pickles(tmp_path: Any) -> None:
+    made = CRFRNN(CLASSES, [Bilateral(), Gaussian()], learn_bandwidths=True)
+    torch.save(made, tmp_path / "layer.pt")
+    args = inputs()
+    again = torch.load(tmp_path / "layer.pt", weights_only=False)
+    torch.testing.assert_close(again(*args), made(*args), rtol=0, atol=0)
+    double = again.double()
+    assert double(args[0].double(), args[1]).dtype == torch.float64
+    assert made.to("meta").kernel_weights.is_meta

@@ -1,0 +1,227 @@
+"""The search of parameters: what it finds, going on, and what it says to bad input."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crfrnn import Bilateral, Gaussian, refine
+from crfrnn.cli import main
+from crfrnn.presets import PRESETS, Preset, find_preset, write_preset
+from crfrnn.training.settings import to_yaml
+from crfrnn.training.source import Source
+from crfrnn.tuning import Scored, SearchConfig, TuneConfig, search, tune
+from crfrnn.tuning.gains import gain_interval
+from crfrnn.tuning.run import compare
+from crfrnn.tuning.search import balanced
+from tests.packs import with_scores
+
+optuna = pytest.importorskip("optuna", reason="needs crfrnn[tune]")
+
+SEARCH = SearchConfig(
+    trials=9,
+    images=12,
+    iterations=5,
+    bilateral_position=(3.0, 40.0),
+    bilateral_color=(5.0, 60.0),
+    rungs=2,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    torch.manual_seed(0)
+    return with_scores(tmp_path_factory.mktemp("scores"))
+
+
+def scored(data: Any, split: str = "train") -> Scored:
+    return Scored(Source(data, split))
+
+
+def trials(path: Path) -> list[tuple[Any, ...]]:
+    """State, value and parameters of the trials in a file, in order, but for those dropped."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    study = optuna.load_study(
+        study_name="crfrnn", storage=JournalStorage(JournalFileBackend(str(path)))
+    )
+    kept = [t for t in study.get_trials() if t.state.is_finished() and t.state.name != "FAIL"]
+    return [(t.state.name, t.value, t.params) for t in kept]
+
+
+def test_a_search_finds_better_parameters_and_stops_early(data: Any, tmp_path: Path) -> None:
+    best = []
+    found = search(
+        scored(data), SEARCH, storage=tmp_path / "a", advance=lambda n, value: best.append(value)
+    )
+    assert found.trials == 9
+    assert 0 < found.stopped < 9
+    assert found.after > found.before + 3
+    assert best == sorted(best)
+    # The score of the best is what anybody measures.
+    counts = scored(data).confusions(found.preset, range(12), tol=SEARCH.tol)
+    hit = counts.sum(0).diagonal().double()
+    union = counts.sum(0).sum(0) + counts.sum(0).sum(1) - hit
+    assert found.after == pytest.approx(100 * float((hit / union).mean()))
+    made = trials(tmp_path / "a")
+    assert [state for state, *_ in made].count("PRUNED") == found.stopped
+    start = PRESETS["crfasrnn"].kernels
+    assert made[1][2]["bilateral_weight"] == start[0].weight
+    assert made[1][2]["bilateral_position"] == 40.0  # the bound
+    again = search(scored(data), SEARCH)
+    assert again.preset == found.preset
+    other = search(scored(data), dataclasses.replace(SEARCH, seed=1, trials=4))
+    assert other.preset.kernels != found.preset.kernels
+
+
+@pytest.mark.parametrize("at", [1, 6])
+def test_an_interrupted_search_gives_the_same(
+    data: Any, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search(scored(data), SEARCH, storage=tmp_path / "whole")
+    asked = []
+    original = Scored.confusions
+
+    def broken(self: Scored, preset: Any, *rest: Any) -> Any:
+        asked.append(preset)
+        if len({id(p) for p in asked if p is not None}) > at:
+            raise KeyboardInterrupt
+        return original(self, preset, *rest)
+
+    monkeypatch.setattr(Scored, "confusions", broken)
+    with pytest.raises(KeyboardInterrupt):
+        search(scored(data), SEARCH, storage=tmp_path / "cut")
+    monkeypatch.undo()
+    assert 0 < len(trials(tmp_path / "cut")) < 9
+    assert search(scored(data), SEARCH, storage=tmp_path / "cut") == whole
+    assert trials(tmp_path / "cut") == trials(tmp_path / "whole")
+
+
+def test_the_command_and_its_preset(
+    data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TuneConfig(tmp_path / "best.yaml", data, search=dataclasses.replace(SEARCH, trials=6))
+    file = tmp_path / "tune.yaml"
+    file.write_text(to_yaml(config))
+    assert main(["tune", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    held_out = told["held_out"]
+    assert held_out["after"] > held_out["before"]
+    assert held_out["gain"] == pytest.approx(held_out["after"] - held_out["before"])
+    assert held_out["low"] <= held_out["gain"] <= held_out["high"]
+    preset = find_preset(str(tmp_path / "best.yaml"))
+    told_kernel = told["found"]["preset"]["kernels"][0]
+    assert told_kernel["kind"] == "Bilateral"
+    assert preset.kernels[0].weight == told_kernel["weight"]
+    # Refine takes it, in Python and on the command line.
+    sample, logits = scored(data, "val").get(0)
+    image = sample.image.permute(1, 2, 0).numpy()
+    refined = refine(image, logits=logits.numpy(), preset=str(tmp_path / "best.yaml"))
+    Image.fromarray(image).save(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", logits.numpy())
+    paths = [str(tmp_path / name) for name in ("a.png", "a.npy")]
+    out = tmp_path / "labels.png"
+    arguments = ["--preset", str(tmp_path / "best.yaml"), "--kind", "logits"]
+    assert main(["refine", *paths, "-o", str(out), *arguments]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), refined.labels)
+    expected = refine(
+        image,
+        logits=logits.numpy(),
+        kernels=preset.kernels,
+        iterations=5,
+        normalization="symmetric",
+    )
+    np.testing.assert_array_equal(refined.labels, expected.labels)
+    # Another run with other settings is refused, and --restart begins anew.
+    capsys.readouterr()
+    assert main(["tune", str(file), "--seed", "5"]) == 2
+    assert "made with other settings or scores" in capsys.readouterr().err
+    assert main(["tune", str(file), "--seed", "5", "--restart", "--trials", "2"]) == 0
+    assert "validation images: mean IoU" in capsys.readouterr().out
+
+
+def test_a_crf_that_harms_is_called_so(
+    data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strong = dataclasses.replace(
+        SEARCH, trials=1, start=(), bilateral_weight=(90.0, 99.0), gaussian_weight=(90.0, 99.0),
+        gaussian_position=(5.0, 6.0), bilateral_color=(90.0, 99.0),
+    )  # fmt: skip
+    file = tmp_path / "tune.yaml"
+    file.write_text(to_yaml(TuneConfig(tmp_path / "best.json", data, search=strong)))
+    assert main(["tune", str(file)]) == 0
+    assert "WORSE" in capsys.readouterr().out
+
+
+def test_every_class_turns_up_early(monkeypatch: pytest.MonkeyPatch, data: Any) -> None:
+    rare = scored(data)
+    shown = {index: [0, 1] for index in range(12)} | {5: [0, 2, 255], 9: [0, 2]}
+    monkeypatch.setattr(rare, "classes_of", shown.__getitem__)
+    order = balanced(rare, 0)
+    assert sorted(order) == list(range(12))
+    assert {5, 9} & set(order[:2])
+    assert {5, 9} <= set(order[:4])
+    assert balanced(rare, 0) == order != balanced(rare, 1)
+
+
+def test_intervals_are_paired_over_images() -> None:
+    torch.manual_seed(0)
+    first = torch.randint(50, (40, 3, 3)) + 200 * torch.eye(3, dtype=torch.int64)
+    better = first + 40 * torch.eye(3, dtype=torch.int64)
+    low, high = gain_interval(first, better)
+    assert 0 < low < high
+    assert gain_interval(first, first) == (0.0, 0.0)
+
+
+def test_compare_scores_every_image(data: Any) -> None:
+    nothing = Preset("nothing", (Gaussian(1.0, 1e-9),), 1, "symmetric", "", "")
+    values = compare(scored(data, "val"), nothing)
+    assert values["after"] == values["before"]
+    assert values["default"] != values["before"]
+    assert (values["low"], values["high"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_preset_files(tmp_path: Path, suffix: str) -> None:
+    kernels = (Bilateral((30.5, 20.0), 1e-5, 2.5), Gaussian(1.0, (1.0, 2.0)))
+    preset = Preset("mine", kernels, 7, "after", "tests", "me")
+    write_preset(tmp_path / f"mine{suffix}", preset)
+    assert find_preset(str(tmp_path / f"mine{suffix}")) == preset
+
+
+@pytest.mark.unchecked
+def test_bad_presets_and_settings(data: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown preset 'best'; expected one of: deeplab, .* or a"
+    ):
+        find_preset("best")
+    with pytest.raises(FileNotFoundError, match=r"none.json: expected a file of parameters"):
+        find_preset(str(tmp_path / "none.json"))
+    bad = tmp_path / "bad.json"
+    for text, match in {
+        "{": "expected kernels",
+        "[]": "expected kernels",
+        '{"kernels": []}': "'iterations' is missing",
+        '{"kernels": [{"kind": "Box"}], "iterations": 1}': "unknown kind 'Box'",
+        '{"kernels": [], "iterations": -1, "normalization": "after"}': "must not be negative",
+        '{"kernels": [], "iterations": 1, "normalization": "x"}': "unknown normalization 'x'",
+    }.items():
+        bad.write_text(text)
+        with pytest.raises(ValueError, match=match):
+            find_preset(str(bad))
+    with pytest.raises(ValueError, match=r"output: expected a .json or .yaml file; got .*x.txt"):
+        TuneConfig(tmp_path / "x.txt", data)
+    with pytest.raises(ValueError, match=r"give one of model and data.scores"):
+        TuneConfig(tmp_path / "x.json", data, model=tmp_path)
+    with pytest.raises(ValueError, match=r"bilateral_color: expected two positive bounds"):
+        SearchConfig(bilateral_color=(3.0, 1.0))
+    with pytest.raises(ValueError, match=r"trials: expected at least 1; got 0"):
+        SearchConfig(trials=0)
+    with pytest.raises(NotADirectoryError, match=r"create it first"):
+        tune(TuneConfig(tmp_path / "none" / "x.json", data), quiet=True)
