@@ -15,7 +15,7 @@ import numpy as np
 
 from crfrnn import Bilateral, Gaussian, refine
 from crfrnn.demo import network_scores, photograph
-from crfrnn.figures import Column, Row, rows_of_columns
+from crfrnn.plots.figures import Column, Row, rows_of_columns
 
 #: The preset that everything else is left at: `deeplab`, the default.
 BASE = {"position": 67.0, "color": 3.0, "weight": 4.0, "spatial": 1.0, "smoothness": 3.0}
