@@ -35,7 +35,7 @@ demo: $(RUNNABLE)  ## refine the sample pictures into ./demo
 test: $(INSTALLED)  ## run the tests; ARGS="-k name" passes options on
 	$(PY) -m pytest $(ARGS)
 
-check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
+check: $(INSTALLED)  ## formatting, lint, types, the core and the documentation without a warning
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -45,6 +45,7 @@ check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja -DPython_EXECUTABLE=$(abspath $(PY)) \
 		-Dnanobind_DIR=$$($(PY) -m nanobind --cmake_dir)
 	$(PY) -m cmake --build $(CHECK_BUILD)
+	$(MAKE) --no-print-directory docs
 
 docs: $(INSTALLED)  ## build the documentation site into build/docs; every warning is an error
 	$(PY) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html \

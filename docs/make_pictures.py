@@ -68,12 +68,13 @@ def main() -> None:
     """Draw the pictures that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"some of: {', '.join(strips())}")
-    chosen = parser.parse_args().names or list(strips())
+    parser.add_argument("--output", type=Path, default=FOLDER, help="the folder to write to")
+    args = parser.parse_args()
     photo = photograph(NAME)
     logits = network_scores(NAME, photo.shape[:2]).values
     before = logits.argmax(0)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in chosen:
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name in args.names or strips():
         columns = []
         for title, arguments in strips()[name]:
             labels = refine(photo, logits=logits, **arguments).labels
@@ -82,7 +83,7 @@ def main() -> None:
         row = Row(np.ascontiguousarray(photo[SHOWN]), columns, "")
         figure = rows_of_columns([row], panel=310)
         figure.crop((16, 8, figure.width - 16, figure.height - 46)).save(
-            FOLDER / f"{name}.jpg", quality=80, optimize=True
+            args.output / f"{name}.jpg", quality=80, optimize=True
         )
 
 

@@ -84,6 +84,15 @@ def test_docstring_examples_run(name: str, text: str, path: Path, line: int) -> 
     assert runner.tries > 0
 
 
+def test_the_pictures_can_be_drawn_again(tmp_path: Path) -> None:
+    """One of them; the others take the same way."""
+    script = ROOT / "docs" / "make_pictures.py"
+    command = [sys.executable, str(script), "iterations", "--output", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=300)
+    drawn = {path.name for path in (ROOT / "docs" / "images" / "parameters").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"iterations.jpg"} <= drawn
+
+
 #: Whose names are public; what else the package holds is its own affair.
 PUBLIC = [crfrnn, presets, pydensecrf, densecrf, utils, eigen]
 
