@@ -42,6 +42,7 @@ autodoc_default_options = {"exclude-members": "extra_repr"}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "crfrnn"
+html_sidebars: dict[str, list[str]] = {"mathematics": [], "glossary": [], "architecture": []}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

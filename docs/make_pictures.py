@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from crfrnn import Bilateral, Gaussian, refine
 from crfrnn.demo import network_scores, photograph
@@ -64,6 +65,16 @@ def strips() -> dict[str, list[tuple[str, dict[str, Any]]]]:
     return made
 
 
+def stacked(rows: Sequence[Row]) -> Image.Image:
+    """Draw rows below each other, each with titles of its own."""
+    parts = [rows_of_columns([row], panel=330) for row in rows]
+    parts = [part.crop((16, 12, part.width - 16, part.height - 46)) for part in parts]
+    whole = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)))
+    for i, part in enumerate(parts):
+        whole.paste(part, (0, i * parts[0].height))
+    return whole
+
+
 def main() -> None:
     """Draw the pictures that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -80,11 +91,9 @@ def main() -> None:
             labels = refine(photo, logits=logits, **arguments).labels
             share = np.mean(labels != before)
             columns.append(Column(f"{title}: {share:.1%} changed", labels[SHOWN]))
-        row = Row(np.ascontiguousarray(photo[SHOWN]), columns, "")
-        figure = rows_of_columns([row], panel=310)
-        figure.crop((16, 8, figure.width - 16, figure.height - 46)).save(
-            args.output / f"{name}.jpg", quality=80, optimize=True
-        )
+        shown = np.ascontiguousarray(photo[SHOWN])
+        pairs = [Row(shown, columns[:2], ""), Row(shown, columns[2:], "")]
+        stacked(pairs).save(args.output / f"{name}.jpg", quality=80, optimize=True)
 
 
 if __name__ == "__main__":
