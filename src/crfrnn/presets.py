@@ -27,9 +27,9 @@ class Preset:
 
     Attributes:
         name: how `refine(preset=...)` and `--preset` call it.
-        kernels: the pairwise kernels with bandwidths (pixels, colour units of 0..255) and weights.
+        kernels: the pairwise kernels with bandwidths (pixels, color units of 0..255) and weights.
         iterations: mean-field steps.
-        normalization: how kernels are normalised.
+        normalization: how kernels are normalized.
         purpose: what it was made for.
         source: where the numbers come from.
 
@@ -173,7 +173,7 @@ def find_preset(name: str) -> Preset:
 
 
 def describe_preset(preset: Preset) -> dict[str, Any]:
-    """Spell a preset as its file does.
+    """Return a preset as the mapping that its file holds.
 
     Example:
         >>> from crfrnn.presets import PRESETS, describe_preset
@@ -195,7 +195,7 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
 
 
 def write_preset(path: Path, preset: Preset) -> None:
-    """Write a preset for `find_preset`, as JSON or YAML as the suffix says.
+    """Write a preset for `find_preset`, as JSON or YAML, by the suffix.
 
     Example:
         >>> import dataclasses, tempfile

@@ -1,4 +1,4 @@
-"""The recurrence with a step of its own: regularised Frank-Wolfe, early stop, guard and trace."""
+"""The recurrence with a step of its own: regularized Frank-Wolfe, early stop, guard and trace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REGULARIZERS = ("entropy", "l2")
 
 @dataclass(frozen=True)
 class Step:
-    """The update of one iteration: regularised Frank-Wolfe (Lê-Huu & Alahari, arXiv 2110.14759).
+    """The update of one iteration: regularized Frank-Wolfe (Lê-Huu & Alahari, arXiv 2110.14759).
 
     With z = logits - penalty(q), the scores that the other pixels leave:
     `s = argmax ⟨z, s⟩ - strength · r(s)` over distributions, then `q ← q + size · (s - q)`.
@@ -144,7 +144,7 @@ def frank_wolfe(
         logits: the unary term, -energy.
         price_of: marginals -> what each label costs beside them, A Σ_k W_k F_k q.
         iterations: number of updates; 0 returns `logits`.
-        step: regulariser and mix.
+        step: regularizer and mix.
         strength: λ; the number of `step`, or a learned one.
         size: α; likewise.
         tolerance: an image stops when the mean change of its marginals falls below this; 0 never.

@@ -30,7 +30,7 @@ def infer(
 
     Args:
         logits: the unary term, -energy.
-        filters: the normalised filter of each kernel, from `build_filters`.
+        filters: the normalized filter of each kernel, from `build_filters`.
         weights: kernel weights, (K,), (K, C) or (K, C, C).
         compatibility: (C, C) penalties; None is Potts, which runs faster than the same matrix.
         iterations: number of updates; 0 returns `logits`.

@@ -75,7 +75,7 @@ def certify(
 
     Args:
         logits: the unary term (B, C, *S).
-        filters: the normalised kernels.
+        filters: the normalized kernels.
         weights: kernel weights (K, C) of the Potts model.
         iterations: steps to come.
         engine: the engine to search with.
@@ -137,7 +137,7 @@ def marginals(
 
     Args:
         logits: the unary term (B, C, *S).
-        filters: the normalised kernels.
+        filters: the normalized kernels.
         weights: kernel weights, (K,), (K, C) or (K, C, C).
         compatibility: (C, C) penalties; None is Potts, the only one that allows pruning.
         iterations: number of updates.

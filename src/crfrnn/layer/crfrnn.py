@@ -167,7 +167,7 @@ class CRFRNN(nn.Module):
         tol: float | None = None,
         trace: bool = False,
     ) -> Inference:
-        """Refine logits, and tell how it went.
+        """Refine logits, and report steps and energies.
 
         Args:
             logits: this and `image`, `mask`, `features` as in `forward`.
@@ -205,7 +205,7 @@ class CRFRNN(nn.Module):
         features: Sequence[Tensor] = (),
         dtype: torch.dtype = torch.float32,
     ) -> Prepared:
-        """Build lattices and normalisers once, to pass in place of the image in later calls.
+        """Build lattices and normalizers once, to pass in place of the image in later calls.
 
         The arguments are those of `forward`; an image is needed even if no kernel looks at it, and
         `dtype` is float64 for logits in float64.
@@ -225,7 +225,7 @@ class CRFRNN(nn.Module):
         )
 
     def penalty(self) -> Float[Tensor, "C C"]:
-        """The present compatibility: penalty for label c beside label d.
+        """Return the present compatibility: the penalty for label c beside label d.
 
         Example:
             >>> from crfrnn import CRFRNN
@@ -238,7 +238,7 @@ class CRFRNN(nn.Module):
         return self.compatibility
 
     def current_kernels(self) -> tuple[Kernel, ...]:
-        """The kernels with their present bandwidths; their weights are in `kernel_weights`.
+        """Return the kernels with their present bandwidths; their weights are in `kernel_weights`.
 
         Example:
             >>> from crfrnn import CRFRNN, Gaussian
@@ -252,7 +252,7 @@ class CRFRNN(nn.Module):
     def parameter_groups(
         self, lr: float, *, weights: float = 1e4, compatibility: float = 1e3, others: float = 1e3
     ) -> list[dict[str, Any]]:
-        """Groups for an optimiser, with learning rates relative to the network's `lr`.
+        """Make groups for an optimizer, with learning rates relative to the network's `lr`.
 
         The default factors are the released solver's. They go with its tiny rate for the network,
         2.5e-8 on a mean loss (1e-13 on a sum over the pixels); with Adam, or a rate of 1e-3, give
@@ -318,7 +318,7 @@ class CRFRNN(nn.Module):
     def from_crfasrnn(cls, weights: Mapping[str, Tensor] | str | Path) -> CRFRNN:
         """Read the published weights of `sadeepj/crfasrnn_pytorch`: a state dict, or its file.
 
-        The layer computes what that one does: full kernel matrices, normalisation "after", both
+        The layer computes what that one does: full kernel matrices, normalization "after", both
         kernels on lattices. Its compatibility is a reward, so ours is -1 times it.
 
         Example:
@@ -345,7 +345,7 @@ class CRFRNN(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """Name what the layer was made with.
+        """Describe the layer in one line.
 
         Example:
             >>> from crfrnn import CRFRNN, Gaussian

@@ -34,7 +34,7 @@ class Prepared:
     """Filters of one batch of images, from `CRFRNN.prepare`, to pass in place of the image.
 
     Attributes:
-        filters: one normalised filter per kernel, each mapping (B, C, *S) to itself.
+        filters: one normalized filter per kernel, each mapping (B, C, *S) to itself.
         shape: (B, *S).
         dtype: the type they compute in.
         device: where they are.
@@ -182,7 +182,7 @@ def checked_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
 
 
 def _check_span(kernels: Sequence[Kernel], image: Tensor) -> None:
-    """Warn of an image whose colours all lie within a bandwidth or two: it is not on 0..255."""
+    """Warn of an image whose colors all lie within a bandwidth or two: it is not on 0..255."""
     finest = [
         min(k.color) if isinstance(k.color, tuple) else k.color
         for k in kernels

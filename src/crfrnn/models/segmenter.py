@@ -99,7 +99,7 @@ class Segmenter(nn.Module):
         return refined
 
     def unary(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B C *S"]:
-        """The network's logits alone, upsampled to the image.
+        """Return the network's logits alone, upsampled to the image.
 
         Example:
             >>> import torch
@@ -112,7 +112,7 @@ class Segmenter(nn.Module):
         return network_logits(self.network, image)
 
     def undo(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B F *S"]:
-        """The image as it was before `mean` and `std`, on 0..255.
+        """Return the image as it was before `mean` and `std`, on 0..255.
 
         Example:
             >>> import torch
@@ -136,7 +136,7 @@ class Segmenter(nn.Module):
     def parameter_groups(
         self, lr: float, *, weights: float = 1e4, compatibility: float = 1e3, others: float = 1e3
     ) -> list[dict[str, Any]]:
-        """Groups for an optimiser: the network at `lr`, the CRF as `CRFRNN.parameter_groups`.
+        """Make groups for an optimizer: the network at `lr`, the CRF as `CRFRNN.parameter_groups`.
 
         Example:
             >>> import torch

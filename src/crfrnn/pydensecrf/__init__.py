@@ -87,7 +87,7 @@ def uninstall() -> None:
 
 
 def installed() -> bool:
-    """Tell whether `import pydensecrf` finds this package.
+    """Return whether `import pydensecrf` finds this package.
 
     Example:
         >>> import crfrnn.pydensecrf as ours

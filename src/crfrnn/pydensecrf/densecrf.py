@@ -105,7 +105,7 @@ class DenseCRF2D(DenseCRF):
         kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add the appearance term: a Gaussian over position and colour.
+        """Add the appearance term: a Gaussian over position and color.
 
         Args:
             sxy: bandwidth in pixels; one number, or (x, y).
