@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from typing import Any
 from unittest import mock
@@ -18,13 +20,10 @@ class CommandHelp(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Make a literal block of it."""
-        import contextlib
-        import io
-
         from crfrnn.cli import main
 
         printed = io.StringIO()
-        with mock.patch.dict(os.environ, COLUMNS="90"), contextlib.redirect_stdout(printed):
+        with mock.patch.dict(os.environ, COLUMNS="84"), contextlib.redirect_stdout(printed):
             code = main([*self.arguments, "--help"])
         if code:
             raise self.error(f"crfrnn {' '.join(self.arguments)} --help exits with {code}")

@@ -85,13 +85,13 @@ class DenseCRF2D(DenseCRF):
         Example:
             >>> import numpy as np
             >>> from crfrnn.pydensecrf.densecrf import DenseCRF2D
-            >>> speck = np.zeros((2, 5, 5), np.float32)
-            >>> speck[0], speck[:, 2, 2] = 0.0, [1.0, 0.0]  # energies: one pixel prefers label 1
-            >>> speck[1] = np.where(speck[0] == 0, 1.0, 0.0)
+            >>> energies = np.zeros((2, 5, 5), np.float32)
+            >>> energies[1] = 1  # all pixels prefer label 0 ...
+            >>> energies[:, 2, 2] = 1, 0  # ... but one
             >>> crf = DenseCRF2D(5, 5, 2)
-            >>> crf.setUnaryEnergy(speck.reshape(2, -1))
+            >>> crf.setUnaryEnergy(energies.reshape(2, -1))
             >>> crf.addPairwiseGaussian(sxy=3, compat=3)
-            >>> int(crf.inference(5).argmax(axis=0).sum())  # and is smoothed away
+            >>> int(crf.inference(5).argmax(axis=0).sum())  # it is smoothed away
             0
         """
         self._add(self._points(sxy, 0), compat, kernel, normalization)
