@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -677,6 +678,24 @@ def test_ctrl_c_ends_a_folder_with_one_line(folders: Path) -> None:
     for name in done:
         if name.endswith(".png"):
             assert read(f"out/{name}").shape == SIZE
+
+
+def test_version_is_that_of_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"crfrnn {version('crfrnn')}\n"
+    assert crfrnn.__version__ == crfrnn.info().version == version("crfrnn")
+    with pytest.raises(AttributeError, match="'crfrnn' has no attribute '__versions__'"):
+        _ = crfrnn.__versions__
+
+
+def test_import_does_not_look_the_version_up(folder: Path) -> None:
+    code = (
+        "import crfrnn; assert '__version__' not in vars(crfrnn); "
+        "from crfrnn import __version__; print(__version__)"
+    )
+    run = process(start=code)
+    out, err = run.communicate(timeout=60)
+    assert out == f"{crfrnn.__version__}\n", err
 
 
 def test_help_imports_nothing_heavy(folder: Path) -> None:

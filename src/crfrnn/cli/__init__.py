@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from crfrnn._version import installed_version
+
 COMMANDS = {
     "refine": "sharpen the scores, labels or mask of a photograph, or of a folder of them",
     "train": "train a network, the CRF on top of it, or both",
@@ -91,6 +93,7 @@ def _parser() -> Parser:
         prog="crfrnn",
         description="Fully connected CRFs for segmentation: sharp masks from coarse scores.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {installed_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f"crfrnn.cli.{name}")

@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.crf.frank_wolfe import Inference, Step, unroll
-from crfrnn.crf.inference import potts
+from crfrnn.crf.frank_wolfe import Inference, Rates, Step
+from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernels import Gaussian, Kernel
 from crfrnn.crf.lattice import NORMALIZATIONS
+from crfrnn.ops import Options
 from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained
@@ -377,17 +378,13 @@ class CRFRNN(nn.Module):
             unary = logits.to(dtype)
             logs = self.log_bandwidths
             prepared = take("CRFRNN", self.recipe, unary, image, mask, features, logs)
-            done = unroll(
-                unary,
-                prepared.filters,
-                self.kernel_weights.to(dtype),
-                None if self.compatibility is None else self.compatibility.to(dtype),
-                iterations,
-                self.step,
-                strength=self.step_strength.to(dtype).exp() if self.step.learn else None,
-                size=self.step_size.to(dtype).sigmoid() if self.step.learn else None,
-                tolerance=tol or 0.0,
-                trace=trace,
-                engine=self.recipe.engine,
-            )
+            compatibility = None if self.compatibility is None else self.compatibility.to(dtype)
+            weights = self.kernel_weights.to(dtype)
+            pairwise = Pairwise(prepared.filters, weights, compatibility, self.recipe.engine)
+            rates = None
+            if self.step.learn:
+                strength, size = self.step_strength.to(dtype), self.step_size.to(dtype)
+                rates = Rates(strength.exp(), size.sigmoid())
+            options = Options(iterations, tol or 0.0)
+            done = infer(unary, pairwise, options, step=self.step, rates=rates, trace=trace)
         return dataclasses.replace(done, logits=done.logits.to(logits.dtype))

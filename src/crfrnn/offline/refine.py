@@ -11,10 +11,11 @@ from torch import Tensor
 
 from crfrnn import _checks, ops
 from crfrnn.crf.filters import build_filters
+from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.kernels import Kernel, weight_table
 from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.crf.pruning import Marginals, Pruned, marginals
-from crfrnn.ops import settle
+from crfrnn.ops import Options, settle
 from crfrnn.presets import find_preset
 
 from .inputs import Layout, arrange_image, find_layout, to_tensor, unary_logits
@@ -164,17 +165,9 @@ def refine(
             engine=engine,
         )
         weights = weight_table(kernels, unary.shape[1], unary)
-        result = marginals(
-            unary,
-            filters,
-            weights,
-            penalty,
-            steps,
-            prune=prune,
-            tolerance=tolerance,
-            half=precision == "half",
-            engine=engine,
-        )
+        pairwise = Pairwise(filters, weights, penalty, engine)
+        options = Options(steps, tolerance, half=precision == "half")
+        result = marginals(unary, pairwise, options, prune=prune)
     return _pack(result, given, scores, layout, engine)
 
 
