@@ -6,8 +6,8 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 CONSTRAINTS ?= constraints.txt
 INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 
-CORE := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
-FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp)
+FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp)
+CORE := CMakeLists.txt $(FORMATTED)
 TOOLS := $(VENV)/.tools
 RUNNABLE := $(VENV)/.runnable
 INSTALLED := $(VENV)/.installed

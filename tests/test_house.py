@@ -70,6 +70,17 @@ GUESTS = {
     "triton": "ops.triton",
 }
 
+# Folder of the core -> the folders it may include. `loops` is compiled once per instruction set,
+# and the linker must not mix it with other code. The bindings lie in no folder; only they know
+# Python.
+CORE = {
+    "base": "",
+    "loops": "",
+    "lattice": "base loops",
+    "filters": "base loops lattice",
+    "crf": "base loops lattice filters",
+}
+
 MAX_LINES = {"*.py": 400, "*.hpp": 400}
 
 
@@ -122,6 +133,17 @@ def test_arrows_make_no_cycle() -> None:
     for unit, arrows in ARROWS.items():
         assert set(arrows.split()) <= below, f"{unit} imports from a unit further down the table"
         below.add(unit)
+
+
+@pytest.mark.parametrize("folder", CORE)
+def test_includes_of_the_core_point_downwards(folder: str) -> None:
+    sources = [
+        path for path in (ROOT / "csrc" / folder).iterdir() if path.suffix in (".cpp", ".hpp")
+    ]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    used = {Path(name).parent.name for name in re.findall(r'#include "([^"]+)"', text)}
+    assert used <= {folder, *CORE[folder].split()}
+    assert "nanobind" not in text
 
 
 def test_public_names_are_those_listed() -> None:
