@@ -1,4 +1,4 @@
-"""From kernels and an image to normalised filters, ready for the recurrence."""
+"""From kernels and an image to normalized filters, ready for the recurrence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class KernelFilter:
         normalization: str,
         mask: Tensor | None = None,
     ) -> KernelFilter:
-        """Normalise a filter of `shape` (B, N) points, inside `mask` (B, N) if given.
+        """Normalize a filter of `shape` (B, N) points, inside `mask` (B, N) if given.
 
         With n the response to ones, "symmetric" scales input and output by n^-½, "before" the input
         by 1/n and "after" the output. Pixels outside the mask send nothing and receive nothing.
@@ -71,7 +71,7 @@ class KernelFilter:
 class GridFilter:
     """Separable convolution with a sampled Gaussian along the axes of a grid.
 
-    Where every pixel takes part, the normalisation of a separable kernel is separable too, and is
+    Where every pixel takes part, the normalization of a separable kernel is separable too, and is
     folded into its band matrices.
     """
 
@@ -110,7 +110,7 @@ def build_filters(
     engine: str | None = None,
     bandwidths: Sequence[Mapping[str, Tensor]] = (),
 ) -> list[KernelFilter]:
-    """Build the normalised filter of every kernel for a batch.
+    """Build the normalized filter of every kernel for a batch.
 
     Args:
         kernels: the pairwise kernels.
@@ -156,7 +156,7 @@ def build_filters(
 def _band(
     size: int, bandwidth: float | Tensor, reach: float, normalization: str, like: Tensor
 ) -> Tensor:
-    """The normalised Gaussian along one axis as a band matrix (size, 2 r + 1)."""
+    """The normalized Gaussian along one axis as a band matrix (size, 2 r + 1)."""
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
     # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)

@@ -69,7 +69,7 @@ def certify(logits: Tensor, model: ops.Model, iterations: int) -> Pruned | None:
 
     Args:
         logits: the unary term (B, C, N).
-        model: kernel weights (K, C) of a Potts model, and the normalised kernels.
+        model: kernel weights (K, C) of a Potts model, and the normalized kernels.
         iterations: steps to come.
     """
     classes = logits.shape[1]
