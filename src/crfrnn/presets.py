@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from .io.files import describe, write_text
 #: How the name of a file of parameters ends.
 PRESET_SUFFIXES = (".json", ".yaml", ".yml")
 
-_KINDS: dict[str, type[Bilateral] | type[Gaussian]] = {"Bilateral": Bilateral, "Gaussian": Gaussian}
-
 
 @dataclass(frozen=True)
 class Preset:
@@ -27,11 +24,16 @@ class Preset:
 
     Attributes:
         name: how `refine(preset=...)` and `--preset` call it.
-        kernels: the pairwise kernels with bandwidths (pixels, colour units of 0..255) and weights.
+        kernels: the pairwise kernels with bandwidths (pixels, color units of 0..255) and weights.
         iterations: mean-field steps.
-        normalization: how kernels are normalised.
+        normalization: how kernels are normalized.
         purpose: what it was made for.
         source: where the numbers come from.
+
+    Example:
+        >>> from crfrnn.presets import PRESETS
+        >>> PRESETS["crfasrnn"].kernels[0], PRESETS["crfasrnn"].normalization
+        (Bilateral(position=160, color=3, weight=5), 'after')
     """
 
     name: str
@@ -58,6 +60,7 @@ def _preset(
     return Preset(name, kernels, iterations, normalization, purpose, source)
 
 
+#: The presets by name.
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -152,7 +155,7 @@ def find_preset(name: str) -> Preset:
         tree = read(path.read_text(encoding="utf-8"))
         return Preset(
             name=path.stem,
-            kernels=tuple(_kernel(entry) for entry in tree["kernels"]),
+            kernels=tuple(Kernel.from_dict(entry) for entry in tree["kernels"]),
             iterations=_checks.count("iterations", tree["iterations"]),
             normalization=_normalization(tree["normalization"]),
             purpose=str(tree.get("purpose", "")),
@@ -161,20 +164,21 @@ def find_preset(name: str) -> Preset:
     except (yaml.YAMLError, KeyError, ValueError, TypeError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else describe(error)
         raise ValueError(
-            f"{path}: expected kernels (kind, position, color, weight), iterations and "
-            f"normalization; {what}"
+            f"{path}: expected kernels (kind, bandwidths, weight), iterations and normalization; "
+            f"{what}"
         ) from error
 
 
 def describe_preset(preset: Preset) -> dict[str, Any]:
-    """Spell a preset as its file does."""
-    kernels = [
-        {"kind": type(kernel).__name__, **asdict(kernel)}
-        for kernel in preset.kernels
-        if isinstance(kernel, (Bilateral, Gaussian))
-    ]
+    """Return a preset as the mapping that its file holds.
+
+    Example:
+        >>> from crfrnn.presets import PRESETS, describe_preset
+        >>> describe_preset(PRESETS["deeplab"])["kernels"][0]
+        {'kind': 'Bilateral', 'position': 67, 'color': 3, 'weight': 4}
+    """
     return {
-        "kernels": kernels,
+        "kernels": [kernel.to_dict() for kernel in preset.kernels],
         "iterations": preset.iterations,
         "normalization": preset.normalization,
         "purpose": preset.purpose,
@@ -183,18 +187,21 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
 
 
 def write_preset(path: Path, preset: Preset) -> None:
-    """Write a preset for `find_preset`, as JSON or YAML as the suffix says."""
+    """Write a preset for `find_preset`, as JSON or YAML, by the suffix.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from pathlib import Path
+        >>> from crfrnn.presets import PRESETS, find_preset, write_preset
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "mine.yaml"
+        ...     write_preset(path, dataclasses.replace(PRESETS["deeplab"], iterations=3))
+        ...     find_preset(str(path)).iterations  # or refine(..., preset=str(path))
+        3
+    """
     tree = describe_preset(preset)
     as_json = path.suffix.lower() == ".json"
     write_text(path, json.dumps(tree, indent=2) + "\n" if as_json else yaml.safe_dump(tree))
-
-
-def _kernel(entry: Mapping[str, Any]) -> Kernel:
-    fields: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "kind"
-    }
-    _checks.one_of("kind", entry["kind"], _KINDS)
-    return _KINDS[entry["kind"]](**fields)
 
 
 def _normalization(given: Any) -> str:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import COMMANDS, main
+from crfrnn.cli import COMMANDS, _job, main
 from crfrnn.io.files import PART_SUFFIX
 from crfrnn.presets import PRESETS
 
@@ -104,6 +106,7 @@ def test_json_tells_everything(folder: Path, capsys: pytest.CaptureFixture[str])
     assert report["relabeled"] == int((read("o.png") != logits().argmax(axis=0)).sum())
     assert report["outputs"] == {"labels": "o.png", "probs": "p.npy", "overlay": "v.png"}
     assert report["parameters"]["normalization"] == "after"
+    assert report["parameters"]["kernels"][0]["kind"] == "Bilateral"
     assert report["parameters"]["kernels"][0]["position"] == 160
     probs = np.load("p.npy")
     assert probs.dtype == np.float32
@@ -430,7 +433,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    original = crfrnn.refine
+    original = _job.refine_inputs
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -440,7 +443,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(crfrnn, "refine", interrupted)
+        patch.setattr(_job, "refine_inputs", interrupted)
         assert refine_folders("--workers", "1") == 130
     *notes, last = capsys.readouterr().err.splitlines()
     assert last == "crfrnn refine: interrupted"
@@ -480,6 +483,24 @@ def test_other_parameters_are_not_mixed_in(
     assert "0 refined, 4 already there" in capsys.readouterr().out
 
 
+def test_a_folder_of_an_earlier_version_goes_on(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which spelled the kind of a kernel `kernel`."""
+    assert refine_folders() == 0
+    manifest = Path("out/crfrnn-refine.json")
+    times = manifest.stat()
+    text = manifest.read_text()
+    assert text.count('"kind": "Bilateral"') == 1
+    manifest.write_text(re.sub(r'"kind": "(Bilateral|Gaussian)"', r'"kernel": "\1"', text))
+    os.utime(manifest, ns=(times.st_atime_ns, times.st_mtime_ns))
+    capsys.readouterr()
+    assert refine_folders() == 0
+    assert "0 refined, 4 already there" in capsys.readouterr().out
+    assert refine_folders("--bilateral-color", "9") == 2
+    assert "kernels was" in capsys.readouterr().err
+
+
 def test_an_interrupted_overwrite_leaves_no_old_result_for_done(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,7 +513,7 @@ def test_an_interrupted_overwrite_leaves_no_old_result_for_done(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(crfrnn, "refine", interrupt)
+        patch.setattr(_job, "refine_inputs", interrupt)
         assert refine_folders("--iterations", "0", "--overwrite") == 130
     capsys.readouterr()
     assert refine_folders("--iterations", "0") == 0
@@ -617,7 +638,7 @@ def test_help_names_commands_presets_and_harm(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert all(name in out for name in COMMANDS)
     assert main(["refine", "--help"]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())  # its lines are wrapped
     for preset in PRESETS.values():
         assert preset.name in out
         assert preset.purpose in out
@@ -690,6 +711,24 @@ def test_ctrl_c_ends_a_folder_without_a_traceback(folders: Path) -> None:
     for name in done:
         if name.endswith(".png"):
             assert read(f"out/{name}").shape == SIZE
+
+
+def test_version_is_that_of_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"crfrnn {version('crfrnn')}\n"
+    assert crfrnn.__version__ == crfrnn.info().version == version("crfrnn")
+    with pytest.raises(AttributeError, match="'crfrnn' has no attribute '__versions__'"):
+        _ = crfrnn.__versions__
+
+
+def test_import_does_not_look_the_version_up(folder: Path) -> None:
+    code = (
+        "import crfrnn; assert '__version__' not in vars(crfrnn); "
+        "from crfrnn import __version__; print(__version__)"
+    )
+    run = process(start=code)
+    out, err = run.communicate(timeout=60)
+    assert out == f"{crfrnn.__version__}\n", err
 
 
 def test_help_imports_nothing_heavy(folder: Path) -> None:

@@ -107,6 +107,19 @@ def test_scores_before_and_after(folder: Path, capsys: pytest.CaptureFixture[str
     }  # fmt: skip
 
 
+def test_a_guess_is_reported_once_and_scores_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scores", "--widths", "2") == 0
+    out, err = capsys.readouterr()
+    assert err == (
+        "crfrnn evaluate: note: a.npy read as logits: it has negative values; --kind says "
+        "otherwise\n"
+    )
+    for title in ("mean IoU", "pixel accuracy", "trimap IoU, 2 px", "boundary IoU", "boundary F"):
+        assert f"{title} " in out
+
+
 def test_harm_is_said_plainly(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index, name in enumerate(NAMES):  # right before; a strong CRF moves it to a wrong edge
         scores = np.where(np.arange(3)[:, None, None] == truth(index), 0.2, -0.2)

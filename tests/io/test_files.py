@@ -16,6 +16,8 @@ from crfrnn.io.files import (
     write_array,
     write_labels,
 )
+from crfrnn.io.notes import Note, Stretch
+from crfrnn.io.options import ReadOptions
 from crfrnn.io.palette import VOC_CLASSES, voc_palette
 from crfrnn.io.scores import Scores, read_scores
 
@@ -127,7 +129,7 @@ def test_class_axis(
 ) -> None:
     ids = np.arange(expected[0], dtype=np.float32) - 1
     values = np.ones(shape, np.float32) * (ids[:, None, None] if shape[-3:] == expected else ids)
-    got = read_scores(saved(tmp_path, values), SIZE, class_axis=axis)
+    got = read_scores(saved(tmp_path, values), SIZE, ReadOptions(class_axis=axis))
     np.testing.assert_allclose(got.values, np.ones((1, *SIZE)) * ids[:, None, None], rtol=1e-6)
 
 
@@ -142,7 +144,11 @@ def test_an_undecidable_class_axis_is_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path, logits(150, (33, 33)))
     with pytest.raises(ValueError, match="--channels-first or --channels-last"):
         read_scores(path, (100, 100))
-    assert read_scores(path, (100, 100), class_axis="first").values.shape == (150, 100, 100)
+    assert read_scores(path, (100, 100), ReadOptions(class_axis="first")).values.shape == (
+        150,
+        100,
+        100,
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 5), (7, 5, 3), (3, 14, 10), (7, 5)])
@@ -158,8 +164,9 @@ def test_swapped_by_one_pixel(tmp_path: Path) -> None:
 
 def test_another_shape_is_stretched_and_noted(tmp_path: Path) -> None:
     got = read_scores(saved(tmp_path, logits(3, (9, 9))), (30, 60))
-    assert "9x9" in got.notes[-1]
-    assert "--canvas" in got.notes[-1]
+    assert got.notes[-1] == Note("scores.npy", Stretch((9, 9), (30, 60)))
+    assert str(got.notes[-1]).startswith("scores.npy is 9x9, not of the shape of 30x60 (height")
+    assert "--canvas" in str(got.notes[-1])
 
 
 # Scores: resampling
@@ -169,19 +176,18 @@ def test_upsampling_matches_hand_computed_values(tmp_path: Path) -> None:
     path = saved(tmp_path, np.array([[[0.0, -4.0]], [[0.0, 4.0]]]))  # one row of two cells
     halves = read_scores(path, (1, 4)).values[1, 0]
     np.testing.assert_allclose(halves, [0, 1, 3, 4])
-    corners = read_scores(path, (1, 5), align_corners=True).values[1, 0]
+    corners = read_scores(path, (1, 5), ReadOptions(align_corners=True)).values[1, 0]
     np.testing.assert_allclose(corners, [0, 1, 2, 3, 4])
 
 
 def test_canvas_is_upsampled_and_cropped(tmp_path: Path) -> None:
     cells = logits(2, (3, 3))
-    got = read_scores(
-        saved(tmp_path, cells), SIZE, canvas=(9, 9), align_corners=True, class_axis="first"
-    )
+    options = ReadOptions(canvas=(9, 9), align_corners=True, class_axis="first")
+    got = read_scores(saved(tmp_path, cells), SIZE, options)
     np.testing.assert_allclose(got.values[:, ::4, ::4], cells[:, :2, :2], rtol=1e-5)
     assert not got.notes[1:]
     with pytest.raises(ValueError, match=r"canvas 4x9 is smaller than the image 5x7"):
-        read_scores(tmp_path / "scores.npy", SIZE, canvas=(4, 9))
+        read_scores(tmp_path / "scores.npy", SIZE, ReadOptions(canvas=(4, 9)))
 
 
 # Scores: kinds
@@ -207,7 +213,7 @@ def test_kind_is_guessed_and_told(tmp_path: Path, values: np.ndarray, kind: str,
     got = read_scores(saved(tmp_path, values), SIZE)
     assert got.kind == kind
     assert len(got.notes) == 1
-    assert re.search(why, got.notes[0])
+    assert re.search(why, str(got.notes[0]))
 
 
 def test_npz_is_read_by_name(tmp_path: Path) -> None:
@@ -216,7 +222,7 @@ def test_npz_is_read_by_name(tmp_path: Path) -> None:
     assert read_scores(saved(tmp_path, None, probs=p), SIZE).notes == ()
     assert read_scores(saved(tmp_path, None, anything=p), SIZE).kind == "probs"
     both = saved(tmp_path, None, logits=z, probs=p)
-    assert read_scores(both, SIZE, "probs").kind == "probs"
+    assert read_scores(both, SIZE, ReadOptions(kind="probs")).kind == "probs"
     with pytest.raises(ValueError, match="got logits, probs"):
         read_scores(both, SIZE)
 
@@ -231,16 +237,16 @@ def test_quantized_logits_are_restored(tmp_path: Path) -> None:
 
 def test_a_binary_mask_can_still_be_moved(tmp_path: Path, grey: np.ndarray) -> None:
     Image.fromarray(np.where(grey > 99, 255, 0).astype(np.uint8)).save(tmp_path / "m.png")
-    got = read_scores(tmp_path / "m.png", SIZE, "mask", confidence=0.8)
+    got = read_scores(tmp_path / "m.png", SIZE, ReadOptions(kind="mask", confidence=0.8))
     np.testing.assert_allclose(got.values[0], np.where(grey > 99, 0.8, 0.2), rtol=1e-6)
     np.testing.assert_array_equal(got.labels(), grey > 99)
     with pytest.raises(ValueError, match=r"confidence.*0\.4"):
-        read_scores(tmp_path / "m.png", SIZE, "mask", confidence=0.4)
+        read_scores(tmp_path / "m.png", SIZE, ReadOptions(kind="mask", confidence=0.4))
 
 
 def test_a_soft_mask_is_a_probability(tmp_path: Path, grey: np.ndarray) -> None:
     Image.fromarray(grey).convert("RGB").save(tmp_path / "m.png")  # grey, though saved in color
-    got = read_scores(tmp_path / "m.png", SIZE, "mask")
+    got = read_scores(tmp_path / "m.png", SIZE, ReadOptions(kind="mask"))
     np.testing.assert_allclose(got.values[0], grey / 255, rtol=1e-6)
 
 
@@ -282,7 +288,7 @@ def test_bad_scores_are_told_by_name(
     tmp_path: Path, values: np.ndarray, kind: Any, message: str
 ) -> None:
     with pytest.raises((ValueError, TypeError), match=f"scores.npy: .*{message}"):
-        read_scores(saved(tmp_path, values), SIZE, kind)
+        read_scores(saved(tmp_path, values), SIZE, ReadOptions(kind=kind))
 
 
 def test_pickled_arrays_are_not_run(tmp_path: Path) -> None:

@@ -357,7 +357,7 @@ def test_configurations_that_say_nothing_sensible(tmp_path: Path) -> None:
         "model.crf.preset=best": r"model.crf: unknown preset 'best'; expected one of: deeplab",
         "model.crf.step={size: 2}": r"model.crf: Step size must be in \(0, 1\]; got 2",
         "model.crf.step={power: 2}": r"allowed: regularizer, strength, size, learn, mix",
-        "model.crf.kernels.0.color=null": r"color is needed for a Bilateral kernel",
+        "model.crf.kernels.0.color=null": r"crf.kernels.0.color: expected a number or a list",
         "model.network=null": r"give one of model.network and data.scores",
         "data.kind=coco": r"data.kind: expected one of: voc, camvid, folder, shapes; got 'coco'",
         "data.kind=voc": r"data: root: the folder of the voc data is missing",

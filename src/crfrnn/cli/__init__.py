@@ -1,7 +1,7 @@
 """The command line: `crfrnn COMMAND ...`, one module a command.
 
-A command's module has `add_arguments(parser)` and `run(args) -> int`, and imports whatever is heavy
-inside `run`, so that `crfrnn --help` stays quick.
+A command's module has `add_arguments(parser)` and `run(args) -> int`. Both are called for the given
+command alone and import what is heavy themselves, so that `crfrnn --help` stays quick.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from crfrnn._version import installed_version
 
 from ._notes import one_line, say, warnings_at_once
 
@@ -31,9 +33,22 @@ INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors take one line, and whose epilog is made when it is read."""
+    """An argument parser whose errors take one line, and whose parts are built when needed.
 
+    Attributes:
+        add_arguments: declares the options, before the first line is parsed.
+        make_epilog: writes the end of the help, when it is read.
+    """
+
+    add_arguments: Callable[[Parser], None] | None = None
     make_epilog: Callable[[], str] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a line; argparse calls this of the parser of the given command alone."""
+        if self.add_arguments is not None:
+            declare, self.add_arguments = self.add_arguments, None
+            declare(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong on one line and exit."""
@@ -78,6 +93,7 @@ def _parser() -> Parser:
         prog="crfrnn",
         description="Fully connected CRFs for segmentation: sharp masks from coarse scores.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {installed_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f"crfrnn.cli.{name}")
@@ -87,6 +103,6 @@ def _parser() -> Parser:
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(command)
+        command.add_arguments = module.add_arguments
         command.set_defaults(run=module.run)
     return parser

@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     from crfrnn.data import MaskedImages
 
 DATA_HELP = """\
---data voc       --root with JPEGImages, SegmentationClass (--masks) and ImageSets (or --ids)
---data camvid    --root with <split>.txt, <split> and <split>annot; 11 classes, void ignored
---data folder    --images and --masks, matched by stem (<stem>_mask too): class ids, grey or palette
-                 (--num-classes), or RGB with --label-map, a text file of lines `R G B name`
+--data voc       --root with JPEGImages, SegmentationClass (--masks) and
+                 ImageSets (or --ids)
+--data camvid    --root with <split>.txt, <split> and <split>annot; 11 classes,
+                 void ignored
+--data folder    --images and --masks, matched by stem (<stem>_mask too): class
+                 ids, grey or palette (--classes), or RGB with --label-map,
+                 a text file of lines `R G B name`
 Pixels of 255 in a mask do not count."""
 
 

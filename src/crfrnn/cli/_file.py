@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crfrnn.io.files import require_writable
 
-from ._job import Outputs, refine_file
+from ._job import Outputs, refine_file, spell
 from ._notes import say
 from ._settings import Settings
 
@@ -17,16 +17,16 @@ from ._settings import Settings
 def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> int:
     """Refine one photograph; returns the exit code."""
     check_outputs(outputs, (args.image, args.scores))
-    record = refine_file(args.image, args.scores, outputs, settings)
-    for note in record["notes"]:
+    result = refine_file(args.image, args.scores, outputs, settings)
+    for note in result.notes:
         say(f"crfrnn refine: note: {note}")
     if args.json:
-        text = json.dumps({**record, "parameters": settings.parameters()}, indent=2)
+        text = json.dumps({**spell(result), "parameters": settings.parameters()}, indent=2)
     else:
-        share = record["relabeled"] / record["pixels"]
         text = (
-            f"{args.output}: {record['relabeled']} of {record['pixels']} pixels relabeled "
-            f"({share:.1%}) in {record['seconds']:.2f} s, {record['engine']} engine"
+            f"{args.output}: {result.relabeled} of {result.pixels} pixels relabeled "
+            f"({result.relabeled / result.pixels:.1%}) in {result.seconds:.2f} s, "
+            f"{result.engine} engine"
         )
     sys.stdout.write(f"{text}\n")
     return 0

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,17 +18,15 @@ import torch
 from crfrnn.io.files import describe
 from crfrnn.io.progress import Progress
 
-from ._job import Outputs, refine_file
+from ._job import Outputs, Refinement, Result, refine_file, spell
 from ._notes import Notes, say
-from ._pairs import Pair, Unmatched, match
-from ._resume import is_done, prepare
+from ._pairs import Matches, Pair, match
+from ._resume import Origin, is_done, prepare
 from ._settings import Settings
 
 #: More files at a time than this would want much memory and gain little.
 _MOST_WORKERS = 8
 _NAMES_SHOWN = 5
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,30 +34,60 @@ class Task:
     """What is done to each pair of a folder.
 
     Attributes:
-        command: "refine" or "segment".
+        origin: what decides the results.
+        doing: "refining" or "segmenting".
         done: "refined" or "segmented".
-        images: the folder of photographs.
-        source: the folder of scores, or the model.
+        folders: where the results go.
         work: makes the outputs of one pair.
     """
 
-    command: str
+    origin: Origin
+    doing: str
     done: str
-    images: Path
-    source: Path
-    work: Callable[[Pair], Record]
+    folders: Outputs
+    work: Callable[[Pair], Result]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one pair.
+
+    Attributes:
+        stem: of the pair.
+        status: "refined" or "segmented", "skipped", or "failed".
+        result: of the work, if it was done.
+        error: why it failed.
+        outputs: the files that were there, if it was skipped.
+    """
+
+    stem: str
+    status: str
+    result: Result | None = None
+    error: str | None = None
+    outputs: Outputs | None = None
+
+    def spelled(self) -> dict[str, Any]:
+        """Return it as JSON spells it."""
+        record: dict[str, Any] = {"stem": self.stem, "status": self.status}
+        if self.result is not None:
+            record |= spell(self.result)
+        if self.error is not None:
+            record["error"] = self.error
+        if self.outputs is not None:
+            record["outputs"] = self.outputs.spelled()
+        return record
 
 
 def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -> int:
     """Refine all pairs of two folders; returns the exit code."""
     check_workers(args.workers)
-    pairs, unmatched = match(args.image, args.scores, folders)
+    matches = match(args.image, args.scores, folders)
 
-    def work(pair: Pair) -> Record:
+    def work(pair: Pair) -> Result:
         return refine_file(pair.image, pair.scores, pair.outputs, settings)
 
-    task = Task("refine", "refined", args.image, args.scores, work)
-    return run_pairs(args, task, pairs, unmatched, folders, settings)
+    origin = Origin("refine", args.image, args.scores, settings)
+    return run_pairs(args, Task(origin, "refining", "refined", folders, work), matches)
 
 
 def check_workers(workers: int | None) -> None:
@@ -69,54 +96,35 @@ def check_workers(workers: int | None) -> None:
         raise ValueError(f"--workers must be at least 1; got {workers}")
 
 
-def run_pairs(
-    args: argparse.Namespace,
-    task: Task,
-    pairs: list[Pair],
-    unmatched: Unmatched,
-    folders: Outputs,
-    settings: Settings,
-) -> int:
+def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     """Do a task to all pairs that are not done yet; returns the exit code."""
-    prepare(
-        task.images,
-        task.source,
-        pairs,
-        folders,
-        settings,
-        command=task.command,
-        overwrite=args.overwrite,
-    )
+    prepare(task.origin, matches.pairs, task.folders, overwrite=args.overwrite)
     start = time.perf_counter()
-    _say_unmatched(unmatched, task)
-    records = [{"stem": stem, "status": "failed", "error": why} for stem, why in unmatched.clashes]
+    _report_unmatched(task.origin.command, matches)
+    outcomes = [Outcome(stem, "failed", error=why) for stem, why in matches.clashes]
     waiting = []
-    for pair in pairs:
-        if not args.overwrite and is_done(pair, task.command):
-            records.append(_skipped(pair))
+    for pair in matches.pairs:
+        if not args.overwrite and is_done(pair, task.origin.command):
+            outcomes.append(Outcome(pair.stem, "skipped", outputs=pair.outputs))
         else:
             waiting.append(pair)
-    for record in records:
-        _say_failure(record, task)
-    records += _do_all(waiting, task, args.workers)
-    report = {
-        **Counter({task.done: 0, "skipped": 0, "failed": 0}),
-        **Counter(record["status"] for record in records),
-        "seconds": round(time.perf_counter() - start, 3),
-        "unmatched": {"images": unmatched.images, "scores": unmatched.scores},
-        "parameters": settings.parameters(),
-        "outputs": folders.spelled(),
-        "files": sorted(records, key=lambda record: record["stem"]),
-    }
-    _tell(report, task, as_json=args.json)
-    return 1 if report["failed"] else 0
+    for outcome in outcomes:
+        _report_failure(task.origin.command, outcome)
+    outcomes += _do_all(waiting, task, args.workers)
+    outcomes.sort(key=lambda outcome: outcome.stem)
+    seconds = time.perf_counter() - start
+    failed = [outcome.stem for outcome in outcomes if outcome.status == "failed"]
+    if len(failed) > 1:
+        say(f"crfrnn {task.origin.command}: failed: {len(failed)} files: {_some(failed)}")
+    if args.json:
+        report = _as_json(task, outcomes, matches, seconds)
+        sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
+    else:
+        sys.stdout.write(f"{_as_text(task, outcomes, seconds)}\n")
+    return 1 if failed else 0
 
 
-def _skipped(pair: Pair) -> Record:
-    return {"stem": pair.stem, "status": "skipped", "outputs": pair.outputs.spelled()}
-
-
-def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Record]:
+def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]:
     """Do pairs in threads: reading, the engine and writing all release the GIL.
 
     Each worker gets its share of torch's threads, so that together they use no more than torch
@@ -129,37 +137,37 @@ def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Record]:
     share = max(1, budget // workers)
     stopped = False
 
-    def work(pair: Pair) -> Record:
-        return {} if stopped else _attempt(pair, task)
+    def work(pair: Pair) -> Outcome | None:
+        return None if stopped else _attempt(pair, task)
 
-    records: list[Record] = []
-    notes = Notes(f"crfrnn {task.command}", "note", "files")
+    outcomes: list[Outcome] = []
+    notes = Notes(f"crfrnn {task.origin.command}", "note", "files")
     with (
         _torch_threads(share),
-        Progress(f"{task.command.removesuffix('e')}ing", len(pairs), "images") as progress,
+        Progress(task.doing, len(pairs), "images") as progress,
     ):
         pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(share))
         try:
             for future in as_completed([pool.submit(work, pair) for pair in pairs]):
-                record = future.result()
-                records.append(record)
-                for text, sentence in _notes(record):
-                    notes.add(text, sentence)
-                _say_failure(record, task)
+                outcome = future.result()
+                if outcome is not None:
+                    outcomes.append(outcome)
+                    for note in outcome.result.notes if outcome.result is not None else ():
+                        notes.add(str(note), str(note.what))
+                    _report_failure(task.origin.command, outcome)
                 progress.advance()
         finally:  # after Ctrl-C: files in work are finished, so that none is half written
             stopped = True
             pool.shutdown(wait=True, cancel_futures=True)
             notes.finish()
-    return records
+    return outcomes
 
 
-def _attempt(pair: Pair, task: Task) -> Record:
+def _attempt(pair: Pair, task: Task) -> Outcome:
     try:
-        record = task.work(pair)
+        return Outcome(pair.stem, task.done, task.work(pair))
     except Exception as error:  # whatever it is, it must not stop the other files
-        return {"stem": pair.stem, "status": "failed", "error": describe(error)}
-    return {"stem": pair.stem, "status": task.done, **record}
+        return Outcome(pair.stem, "failed", error=describe(error))
 
 
 @contextmanager
@@ -172,44 +180,51 @@ def _torch_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _tell(report: dict[str, Any], task: Task, *, as_json: bool) -> None:
-    """Print the report, and on stderr which files failed."""
-    failed = [record["stem"] for record in report["files"] if record["status"] == "failed"]
-    if len(failed) > 1:
-        say(f"crfrnn {task.command}: failed: {len(failed)} files: {_some(failed)}")
-    if as_json:
-        sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
-        return
-    done = [record for record in report["files"] if record["status"] == task.done]
-    pixels = sum(record["pixels"] for record in done)
-    relabeled = sum(record["relabeled"] for record in done)
-    share = f"{relabeled / pixels:.1%} of pixels relabeled, " if pixels else ""
-    engine = f", {done[0]['engine']} engine" if done and "engine" in done[0] else ""
-    parts = (
-        f"{report[task.done]} {task.done}",
-        f"{report['skipped']} already there",
-        f"{report['failed']} failed; {share}{report['seconds']:.1f} s{engine}",
-    )
-    sys.stdout.write(f"{report['outputs']['labels']}: {', '.join(parts)}\n")
-
-
-def _say_unmatched(unmatched: Unmatched, task: Task) -> None:
+def _report_unmatched(command: str, matches: Matches) -> None:
     """Say which files have no partner, and so take no part."""
-    sides = (("images", "scores", unmatched.images), ("scores", "images", unmatched.scores))
-    for side, other, stems in sides:
+    for stems, side, other in (
+        (matches.images, "images", "scores"),
+        (matches.scores, "scores", "images"),
+    ):
         if stems:
-            say(f"crfrnn {task.command}: note: {len(stems)} {side} without {other}: {_some(stems)}")
+            say(f"crfrnn {command}: note: {len(stems)} {side} without {other}: {_some(stems)}")
 
 
-def _say_failure(record: Record, task: Task) -> None:
-    if record["status"] == "failed":
-        say(f"crfrnn {task.command}: failed: {record['stem']}: {record['error']}")
+def _report_failure(command: str, outcome: Outcome) -> None:
+    if outcome.status == "failed":
+        say(f"crfrnn {command}: failed: {outcome.stem}: {outcome.error}")
 
 
-def _notes(record: Record) -> Iterator[tuple[str, str]]:
-    """Each note of a file, and the same without its name, so that equal ones can be counted."""
-    for note in record.get("notes", ()):
-        yield note, note.removeprefix(f"{Path(record['scores']).name} ")
+def _as_json(
+    task: Task, outcomes: list[Outcome], matches: Matches, seconds: float
+) -> dict[str, Any]:
+    return {
+        **_count(task, outcomes),
+        "seconds": round(seconds, 3),
+        "unmatched": {"images": matches.images, "scores": matches.scores},
+        "parameters": task.origin.settings.parameters(),
+        "outputs": task.folders.spelled(),
+        "files": [outcome.spelled() for outcome in outcomes],
+    }
+
+
+def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
+    number = _count(task, outcomes)
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    pixels = sum(result.pixels for result in results)
+    relabeled = sum(result.relabeled for result in results)
+    share = f"{relabeled / pixels:.1%} of pixels relabeled, " if pixels else ""
+    engines = [result.engine for result in results if isinstance(result, Refinement)]
+    engine = f", {engines[0]} engine" if engines else ""
+    return (
+        f"{task.folders.labels}: {number[task.done]} {task.done}, {number['skipped']} already "
+        f"there, {number['failed']} failed; {share}{seconds:.1f} s{engine}"
+    )
+
+
+def _count(task: Task, outcomes: list[Outcome]) -> dict[str, int]:
+    counts = Counter(outcome.status for outcome in outcomes)
+    return {status: counts[status] for status in (task.done, "skipped", "failed")}
 
 
 def _some(stems: list[str]) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-import crfrnn
 from crfrnn.io.files import read_image, write_array, write_image, write_labels
+from crfrnn.io.notes import Note
 from crfrnn.io.scores import Scores, read_scores
+from crfrnn.offline.inputs import Inputs
+from crfrnn.offline.options import RefineOptions
+from crfrnn.offline.refine import Refined, refine_inputs
 from crfrnn.plots.figures import overlay
 
 from ._settings import Settings
@@ -37,66 +40,81 @@ class Outputs:
         return {name: str(path) for name, path in self.paths().items()}
 
 
-def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings) -> dict[str, Any]:
-    """Refine one photograph's scores and write the results.
+class Result(Protocol):
+    """What was done to one photograph; see `spell`."""
 
-    Returns:
-        What happened, as JSON spells it; `notes` holds what the user should check.
-    """
-    photo = read_image(image, apply_exif=settings.apply_exif)
-    given = read_scores(
-        scores,
-        photo.shape[:2],
-        settings.kind,
-        class_axis=settings.class_axis,
-        canvas=settings.canvas,
-        align_corners=settings.align_corners,
-        confidence=settings.confidence,
-    )
+    @property
+    def pixels(self) -> int:
+        """How many it has."""
+
+    @property
+    def relabeled(self) -> int:
+        """How many of them have another label than before."""
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What the user should check."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What `crfrnn refine` did to one photograph."""
+
+    image: Path
+    scores: Path
+    outputs: Outputs
+    kind: str
+    classes: int
+    pixels: int
+    relabeled: int
+    seconds: float
+    engine: str
+    notes: tuple[Note, ...]
+
+
+def spell(result: Result) -> dict[str, Any]:
+    """Spell a result as JSON does."""
+    return {name: _plain(value) for name, value in vars(result).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Outputs):
+        return value.spelled()
+    if isinstance(value, tuple):
+        return [str(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings) -> Refinement:
+    """Refine one photograph's scores and write the results."""
+    photo = read_image(image, apply_exif=settings.reading.apply_exif)
+    given = read_scores(scores, photo.shape[:2], settings.reading)
     start = time.perf_counter()
-    refined = refine_scores(photo, given, settings)
+    refined = refine_scores(photo, given, settings.refining)
     seconds = time.perf_counter() - start
     _write(photo, given, refined, outputs)
     before = given.labels()
-    known = before != settings.ignore_index if given.kind == "labels" else np.True_
-    return {
-        "image": str(image),
-        "scores": str(scores),
-        "outputs": outputs.spelled(),
-        "kind": given.kind,
-        "classes": int(refined.probs.shape[0]),
-        "pixels": int(before.size),
-        "relabeled": int(((refined.labels != before) & known).sum()),
-        "seconds": round(seconds, 4),
-        "engine": refined.engine,
-        "notes": list(given.notes),
-    }
-
-
-def refine_scores(photo: np.ndarray, given: Scores, settings: Settings) -> crfrnn.Refined:
-    """Call `crfrnn.refine` with the settings."""
-    matrix = settings.compatibility
-    scores: dict[str, Any] = {given.kind: given.values}
-    return crfrnn.refine(
-        photo,
-        **scores,
-        preset=settings.preset,
-        kernels=settings.kernels,
-        compatibility=None if matrix is None else np.array(matrix),
-        iterations=settings.iterations,
-        normalization=settings.normalization,
-        filter=settings.filter,
-        tol=settings.tol,
-        precision=settings.precision,
-        engine=settings.engine,
-        num_classes=settings.num_classes if given.kind == "labels" else None,
-        confidence=settings.confidence,
-        ignore_index=settings.ignore_index,
-        channels_last=True,
+    known = before != settings.refining.ignore_index if given.kind == "labels" else np.True_
+    return Refinement(
+        image=image,
+        scores=scores,
+        outputs=outputs,
+        kind=given.kind,
+        classes=int(refined.probs.shape[0]),
+        pixels=int(before.size),
+        relabeled=int(((refined.labels != before) & known).sum()),
+        seconds=round(seconds, 4),
+        engine=refined.engine,
+        notes=given.notes,
     )
 
 
-def _write(photo: np.ndarray, given: Scores, refined: crfrnn.Refined, outputs: Outputs) -> None:
+def refine_scores(photo: np.ndarray, given: Scores, options: RefineOptions) -> Refined:
+    """Refine scores that were read."""
+    return refine_inputs(Inputs(photo, given.kind, given.values, channels_last=True), options)
+
+
+def _write(photo: np.ndarray, given: Scores, refined: Refined, outputs: Outputs) -> None:
     """Write the results, the labels last: where they are, everything is."""
     foreground = given.kind != "labels" and given.values.shape[0] == 1
     if outputs.probs is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from crfrnn.data import MaskedImages, Sample
 from crfrnn.evaluation.evaluate import AFTER, BEFORE, Predict
 from crfrnn.io.files import IMAGE_SUFFIXES
+from crfrnn.io.options import ReadOptions
 from crfrnn.io.score_pack import is_pack, read_pack
 from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
 
@@ -22,7 +23,7 @@ from ._model import is_model, model_labels, open_model
 from ._notes import Notes
 from ._settings import Settings
 
-_READING = ("kind", "class_axis", "canvas", "align_corners", "confidence")
+_LABELS = ReadOptions(kind="labels")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _from_labels(folders: Sequence[Path], data: MaskedImages) -> Predict:
         size = (sample.label.shape[0], sample.label.shape[1])
         return {
             name: torch.from_numpy(
-                read_scores(folder / f"{sample.name}.png", size, "labels").labels()
+                read_scores(folder / f"{sample.name}.png", size, _LABELS).labels()
             )
             for name, folder in zip(names, folders, strict=True)
         }
@@ -98,7 +99,6 @@ def _from_labels(folders: Sequence[Path], data: MaskedImages) -> Predict:
 def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Methods:
     pack = read_pack(source) if source.is_file() else None
     files = {} if pack else _require_files(source, data.names, ARRAY_SUFFIXES)
-    reading: dict[str, Any] = {name: getattr(settings, name) for name in _READING}
     notes = Notes("crfrnn evaluate", "note", "images")
     if pack:
         pack.require(data.names)
@@ -107,16 +107,16 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
         size = (sample.label.shape[0], sample.label.shape[1])
         if pack:
             name = Path(f"{source.name}:{sample.name}")
-            given = interpret_scores(pack.arrays(sample.name), name, size, **reading)
+            given = interpret_scores(pack.arrays(sample.name), name, size, settings.reading)
         else:
-            given = read_scores(files[sample.name], size, **reading)
+            given = read_scores(files[sample.name], size, settings.reading)
         _require_classes(given, data, source)
         for note in given.notes:
-            notes.add(note, note.split(" ", 1)[1])  # the same for every file, but for its name
+            notes.add(str(note), str(note.what))  # the same for every file, but for its name
         found = {BEFORE: torch.from_numpy(given.labels())}
         if refine:
             photo = sample.image.permute(1, 2, 0).contiguous().numpy()
-            found[AFTER] = torch.from_numpy(refine_scores(photo, given, settings).labels)
+            found[AFTER] = torch.from_numpy(refine_scores(photo, given, settings.refining).labels)
         return found
 
     return Methods(predict, "refine" if refine else None, notes)
@@ -131,7 +131,7 @@ def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine:
         )
 
     def predict(sample: Sample) -> dict[str, Tensor]:
-        before, after = model_labels(model, sample.image, settings if refine else None)
+        before, after = model_labels(model, sample.image, settings.refining if refine else None)
         return {BEFORE: before, AFTER: after} if refine else {BEFORE: before}
 
     own = "the model's" if model.has_crf else "refine"

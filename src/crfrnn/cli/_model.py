@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from crfrnn.io.scores import Scores
+from crfrnn.offline.options import RefineOptions
 
 from ._job import refine_scores
-from ._settings import Settings
 
 
 class Model(Protocol):
@@ -77,19 +77,21 @@ def open_model(source: str | Path, *, fetch: bool = False) -> Model:
         ) from error
 
 
-def model_labels(model: Model, image: Tensor, settings: Settings | None) -> tuple[Tensor, Tensor]:
+def model_labels(
+    model: Model, image: Tensor, refining: RefineOptions | None
+) -> tuple[Tensor, Tensor]:
     """Labels (H, W) of one image (3, H, W) before and after the CRF.
 
-    The CRF is the model's own; if it has none, `refine` with the settings; without settings, none.
+    The CRF is the model's own; if it has none, `refine` with the options; without options, none.
     """
     with torch.inference_mode():
         batch = image[None].float()
         before, after = model.logits(batch)
     first = before[0].argmax(dim=0)
-    if settings is None:
+    if refining is None:
         return first, first
     if model.has_crf:
         return first, after[0].argmax(dim=0)
     photo = image.permute(1, 2, 0).contiguous().numpy()
     scores = Scores(np.ascontiguousarray(before[0].numpy()), "logits")
-    return first, torch.from_numpy(refine_scores(photo, scores, settings).labels)
+    return first, torch.from_numpy(refine_scores(photo, scores, refining).labels)

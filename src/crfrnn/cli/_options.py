@@ -1,24 +1,43 @@
-"""The options of `crfrnn refine`, and the rest of its help."""
+"""Options as the command line spells them: those of their definitions, and the rest of its help."""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
+from collections.abc import Callable, Collection
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+if TYPE_CHECKING:
+    from crfrnn.io.options import Option
+
+#: The numbers of a preset's kernels, each an option: `--bilateral-position`.
+KERNEL_NUMBERS = {
+    ("bilateral", "position"): "reach of the appearance kernel",
+    ("bilateral", "color"): "how alike its colors must be",
+    ("bilateral", "weight"): "its weight",
+    ("gaussian", "position"): "reach of the smoothness kernel",
+    ("gaussian", "weight"): "its weight",
+}
 
 _HARM = """\
-The wrong parameters do harm, the more so the better the network. Mean IoU on 346 photographs of
-PASCAL VOC 2012 (reduced val) before and after 10 steps, symmetric normalization:
+The wrong parameters do harm, the more so the better the network. Mean IoU on
+346 photographs of PASCAL VOC 2012 (reduced val) before and after 10 steps,
+symmetric normalization:
   network                    none   psa     crfasrnn  deeplab
   DeepLab-MobileNetV2 x1.0   74.42  70.65   74.47     76.02
   DeepLab-MobileNetV2 x0.5   67.97  63.09   66.96     68.96
-Compare with the truth on a few photographs of yours before you refine the rest."""
+Compare with the truth on a few photographs of yours before you refine the
+rest."""
 
 _FOLDERS = """\
-Folders: finished files are skipped when the command is given again, so an interrupted run goes on
-where it stopped; a file is redone when its image or scores are newer. The parameters are kept in
-crfrnn-refine.json beside the results, and other parameters are refused without --overwrite. Files
-that fail are told at the end and do not stop the rest; the exit code is then 1. It is 2 after a
-usage or input error, 130 after Ctrl-C."""
+Folders: finished files are skipped when the command is given again, so an
+interrupted run goes on where it stopped; a file is redone when its image or
+scores are newer. The parameters are kept in crfrnn-refine.json beside the
+results, and other parameters are refused without --overwrite. Files that fail
+are reported at the end and do not stop the rest; the exit code is then 1. It is
+2 after a usage or input error, 130 after Ctrl-C."""
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +56,89 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Declare how to read SCORES, and what labels among them mean."""
+    from crfrnn.io.options import ReadOptions
+    from crfrnn.offline.options import RefineOptions
+
     group = parser.add_argument_group("reading SCORES")
-    add = group.add_argument
-    add(
-        "--kind",
-        choices=("auto", "logits", "probs", "labels", "mask"),
-        default="auto",
-        help="what SCORES holds; auto (default) guesses and tells on stderr: floats that sum to "
-        "one are probs, others logits; palette images are labels; 8-bit grey is labels if all "
-        "values are below 64 or 255, else a mask",
+    add_options(group, ReadOptions, about="scores")
+    add_options(group, RefineOptions, about="scores")
+
+
+def add_crf(parser: argparse.ArgumentParser) -> None:
+    """Declare how to refine."""
+    from crfrnn.offline.options import RefineOptions
+
+    group = parser.add_argument_group(
+        "the CRF",
+        "Default: the preset's numbers. Bandwidths are standard deviations, in pixels\n"
+        "(position, X or X,Y) or of colors on 0..255 (one, or R,G,B). A weight is one\n"
+        "number, or one per class.",
     )
+    add_options(group, RefineOptions, about="crf")
+
+
+def add_options(
+    group: argparse._ActionsContainer,
+    definition: type[Any],
+    *,
+    about: str | None = None,
+    names: Collection[str] = (),
+) -> None:
+    """Declare the options that a dataclass defines.
+
+    Args:
+        group: where to.
+        definition: `ReadOptions` or `RefineOptions`.
+        about: only the options about this; see `Option.about`.
+        names: only these.
+    """
+    hints = get_type_hints(definition, include_extras=True)
+    declared = {action.dest for action in group._actions}  # by both definitions: once is enough
+    for field in fields(definition):
+        if not field.init or field.name in declared or (names and field.name not in names):
+            continue
+        kind, option = get_args(hints[field.name])
+        if option.python_only or about not in (None, option.about):
+            continue
+        if field.name == "class_axis":
+            _add_class_axis(group, option)
+        elif field.name == "kernels":
+            _add_kernel_numbers(group)
+        else:
+            _add_option(group, field, kind, option)
+
+
+def _add_option(
+    group: argparse._ActionsContainer, field: Field[Any], kind: Any, option: Option
+) -> None:
+    flag = f"--{field.name.replace('_', '-')}"
+    text = option.help
+    if kind is bool:
+        group.add_argument(flag, action="store_true", help=text)
+        return
+    if field.default is not None and "default" not in text:
+        text = f"{text} (default {field.default})"
+    group.add_argument(
+        flag,
+        metavar=option.metavar,
+        type=_PARSERS.get(field.name) or _plain_type(kind),
+        choices=option.choices or None,
+        default=field.default,
+        help=text,
+    )
+
+
+def _plain_type(kind: Any) -> Any:
+    """The type that parses an option: int for `int | None`, str for a Literal."""
+    if isinstance(kind, type):
+        return kind
+    members = [member for member in get_args(kind) if member is not type(None)]
+    return members[0] if len(members) == 1 else str
+
+
+def _add_class_axis(group: argparse._ActionsContainer, option: Option) -> None:
+    """One flag for each value, which is shorter to type."""
     axis = group.add_mutually_exclusive_group()
     for where in ("first", "last"):
         axis.add_argument(
@@ -55,94 +147,8 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
             action="store_const",
             const=where,
             default="auto",
-            help=f"the {where} axis of SCORES holds the classes (default: the axis that leaves the "
-            "size of the image, else the smaller of the first and the last)",
+            help=option.help.format(where),
         )
-    add(
-        "--canvas",
-        metavar="WxH",
-        type=_canvas,
-        help="the network saw a padded canvas of this size (or side), the image at its top left",
-    )
-    add(
-        "--align-corners",
-        action="store_true",
-        help="upsample so that corner cells lie on corner pixels (TensorFlow's DeepLab)",
-    )
-    add(
-        "--apply-exif",
-        action="store_true",
-        help="turn IMAGE as its EXIF orientation says; default: the pixels as stored, since that "
-        "is what networks are fed by Pillow",
-    )
-    add(
-        "--confidence",
-        metavar="P",
-        type=float,
-        default=0.7,
-        help="probability that a label, or a pixel of a mask of only 0 and 255, is right "
-        "(default 0.7)",
-    )
-    add("--num-classes", metavar="C", type=int, help="labels: default the largest id + 1")
-    add(
-        "--ignore-index",
-        metavar="ID",
-        type=int,
-        default=255,
-        help="labels: the id of unknown pixels, which the CRF fills (default 255)",
-    )
-
-
-def add_crf(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "the CRF",
-        "Default: the preset's numbers. Bandwidths are standard deviations, in pixels (position,\n"
-        "X or X,Y) or of colors on 0..255 (one, or R,G,B). A weight is one number or one a class.",
-    )
-    add = group.add_argument
-    add(
-        "--preset",
-        metavar="NAME",
-        default="deeplab",
-        help="see below, or a file that crfrnn tune wrote (default deeplab)",
-    )
-    for name, what in (
-        ("bilateral-position", "reach of the appearance kernel"),
-        ("bilateral-color", "how alike its colors must be"),
-        ("bilateral-weight", "its weight"),
-        ("gaussian-position", "reach of the smoothness kernel"),
-        ("gaussian-weight", "its weight"),
-    ):
-        add(f"--{name}", metavar="X", type=_numbers, help=what)
-    add(
-        "--compatibility",
-        metavar="FILE.npy",
-        type=Path,
-        help="(C, C) penalties for label c beside label d (default Potts)",
-    )
-    add("--iterations", metavar="T", type=int, help="mean-field steps")
-    add("--normalization", choices=("symmetric", "after", "before", "none"))
-    add(
-        "--filter",
-        choices=("lattice", "exact"),
-        default="lattice",
-        help="exact: the Gaussian sum itself, slow (default lattice)",
-    )
-    add(
-        "--tol",
-        metavar="X",
-        type=float,
-        help="stop an image when its marginals change by less than this on average, such as 0.001 "
-        "(default: never)",
-    )
-    add(
-        "--precision",
-        choices=("full", "half"),
-        default="full",
-        help="half: the lattice's values as float16, a little faster with many classes "
-        "(default full)",
-    )
-    add("--engine", metavar="NAME", help="reference, cpu or triton (default: the fastest)")
 
 
 def _numbers(text: str) -> float | tuple[float, ...]:
@@ -164,25 +170,41 @@ def _canvas(text: str) -> tuple[int, int]:
     return sides[-1], sides[0]
 
 
+def _add_kernel_numbers(group: argparse._ActionsContainer) -> None:
+    for (kernel, number), what in KERNEL_NUMBERS.items():
+        group.add_argument(f"--{kernel}-{number}", metavar="X", type=_numbers, help=what)
+
+
+#: Options whose text needs more than its type to be understood.
+_PARSERS: dict[str, Callable[[str], Any]] = {"canvas": _canvas, "compatibility": Path}
+
+
 def epilog() -> str:
     """Describe the presets, the harm they can do, and folders."""
+    return "\n".join([describe_presets(), "", _HARM, "", _FOLDERS])
+
+
+def describe_presets() -> str:
+    """Describe the presets, three lines each."""
     from crfrnn.presets import PRESETS
 
     lines = ["presets (bilateral position/color w weight; gaussian position w weight; steps):"]
     for preset in PRESETS.values():
         numbers = [
-            "/".join(
-                f"{getattr(kernel, name):g}"
-                for name in ("position", "color")
-                if hasattr(kernel, name)
-            )
+            "/".join(f"{value:g}" for value in kernel.bandwidths().values())
             + f" w {kernel.weight:g}"
             for kernel in preset.kernels
         ]
         lines += [
             f"  {preset.name:<11} {'; '.join(numbers)}; steps {preset.iterations}, "
             f"normalization {preset.normalization}",
-            f"              for {preset.purpose}",
-            f"              from {preset.source}",
+            _indented(f"for {preset.purpose}"),
+            _indented(f"from {preset.source}"),
         ]
-    return "\n".join([*lines, "", _HARM, "", _FOLDERS])
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    wrapper = textwrap.TextWrapper(80, break_on_hyphens=False)
+    wrapper.initial_indent = wrapper.subsequent_indent = " " * 14
+    return wrapper.fill(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from crfrnn.io.files import IMAGE_SUFFIXES
@@ -24,15 +24,23 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Unmatched:
-    """Stems that only one folder has, and stems that name more than one file, with the reason."""
+class Matches:
+    """What lies in two folders.
 
-    images: list[str]
-    scores: list[str]
-    clashes: list[tuple[str, str]]
+    Attributes:
+        pairs: to work on.
+        images: stems of photographs without scores.
+        scores: stems of scores without a photograph.
+        clashes: stems that name more than one file, with the reason that they are left out.
+    """
+
+    pairs: list[Pair]
+    images: list[str] = field(default_factory=list)
+    scores: list[str] = field(default_factory=list)
+    clashes: list[tuple[str, str]] = field(default_factory=list)
 
 
-def match(images: Path, scores: Path, folders: Outputs) -> tuple[list[Pair], Unmatched]:
+def match(images: Path, scores: Path, folders: Outputs) -> Matches:
     """Match the files of two folders by stem; sub-folders and hidden files are left alone.
 
     Among scores of one stem an array wins over pictures of it.
@@ -54,10 +62,9 @@ def match(images: Path, scores: Path, folders: Outputs) -> tuple[list[Pair], Unm
             f"no image in {images} ({len(left)}) has the stem of a score file in {scores} "
             f"({len(right)}); files are matched by name without suffix, as a.jpg and a.npy"
         )
-    only = Unmatched(
-        sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys()), clashes
+    return Matches(
+        pairs, sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys()), clashes
     )
-    return pairs, only
 
 
 def _by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:

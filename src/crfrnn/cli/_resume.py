@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from crfrnn.io.files import PART_SUFFIX, describe, make_folder, require_writable, write_text
+from crfrnn.io.options import ReadOptions
+from crfrnn.offline.options import RefineOptions
 
 from ._job import Outputs
 from ._pairs import Pair
@@ -37,84 +40,110 @@ def is_done(pair: Pair, command: str) -> bool:
     return oldest >= max(path.stat().st_mtime_ns for path in sources)
 
 
-def prepare(
-    images: Path,
-    scores: Path,
-    pairs: Sequence[Pair],
-    folders: Outputs,
-    settings: Settings,
-    *,
-    command: str,
-    overwrite: bool,
-) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """What decides the results in a folder; the manifest beside them holds it.
+
+    Attributes:
+        command: "refine" or "segment".
+        images: folder of photographs.
+        source: folder of scores, or the model.
+        settings: how.
+    """
+
+    command: str
+    images: Path
+    source: Path
+    settings: Settings
+
+    def decisive(self) -> dict[str, Any]:
+        """All of it by name, as JSON gives it back."""
+        tree: dict[str, Any] = json.loads(json.dumps(self.settings.parameters()))
+        return {**self._places(), **tree}
+
+    def manifest(self) -> dict[str, Any]:
+        """What to write, the version included."""
+        try:
+            installed = version("crfrnn")
+        except PackageNotFoundError:
+            installed = "not installed"
+        return {
+            "crfrnn": installed,
+            **self._places(),
+            "parameters": self.settings.parameters(),
+        }
+
+    def _places(self) -> dict[str, str]:
+        return {"images": str(self.images.resolve()), "scores": str(self.source.resolve())}
+
+
+def prepare(origin: Origin, pairs: Sequence[Pair], folders: Outputs, *, overwrite: bool) -> None:
     """Make the output folders and their manifest, or raise if they hold something else.
 
     Args:
-        images: folder of photographs.
-        scores: folder of scores, or the model.
+        origin: what will decide the results.
         pairs: what is to be refined.
         folders: where to.
-        settings: how.
-        command: by which command.
-        overwrite: accept results of other parameters. The manifest is then written anew, which
-            makes them older than it and so not done, also for a later run that goes on.
+        overwrite: accept results of another origin. The manifest is then written anew, which makes
+            them older than it and so not done, also for a later run that goes on.
     """
-    _require_apart(images, scores, folders)
+    _require_apart(origin, folders)
     for folder in folders.paths().values():
         make_folder(folder)
-    manifest = folders.labels / manifest_name(command)
+    manifest = folders.labels / manifest_name(origin.command)
     require_writable(manifest)
     there = [path for pair in pairs for path in pair.outputs.paths().values() if path.exists()]
-    wanted = _describe(images, scores, settings)
     if not overwrite:
-        _require_same(manifest, wanted, there, command)
+        _require_same(manifest, origin, there)
     _remove_stale_parts(folders)
     if overwrite or not manifest.exists():
-        write_text(manifest, f"{json.dumps(wanted, indent=2)}\n")
+        write_text(manifest, f"{json.dumps(origin.manifest(), indent=2)}\n")
 
 
-def _describe(images: Path, scores: Path, settings: Settings) -> dict[str, Any]:
-    try:
-        own = version("crfrnn")
-    except PackageNotFoundError:
-        own = "not installed"
-    where = {"images": str(images.resolve()), "scores": str(scores.resolve())}
-    # Through JSON, so that it compares equal to what is read back.
-    parameters = json.loads(json.dumps(settings.parameters()))
-    return {"crfrnn": own, **where, "parameters": parameters}
-
-
-def _require_same(
-    manifest: Path, wanted: dict[str, Any], there: Sequence[Path], command: str
-) -> None:
+def _require_same(manifest: Path, origin: Origin, there: Sequence[Path]) -> None:
     """Raise unless what is there was made from the same folders with the same parameters."""
     remedy = "use another output folder, or --overwrite"
     if not manifest.exists():
         if there:
-            raise ValueError(f"{there[0]} exists and is not from crfrnn {command}; {remedy}")
+            raise ValueError(f"{there[0]} exists and is not from crfrnn {origin.command}; {remedy}")
         return
     try:
-        found = _flat(json.loads(manifest.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+        old = _decisive(json.loads(manifest.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{manifest}: cannot read it ({describe(error)}); {remedy}") from error
-    new = _flat(wanted)
-    changed = [name for name in new if found.get(name) != new[name]]
+    new = origin.decisive()
+    # A version that does not have an option does what its default does.
+    defaults = Settings(ReadOptions(), RefineOptions()).parameters()
+    old = {**{name: defaults[name] for name in new if name in defaults}, **old}
+    changed = [
+        f"{name} was {old.get(name)}, now {new.get(name, 'an unknown option')}"
+        for name in {**new, **old}
+        if name not in new or old.get(name) != new[name]
+    ]
     if changed:
-        texts = [f"{name} was {found.get(name)}, now {new[name]}" for name in changed]
         raise ValueError(
             f"{manifest.parent} holds results made with other parameters "
-            f"({'; '.join(texts)}); {remedy}"
+            f"({'; '.join(changed)}); {remedy}"
         )
 
 
-def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides the results: all but the version."""
+def _decisive(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what decided the results, as `Origin.decisive` does."""
+    parameters = manifest["parameters"]
+    # Earlier versions spelled the `kind` of a kernel `kernel`.
+    kernels = [
+        {"kind" if name == "kernel" else name: value for name, value in kernel.items()}
+        for kernel in parameters["kernels"]
+    ]
     where = {name: manifest[name] for name in ("images", "scores")}
-    return {**where, **manifest["parameters"]}
+    return {**where, **parameters, "kernels": kernels}
 
 
-def _require_apart(images: Path, scores: Path, folders: Outputs) -> None:
-    taken = {images.resolve(): "the folder of images", scores.resolve(): "the folder of scores"}
+def _require_apart(origin: Origin, folders: Outputs) -> None:
+    taken = {
+        origin.images.resolve(): "the folder of images",
+        origin.source.resolve(): "the folder of scores",
+    }
     for name, folder in folders.paths().items():
         if folder.resolve() in taken:
             raise ValueError(f"{folder} is {taken[folder.resolve()]}; write {name} elsewhere")

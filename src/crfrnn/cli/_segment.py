@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ import numpy as np
 import torch
 
 from crfrnn.io.files import IMAGE_SUFFIXES, read_image, write_image, write_labels
+from crfrnn.io.notes import Note
 from crfrnn.plots.figures import overlay
 
 from . import _folder
-from ._job import Outputs
+from ._job import Outputs, spell
 from ._model import Model, model_labels
-from ._pairs import Pair, Unmatched
-from ._settings import Settings
+from ._pairs import Matches, Pair
+from ._resume import Origin
+from ._settings import Settings, make_settings
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,43 @@ class SegmentSettings(Settings):
 
     crf: bool = True
 
+    def parameters(self) -> dict[str, Any]:
+        """Return the settings as JSON spells them."""
+        return {**super().parameters(), "crf": self.crf}
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What `crfrnn segment` did to one photograph; `found` names the classes in it."""
+
+    image: Path
+    outputs: Outputs
+    classes: int
+    found: tuple[str, ...]
+    pixels: int
+    relabeled: int
+    seconds: float
+    notes: tuple[Note, ...] = ()
+
+
+def make_segment_settings(args: argparse.Namespace) -> SegmentSettings:
+    """Turn the options into settings; the scores are those that a model gives."""
+    settings = make_settings(args)
+    reading = replace(settings.reading, kind="logits", class_axis="first")
+    return SegmentSettings(reading, settings.refining, args.crf)
+
 
 def run_file(
     args: argparse.Namespace, outputs: Outputs, settings: SegmentSettings, model: Model
 ) -> int:
     """Segment one photograph; returns the exit code."""
-    record = _segment_file(args.image, outputs, settings, model)
+    result = _segment_file(args.image, outputs, settings, model)
     if args.json:
-        text = json.dumps({**record, "parameters": settings.parameters()}, indent=2)
+        text = json.dumps({**spell(result), "parameters": settings.parameters()}, indent=2)
     else:
-        share = record["relabeled"] / record["pixels"]
+        share = result.relabeled / result.pixels
         crf = f"the CRF relabeled {share:.1%} of pixels" if settings.crf else "without a CRF"
-        found = ", ".join(record["found"])
-        text = f"{args.output}: {found}; {crf}; {record['seconds']:.2f} s"
+        text = f"{args.output}: {', '.join(result.found)}; {crf}; {result.seconds:.2f} s"
     sys.stdout.write(f"{text}\n")
     return 0
 
@@ -53,44 +79,42 @@ def run_folder(
     """Segment every photograph of a folder that is not done yet; returns the exit code."""
     _folder.check_workers(args.workers)
     source = Path(args.model)
-    weights = _weights(source)
-    pairs, unmatched = _photographs(args.image, weights, folders)
+    matches = _photographs(args.image, _weights(source), folders)
 
-    def work(pair: Pair) -> dict[str, Any]:
+    def work(pair: Pair) -> Segmentation:
         return _segment_file(pair.image, pair.outputs, settings, model)
 
-    task = _folder.Task("segment", "segmented", args.image, source, work)
-    return _folder.run_pairs(args, task, pairs, unmatched, folders, settings)
+    origin = Origin("segment", args.image, source, settings)
+    task = _folder.Task(origin, "segmenting", "segmented", folders, work)
+    return _folder.run_pairs(args, task, matches)
 
 
 def _segment_file(
     path: Path, outputs: Outputs, settings: SegmentSettings, model: Model
-) -> dict[str, Any]:
-    photo = np.rint(read_image(path, apply_exif=settings.apply_exif)).astype(np.uint8)
+) -> Segmentation:
+    photo = read_image(path, apply_exif=settings.reading.apply_exif)
+    photo = np.rint(photo).astype(np.uint8)
     image = torch.from_numpy(photo).permute(2, 0, 1).contiguous()
     start = time.perf_counter()
-    before, after = model_labels(model, image, settings if settings.crf else None)
+    before, after = model_labels(model, image, settings.refining if settings.crf else None)
     seconds = time.perf_counter() - start
     labels = after.numpy()
     if outputs.overlay is not None:
         write_image(outputs.overlay, overlay(photo, labels))
     write_labels(outputs.labels, labels, classes=model.num_classes)
     names = model.classes or [str(index) for index in range(model.num_classes)]
-    return {
-        "image": str(path),
-        "outputs": outputs.spelled(),
-        "classes": model.num_classes,
-        "found": [names[index] for index in np.unique(labels).tolist()],
-        "pixels": int(labels.size),
-        "relabeled": int((before != after).sum()),
-        "seconds": round(seconds, 4),
-        "notes": [],
-    }
+    return Segmentation(
+        image=path,
+        outputs=outputs,
+        classes=model.num_classes,
+        found=tuple(names[index] for index in np.unique(labels).tolist()),
+        pixels=int(labels.size),
+        relabeled=int((before != after).sum()),
+        seconds=round(seconds, 4),
+    )
 
 
-def _photographs(
-    folder: Path, weights: Path | None, folders: Outputs
-) -> tuple[list[Pair], Unmatched]:
+def _photographs(folder: Path, weights: Path | None, folders: Outputs) -> Matches:
     """The photographs of a folder, each with the file of the model that makes it out of date."""
     by_stem = defaultdict(list)
     for path in sorted(folder.iterdir()):
@@ -107,7 +131,7 @@ def _photographs(
         drawn = folders.overlay and folders.overlay / f"{stem}.png"
         outputs = Outputs(folders.labels / f"{stem}.png", None, drawn)
         pairs.append(Pair(stem, paths[0], weights or paths[0], outputs))
-    return pairs, Unmatched([], [], clashes)
+    return Matches(pairs, clashes=clashes)
 
 
 def _weights(source: Path) -> Path | None:

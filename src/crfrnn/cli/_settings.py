@@ -1,73 +1,61 @@
-"""The options of `crfrnn refine`, checked and resolved against the preset."""
+"""What the options of a command line ask for, checked."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
-from crfrnn import _checks
-from crfrnn.crf.kernels import Kernel
 from crfrnn.io.files import read_arrays
-from crfrnn.io.score_grid import ClassAxis, Size
-from crfrnn.io.score_kinds import Kind
+from crfrnn.io.options import ReadOptions
+from crfrnn.offline.options import RefineOptions
 from crfrnn.presets import find_preset
+
+Definition = TypeVar("Definition", ReadOptions, RefineOptions)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to read the scores and how to refine them; the fields are those of the options."""
+    """How to read photographs and scores, and how to refine them."""
 
-    kind: Kind
-    class_axis: ClassAxis
-    canvas: Size | None
-    align_corners: bool
-    apply_exif: bool
-    preset: str
-    kernels: tuple[Kernel, ...]
-    iterations: int
-    normalization: str
-    filter: str
-    tol: float | None
-    precision: str
-    engine: str | None
-    compatibility: tuple[tuple[float, ...], ...] | None
-    confidence: float
-    num_classes: int | None
-    ignore_index: int
+    reading: ReadOptions
+    refining: RefineOptions
 
     def parameters(self) -> dict[str, Any]:
-        """Return the settings as JSON spells them."""
-        kernels = [{"kernel": type(kernel).__name__, **asdict(kernel)} for kernel in self.kernels]
-        return {**asdict(self), "kernels": kernels}
+        """Return the settings as JSON spells them: those that the command line can change."""
+        parameters = {**asdict(self.reading), **self.refining.parameters()}
+        hidden = python_only(RefineOptions)
+        return {name: value for name, value in parameters.items() if name not in hidden}
+
+
+def python_only(definition: type[ReadOptions] | type[RefineOptions]) -> set[str]:
+    """Names of the options that the command line does not have."""
+    hints = get_type_hints(definition, include_extras=True)
+    names = (field.name for field in fields(definition) if field.init)
+    return {name for name in names if get_args(hints[name])[1].python_only}
 
 
 def make_settings(args: argparse.Namespace) -> Settings:
-    """Turn the options into settings, checking those that need no file of scores."""
-    preset = find_preset(args.preset)
-    steps = preset.iterations if args.iterations is None else args.iterations
+    """Turn the options into settings, checking those that need no file of scores.
+
+    What a command does not ask for has its default, such as how to read scores in `segment`.
+    """
+    kernels = [_override(kernel, args) for kernel in find_preset(args.preset).kernels]
+    matrix = _compatibility(args.compatibility)
     return Settings(
-        kind=args.kind,
-        class_axis=args.class_axis,
-        canvas=args.canvas,
-        align_corners=args.align_corners,
-        apply_exif=args.apply_exif,
-        preset=args.preset,
-        kernels=tuple(_override(kernel, args) for kernel in preset.kernels),
-        iterations=_checks.count("iterations", steps),
-        normalization=args.normalization or preset.normalization,
-        filter=args.filter,
-        tol=None if args.tol is None else _checks.positive("tol", args.tol, "a mean change")[0],
-        precision=args.precision,
-        engine=args.engine,
-        compatibility=_compatibility(args.compatibility),
-        confidence=args.confidence,
-        num_classes=args.num_classes,
-        ignore_index=args.ignore_index,
+        _given(ReadOptions, args),
+        _given(RefineOptions, args, kernels=kernels, compatibility=matrix),
     )
+
+
+def _given(definition: type[Definition], args: argparse.Namespace, **others: Any) -> Definition:
+    """Take the options of a definition from those that a command declared, and from others."""
+    names = {field.name for field in fields(definition) if field.init}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    return definition(**{**given, **others})
 
 
 def _override(kernel: Any, args: argparse.Namespace) -> Any:

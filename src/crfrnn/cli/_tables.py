@@ -9,13 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from crfrnn.evaluation.metrics import score_titles
+
 _WIDTH = 100
-_NAMES = {
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "boundary_iou": "boundary IoU",
-    "boundary_f": "boundary F",
-}
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -43,11 +39,10 @@ def _scores(summary: Mapping[str, Any]) -> Table:
     for name in summary["differences"]:
         title = "difference" if len(summary["differences"]) == 1 else f"{name}: difference"
         table.add_column(title, justify="right")
-    first = next(iter(summary["rows"].values()))
-    for score in (name for name in first if name != "class_iou"):
+    for score, title in score_titles(summary["settings"]["widths"]).items():
         cells = [_cell(row[score]) for row in summary["rows"].values()]
         cells += [_cell(row[score], sign="+") for row in summary["differences"].values()]
-        table.add_row(_label(score), *cells)
+        table.add_row(title, *cells)
     return table
 
 
@@ -70,9 +65,3 @@ def _cell(entry: Mapping[str, float | None], sign: str = "") -> str:
     if low is None or high is None:
         return text
     return f"{text} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
-
-
-def _label(score: str) -> str:
-    if score.startswith("trimap_iou_"):
-        return f"trimap IoU, {score.removeprefix('trimap_iou_')} px"
-    return _NAMES.get(score, score)

@@ -2,11 +2,14 @@
 
   network                    the network alone
   default                    + a CRF attached afterwards, default parameters
-  tuned                      + a CRF attached afterwards, tuned on training images
+  tuned                      + a CRF attached afterwards, tuned on training
+                             images
   crf                        + CRF-RNN, only its parameters trained
-  joint                      CRF-RNN trained end to end, as long as the network alone
-each for several numbers of mean-field steps, with bootstrap intervals, time and memory. The output
-folder holds report.md, report.json and report.png; rows that are done are not made again.
+  joint                      CRF-RNN trained end to end, as long as the network
+                             alone
+each for several numbers of mean-field steps, with bootstrap intervals, time and
+memory. The output folder holds report.md, report.json and report.png; rows that
+are done are not made again.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn ablate`."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/training.md for its keys")
+    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/guide/training.md for its keys")
     add("-o", "--output", metavar="DIR", help="overrides `output`")
     add("--seeds", metavar="N", type=int, nargs="+", help="overrides `seeds`")
     add("--device", metavar="NAME", help="overrides `device`: cpu, cuda, cuda:1 or mps")

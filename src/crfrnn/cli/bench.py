@@ -1,8 +1,9 @@
 """Time the main calls on this machine, whole calls on one thread and on all.
 
-The picture is the astronaut that scikit-image ships, with a real network's scores, or without
-scikit-image a synthetic one; nothing is downloaded. Where the original pydensecrf is installed, it
-runs in turn with this library, once the labels of both agree.
+The picture is the astronaut that scikit-image ships, with a real network's
+scores, or without scikit-image a synthetic one; nothing is downloaded. Where
+the original pydensecrf is installed, it runs in turn with this library, once
+the labels of both agree.
 """
 
 from __future__ import annotations

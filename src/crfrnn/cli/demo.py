@@ -1,7 +1,8 @@
 """Refine two photographs with a real network's scores, and draw before and after.
 
-The photographs are those that scikit-image ships (an astronaut, NASA; the cat Chelsea, Stéfan van
-der Walt); the scores are 33x33 cells of DeepLabv3-MobileNetV2, trained on PASCAL VOC.
+The photographs are those that scikit-image ships (an astronaut, NASA; the cat
+Chelsea, Stéfan van der Walt); the scores are 33x33 cells of
+DeepLabv3-MobileNetV2, trained on PASCAL VOC.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from . import Parser
+from ._options import add_options, describe_presets
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_arguments(parser: Parser) -> None:
     """Declare the options of `crfrnn demo`."""
+    from crfrnn.offline.options import RefineOptions
+
+    parser.make_epilog = describe_presets
     add = parser.add_argument
     add("-o", "--output", metavar="DIR", type=Path, default=Path("demo"), help="default: demo")
-    add("--preset", metavar="NAME", default="deeplab", help="default deeplab")
-    add("--filter", choices=("lattice", "exact"), default="lattice", help="default lattice")
-    add("--engine", metavar="NAME", help="reference, cpu or triton (default: the fastest)")
+    add_options(parser, RefineOptions, names=("preset", "filter", "engine"))
     add("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -27,15 +32,11 @@ def run(args: argparse.Namespace) -> int:
     """Run `crfrnn demo`."""
     from crfrnn.demo import PHOTOGRAPHS, refine_photographs
     from crfrnn.io.progress import Progress
+    from crfrnn.offline.options import RefineOptions
 
+    options = RefineOptions(preset=args.preset, filter=args.filter, engine=args.engine)
     with Progress("refining", len(PHOTOGRAPHS), "photographs") as progress:
-        records = refine_photographs(
-            args.output,
-            preset=args.preset,
-            filter=args.filter,
-            engine=args.engine,
-            advance=progress.advance,
-        )
+        records = refine_photographs(args.output, options, advance=progress.advance)
     if args.json:
         sys.stdout.write(f"{json.dumps({'photographs': records}, indent=2)}\n")
     else:

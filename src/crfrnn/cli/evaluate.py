@@ -1,12 +1,14 @@
 """Score predictions on photographs with masks, before and after a CRF.
 
 SOURCE is one of
-  a folder of label images    <name>.png, palette or grey ids; give two, before and after
+  a folder of label images    <name>.png, palette or grey ids; give two, before
+                              and after
   a folder of scores          <name>.npy or .npz, as `crfrnn refine` reads them
-  a .npz of many images       `ids` (N,), and `logits` or `probs` (N, h, w, C) or (N, C, h, w)
+  a .npz of many images       `ids` (N,), and `logits` or `probs`, (N, h, w, C)
+                              or (N, C, h, w)
   a model's directory         of `crfrnn train`, or of the transformers library
-Scores, and models without a CRF, are also refined with the CRF that the options describe: the table
-shows both, and says plainly if the CRF did harm.
+Scores, and models without a CRF, are also refined with the CRF that the options
+describe: the table shows both, and says plainly if the CRF did harm.
 """
 
 from __future__ import annotations

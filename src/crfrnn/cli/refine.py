@@ -1,13 +1,17 @@
 """Sharpen the scores, labels or mask of a photograph with a fully connected CRF.
 
-IMAGE and SCORES are two files, or two folders whose files are matched by stem. SCORES is
-  .npy or .npz   logits or probabilities, (C, h, w) or (h, w, C), any float type and resolution
-                 (upsampled bilinearly to the image); or a foreground map (h, w); or integer labels;
-                 an .npz holds one array, or one called logits, probs, labels, mask or scores, or
+IMAGE and SCORES are two files, or two folders whose files are matched by stem.
+SCORES is
+  .npy or .npz   logits or probabilities, (C, h, w) or (h, w, C), any float type
+                 and resolution (upsampled bilinearly to the image); or a
+                 foreground map (h, w); or integer labels. An .npz holds one
+                 array, or one called logits, probs, labels, mask or scores, or
                  unsigned bytes `logits` with a `scale` and a `zero`
-  an image       labels (palette, or grey class ids, 255 = unknown) or a mask (0..255)
-The result is a palette PNG of class ids: in the palette of SCORES if it has one, black and white
-for a mask, in VOC's colors otherwise; 16-bit grey above 256 classes.
+  an image       labels (palette, or grey class ids, 255 = unknown) or a mask
+                 (0..255)
+The result is a palette PNG of class ids: in the palette of SCORES if it has
+one, black and white for a mask, in VOC's colors otherwise; 16-bit grey above
+256 classes.
 """
 
 from __future__ import annotations

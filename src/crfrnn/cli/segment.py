@@ -1,9 +1,9 @@
 """Segment a photograph, or a folder of them, with a trained model.
 
-MODEL is a directory that `crfrnn train` wrote, one of the transformers library, or the name of a
-model on its hub as OWNER/NAME; with --fetch that library fetches it. A model of ours brings its
-CRF; others are refined with the CRF that the options describe. The result is a palette PNG of
-class ids.
+MODEL is a directory that `crfrnn train` wrote, one of the transformers
+library, or the name of a model on its hub as OWNER/NAME; with --fetch that
+library fetches it. A model of ours brings its CRF; others are refined with the
+CRF that the options describe. The result is a palette PNG of class ids.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import argparse
 from pathlib import Path
 
 from . import Parser
-from ._options import add_crf, epilog
+from ._options import add_crf, add_options, epilog
 
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options of `crfrnn segment`."""
+    from crfrnn.io.options import ReadOptions
+
     parser.make_epilog = epilog
     add = parser.add_argument
     add("image", metavar="IMAGE", type=Path, help="a photograph, or a folder")
@@ -32,20 +34,11 @@ def add_arguments(parser: Parser) -> None:
     add("--overlay", metavar="OUT.png", type=Path, help="also draw the labels on the photograph")
     add("--fetch", action="store_true", help="let the transformers library fetch MODEL")
     add("--no-crf", dest="crf", action="store_false", help="the network alone")
-    add("--apply-exif", action="store_true", help="turn IMAGE as its EXIF orientation says")
+    add_options(parser, ReadOptions, names=("apply_exif",))
     add("--json", action="store_true", help="print one JSON object on stdout")
     add("--overwrite", action="store_true", help="folders: redo what is there")
     add("--workers", metavar="N", type=int, default=1, help="folders: photographs at a time (1)")
     add_crf(parser)
-    parser.set_defaults(
-        kind="logits",
-        class_axis="first",
-        canvas=None,
-        align_corners=False,
-        confidence=0.7,
-        num_classes=None,
-        ignore_index=255,
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,10 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from ._file import check_outputs
     from ._job import Outputs
     from ._model import open_model
-    from ._settings import make_settings
 
     outputs = Outputs(args.output, None, args.overlay)
-    settings = _segment.SegmentSettings(**vars(make_settings(args)), crf=args.crf)
+    settings = _segment.make_segment_settings(args)
     if not args.image.exists():
         raise FileNotFoundError(f"{args.image}: expected a photograph or a folder, found nothing")
     if args.image.is_dir():

@@ -1,10 +1,11 @@
 """Train a network, the CRF on top of it, or both, as a YAML file says.
 
-An interrupted run goes on where it stopped when the command is given again, and then gives what it
-would have given without the interruption. For several GPUs or machines start it by torchrun:
+An interrupted run goes on where it stopped when the command is given again, and
+then gives what it would have given without the interruption. For several GPUs
+or machines start it by torchrun:
   torchrun --nproc-per-node 4 -m crfrnn train CONFIG.yaml
-The output folder holds model/ (for crfrnn evaluate and segment), steps.csv, epochs.csv, train.yaml
-and state.pt, from which a run goes on.
+The output folder holds model/ (for crfrnn evaluate and segment), steps.csv,
+epochs.csv, train.yaml and state.pt, from which a run goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn train`."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/training.md for its keys")
+    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/guide/training.md for its keys")
     add("-o", "--output", metavar="DIR", help="overrides `output`")
     add("--seed", metavar="N", type=int, help="overrides `seed`")
     add("--device", metavar="NAME", help="overrides `device`: cpu, cuda, cuda:1 or mps")

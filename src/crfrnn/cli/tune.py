@@ -1,10 +1,12 @@
 r"""Search bandwidths and weights of the dense CRF on scores of training images.
 
-Writes a preset, for crfrnn refine --preset FILE, and reports before and after on the validation
-images, on which nothing is chosen. An interrupted search goes on where it stopped. For example
-  crfrnn tune -o voc.json --set data.root=VOC2012 \\
+Writes a preset, for crfrnn refine --preset FILE, and reports before and after
+on the validation images, on which nothing is chosen. An interrupted search goes
+on where it stopped. For example
+  crfrnn tune -o voc.json --set data.root=VOC2012 \
       --set data.scores.train=train.npz --set data.scores.val=val.npz
-where a file of scores holds `ids` (N,), 8-bit `logits` (N, h, w, C), `scale` and `zero`.
+where a file of scores holds `ids` (N,), 8-bit `logits` (N, h, w, C), `scale`
+and `zero`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn tune`."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="see docs/training.md")
+    add("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="see docs/guide/training.md")
     add("-o", "--output", metavar="PRESET", help="the .json or .yaml to write: overrides `output`")
     add("--trials", metavar="N", type=int, help="parameter sets to try (default 60)")
     add("--images", metavar="N", type=int, help="training images to use (default 128)")
@@ -64,9 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _text(tuned: Tuned, output: Path) -> str:
     found = tuned.found
-    bilateral, gaussian = found.preset.kernels
     lines = [
-        f"{output}: {bilateral}, {gaussian}",
+        f"{output}: {', '.join(map(str, found.preset.kernels))}",
         f"training images: mean IoU {found.before:.2f} -> {found.after:.2f} "
         f"({found.trials} trials, {found.stopped} of them stopped early)",
     ]

@@ -28,7 +28,7 @@ def free_energy(
     Args:
         unary: energies, -log P of each class at each pixel.
         q: marginals; they sum to one over the classes.
-        filters: one normalised Gaussian filter per kernel, as `mean_field` takes them.
+        filters: one normalized Gaussian filter per kernel, as `mean_field` takes them.
         weights: kernel weights, (K,), (K, C) or (K, C, C).
         compatibility: penalty for label `c` beside label `d`; Potts is `1 - I`.
 
@@ -54,9 +54,9 @@ def penalty(q: Tensor, filters: Sequence[Filter], weights: Tensor, compatibility
     return torch.einsum("cd,bd...->bc...", compatibility, message)
 
 
-def combine(unary: Tensor, q: Tensor, price: Tensor) -> Tensor:
+def combine(unary: Tensor, q: Tensor, penalty: Tensor) -> Tensor:
     """The free energy (B) from the marginals and their `penalty`."""
-    per_pixel = q * (unary + 0.5 * price) + torch.xlogy(q, q)
+    per_pixel = q * (unary + 0.5 * penalty) + torch.xlogy(q, q)
     return per_pixel.flatten(1).sum(1)
 
 

@@ -13,34 +13,29 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from crfrnn.io.files import make_folder, require_writable, write_image, write_labels
+from crfrnn.io.options import ReadOptions, Size
 from crfrnn.io.palette import VOC_CLASSES
-from crfrnn.io.score_grid import Size
 from crfrnn.io.scores import Scores, read_scores
-from crfrnn.offline.refine import refine
+from crfrnn.offline.inputs import Inputs
+from crfrnn.offline.options import RefineOptions
+from crfrnn.offline.refine import refine_inputs
 from crfrnn.plots.figures import Box, Column, before_after
 
 #: The photographs, and the part of the boundary to enlarge: left, top, width and height.
 PHOTOGRAPHS = {"astronaut": (230, 300, 176, 132), "chelsea": (290, 60, 161, 121)}
 
 #: The network saw the photograph at the top left of this canvas, and TensorFlow's corners.
-_CANVAS = (513, 513)
+_READING = ReadOptions(canvas=(513, 513), align_corners=True)
 
 
 def refine_photographs(
-    output: Path,
-    *,
-    preset: str = "deeplab",
-    filter: str = "lattice",
-    engine: str | None = None,
-    advance: Callable[[], None] = lambda: None,
+    output: Path, options: RefineOptions, *, advance: Callable[[], None] = lambda: None
 ) -> list[dict[str, Any]]:
     """Refine the photographs of scikit-image and write label maps and figures.
 
     Args:
         output: the folder to write to; made if need be.
-        preset: as in `refine`.
-        filter: as in `refine`.
-        engine: as in `refine`.
+        options: how to refine.
         advance: called after each photograph.
 
     Returns:
@@ -49,7 +44,6 @@ def refine_photographs(
     photographs = {name: photograph(name) for name in PHOTOGRAPHS}
     make_folder(output)
     require_writable(output / "figure.png")
-    options = {"preset": preset, "filter": filter, "engine": engine}
     records = []
     for name, photo in photographs.items():
         records.append(_refine(name, photo, output, options))
@@ -70,17 +64,17 @@ def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
 def network_scores(name: str, size: Size) -> Scores:
     """Read a real network's scores of one of `PHOTOGRAPHS`, at its height and width."""
     with as_file(files("crfrnn") / "demo" / "scores" / f"{name}_scores.npz") as path:
-        return read_scores(path, size, canvas=_CANVAS, align_corners=True)
+        return read_scores(path, size, _READING)
 
 
 def _refine(
-    name: str, photo: UInt8[np.ndarray, "H W 3"], output: Path, options: dict[str, Any]
+    name: str, photo: UInt8[np.ndarray, "H W 3"], output: Path, options: RefineOptions
 ) -> dict[str, Any]:
     """Refine one photograph, write its pictures, and return what happened."""
     height, width = photo.shape[:2]
     scores = network_scores(name, (height, width))
     start = time.perf_counter()
-    refined = refine(photo, logits=scores.values, **options)
+    refined = refine_inputs(Inputs(photo, "logits", scores.values), options)
     seconds = time.perf_counter() - start
     before = scores.labels()
     record = {
@@ -88,7 +82,8 @@ def _refine(
         "pixels": before.size,
         "relabeled": int((refined.labels != before).sum()),
         "seconds": round(seconds, 4),
-        **options,
+        "preset": options.preset,
+        "filter": options.filter,
         "engine": refined.engine,
     }
     outputs = {part: output / f"{name}_{part}.png" for part in ("figure", "network", "refined")}

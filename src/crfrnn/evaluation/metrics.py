@@ -139,6 +139,17 @@ def summarize(counts: Counts, settings: Settings) -> dict[str, Float64[Tensor, "
     }
 
 
+def score_titles(widths: Sequence[int]) -> dict[str, str]:
+    """What tables call the scores of `summarize`, by their names."""
+    return {
+        "mean_iou": "mean IoU",
+        "pixel_accuracy": "pixel accuracy",
+        **{f"trimap_iou_{width}": f"trimap IoU, {width} px" for width in widths},
+        "boundary_iou": "boundary IoU",
+        "boundary_f": "boundary F",
+    }
+
+
 class Judge:
     """Counts predictions against one true label map, whose geometry is worked out once.
 

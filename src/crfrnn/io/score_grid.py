@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-Size = tuple[int, int]
-ClassAxis = Literal["auto", "first", "last"]
+from .notes import spell_size
+from .options import DEFAULTS, ClassAxis, ReadOptions, Size
 
 
 def classes_first(
@@ -57,8 +55,8 @@ def require_upright(found: Size, size: Size) -> None:
     exactly = found == size[::-1] != size
     if exactly or (not same_shape(found, size) and same_shape(found, size[::-1])):
         raise ValueError(
-            f"height and width of the scores look swapped: they are {_spell(found)} for an image "
-            f"of {_spell(size)} (height x width). Transpose the scores, for example with "
+            f"height and width of the scores look swapped: they are {spell_size(found)} for an "
+            f"image of {spell_size(size)} (height x width). Transpose the scores, for example with "
             "np.swapaxes; if EXIF turned the photograph before the network saw it, say --apply-exif"
         )
 
@@ -73,29 +71,23 @@ def same_shape(found: Size, size: Size) -> bool:
 
 
 def resample(
-    scores: Float32[np.ndarray, "C h w"],
-    size: Size,
-    *,
-    canvas: Size | None = None,
-    align_corners: bool = False,
+    scores: Float32[np.ndarray, "C h w"], size: Size, options: ReadOptions = DEFAULTS
 ) -> Float32[np.ndarray, "C H W"]:
     """Interpolate scores bilinearly to `size`.
 
     Args:
         scores: score maps of any resolution.
         size: height and width of the image.
-        canvas: height and width of the padded canvas that the scores cover, with the image in its
-            top left corner; by default they cover the image itself.
-        align_corners: whether the centers of the corner cells lie on the centers of the corner
-            pixels (as in TensorFlow's DeepLab), or, as in PyTorch's default, the outer edges meet.
+        options: `canvas` and `align_corners` count.
     """
     import torch
 
     height, width = size
-    target = size if canvas is None else canvas
+    target = options.covered(size)
     if target[0] < height or target[1] < width:
         raise ValueError(
-            f"the canvas {_spell(target)} is smaller than the image {_spell(size)} (height x width)"
+            f"the canvas {spell_size(target)} is smaller than the image {spell_size(size)} "
+            "(height x width)"
         )
     if scores.shape[1:] != target:
         shrinks = scores.shape[1] > target[0] or scores.shape[2] > target[1]
@@ -103,11 +95,7 @@ def resample(
             torch.from_numpy(np.ascontiguousarray(scores))[None],
             size=target,
             mode="bilinear",
-            align_corners=align_corners,
-            antialias=shrinks and not align_corners,
+            align_corners=options.align_corners,
+            antialias=shrinks and not options.align_corners,
         )[0].numpy()
     return np.ascontiguousarray(scores[:, :height, :width])
-
-
-def _spell(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"

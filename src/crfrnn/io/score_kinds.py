@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 
-from .score_grid import Size
-
-Kind = Literal["auto", "logits", "probs", "labels", "mask"]
+from .notes import Guess, spell_size
+from .options import Kind, Size
 
 #: Ids below this (and void) in an 8-bit grey image are taken for labels, others for a mask.
 _MOST_LABELS = 64
@@ -18,34 +15,35 @@ _VOID = 255
 _SUM_TOLERANCE = 1e-2
 
 
-def guess_kind(values: Shaped[np.ndarray, "*shape"]) -> tuple[Kind, str]:
-    """Guess the kind of an array that does not say, and why."""
+def guess_kind(values: Shaped[np.ndarray, "*shape"]) -> Guess:
+    """Guess the kind of an array that does not say."""
     if values.dtype.kind == "f":
         return _guess_float(values)
     if values.ndim == 3:
-        return "logits", "three axes"
+        return Guess("logits", "three axes")
     if values.dtype.kind == "b":
-        return "mask", "it is Boolean"
+        return Guess("mask", "it is Boolean")
     if values.dtype != np.uint8:
-        return "labels", "it holds integers"
+        return Guess("labels", "it holds integers")
     ids = values[values != _VOID]
     if ids.size < values.size and not ids.any():
-        return "mask", "all values are 0 or 255"
+        return Guess("mask", "all values are 0 or 255")
     if ids.size == 0 or ids.max() < _MOST_LABELS:
-        return "labels", f"all values are below {_MOST_LABELS}, or 255 for unknown"
-    return "mask", f"it has values of {_MOST_LABELS} and more"
+        return Guess("labels", f"all values are below {_MOST_LABELS}, or 255 for unknown")
+    return Guess("mask", f"it has values of {_MOST_LABELS} and more")
 
 
-def _guess_float(values: Shaped[np.ndarray, "*shape"]) -> tuple[Kind, str]:
+def _guess_float(values: Shaped[np.ndarray, "*shape"]) -> Guess:
     low, high = float(values.min()), float(values.max())
     if low < 0:
-        return "logits", "it has negative values"
+        return Guess("logits", "it has negative values")
+    if values.ndim == 2 and high <= 1:
+        return Guess("probs", "all values are in 0..1")
     if values.ndim == 2:
-        inside = high <= 1
-        return ("probs", "all values are in 0..1") if inside else ("logits", "it has values over 1")
+        return Guess("logits", "it has values over 1")
     if np.allclose(values.sum(axis=0, dtype=np.float64), 1, rtol=0, atol=_SUM_TOLERANCE):
-        return "probs", "no value is negative and the classes sum to one"
-    return "logits", f"values {low:.3g}..{high:.3g}, and the classes do not sum to one"
+        return Guess("probs", "no value is negative and the classes sum to one")
+    return Guess("logits", f"values {low:.3g}..{high:.3g}, and the classes do not sum to one")
 
 
 def as_labels(values: Shaped[np.ndarray, "*shape"], size: Size) -> Int64[np.ndarray, "H W"]:
@@ -59,8 +57,8 @@ def as_labels(values: Shaped[np.ndarray, "*shape"], size: Size) -> Int64[np.ndar
         raise ValueError(f"labels must have two axes, (H, W); got shape {values.shape}")
     if values.shape != size:
         raise ValueError(
-            f"labels must have the size of the image, {size[0]}x{size[1]} (height x width); got "
-            f"{values.shape[0]}x{values.shape[1]}. Resize them without interpolation."
+            f"labels must have the size of the image, {spell_size(size)} (height x width); got "
+            f"{spell_size(values.shape)}. Resize them without interpolation."
         )
     return values.astype(np.int64)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,10 @@ from jaxtyping import Float32, Int64, Shaped
 from PIL import Image
 
 from .files import IMAGE_SUFFIXES, open_image, read_arrays
-from .score_grid import ClassAxis, Size, classes_first, require_upright, resample, same_shape
-from .score_kinds import Kind, as_labels, as_maps, guess_kind
+from .notes import Guess, Note, Stretch
+from .options import DEFAULTS, ClassAxis, Kind, ReadOptions, Size
+from .score_grid import classes_first, require_upright, resample, same_shape
+from .score_kinds import as_labels, as_maps, guess_kind
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 SCORE_SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
@@ -36,13 +38,13 @@ class Scores:
         values: logits or probabilities (C, H, W), C = 1 being foreground; or labels (H, W).
         kind: "logits", "probs" or "labels".
         palette: RGB triples, when the scores came as a palette image.
-        notes: what had to be guessed, for the user to confirm.
+        notes: what had to be assumed, for the user to confirm.
     """
 
     values: Float32[np.ndarray, "C H W"] | Int64[np.ndarray, "H W"]
     kind: Literal["logits", "probs", "labels"]
     palette: bytes | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def labels(self) -> Int64[np.ndarray, "H W"]:
         """Return the labels before refinement: the likeliest class of each pixel."""
@@ -61,19 +63,10 @@ class _Raw:
     values: Shaped[np.ndarray, "*shape"]
     kind: Kind
     palette: bytes | None = None
-    guess: str | None = None
+    guess: Guess | None = None
 
 
-def read_scores(
-    path: Path,
-    size: Size,
-    kind: Kind = "auto",
-    *,
-    class_axis: ClassAxis = "auto",
-    canvas: Size | None = None,
-    align_corners: bool = False,
-    confidence: float = 0.7,
-) -> Scores:
+def read_scores(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Scores:
     """Read scores and bring them to the size of their image.
 
     `.npy` and `.npz` hold logits or probabilities (C, h, w) or (h, w, C) of any float type and
@@ -84,51 +77,32 @@ def read_scores(
     Args:
         path: the file.
         size: height and width of the image.
-        kind: what the file holds; "auto" guesses, and `notes` of the result says how.
-        class_axis: see `score_grid.classes_first`.
-        canvas: see `score_grid.resample`.
-        align_corners: see `score_grid.resample`.
-        confidence: probability that a mask of nothing but 0 and 255 is right: certain pixels
-            could not be moved by any neighbor.
+        options: how to read it; `notes` of the result says what was guessed.
     """
     is_array = path.suffix.lower() in ARRAY_SUFFIXES
     loaded = read_arrays(path) if is_array else open_image(path)
-    return interpret_scores(
-        loaded,
-        path,
-        size,
-        kind,
-        class_axis=class_axis,
-        canvas=canvas,
-        align_corners=align_corners,
-        confidence=confidence,
-    )
+    return interpret_scores(loaded, path, size, options)
 
 
 def interpret_scores(
     loaded: Mapping[str, Any] | Image.Image,
     path: Path,
     size: Size,
-    kind: Kind = "auto",
-    *,
-    class_axis: ClassAxis = "auto",
-    canvas: Size | None = None,
-    align_corners: bool = False,
-    confidence: float = 0.7,
+    options: ReadOptions = DEFAULTS,
 ) -> Scores:
     """Do what `read_scores` does with what was read already: the arrays of a file, or an image.
 
     `path` is what messages call it; the other arguments are those of `read_scores`.
     """
-    covered = size if canvas is None else canvas
+    covered, kind = options.covered(size), options.kind
     try:
         raw = _from_image(loaded) if isinstance(loaded, Image.Image) else _pick(loaded, kind)
-        raw = _settle(_upright(raw, covered, class_axis), kind)
-        notes = _notes(path, raw, covered)
+        raw = _settle(_upright(raw, covered, options.class_axis), kind)
+        notes = tuple(_notes(path.name, raw, covered))
         if raw.kind == "labels":
             return Scores(as_labels(raw.values, size), "labels", raw.palette, notes)
-        maps = as_maps(raw.values, raw.kind, confidence)
-        values = resample(maps, size, canvas=canvas, align_corners=align_corners)
+        maps = as_maps(raw.values, raw.kind, options.confidence)
+        values = resample(maps, size, options)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{path}: {error}") from error
     return Scores(values, "logits" if raw.kind == "logits" else "probs", raw.palette, notes)
@@ -210,22 +184,16 @@ def _settle(raw: _Raw, asked: Kind) -> _Raw:
         return replace(raw, kind=asked)
     if raw.kind != "auto":
         return raw
-    kind, guess = guess_kind(raw.values)
-    return replace(raw, kind=kind, guess=guess)
+    guess = guess_kind(raw.values)
+    return replace(raw, kind=guess.kind, guess=guess)
 
 
-def _notes(path: Path, raw: _Raw, covered: Size) -> tuple[str, ...]:
-    notes = []
+def _notes(file: str, raw: _Raw, covered: Size) -> Iterator[Note]:
     if raw.guess is not None:
-        notes.append(f"{path.name} read as {raw.kind}: {raw.guess}; --kind says otherwise")
-    found = _size(raw.values)
-    if raw.kind != "labels" and not same_shape(found, covered):
-        notes.append(
-            f"{path.name} is {found[0]}x{found[1]}, not of the shape of {covered[0]}x{covered[1]} "
-            "(height x width), and was stretched to it; if the network saw a padded canvas, say "
-            "--canvas"
-        )
-    return tuple(notes)
+        yield Note(file, raw.guess)
+    size = _size(raw.values)
+    if raw.kind != "labels" and not same_shape(size, covered):
+        yield Note(file, Stretch(size, covered))
 
 
 def _size(values: Shaped[np.ndarray, "*shape"]) -> Size:

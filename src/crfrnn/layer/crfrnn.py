@@ -12,16 +12,17 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.crf.frank_wolfe import Inference, Step, unroll
-from crfrnn.crf.inference import potts
-from crfrnn.crf.kernels import Gaussian, Kernel
+from crfrnn.crf.frank_wolfe import Inference, Rates, Step
+from crfrnn.crf.inference import Pairwise, infer, potts
+from crfrnn.crf.kernels import Gaussian, Kernel, checked_kernels
 from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.io.files import describe
+from crfrnn.ops import Options
 from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained
 from .inputs import check_logits, check_parameters
-from .prepared import Prepared, Recipe, checked_kernels, prepare_alone, take
+from .prepared import Prepared, Recipe, prepare_alone, take
 
 WEIGHTS = ("scalar", "class", "matrix")
 
@@ -37,9 +38,9 @@ class CRFRNN(nn.Module):
 
     Args:
         num_classes: C, the channels of the logits.
-        kernels: pairwise kernels, any number and mix of `Bilateral`, `Gaussian` and
-            `FeatureGaussian`. Default the paper's: bilateral 160 / 3 with weight 5, spatial 3 with
-            weight 3.
+        kernels: pairwise kernels, any number and mix of `Bilateral`, `Gaussian`,
+            `FeatureGaussian` and your own, see docs/layer.md. Default the paper's: bilateral
+            160 / 3 with weight 5, spatial 3 with weight 3.
         iterations: mean-field steps while training. Default 5 (the paper).
         eval_iterations: steps in evaluation mode. Default 10 (the paper).
         weights: learn one kernel weight per kernel ("scalar"), per kernel and class ("class", the
@@ -50,7 +51,7 @@ class CRFRNN(nn.Module):
         normalization: "symmetric" (default, converges best), "after" (the paper), "before" or
             "none".
         filter: "lattice", or "exact": the Gaussian sum itself, quadratic in the pixels.
-        learn_bandwidths: learn the bandwidths too; slower, see docs/layer.md.
+        learn_bandwidths: learn the bandwidths too; slower, see docs/guide/layer.md.
         feature_gradients: pass gradients on to the image and `features` where they ask for one;
             slower. If not, such an input is refused.
         step: the update of one iteration; see `Step`. Default mean field.
@@ -62,9 +63,9 @@ class CRFRNN(nn.Module):
     Attributes:
         kernel_weights: parameter (K,), (K, C) or (K, C, C).
         compatibility: parameter (C, C), or buffer if not learned; absent for fixed Potts.
-        log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its `position`,
-            `color` or `bandwidth`, each of the shape that the kernel was given. `current_kernels`
-            reads them.
+        log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its bandwidths by
+            name, such as `position`, each of the shape that the kernel was given.
+            `current_kernels` reads them.
         step_strength: with a learned step, log λ.
         step_size: with a learned step, the logit of α.
 
@@ -142,6 +143,16 @@ class CRFRNN(nn.Module):
         Returns:
             Logits of the approximate marginals, of the type of `logits`. Feed them to
             `cross_entropy`; softmax gives probabilities.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> image = torch.zeros(1, 3, 1, 6)
+            >>> image[..., 3:] = 200  # an edge in the middle
+            >>> logits = torch.zeros(1, 2, 1, 6)  # the network is sure of the outer pixels alone
+            >>> logits[:, 0, :, :2], logits[:, 1, :, 4:] = 2, 2
+            >>> CRFRNN(2)(logits, image).argmax(1)
+            tensor([[[0, 0, 0, 1, 1, 1]]])
         """
         iterations = self.iterations if self.training else self.eval_iterations
         tol = None if self.training else self.tol
@@ -158,7 +169,7 @@ class CRFRNN(nn.Module):
         tol: float | None = None,
         trace: bool = False,
     ) -> Inference:
-        """Refine logits, and tell how it went.
+        """Refine logits, and report steps and energies.
 
         Args:
             logits: this and `image`, `mask`, `features` as in `forward`.
@@ -171,6 +182,16 @@ class CRFRNN(nn.Module):
 
         Returns:
             Logits, the steps that each image made, and the energies.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> logits, image = torch.randn(2, 3, 8, 9), torch.rand(2, 3, 8, 9) * 255
+            >>> done = CRFRNN(3).infer(logits, image, iterations=4, trace=True)
+            >>> done.steps
+            tensor([4, 4])
+            >>> bool((done.energy[-1] < done.energy[0]).all())
+            True
         """
         most = (
             self.eval_iterations if iterations is None else _checks.count("iterations", iterations)
@@ -186,10 +207,19 @@ class CRFRNN(nn.Module):
         features: Sequence[Tensor] = (),
         dtype: torch.dtype = torch.float32,
     ) -> Prepared:
-        """Build lattices and normalisers once, to pass in place of the image in later calls.
+        """Build lattices and normalizers once, to pass in place of the image in later calls.
 
         The arguments are those of `forward`; an image is needed even if no kernel looks at it, and
         `dtype` is float64 for logits in float64.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> layer, image = CRFRNN(3).eval(), torch.rand(1, 3, 8, 9) * 255
+            >>> prepared = layer.prepare(image)
+            >>> logits = torch.randn(1, 3, 8, 9)
+            >>> torch.equal(layer(logits, prepared), layer(logits, image))
+            True
         """
         learning = self.training and self.log_bandwidths is not None
         return prepare_alone(
@@ -197,23 +227,44 @@ class CRFRNN(nn.Module):
         )
 
     def penalty(self) -> Float[Tensor, "C C"]:
-        """The present compatibility: penalty for label c beside label d."""
+        """Return the present compatibility: the penalty for label c beside label d.
+
+        Example:
+            >>> from crfrnn import CRFRNN
+            >>> CRFRNN(2).penalty().detach()  # Potts, until it is trained
+            tensor([[0., 1.],
+                    [1., 0.]])
+        """
         if self.compatibility is None:
             return potts(self.kernel_weights.new_empty(1, self.num_classes))
         return self.compatibility
 
     def current_kernels(self) -> tuple[Kernel, ...]:
-        """The kernels with their present bandwidths; their weights are in `kernel_weights`."""
+        """Return the kernels with their present bandwidths; their weights are in `kernel_weights`.
+
+        Example:
+            >>> from crfrnn import CRFRNN, Gaussian
+            >>> layer = CRFRNN(2, [Gaussian(position=4)], learn_bandwidths=True)
+            >>> _ = layer.log_bandwidths[0]["position"].data.sub_(0.5)  # as training might
+            >>> round(layer.current_kernels()[0].position, 2)
+            2.43
+        """
         return parameters.current_kernels(self.recipe.kernels, self.log_bandwidths)
 
     def parameter_groups(
         self, lr: float, *, weights: float = 1e4, compatibility: float = 1e3, others: float = 1e3
     ) -> list[dict[str, Any]]:
-        """Groups for an optimiser, with learning rates relative to the network's `lr`.
+        """Make groups for an optimizer, with learning rates relative to the network's `lr`.
 
         The default factors are the released solver's. They go with its tiny rate for the network,
         2.5e-8 on a mean loss (1e-13 on a sum over the pixels); with Adam, or a rate of 1e-3, give
         factors near 1. `others` is for bandwidths and a learned step.
+
+        Example:
+            >>> from crfrnn import CRFRNN
+            >>> groups = CRFRNN(21).parameter_groups(1e-3, weights=10, compatibility=1)
+            >>> {group["name"]: group["lr"] for group in groups}
+            {'crf.kernel_weights': 0.01, 'crf.compatibility': 0.001}
         """
         factors = {"kernel_weights": weights, "compatibility": compatibility, "others": others}
         return parameters.grouped(self.named_parameters(), lr, factors)
@@ -222,6 +273,14 @@ class CRFRNN(nn.Module):
         """Write the layer as `config.json` and `model.safetensors` into a directory.
 
         A write that is interrupted leaves the layer that was there before, or the new one.
+
+        Example:
+            >>> import os, tempfile
+            >>> from crfrnn import CRFRNN
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     CRFRNN(21).save_pretrained(folder)
+            ...     sorted(os.listdir(folder))
+            ['config.json', 'model.safetensors']
         """
         pretrained.write(Path(directory), self)
 
@@ -230,6 +289,14 @@ class CRFRNN(nn.Module):
         """Read a layer that `save_pretrained` wrote, or the CRF of a model that `crfrnn` wrote.
 
         It comes in evaluation mode.
+
+        Example:
+            >>> import tempfile
+            >>> from crfrnn import CRFRNN
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     CRFRNN(21, iterations=3).save_pretrained(folder)
+            ...     CRFRNN.from_pretrained(folder).iterations
+            3
         """
         config, tensors = pretrained.read(Path(directory))
         try:
@@ -243,7 +310,13 @@ class CRFRNN(nn.Module):
 
     @classmethod
     def from_preset(cls, preset: str, num_classes: int) -> CRFRNN:
-        """Start from a parameter set of `crfrnn.presets`, as "crfasrnn" (the paper), or a file."""
+        """Start from a parameter set of `crfrnn.presets`, as "crfasrnn" (the paper), or a file.
+
+        Example:
+            >>> from crfrnn import CRFRNN
+            >>> CRFRNN.from_preset("deeplab", num_classes=21).current_kernels()[0]
+            Bilateral(position=67, color=3, weight=4)
+        """
         chosen = find_preset(preset)
         return cls(
             num_classes,
@@ -256,8 +329,20 @@ class CRFRNN(nn.Module):
     def from_crfasrnn(cls, weights: Mapping[str, Tensor] | str | Path) -> CRFRNN:
         """Read the published weights of `sadeepj/crfasrnn_pytorch`: a state dict, or its file.
 
-        The layer computes what that one does: full kernel matrices, normalisation "after", both
+        The layer computes what that one does: full kernel matrices, normalization "after", both
         kernels on lattices. Its compatibility is a reward, so ours is -1 times it.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> published = {  # in place of crfasrnn_weights.pth
+            ...     "bilateral_ker_weights": 5 * torch.eye(21),
+            ...     "spatial_ker_weights": 3 * torch.eye(21),
+            ...     "compatibility_matrix": -torch.eye(21),
+            ... }
+            >>> layer = CRFRNN.from_crfasrnn(published)
+            >>> layer.weights, layer.num_classes
+            ('matrix', 21)
         """
         matrices, compatibility = pretrained.published_tensors(weights)
         layer = cls(
@@ -271,7 +356,13 @@ class CRFRNN(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """Name what the layer was made with."""
+        """Describe the layer in one line.
+
+        Example:
+            >>> from crfrnn import CRFRNN, Gaussian
+            >>> CRFRNN(2, [Gaussian()])
+            CRFRNN(num_classes=2, kernels=[Gaussian(position=3.0, ...)], iterations=5, ...)
+        """
         kernels = ", ".join(map(str, self.current_kernels()))
         return (
             f"num_classes={self.num_classes}, kernels=[{kernels}], iterations={self.iterations}, "
@@ -297,17 +388,13 @@ class CRFRNN(nn.Module):
             unary = logits.to(dtype)
             logs = self.log_bandwidths
             prepared = take("CRFRNN", self.recipe, unary, image, mask, features, logs)
-            done = unroll(
-                unary,
-                prepared.filters,
-                self.kernel_weights.to(dtype),
-                None if self.compatibility is None else self.compatibility.to(dtype),
-                iterations,
-                self.step,
-                strength=self.step_strength.to(dtype).exp() if self.step.learn else None,
-                size=self.step_size.to(dtype).sigmoid() if self.step.learn else None,
-                tolerance=tol or 0.0,
-                trace=trace,
-                engine=self.recipe.engine,
-            )
+            compatibility = None if self.compatibility is None else self.compatibility.to(dtype)
+            weights = self.kernel_weights.to(dtype)
+            pairwise = Pairwise(prepared.filters, weights, compatibility, self.recipe.engine)
+            rates = None
+            if self.step.learn:
+                strength, size = self.step_strength.to(dtype), self.step_size.to(dtype)
+                rates = Rates(strength.exp(), size.sigmoid())
+            options = Options(iterations, tol or 0.0)
+            done = infer(unary, pairwise, options, step=self.step, rates=rates, trace=trace)
         return dataclasses.replace(done, logits=done.logits.to(logits.dtype))

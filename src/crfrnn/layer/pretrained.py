@@ -11,15 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.crf.frank_wolfe import Step
-from crfrnn.crf.kernels import Bilateral, FeatureGaussian, Gaussian, Kernel
+from crfrnn.crf.kernels import Kernel
 from crfrnn.io import storage
 
 #: How the names of the CRF's tensors begin in a file.
 PREFIX = "crf."
-
-_KERNELS: dict[str, type[Kernel]] = {
-    kind.__name__: kind for kind in (Gaussian, Bilateral, FeatureGaussian)
-}
 
 #: The parameters of the layer of crfasrnn_pytorch, each C x C.
 _PUBLISHED = ("bilateral_ker_weights", "spatial_ker_weights", "compatibility_matrix")
@@ -53,10 +49,7 @@ def config_of(layer: Any) -> dict[str, Any]:
     learned = isinstance(layer.compatibility, nn.Parameter)
     return {
         "num_classes": layer.num_classes,
-        "kernels": [
-            {"kind": type(kernel).__name__, **dataclasses.asdict(kernel)}
-            for kernel in layer.recipe.kernels
-        ],
+        "kernels": [kernel.to_dict() for kernel in layer.recipe.kernels],
         "iterations": layer.iterations,
         "eval_iterations": layer.eval_iterations,
         "weights": layer.weights,
@@ -76,7 +69,7 @@ def arguments(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     compatibility = config["compatibility"]
     return {
         **config,
-        "kernels": [_kernel(entry) for entry in config["kernels"]],
+        "kernels": [Kernel.from_dict(entry) for entry in config["kernels"]],
         "compatibility": compatibility if compatibility == "potts" else tensors["compatibility"],
         "step": Step(**config["step"]),
     }
@@ -108,11 +101,3 @@ def published_tensors(source: Mapping[str, Tensor] | str | Path) -> tuple[Tensor
                 f"got {tuple(tensor.shape)}"
             )
     return torch.stack([bilateral, spatial]), -compatibility
-
-
-def _kernel(entry: Mapping[str, Any]) -> Kernel:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-    kind = fields.pop("kind", None)
-    if kind not in _KERNELS:
-        raise ValueError(f"unknown kernel {kind!r}; expected one of: {', '.join(_KERNELS)}")
-    return _KERNELS[kind](**fields)

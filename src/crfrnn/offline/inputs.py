@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,33 @@ from torch import Tensor
 
 from crfrnn import _checks
 
+from .options import RefineOptions
+
+#: What arrays may be: NumPy arrays and torch tensors.
+Array = Any
+
 #: Probabilities are clipped here before the logarithm, as `pydensecrf` does.
 _SMALLEST_PROBABILITY = 1e-5
 
 #: How far probabilities may be from summing to one: rounding of half precision and resizing.
 _SUM_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What `refine` looks at; the attributes are described there.
+
+    Attributes:
+        name: what the scores are: "logits", "probs", "labels" or "energy".
+        scores: those.
+    """
+
+    image: Array
+    name: str
+    scores: Array
+    mask: Array | None = None
+    features: Sequence[Array] = ()
+    channels_last: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -75,24 +97,18 @@ def find_layout(
             )
         channels = _channels(image, scores.shape[:1] if batched else (), size, channels_last)
         if channels:
+            layout = Layout(batched, size, channels)
             if channels_last is None:
-                _refuse_coincidence(name, scores, image, batched, size, channels)
-            return Layout(batched, size, channels)
+                _refuse_coincidence(name, scores, image, layout)
+            return layout
     raise ValueError(_mismatch(name, scores, image or (), readings[0][1]))
 
 
-def unary_logits(
-    name: str,
-    scores: Tensor,
-    layout: Layout,
-    num_classes: int | None,
-    confidence: float,
-    ignore_index: int,
-) -> Tensor:
+def unary_logits(name: str, scores: Tensor, layout: Layout, options: RefineOptions) -> Tensor:
     """Logits (B, C, *S) of the unary term from any kind of scores."""
     if name == "labels":
         labels = scores if layout.batched else scores[None]
-        return _from_labels(labels, num_classes, confidence, ignore_index)
+        return _from_labels(labels, options)
     if not scores.dtype.is_floating_point:
         raise TypeError(
             f"{name} must be floating point; got {scores.dtype}. Class numbers go to labels=; "
@@ -166,16 +182,10 @@ def _channels(
     return "first" if first and image[len(batch)] > 0 else ""
 
 
-def _refuse_coincidence(
-    name: str,
-    scores: Tensor,
-    image: tuple[int, ...],
-    batched: bool,
-    size: tuple[int, ...],
-    channels: str,
-) -> None:
-    """Refuse a reading that fits, but only as a mistake that happens to fit would."""
-    shape = tuple(scores.shape)
+def _refuse_coincidence(name: str, scores: Tensor, image: tuple[int, ...], layout: Layout) -> None:
+    """Refuse a reading whose shapes match only by accident."""
+    shape, size = tuple(scores.shape), layout.size
+    batched, channels = layout.batched, layout.channels
     advice = ""
     if shape == image and channels == "first" and image[-1] <= 4 < image[batched]:
         advice = (
@@ -244,15 +254,15 @@ def _check_probabilities(probs: Tensor, batched: bool) -> None:
         )
 
 
-def _from_labels(
-    labels: Tensor, num_classes: int | None, confidence: float, ignore_index: int
-) -> Tensor:
+def _from_labels(labels: Tensor, options: RefineOptions) -> Tensor:
+    num_classes, confidence = options.num_classes, options.confidence
+    ignore_index = operator.index(options.ignore_index)
     if labels.dtype.is_floating_point:
         raise TypeError(
             f"labels must be integers; got {labels.dtype}. Scores go to logits= or probs=."
         )
     labels = labels.long()
-    known = labels != operator.index(ignore_index)
+    known = labels != ignore_index
     low, high = (int(labels[known].min()), int(labels[known].max())) if known.any() else (0, 0)
     classes = max(high + 1, 2) if num_classes is None else _checks.count("num_classes", num_classes)
     if low < 0 or high >= classes or classes < 2:
@@ -276,5 +286,5 @@ def _warn_if_unit_range(image: Tensor) -> None:
             "the image has values in 0..1, but color bandwidths are in units of 0..255: "
             "multiply the image by 255, or the edges in it will not count",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,  # who called `refine`
         )

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from crfrnn import _checks, ops
 from crfrnn.crf.filters import build_filters
+from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.kernels import Kernel, weight_table
-from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.crf.pruning import Marginals, Pruned, marginals
-from crfrnn.ops import settle
-from crfrnn.presets import find_preset
+from crfrnn.ops import Options, settle
 
-from .inputs import Layout, arrange_image, find_layout, to_tensor, unary_logits
-
-#: What arrays may be: NumPy arrays and torch tensors.
-Array = Any
+from .inputs import (
+    Array,
+    Inputs,
+    Layout,
+    arrange_image,
+    find_layout,
+    to_tensor,
+    unary_logits,
+)
+from .options import RefineOptions
 
 
 @dataclass(frozen=True)
@@ -129,28 +133,43 @@ def refine(
         >>> refine(image, probs=probs).labels[0]
         array([0, 0, 0, 1, 1, 1])
     """
-    settle()
     name, scores = _only_one(logits=logits, probs=probs, labels=labels, energy=energy)
-    chosen = find_preset(preset)
-    kernels = chosen.kernels if kernels is None else _kernels(kernels)
-    steps = chosen.iterations if iterations is None else _checks.count("iterations", iterations)
-    normalization = chosen.normalization if normalization is None else normalization
-    _checks.one_of("normalization", normalization, NORMALIZATIONS)
-    _checks.one_of("filter", filter, ("lattice", "exact"))
-    _checks.one_of("precision", precision, ("full", "half"))
-    tolerance = 0.0 if tol is None else _checks.positive("tol", tol, "a mean change")[0]
-
-    given = to_tensor(name, scores)
-    picture = None if image is None else to_tensor("image", image)
-    layout = find_layout(
-        name, given, None if picture is None else tuple(picture.shape), channels_last
+    options = RefineOptions(
+        preset=preset,
+        kernels=kernels,
+        compatibility=compatibility,
+        iterations=iterations,
+        normalization=normalization,
+        filter=filter,
+        prune=prune,
+        precision=precision,
+        tol=tol,
+        num_classes=num_classes,
+        confidence=confidence,
+        ignore_index=ignore_index,
+        engine=engine,
     )
-    unary = unary_logits(name, given, layout, num_classes, confidence, ignore_index)
+    return refine_inputs(Inputs(image, name, scores, mask, features, channels_last), options)
+
+
+def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
+    """Do what `refine` does, which gathers its arguments for this."""
+    settle()
+    given = to_tensor(inputs.name, inputs.scores)
+    picture = None if inputs.image is None else to_tensor("image", inputs.image)
+    layout = find_layout(
+        inputs.name,
+        given,
+        None if picture is None else tuple(picture.shape),
+        inputs.channels_last,
+    )
+    unary = unary_logits(inputs.name, given, layout, options)
     guide = None if picture is None else arrange_image("image", picture, layout, unary)
-    maps = [arrange_image("features", feature, layout, unary) for feature in features]
-    where = None if mask is None else _arrange_mask(mask, layout, unary)
-    penalty = _penalty(compatibility, unary)
-    engine = ops.resolve_engine(engine, unary.device, unary.dtype)
+    maps = [arrange_image("features", feature, layout, unary) for feature in inputs.features]
+    where = None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary)
+    penalty = _penalty(options.compatibility, unary)
+    engine = ops.resolve_engine(options.engine, unary.device, unary.dtype)
+    kernels, steps = options.numbers.kernels, options.numbers.iterations
 
     with torch.no_grad():
         filters = build_filters(
@@ -158,24 +177,17 @@ def refine(
             unary,
             guide,
             maps,
-            normalization=normalization,
-            filter=filter,
+            normalization=options.numbers.normalization,
+            filter=options.filter,
             mask=where,
             engine=engine,
         )
         weights = weight_table(kernels, unary.shape[1], unary)
-        result = marginals(
-            unary,
-            filters,
-            weights,
-            penalty,
-            steps,
-            prune=prune,
-            tolerance=tolerance,
-            half=precision == "half",
-            engine=engine,
-        )
-    return _pack(result, given, scores, layout, engine)
+        pairwise = Pairwise(filters, weights, penalty, engine)
+        half = options.precision == "half"
+        run_options = Options(steps, options.tol or 0.0, half=half)
+        result = marginals(unary, pairwise, run_options, prune=options.prune)
+    return _pack(result, given, inputs.scores, layout, engine)
 
 
 def _only_one(**scores: Array | None) -> tuple[str, Array]:
@@ -184,16 +196,6 @@ def _only_one(**scores: Array | None) -> tuple[str, Array]:
         names = ", ".join(name for name, _ in given) or "none"
         raise ValueError(f"give exactly one of logits=, probs=, labels=, energy=; got {names}")
     return given[0]
-
-
-def _kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
-    listed = tuple(kernels) if isinstance(kernels, Iterable) else (kernels,)
-    for kernel in listed:
-        if not isinstance(kernel, get_args(Kernel)):
-            raise TypeError(
-                f"kernels must be a list of Gaussian, Bilateral and FeatureGaussian; got {kernel!r}"
-            )
-    return listed
 
 
 def _penalty(compatibility: Array | None, unary: Tensor) -> Tensor | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from crfrnn.io.options import ReadOptions
+
 from ._limits import at_least, positive
 from .config_crf import CrfConfig
 from .config_stage import StageConfig
@@ -34,6 +36,12 @@ class ScoresConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         positive("temperature", self.temperature)
+        self.reading()
+
+    def reading(self) -> ReadOptions:
+        """How to read the packs."""
+        canvas = None if self.canvas is None else (self.canvas, self.canvas)
+        return ReadOptions(kind="logits", canvas=canvas, align_corners=self.align_corners)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from crfrnn.io.notes import Note
 from crfrnn.io.score_pack import read_pack
 from crfrnn.io.scores import interpret_scores
 
@@ -29,8 +30,7 @@ class PackedLogits:
         self.pack = read_pack(path)
         if self.pack.kind != "logits":
             raise ValueError(f"{path}: expected logits; got {self.pack.kind}")
-        self.canvas = None if config.canvas is None else (config.canvas, config.canvas)
-        self.align_corners = config.align_corners
+        self.reading = config.reading()
         self.temperature = temperature
         self._noted = False
 
@@ -50,14 +50,12 @@ class PackedLogits:
             self.pack.arrays(name),
             Path(f"{self.pack.path}, {name}"),
             size,
-            "logits",
-            canvas=self.canvas,
-            align_corners=self.align_corners,
+            self.reading,
         )
         self._warn(scores.notes)
         return torch.from_numpy(scores.values) / self.temperature
 
-    def _warn(self, notes: Sequence[str]) -> None:
+    def _warn(self, notes: Sequence[Note]) -> None:
         """Pass on what had to be guessed, of the first image that it concerns.
 
         A worker process has no say: its lines would mix with the progress of the main process.

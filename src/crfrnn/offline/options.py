@@ -1,0 +1,129 @@
+"""How an inference runs: the options of `refine`, defined once for Python and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
+
+from crfrnn import _checks, ops
+from crfrnn.crf.kernels import Kernel, checked_kernels
+from crfrnn.crf.lattice import NORMALIZATIONS
+from crfrnn.io.options import CONFIDENCE, Confidence, Option
+from crfrnn.presets import Preset, find_preset
+
+FILTERS = ("lattice", "exact")
+PRECISIONS = ("full", "half")
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """How `refine` infers; the attributes are described there.
+
+    `num_classes`, `confidence` and `ignore_index` are checked where the labels are: what they may
+    be depends on those.
+
+    Attributes:
+        numbers: those of the preset, with the kernels, iterations and normalization given here in
+            the place of its own.
+
+    Example:
+        >>> from crfrnn.offline.options import RefineOptions
+        >>> RefineOptions(preset="krahenbuhl", normalization="after").numbers.iterations
+        5
+    """
+
+    preset: Annotated[
+        str,
+        Option("see below, or a file that crfrnn tune wrote", metavar="NAME", about="crf"),
+    ] = "deeplab"
+    kernels: Annotated[
+        Sequence[Kernel] | None,
+        Option("each number of the preset's kernels is an option", about="crf"),
+    ] = None
+    compatibility: Annotated[
+        Any,
+        Option(
+            "(C, C) penalties for label c beside label d (default Potts)",
+            metavar="FILE.npy",
+            about="crf",
+        ),
+    ] = None
+    iterations: Annotated[
+        int | None, Option("mean-field steps (default: the preset's)", metavar="T", about="crf")
+    ] = None
+    normalization: Annotated[
+        str | None,
+        Option(
+            "how the Gaussian sums are normalized (default: as in the preset)",
+            choices=NORMALIZATIONS,
+            about="crf",
+        ),
+    ] = None
+    filter: Annotated[
+        str, Option("exact: the Gaussian sum itself, slow", choices=FILTERS, about="crf")
+    ] = "lattice"
+    prune: Annotated[
+        bool,
+        Option(python_only="its error has a proven bound; only those who check it turn it off"),
+    ] = True
+    precision: Annotated[
+        str,
+        Option(
+            "half: the lattice's values as float16, a little faster with many classes",
+            choices=PRECISIONS,
+            about="crf",
+        ),
+    ] = "full"
+    tol: Annotated[
+        float | None,
+        Option(
+            "stop an image when its marginals change by less than this on average, such as 0.001 "
+            "(default: never)",
+            metavar="X",
+            about="crf",
+        ),
+    ] = None
+    num_classes: Annotated[
+        int | None, Option("labels: default the largest id + 1", metavar="C")
+    ] = None
+    confidence: Confidence = CONFIDENCE
+    ignore_index: Annotated[
+        int, Option("labels: the id of unknown pixels, which the CRF fills", metavar="ID")
+    ] = 255
+    engine: Annotated[
+        str | None,
+        Option("reference, cpu or triton (default: the fastest)", metavar="NAME", about="crf"),
+    ] = None
+    numbers: Preset = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without an image, and look the preset up."""
+        numbers = find_preset(self.preset)
+        if self.kernels is not None:
+            numbers = replace(numbers, kernels=checked_kernels(self.kernels))
+        if self.iterations is not None:
+            numbers = replace(numbers, iterations=_checks.count("iterations", self.iterations))
+        if self.normalization is not None:
+            _checks.one_of("normalization", self.normalization, NORMALIZATIONS)
+            numbers = replace(numbers, normalization=self.normalization)
+        _checks.one_of("filter", self.filter, FILTERS)
+        _checks.one_of("precision", self.precision, PRECISIONS)
+        if self.engine is not None:
+            _checks.one_of("engine", self.engine, ops.ENGINES)
+        object.__setattr__(self, "numbers", numbers)
+        if self.tol is not None:
+            tol = _checks.positive("tol", self.tol, "a mean change")[0]
+            object.__setattr__(self, "tol", tol)
+
+    def parameters(self) -> dict[str, Any]:
+        """Every option as JSON spells it, with the numbers of the preset filled in."""
+        numbers = self.numbers
+        kernels = [kernel.to_dict() for kernel in numbers.kernels]
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return {
+            **given,
+            "kernels": kernels,
+            "iterations": numbers.iterations,
+            "normalization": numbers.normalization,
+        }
