@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import crfrnn.cli
-from crfrnn.cli import main
+from crfrnn.cli import _job, main
 from crfrnn.cli._notes import Notes, warnings_at_once
 
 # The session turns warnings into errors; these tests are about warnings that are not.
@@ -90,13 +89,13 @@ def test_what_a_folder_leaves_out_is_said_before_the_work(
     for name, values in (("b", np.zeros((3, 6, 8), np.float32)), ("c", np.zeros(7))):
         np.save(f"scores/{name}.npy", values)
     lines: list[str] = []
-    refine = crfrnn.refine
+    refine = _job.refine_scores
 
     def look(*args: object, **options: object) -> object:
         lines.extend(said())
         return refine(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(crfrnn, "refine", look)
+    monkeypatch.setattr(_job, "refine_scores", look)
     arguments = ["refine", "images", "scores", "-o", "out", "--kind", "logits", "--workers", "1"]
     assert main(arguments) == 1
     assert lines[0] == "crfrnn refine: note: 1 images without scores: a"
