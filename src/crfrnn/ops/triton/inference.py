@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crfrnn.ops.arrays import Term
 
-from .launch import item_rows, pad_channels, padded_width, pieces, whole_rows
+from .launch import item_rows, launch, pad_channels, padded_width, pieces, whole_rows
 from .terms import Filtering, Source
 from .update import adjoint_kernel, mix_kernel, update_kernel
 
@@ -190,7 +190,9 @@ class _Steps:
         running: Tensor | None = None,
     ) -> None:
         """Launch `update_kernel`."""
-        update_kernel[(self.blocks, self.batch)](
+        launch(
+            update_kernel,
+            (self.blocks, self.batch),
             *fused.arguments(),
             self._fused_weights(),
             self.message,
@@ -221,7 +223,9 @@ class _Steps:
         to_weights: Tensor,
     ) -> None:
         """Launch `adjoint_kernel`, and keep the gradient to the fused weights."""
-        adjoint_kernel[(self.blocks, self.batch)](
+        launch(
+            adjoint_kernel,
+            (self.blocks, self.batch),
             *fused.arguments(),
             self._fused_weights(),
             self.sums,
@@ -239,7 +243,9 @@ class _Steps:
             self._add_weights(to_weights, self.fused)
 
     def _mix(self, made: Source, k: int, q: Tensor, add: bool, reduce: bool) -> None:
-        mix_kernel[(self.blocks, self.batch)](
+        launch(
+            mix_kernel,
+            (self.blocks, self.batch),
             *made.arguments(),
             self.weights[k],
             q,

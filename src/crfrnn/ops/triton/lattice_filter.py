@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crfrnn.ops.arrays import LatticeArrays
 
-from .launch import channel_block, item_of, own_points, padded_width, pieces, row_block
+from .launch import channel_block, item_of, launch, own_points, padded_width, pieces, row_block
 from .splat import Splat, plan, splat
 
 
@@ -45,7 +45,9 @@ def filter_to_weight(
     columns = channel_block(channels)
     rows = row_block(columns)
     corners = lattice.vertex.shape[2]
-    weight_kernel[(pieces(n, rows), batch)](
+    launch(
+        weight_kernel,
+        (pieces(n, rows), batch),
         values,
         gradient,
         seen,
@@ -100,7 +102,9 @@ class Blur:
         # Each blur adds up to twice a value. In half precision it is halved, to stay in range.
         halved = source.dtype == torch.float16
         for axis in reversed(range(axes)) if reverse else range(axes):
-            blur_kernel[(pieces(vertices, rows), pieces(width, columns))](
+            launch(
+                blur_kernel,
+                (pieces(vertices, rows), pieces(width, columns)),
                 source,
                 target,
                 self.lattice.neighbor,
@@ -129,7 +133,9 @@ def slice(table: Tensor, lattice: LatticeArrays, gain: float, out: Tensor) -> No
     channels = out.shape[2]
     columns = channel_block(channels)
     rows = row_block(columns)
-    slice_kernel[(pieces(n, rows), batch, pieces(channels, columns))](
+    launch(
+        slice_kernel,
+        (pieces(n, rows), batch, pieces(channels, columns)),
         table,
         lattice.vertex,
         lattice.weight,

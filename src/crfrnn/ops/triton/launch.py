@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -26,6 +30,35 @@ def own_points(points, ROWS: tl.constexpr):
 
 #: Whether kernels run in Triton's interpreter, on CPU tensors, instead of being compiled.
 INTERPRETED = not isinstance(item_of, triton.JITFunction)
+
+#: What Triton compiled, with the values of its constants, for each kind of launch; see `launch`.
+_compiled: dict[tuple[Any, ...], tuple[Callable[..., Any], tuple[Any, ...]]] = {}
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, **options: Any) -> None:
+    """Launch a kernel past Triton's own search for what it compiled, which costs the host more.
+
+    A call makes a hundred launches, and the host would need longer for them than the device. No
+    kernel here specializes on the value of an integer, and every other argument is a constant, so
+    that the types of the arguments and the alignment of the tensors tell all that is compiled anew.
+    """
+    if INTERPRETED:
+        kernel[grid](*arguments, **options)
+        return
+    kinds = [
+        (a.dtype, a.data_ptr() % 16 == 0) if isinstance(a, Tensor) else -(2**31) <= a < 2**31
+        for a in arguments
+    ]
+    key = (kernel.fn, torch.cuda.current_device(), *kinds, *options.values())
+    found = _compiled.get(key)
+    if found is None:
+        made = kernel[grid](*arguments, **options)
+        constants = (options[name] for name in kernel.arg_names[len(arguments) :])
+        _compiled[key] = made, tuple(constants)
+        return
+    made, constants = found
+    made[(*grid, 1, 1)[:3]](*arguments, *constants)
+
 
 #: Elements of a program's accumulator: 8 a thread with 4 warps of 32. The interpreter pays for each
 #: program, not for each element.
