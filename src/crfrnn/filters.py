@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -174,13 +173,18 @@ def _band(
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
     # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
-    distance = torch.arange(-radius, radius + 1, device=like.device)
-    source = torch.arange(size, device=like.device)[:, None] + distance
+    # A learned bandwidth needs its gradient; all else is small enough to be quicker on the CPU.
+    where = like.device if isinstance(bandwidth, Tensor) else torch.device("cpu")
+    distance = torch.arange(-radius, radius + 1, device=where)
+    source = torch.arange(size, device=where)[:, None] + distance
     inside = (source >= 0) & (source < size)
     band = torch.exp(-0.5 * (distance.to(like.dtype) / bandwidth) ** 2) * inside
     before, after = normalizers(band.sum(1), normalization)
-    source = source.clamp(0, size - 1)
-    scales = [after[:, None]] if isinstance(after, Tensor) else []
-    if isinstance(before, Tensor):  # not before[source], which wakes idle threads
-        scales.append(before.gather(0, source.flatten()).view(source.shape))
-    return functools.reduce(torch.mul, scales, band)
+    if isinstance(after, Tensor):
+        band = band * after[:, None]
+    if isinstance(before, Tensor):
+        # Not before[source], which wakes idle threads, and whose gradient on a device adds in any
+        # order.
+        edged = torch.nn.functional.pad(before, (radius, radius))
+        band = band * edged.unfold(0, len(distance), 1)
+    return band.to(like.device)

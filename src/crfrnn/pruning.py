@@ -140,7 +140,7 @@ def marginals(
         weights: kernel weights, (K,), (K, C) or (K, C, C).
         compatibility: (C, C) penalties; None is Potts, the only one that allows pruning.
         iterations: number of updates.
-        prune: whether to leave classes out.
+        prune: whether to leave classes out, where that can save more than it costs.
         tolerance: as in `recurrence.infer`.
         half: whether lattices store their values in half precision, where the engine can.
         engine: as in `recurrence.infer`.
@@ -152,7 +152,7 @@ def marginals(
     with torch.no_grad():
         weights = penalty_weights(weights, compatibility, logits)
         pruned = None
-        if prune and weights.dim() == 2:
+        if prune and weights.dim() == 2 and ops.worth_pruning(logits, engine):
             pruned = certify(logits, filters, weights, iterations, engine)
         kept: list[int] = []
         if pruned is not None:

@@ -14,7 +14,14 @@ from .engines import (
     triton_missing,
 )
 from .filters import build, exact, filter, separable
-from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs_total
+from .recurrence import (
+    class_peaks,
+    marginals,
+    mean_field,
+    message_peaks,
+    needs_total,
+    worth_pruning,
+)
 from .transforms import direct
 
 __all__ = [
@@ -41,4 +48,5 @@ __all__ = [
     "resolve_engine",
     "separable",
     "triton_missing",
+    "worth_pruning",
 ]

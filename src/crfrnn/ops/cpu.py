@@ -12,7 +12,7 @@ from torch import Tensor
 from crfrnn import _core as _compiled
 
 from .arrays import EXACT_TOLERANCE, LatticeArrays, Term
-from .reference import filter_to_weight, transpose_band
+from .reference import filter_to_weight, transpose_band, worth_pruning
 
 __all__ = [
     "build",
@@ -31,6 +31,7 @@ __all__ = [
     "saved_width",
     "separable",
     "stores_half",
+    "worth_pruning",
 ]
 
 #: The core takes CPU tensors where its stub, which knows NumPy only, says arrays.

@@ -154,6 +154,9 @@ class Engine(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
         """Run the recurrence on some or all classes for its marginals and labels."""
 
+    def worth_pruning(self, logits: Tensor) -> bool:
+        """Whether leaving classes out can save more than the search for them costs."""
+
     def class_peaks(self, logits: Tensor) -> list[float]:
         """Find how near each class comes to the likeliest one."""
 

@@ -32,7 +32,12 @@ __all__ = [
     "needs_total",
     "saved_width",
     "separable",
+    "worth_pruning",
 ]
+
+#: The search for classes to leave out launches as much as two steps and waits three times for the
+#: device. Fewer scores than this are updated in less time.
+_WORTH_PRUNING = 20_000_000
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -59,3 +64,8 @@ class_peaks = _on_device(reference.class_peaks)
 needs_total = reference.needs_total
 marginals = _on_device(functools.partial(reference.marginals, run=mean_field))
 message_peaks = _on_device(functools.partial(reference.message_peaks, run=mean_field))
+
+
+def worth_pruning(logits: Tensor) -> bool:
+    """Whether leaving classes out of `logits` can save more than the search for them costs."""
+    return logits.numel() >= _WORTH_PRUNING
