@@ -31,6 +31,7 @@ from rich.table import Table
 from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, refine
+from crfrnn.filters import KernelFilter, build_filters
 from crfrnn.lattice import ExactFilter
 from crfrnn.pairwise import kernel_points
 
@@ -202,6 +203,43 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
             )
         )
     return shares
+
+
+def parts(size: int, classes: int) -> dict[str, float]:
+    """Milliseconds of the parts of a call: until the device is idle, of the host, of the device."""
+    from crfrnn.ops import triton as engine
+
+    logits, image = (tensor.cuda() for tensor in picture(size, classes, 1))
+    points = _bilateral_points(image)
+
+    def filters() -> list[KernelFilter]:
+        return build_filters(
+            KERNELS, logits, image, (), normalization="symmetric", filter="lattice"
+        )
+
+    terms = [one.term(logits, total=False) for one in filters()]
+    flat, weights = logits.flatten(2), torch.ones(2, classes, device="cuda")
+
+    def recurrence() -> Any:
+        return engine.mean_field(flat, weights, (size, size), terms, 10, 0.0, False)
+
+    times = {
+        "lattice alone": _timed(lambda: Lattice(points), budget=0.3)[0],
+        "all filters": _timed(filters, budget=0.3)[0],
+        "recurrence, T = 10": _timed(recurrence, budget=0.3)[0],
+        "all but filters and recurrence": _timed(
+            lambda: refine(image, logits=logits, kernels=KERNELS, iterations=0), budget=0.3
+        )[0],
+    }
+    launching = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        recurrence()
+        launching.append(time.perf_counter() - start)
+    times["recurrence, the host alone"] = launching
+    times["recurrence, the device alone"] = [_graphed(recurrence, repeats=2)]
+    return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
 
 
 def exact_tiles(points: Tensor) -> dict[str, float]:
@@ -426,6 +464,9 @@ def main(options: list[str]) -> None:
     shares = attempt("kernels", lambda: kernels(500, 21, bandwidth)) or []
     facts["kernels"] = [asdict(share) for share in shares]
     _print(device, rows, shares, bandwidth)
+    facts["parts_milliseconds"] = attempt("parts", lambda: parts(500, 21)) or {}
+    for name, milliseconds in facts["parts_milliseconds"].items():
+        sys.stdout.write(f"{name}: {milliseconds:.2f} ms\n")
     points = _bilateral_points(picture(500, 1, 1)[1].cuda())
     facts["vertices_per_pixel"] = Lattice(points).vertices / len(points)
     sys.stdout.write(f"{facts['vertices_per_pixel']:.2f} vertices a pixel at 160 / 3\n")

@@ -175,16 +175,18 @@ def _band(
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
     # A learned bandwidth needs its gradient; all else is small enough to be quicker on the CPU.
     where = like.device if isinstance(bandwidth, Tensor) else torch.device("cpu")
-    distance = torch.arange(-radius, radius + 1, device=where)
-    source = torch.arange(size, device=where)[:, None] + distance
-    inside = (source >= 0) & (source < size)
-    band = torch.exp(-0.5 * (distance.to(like.dtype) / bandwidth) ** 2) * inside
+    distance = torch.arange(-radius, radius + 1, dtype=like.dtype, device=where)
+
+    def windows(scale: Tensor) -> Tensor:
+        # Not scale[source], which wakes idle threads, and whose gradient on a device adds up in
+        # any order.
+        edged = torch.nn.functional.pad(scale, (radius, radius))
+        return edged.unfold(0, len(distance), 1)
+
+    band = torch.exp(-0.5 * (distance / bandwidth) ** 2) * windows(distance.new_ones(size))
     before, after = normalizers(band.sum(1), normalization)
     if isinstance(after, Tensor):
         band = band * after[:, None]
     if isinstance(before, Tensor):
-        # Not before[source], which wakes idle threads, and whose gradient on a device adds in any
-        # order.
-        edged = torch.nn.functional.pad(before, (radius, radius))
-        band = band * edged.unfold(0, len(distance), 1)
+        band = band * windows(before)
     return band.to(like.device)

@@ -37,7 +37,7 @@ __all__ = [
 
 #: The search for classes to leave out launches as much as two steps and waits three times for the
 #: device. Fewer scores than this are updated in less time.
-_WORTH_PRUNING = 20_000_000
+_WORTH_PRUNING = 10_000_000
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

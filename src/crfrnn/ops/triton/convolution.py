@@ -13,7 +13,7 @@ from torch import Tensor
 from .launch import item_rows, launch, pieces
 
 #: A program's tile of the result, how much of the sum it adds at a time, and its warps.
-_ROWS, _COLUMNS, _DEPTH, _WARPS = 64, 128, 32, 4
+_ROWS, _COLUMNS, _DEPTH, _WARPS = 16, 128, 16, 4
 
 
 def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import channel_block, item_rows, launch, own_points, pieces, row_block
+from .launch import item_rows, launch, pieces
 from .ordering import Tiles, arrange
 
 #: Points of a tile: small tiles leave out more pairs, large ones keep the tensor cores busy.
@@ -16,9 +16,6 @@ TILE = {torch.float32: 64, torch.float64: 32}
 #: Channels of one program, for which the kernel values are computed anew: with more, the registers
 #: of a thread do not hold them.
 _CHANNELS = 64
-
-#: Warps of a program, and how many tiles it loads ahead.
-_WARPS, _STAGES = 4, 2
 
 
 def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
@@ -40,67 +37,28 @@ def run(values: Tensor, tiles: Tiles, before: Tensor | None, out: Tensor) -> Ten
     # One channel is summed by hand; the tensor cores take 16 or more.
     columns = 1 if channels == 1 else min(_CHANNELS, max(16, triton.next_power_of_2(channels)))
     tile = TILE[values.dtype]
-    placed = torch.empty_like(out, memory_format=torch.contiguous_format)
-    block = channel_block(channels)
-    rows = row_block(block)
-    launch(
-        place_kernel,
-        (pieces(n, rows), batch, pieces(channels, block)),
-        values,
-        tiles.order,
-        out if before is None else before,
-        placed,
-        n,
-        item_rows(values),
-        CHANNELS=channels,
-        SCALED=before is not None,
-        ROWS=rows,
-        COLUMNS=block,
-    )
     launch(
         exact_kernel,
         (pieces(n, tile), batch, pieces(channels, columns)),
-        placed,
+        values,
         tiles.features,
         tiles.order,
+        out if before is None else before,
         out,
         tiles.begin,
         tiles.near,
         n,
+        item_rows(values),
         D=tiles.features.shape[1],
         CHANNELS=channels,
+        SCALED=before is not None,
         PRECISION="ieee" if torch.version.hip or values.dtype == torch.float64 else "tf32x3",
         TILE=tile,
         COLUMNS=columns,
-        num_warps=_WARPS,
-        num_stages=_STAGES,
+        num_warps=4,
+        num_stages=2,
     )
     return out
-
-
-@triton.jit(do_not_specialize=["points", "rows_each"])
-def place_kernel(
-    values,
-    order,
-    before,
-    placed,
-    points,
-    rows_each,
-    CHANNELS: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Values times the scale of their points, in the order of the tiles."""
-    item, _, valid, place = own_points(points, ROWS)
-    column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = valid[:, None] & (column < CHANNELS)[None, :]
-    point = tl.load(order + place, mask=valid, other=0).to(tl.int64)
-    source = values + (item * rows_each + point)[:, None] * CHANNELS + column[None, :]
-    value = tl.load(source, mask=inside, other=0.0)
-    if SCALED:
-        value *= tl.load(before + item * points + point, mask=valid, other=0.0)[:, None]
-    tl.store(placed + place[:, None] * CHANNELS + column[None, :], value, mask=inside)
 
 
 @triton.jit
@@ -132,17 +90,20 @@ def kernel_tile(
     return tl.exp2(squared * -0.7213475204444817)  # -log2(e) / 2
 
 
-@triton.jit(do_not_specialize=["points"])
+@triton.jit(do_not_specialize=["points", "rows_each"])
 def exact_kernel(
-    placed,
+    values,
     features,
     order,
+    before,
     out,
     begin,
     near,
     points,
+    rows_each,
     D: tl.constexpr,
     CHANNELS: tl.constexpr,
+    SCALED: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -160,11 +121,14 @@ def exact_kernel(
         other = tl.load(near + p).to(tl.int64) * TILE + tl.arange(0, TILE)
         valid = other < points
         weight = kernel_tile(own, row, other, points.to(tl.int64), D, TILE, kind)
+        point = tl.load(order + item * points + other, mask=valid, other=0).to(tl.int64)
         value = tl.load(
-            placed + (item * points + other)[:, None] * CHANNELS + column[None, :],
+            values + (item * rows_each + point)[:, None] * CHANNELS + column[None, :],
             mask=valid[:, None] & real[None, :],
             other=0.0,
         )
+        if SCALED:
+            value *= tl.load(before + item * points + point, mask=valid, other=0.0)[:, None]
         if COLUMNS == 1:
             sums += tl.sum(weight[:, :, None] * value[None, :, :], axis=1)
         else:

@@ -87,6 +87,8 @@ def mean_field_backward(
         q = saved[:, step]
         fused, message = made.adjoint_messages(upstream, q, to_weights)
         made.adjoint(fused, q, upstream, to_logits, message, to_weights)
+    if made.full:
+        to_weights -= made.products[:, :, :classes, :classes].sum(1)
     return to_logits, to_weights.to(weights.dtype)
 
 
@@ -132,6 +134,8 @@ class _Steps:
         self.change = like.new_empty(self.batch, self.blocks)
         self.sums = like.new_empty(self.batch * self.blocks, self.width) if adjoint else like
         self.classes = classes
+        if adjoint and self.full:  # sums over points of the results times the marginals
+            self.products = like.new_zeros(len(terms), self.batch, self.width, self.width)
 
     def messages(self, q: Tensor) -> tuple[Source, bool]:
         """Add up the messages of all filters but one lattice, which is left to fuse."""
@@ -161,8 +165,7 @@ class _Steps:
             if self.full:
                 made = Source("dense", self.message)
                 made.tensor = one.result(upstream)
-                product = made.tensor.transpose(1, 2) @ q
-                to_weights[k] -= product[:, : self.classes, : self.classes].sum(0)
+                self.products[k].baddbmm_(made.tensor.transpose(1, 2), q)
             else:
                 made = one.source(upstream)
             if self.wide:

@@ -97,7 +97,7 @@ class Blur:
         source, target = self.tables
         vertices, width = source.shape
         columns = channel_block(width)
-        rows = row_block(columns)
+        rows = 2 * row_block(columns, 1)  # with one warp, more of them fit a multiprocessor
         axes = self.lattice.neighbor.shape[0]
         # Each blur adds up to twice a value. In half precision it is halved, to stay in range.
         halved = source.dtype == torch.float16
@@ -116,6 +116,7 @@ class Blur:
                 WIDTH=width,
                 ROWS=rows,
                 COLUMNS=columns,
+                num_warps=1,
             )
             source, target = target, source
         self.tables = source, target
@@ -127,8 +128,13 @@ def gain(corners: int) -> float:
     return 1 / (1 + 2.0 ** (1 - corners))
 
 
-def slice(table: Tensor, lattice: LatticeArrays, gain: float, out: Tensor) -> None:
-    """Fill `out` (B N C) from the table; channels of `out` beyond the table's are not there."""
+def slice(
+    table: Tensor, lattice: LatticeArrays, gain: float, out: Tensor, after: Tensor | None = None
+) -> None:
+    """Fill `out` (B N C) from the table, times `after` (B N) if given.
+
+    Channels of `out` beyond the table's are not there.
+    """
     batch, n, corners = lattice.vertex.shape
     channels = out.shape[2]
     columns = channel_block(channels)
@@ -140,10 +146,12 @@ def slice(table: Tensor, lattice: LatticeArrays, gain: float, out: Tensor) -> No
         lattice.vertex,
         lattice.weight,
         lattice.starts,
+        out if after is None else after,
         out,
         n,
         CORNERS=corners,
         GAIN=gain,
+        SCALED=after is not None,
         CHANNELS=channels,
         WIDTH=table.shape[1],
         ROWS=rows,
@@ -221,10 +229,12 @@ def slice_kernel(
     vertex,
     weight,
     starts,
+    after,
     out,
     points,
     CORNERS: tl.constexpr,
     GAIN: tl.constexpr,
+    SCALED: tl.constexpr,
     CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -236,6 +246,8 @@ def slice_kernel(
     sums = sliced(
         table, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS, COLUMNS
     )
+    if SCALED:
+        sums *= tl.load(after + place, mask=valid, other=0.0)[:, None]
     target = out + place[:, None] * CHANNELS + column[None, :]
     tl.store(target, sums * GAIN, mask=valid[:, None] & (column < CHANNELS)[None, :])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -36,20 +35,23 @@ _compiled: dict[tuple[Any, ...], tuple[Callable[..., Any], tuple[Any, ...]]] = {
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, **options: Any) -> None:
-    """Launch a kernel past Triton's own search for what it compiled, which costs the host more.
+    """Launch a kernel with tensors, then integers, then constants; the host pays little for it.
 
-    A call makes a hundred launches, and the host would need longer for them than the device. No
-    kernel here specializes on the value of an integer, and every other argument is a constant, so
-    that the types of the arguments and the alignment of the tensors tell all that is compiled anew.
+    A call makes a hundred launches, and Triton's own search for what it compiled takes the host
+    longer than many a kernel takes the device. No kernel here specializes on the value of an
+    integer, so that what was compiled for the same types and constants fits, as long as tensors are
+    aligned and integers have 32 bits; Triton looks after the rest.
     """
-    if INTERPRETED:
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    numbers = arguments[len(tensors) :]
+    # Addresses, because about a tensor Triton would ask the driver.
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    plain = all(n < 2**31 for n in numbers) and not any(a % 16 for a in addresses)
+    if INTERPRETED or not plain:
         kernel[grid](*arguments, **options)
         return
-    kinds = [
-        (a.dtype, a.data_ptr() % 16 == 0) if isinstance(a, Tensor) else -(2**31) <= a < 2**31
-        for a in arguments
-    ]
-    key = (kernel.fn, torch.cuda.current_device(), *kinds, *options.values())
+    types = [tensor.dtype for tensor in tensors]
+    key = (kernel.fn, tensors[0].get_device(), *types, *options.values())
     found = _compiled.get(key)
     if found is None:
         made = kernel[grid](*arguments, **options)
@@ -57,7 +59,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, **optio
         _compiled[key] = made, tuple(constants)
         return
     made, constants = found
-    made[(*grid, 1, 1)[:3]](*arguments, *constants)
+    made[(*grid, 1, 1)[:3]](*addresses, *numbers, *constants)
 
 
 #: Elements of a program's accumulator: 8 a thread with 4 warps of 32. The interpreter pays for each
@@ -75,15 +77,16 @@ def channel_block(width: int) -> int:
     return min(64, _power_of_two(width))
 
 
-def row_block(channels: int, most: int = 256) -> int:
-    """Rows that one program handles beside `channels` of each, a power of two."""
-    return max(1, min(most, TILE // channels))
+def row_block(channels: int, warps: int = 4) -> int:
+    """Rows that one program of so many warps handles beside `channels` of each, a power of two."""
+    return max(1, min(64, TILE // 4 // channels) * warps)
 
 
 def whole_rows(width: int, least: int = 1) -> tuple[int, int, int]:
     """Rows, channels and warps of a program that sees all channels of a row, as a softmax does."""
     channels = max(least, _power_of_two(width))
-    return max(least, row_block(channels, 128)), channels, 4 if channels <= 256 else 8
+    warps = 1 if channels <= 64 and least == 1 else 4 if channels <= 256 else 8
+    return max(least, row_block(channels, warps)), channels, warps
 
 
 def pieces(length: int, block: int) -> int:

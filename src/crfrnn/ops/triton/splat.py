@@ -14,7 +14,7 @@ from crfrnn.ops.arrays import LatticeArrays
 from .launch import channel_block, item_of, item_rows, launch, pieces, row_block
 
 #: A vertex with more entries than this is splatted in parts, which programs share.
-_LIGHT = 32
+_LIGHT = 8
 
 #: Entries of one part of a heavy vertex. Flat regions put tens of thousands on one vertex.
 _PART = 128
@@ -86,7 +86,7 @@ def splat(
     batch, n, corners = lattice.vertex.shape
     vertices, width = table.shape
     columns = channel_block(width)
-    rows = row_block(4 * columns // _WARPS)
+    rows = 2 * row_block(columns, _WARPS)
     shared = min(_PROGRAMS, len(plan.part))
     launch(
         splat_kernel,
