@@ -12,16 +12,10 @@ from .engines import (
     release_memory,
     resolve_engine,
     triton_missing,
-)
-from .filters import build, exact, filter, separable
-from .recurrence import (
-    class_peaks,
-    marginals,
-    mean_field,
-    message_peaks,
-    needs_total,
     worth_pruning,
 )
+from .filters import build, exact, filter, separable
+from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs_total
 from .transforms import direct
 
 __all__ = [

@@ -200,6 +200,11 @@ def implementation(engine: str) -> Engine:
     return cast(Engine, reference)
 
 
+def worth_pruning(logits: Tensor, engine: str) -> bool:
+    """Whether leaving classes out can save more than the search for them costs."""
+    return implementation(engine).worth_pruning(logits)
+
+
 def core_response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> Tensor:
     """F 1 (B N) of a term of the C++ core, without gradients; see `cpu.response`."""
     from . import cpu  # late: it needs the compiled core

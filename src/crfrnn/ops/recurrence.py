@@ -88,11 +88,6 @@ def _in_range(term: Term, logits: Tensor) -> Term:
     return term._replace(before=before, after=after)
 
 
-def worth_pruning(logits: Tensor, engine: str) -> bool:
-    """Whether leaving classes out can save more than the search for them costs."""
-    return implementation(engine).worth_pruning(logits)
-
-
 def class_peaks(logits: Tensor, engine: str) -> list[float]:
     """The largest ratio of each class's marginal to the likeliest one's, over batch and pixels."""
     return implementation(engine).class_peaks(logits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import triton
@@ -31,7 +30,7 @@ def own_points(points, ROWS: tl.constexpr):
 INTERPRETED = not isinstance(item_of, triton.JITFunction)
 
 #: What Triton compiled, with the values of its constants, for each kind of launch; see `launch`.
-_compiled: dict[tuple[Any, ...], tuple[Callable[..., Any], tuple[Any, ...]]] = {}
+_compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, **options: Any) -> None:
@@ -55,8 +54,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, **optio
     found = _compiled.get(key)
     if found is None:
         made = kernel[grid](*arguments, **options)
-        constants = (options[name] for name in kernel.arg_names[len(arguments) :])
-        _compiled[key] = made, tuple(constants)
+        _compiled[key] = made, tuple(options[name] for name in kernel.arg_names[len(arguments) :])
         return
     made, constants = found
     made[(*grid, 1, 1)[:3]](*addresses, *numbers, *constants)
