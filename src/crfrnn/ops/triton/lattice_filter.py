@@ -10,7 +10,8 @@ from torch import Tensor
 from crfrnn.ops.arrays import LatticeArrays
 
 from .launch import channel_block, item_of, launch, own_points, padded_width, pieces, row_block
-from .splat import Splat, plan, splat
+from .splat import splat
+from .splat_plan import Splat, plan
 
 
 def filter(
