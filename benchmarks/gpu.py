@@ -127,7 +127,7 @@ def training(size: int, classes: int, steps: int) -> Row:
 def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
     """The kernels of one step, each alone in a CUDA graph, against a plain copy."""
     from crfrnn.ops.triton import convolution, inference, lattice_build, packing, splat
-    from crfrnn.ops.triton.launch import padded_width
+    from crfrnn.ops.triton.launch import padded_width, pieces
 
     logits, image = (tensor.cuda() for tensor in picture(size, classes, 1))
     prepared = CRFRNN(classes, KERNELS).cuda().eval().prepare(image)
@@ -145,7 +145,10 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
     packed = packing.pack(features)
     flat, z = logits.flatten(2).contiguous(), torch.empty_like(logits.flatten(2))
     fused, message = steps.messages(q)
-    row, table, taps = width * 4, vertices * width * 4, sum(b.shape[1] for b in terms[1].arrays)
+    row, table = width * 4, vertices * width * 4
+    # Rows of values that a pass of the separable filter loads for each row of its result.
+    tall, deep = convolution._ROWS, convolution._DEPTH
+    fetched = sum(pieces(tall + b.shape[1] - 1, deep) * deep / tall for b in terms[1].arrays)
     present = int((arrays.neighbor > 0).sum())
 
     def update() -> None:
@@ -172,7 +175,7 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
             2,
             lambda: grid.run(q, steps.message, weights=steps.weights[1]),
             4 * n * row,
-            (taps + 2) * n * row,
+            (fetched + 2) * n * row,
         ),
         (
             "slice + mix + unary + softmax",

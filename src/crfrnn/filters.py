@@ -173,9 +173,7 @@ def _band(
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
     # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
-    # A learned bandwidth needs its gradient; all else is small enough to be quicker on the CPU.
-    where = like.device if isinstance(bandwidth, Tensor) else torch.device("cpu")
-    distance = torch.arange(-radius, radius + 1, dtype=like.dtype, device=where)
+    distance = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
 
     def windows(scale: Tensor) -> Tensor:
         # Not scale[source], which wakes idle threads, and whose gradient on a device adds up in
@@ -189,4 +187,4 @@ def _band(
         band = band * after[:, None]
     if isinstance(before, Tensor):
         band = band * windows(before)
-    return band.to(like.device)
+    return band

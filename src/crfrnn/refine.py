@@ -152,6 +152,8 @@ def refine(
     engine = ops.resolve_engine(engine, unary.device, unary.dtype)
 
     with torch.no_grad():
+        # First, because a copy to a device waits for what was launched there before.
+        weights = weight_table(kernels, unary.shape[1], unary)
         filters = build_filters(
             kernels if steps else (),
             unary,
@@ -162,7 +164,6 @@ def refine(
             mask=where,
             engine=engine,
         )
-        weights = weight_table(kernels, unary.shape[1], unary)
         result = marginals(
             unary,
             filters,
