@@ -97,7 +97,8 @@ def refine(
         filter: "lattice" (fast) or "exact" (the Gaussian sum itself, quadratic in the pixels).
         prune: leave out classes of which it can be proven that they win no pixel and that no
             message to them matters much (`Pruned.bound`; Potts, weights >= 0); several times
-            faster on photographs, which show few of many classes.
+            faster on photographs, which show few of many classes. On a GPU only where there are 10
+            million scores or more.
         precision: "full", or "half" to keep the lattice's values as float16 where the engine can
             (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic is
             in full; a marginal moves by 5e-7 on average, one in 10 000 labels or fewer changes.
