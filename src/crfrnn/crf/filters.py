@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -156,17 +155,22 @@ def build_filters(
 def _band(
     size: int, bandwidth: float | Tensor, reach: float, normalization: str, like: Tensor
 ) -> Tensor:
-    """The normalized Gaussian along one axis as a band matrix (size, 2 r + 1)."""
+    """The normalised Gaussian along one axis as a band matrix (size, 2 r + 1)."""
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
     # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
-    distance = torch.arange(-radius, radius + 1, device=like.device)
-    source = torch.arange(size, device=like.device)[:, None] + distance
-    inside = (source >= 0) & (source < size)
-    band = torch.exp(-0.5 * (distance.to(like.dtype) / bandwidth) ** 2) * inside
+    distance = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
+
+    def windows(scale: Tensor) -> Tensor:
+        # Not scale[source], which wakes idle threads, and whose gradient on a device adds up in
+        # any order.
+        edged = torch.nn.functional.pad(scale, (radius, radius))
+        return edged.unfold(0, len(distance), 1)
+
+    band = torch.exp(-0.5 * (distance / bandwidth) ** 2) * windows(distance.new_ones(size))
     before, after = normalizers(band.sum(1), normalization)
-    source = source.clamp(0, size - 1)
-    scales = [after[:, None]] if isinstance(after, Tensor) else []
-    if isinstance(before, Tensor):  # not before[source], which wakes idle threads
-        scales.append(before.gather(0, source.flatten()).view(source.shape))
-    return functools.reduce(torch.mul, scales, band)
+    if isinstance(after, Tensor):
+        band = band * after[:, None]
+    if isinstance(before, Tensor):
+        band = band * windows(before)
+    return band

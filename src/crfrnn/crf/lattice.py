@@ -179,7 +179,8 @@ def normalizers(norm: Tensor, normalization: str) -> tuple[Tensor | float, Tenso
         return 1.0, 1.0
     norm = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
     if normalization == "symmetric":
-        return norm.rsqrt(), norm.rsqrt()
+        root = norm.rsqrt()
+        return root, root
     return (norm.reciprocal(), 1.0) if normalization == "before" else (1.0, norm.reciprocal())
 
 
