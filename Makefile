@@ -3,15 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
-INSTALL := $(PIP) install --constraint constraints.txt
+CONSTRAINTS ?= constraints.txt
+INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 
-CORE := CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.hpp)
-FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp)
+FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp)
+CORE := CMakeLists.txt $(FORMATTED)
 TOOLS := $(VENV)/.tools
 RUNNABLE := $(VENV)/.runnable
 INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.bench
 CHECK_BUILD := build/check
+SMOKE := build/smoke
+SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # The GPU verbs use the Python that has a torch for the device, and change nothing in it: the package
 # goes into a folder beside it, without the compiled core where that cannot be built.
@@ -21,7 +24,7 @@ GPU_NEEDS := torch triton numpy jaxtyping PIL rich safetensors pytest
 GPU_RUN := PYTHONPATH=$(abspath $(GPU_SITE)) PYTHONDONTWRITEBYTECODE=1 $(GPU_PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check sanitize bench test-gpu bench-gpu format clean
+.PHONY: help dev demo test test-long check smoke sanitize bench test-gpu bench-gpu format clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -35,6 +38,9 @@ demo: $(RUNNABLE)  ## refine the sample pictures into ./demo
 test: $(INSTALLED)  ## run the tests; ARGS="-k name" passes options on
 	$(PY) -m pytest $(ARGS)
 
+test-long: $(INSTALLED)  ## the tests, with a thousand inputs to each law instead of twenty
+	$(PY) -m pytest --hypothesis-profile=long $(ARGS)
+
 check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
@@ -45,6 +51,16 @@ check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja -DPython_EXECUTABLE=$(abspath $(PY)) \
 		-Dnanobind_DIR=$$($(PY) -m nanobind --cmake_dir)
 	$(PY) -m cmake --build $(CHECK_BUILD)
+
+# A second environment that reads the packages of the first: a plain path in a .pth file brings them
+# without the editable package, whose own .pth file is then not read.
+smoke: $(INSTALLED)  ## build the wheel, install it elsewhere, and try it there
+	rm -rf $(SMOKE)
+	CRFRNN_REQUIRE_CORE=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(SMOKE) .
+	$(PY) -m venv --without-pip $(SMOKE)/venv
+	$(PIP) --python $(SMOKE)/venv install --no-deps --no-index $(SMOKE)/*.whl
+	echo $(abspath $(SITE)) > $(SMOKE)/venv$(SITE:$(abspath $(VENV))%=%)/dependencies.pth
+	$(SMOKE)/venv/bin/python .ci/smoke.py
 
 sanitize: sanitize-address sanitize-thread  ## the core's tests under ASan and UBSan, and under TSan
 
@@ -65,7 +81,6 @@ format: $(INSTALLED)  ## rewrite Python and C++ in the house's format
 # A second build of the package, imported without the editable one: -S leaves .pth files unread.
 SANITIZED_TESTS := tests/crf/test_filter.py tests/crf/test_filter_laws.py tests/crf/test_mean_field.py \
 	tests/layer/test_gradients.py tests/offline/test_refine.py tests/crf/test_pruning.py tests/crf/test_precision.py
-SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 sanitize-address: SANITIZERS := address,undefined
 sanitize-address: LIBRARIES := libasan.so libubsan.so
 sanitize-thread: SANITIZERS := thread
@@ -94,7 +109,7 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 # torch comes before anything that asks for it, so that no resolver chooses it.
-$(TOOLS): constraints.txt | $(PY)
+$(TOOLS): $(CONSTRAINTS) | $(PY)
 	@echo "Installing torch and the build tools into $(VENV)"
 	$(INSTALL) torch scikit-build-core nanobind cmake ninja
 	@touch $@

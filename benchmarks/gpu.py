@@ -116,19 +116,21 @@ def training(size: int, classes: int, steps: int) -> Row:
 
 def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
     """The kernels of one step, each alone in a CUDA graph, against a plain copy."""
+    from crfrnn.ops import Model
     from crfrnn.ops.triton import convolution, inference, lattice_build, packing, splat
     from crfrnn.ops.triton.launch import padded_width
 
     logits, image = (tensor.cuda() for tensor in picture(size, classes, 1))
     prepared = CRFRNN(classes).cuda().eval().prepare(image)
-    terms = [one.term(logits, total=False) for one in prepared.filters]
-    arrays = prepared.filters[0].run.arrays
+    terms = [kernel.term for kernel in prepared.filters]
+    arrays = prepared.filters[0].gaussian.arrays
     n, width, corners = size * size, padded_width(classes), arrays.vertex.shape[2]
     vertices, entries = arrays.neighbor.shape[1], size * size * corners
     q = logits.flatten(2).softmax(1).transpose(1, 2)
     q = torch.nn.functional.pad(q, (0, width - classes)).contiguous()
     weights = torch.ones(2, classes, device="cuda")
-    steps = inference._Steps(q, weights, classes, (size, size), terms, False, None)
+    model = Model(weights, (size, size), terms, "triton")
+    steps = inference._Steps(q, classes, model, False, None)
     blur = steps.filters[0].blur
     grid = convolution.Grid((size, size), terms[1].arrays)
     features = torch.rand(1, n, corners - 1, device="cuda") * 3

@@ -10,6 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from crfrnn import ops
+from crfrnn.crf import inference
+from crfrnn.crf.filters import KernelFilter
+from crfrnn.crf.inference import Pairwise
 from crfrnn.ops import core_missing
 
 #: One table for all tests; a test that needs more says why. The first is the issue's promise.
@@ -185,3 +189,19 @@ def photograph(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray
         image = skimage.transform.resize(image, size, anti_aliasing=True, preserve_range=True)
         logits = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", antialias=True)
     return image.round().astype(np.uint8), logits[0].numpy()
+
+
+def infer(
+    logits: Tensor,
+    filters: Sequence[KernelFilter],
+    weights: Tensor,
+    compatibility: Tensor | None,
+    iterations: int,
+    *,
+    tolerance: float = 0.0,
+    engine: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits and steps of an inference, its parts spelled out."""
+    pairwise = Pairwise(filters, weights, compatibility, engine)
+    result = inference.infer(logits, pairwise, ops.Options(iterations, tolerance))
+    return result.logits, result.steps

@@ -37,6 +37,18 @@ else:
 
 LIBRARY = str(Path(crfrnn.__file__).parent)
 
+# `make test-long` tries many more inputs, others each time; a failure prints how to repeat it.
+if importlib.util.find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    settings.register_profile(
+        "short", max_examples=20, deadline=None, derandomize=True, database=None
+    )
+    settings.register_profile(
+        "long", max_examples=1000, deadline=None, print_blob=True, database=None
+    )
+    settings.load_profile("short")
+
 # More threads than this only fight each other on sizes that tests use.
 torch.set_num_threads(min(4, os.cpu_count() or 1))
 

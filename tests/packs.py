@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from crfrnn.training import DataConfig, KernelConfig, ScoresConfig
+from crfrnn import Bilateral, Gaussian
+from crfrnn.training import DataConfig, ScoresConfig
 from crfrnn.training.source import Source
 
 KERNELS = (
-    KernelConfig("Bilateral", position=8, color=25, weight=2),
-    KernelConfig("Gaussian", position=1.5, weight=1),
+    Bilateral(position=8, color=25, weight=2),
+    Gaussian(position=1.5, weight=1),
 )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from . import ops
+from ._version import installed_version
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,13 @@ def info() -> Info:
         >>> crfrnn.info().engines["reference"]
         'ready'
     """
-    try:
-        own = version("crfrnn")
-    except PackageNotFoundError:
-        own = "not installed"
     kinds = {
         "CPU float32": (torch.device("cpu"), torch.float32),
         "CPU float64": (torch.device("cpu"), torch.float64),
         "CUDA float32": (torch.device("cuda"), torch.float32),
     }
     return Info(
-        version=own,
+        version=installed_version(),
         torch=torch.__version__,
         python=platform.python_version(),
         machine=platform.machine(),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from .io.files import describe, write_text
 
 #: How the name of a file of parameters ends.
 PRESET_SUFFIXES = (".json", ".yaml", ".yml")
-
-_KINDS: dict[str, type[Bilateral] | type[Gaussian]] = {"Bilateral": Bilateral, "Gaussian": Gaussian}
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def find_preset(name: str) -> Preset:
         tree = read(path.read_text(encoding="utf-8"))
         return Preset(
             name=path.stem,
-            kernels=tuple(_kernel(entry) for entry in tree["kernels"]),
+            kernels=tuple(Kernel.from_dict(entry) for entry in tree["kernels"]),
             iterations=_checks.count("iterations", tree["iterations"]),
             normalization=_normalization(tree["normalization"]),
             purpose=str(tree.get("purpose", "")),
@@ -161,20 +158,15 @@ def find_preset(name: str) -> Preset:
     except (yaml.YAMLError, KeyError, ValueError, TypeError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else describe(error)
         raise ValueError(
-            f"{path}: expected kernels (kind, position, color, weight), iterations and "
-            f"normalization; {what}"
+            f"{path}: expected kernels (kind, bandwidths, weight), iterations and normalization; "
+            f"{what}"
         ) from error
 
 
 def describe_preset(preset: Preset) -> dict[str, Any]:
     """Spell a preset as its file does."""
-    kernels = [
-        {"kind": type(kernel).__name__, **asdict(kernel)}
-        for kernel in preset.kernels
-        if isinstance(kernel, (Bilateral, Gaussian))
-    ]
     return {
-        "kernels": kernels,
+        "kernels": [kernel.to_dict() for kernel in preset.kernels],
         "iterations": preset.iterations,
         "normalization": preset.normalization,
         "purpose": preset.purpose,
@@ -187,14 +179,6 @@ def write_preset(path: Path, preset: Preset) -> None:
     tree = describe_preset(preset)
     as_json = path.suffix.lower() == ".json"
     write_text(path, json.dumps(tree, indent=2) + "\n" if as_json else yaml.safe_dump(tree))
-
-
-def _kernel(entry: Mapping[str, Any]) -> Kernel:
-    fields: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "kind"
-    }
-    _checks.one_of("kind", entry["kind"], _KINDS)
-    return _KINDS[entry["kind"]](**fields)
 
 
 def _normalization(given: Any) -> str:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,7 @@ def test_json_tells_everything(folder: Path, capsys: pytest.CaptureFixture[str])
     assert report["relabeled"] == int((read("o.png") != logits().argmax(axis=0)).sum())
     assert report["outputs"] == {"labels": "o.png", "probs": "p.npy", "overlay": "v.png"}
     assert report["parameters"]["normalization"] == "after"
+    assert report["parameters"]["kernels"][0]["kind"] == "Bilateral"
     assert report["parameters"]["kernels"][0]["position"] == 160
     probs = np.load("p.npy")
     assert probs.dtype == np.float32
@@ -442,7 +445,11 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(_job, "refine_inputs", interrupted)
         assert refine_folders("--workers", "1") == 130
-    assert capsys.readouterr().err == "crfrnn refine: interrupted\n"
+    *notes, last = capsys.readouterr().err.splitlines()
+    assert last == "crfrnn refine: interrupted"
+    # Notes were said before it, since they come when they come up.
+    assert "crfrnn refine: note: 1 images without scores: a" in notes
+    assert all(line.startswith("crfrnn refine: note: ") for line in notes)
     done = names(folders / "out")
     assert done == ["b.png", "c.png", "crfrnn-refine.json"]
     # What kill -9 would leave: a partial file of long ago, and one that another run is writing.
@@ -474,6 +481,24 @@ def test_other_parameters_are_not_mixed_in(
     np.testing.assert_array_equal(read("out/b.png"), logits().argmax(axis=0))
     assert refine_folders("--iterations", "0") == 0
     assert "0 refined, 4 already there" in capsys.readouterr().out
+
+
+def test_a_folder_of_an_earlier_version_goes_on(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which spelled the kind of a kernel `kernel`."""
+    assert refine_folders() == 0
+    manifest = Path("out/crfrnn-refine.json")
+    times = manifest.stat()
+    text = manifest.read_text()
+    assert text.count('"kind": "Bilateral"') == 1
+    manifest.write_text(re.sub(r'"kind": "(Bilateral|Gaussian)"', r'"kernel": "\1"', text))
+    os.utime(manifest, ns=(times.st_atime_ns, times.st_mtime_ns))
+    capsys.readouterr()
+    assert refine_folders() == 0
+    assert "0 refined, 4 already there" in capsys.readouterr().out
+    assert refine_folders("--bilateral-color", "9") == 2
+    assert "kernels was" in capsys.readouterr().err
 
 
 def test_an_interrupted_overwrite_leaves_no_old_result_for_done(
@@ -512,7 +537,10 @@ def test_guesses_are_counted_not_repeated(
     assert main(["refine", "images", "scores", "-o", "out"]) == 0
     err = capsys.readouterr().err
     assert "note: 3 files: read as logits: it has negative values" in err
-    assert "note: 1 files: read as probs: no value is negative" in err
+    # Each sentence at once with the file that it came up with; a count where there were more.
+    assert "note: b.npy read as probs: no value is negative" in err
+    assert err.count("read as logits") == 2
+    assert err.count("read as probs") == 1
 
 
 def test_a_stem_of_two_files_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -654,7 +682,7 @@ def test_a_process_of_its_own(folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT between processes")
-def test_ctrl_c_ends_a_folder_with_one_line(folders: Path) -> None:
+def test_ctrl_c_ends_a_folder_without_a_traceback(folders: Path) -> None:
     for number in range(300):
         save_png(f"images/n{number}.png", photograph())
         np.save(f"scores/n{number}.npy", logits())
@@ -670,13 +698,34 @@ def test_ctrl_c_ends_a_folder_with_one_line(folders: Path) -> None:
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
-    assert (run.returncode, out, err) == (130, "", "crfrnn refine: interrupted\n")
+    assert (run.returncode, out) == (130, "")
+    *before, last = err.splitlines()  # notes, and progress if the machine is slow
+    assert last == "crfrnn refine: interrupted"
+    assert all(line.startswith(("crfrnn refine: note: ", "refining: ")) for line in before)
     done = names(folders / "out")
     assert 1 < len(done) < 300
     assert not [name for name in done if name.endswith(PART_SUFFIX)]
     for name in done:
         if name.endswith(".png"):
             assert read(f"out/{name}").shape == SIZE
+
+
+def test_version_is_that_of_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"crfrnn {version('crfrnn')}\n"
+    assert crfrnn.__version__ == crfrnn.info().version == version("crfrnn")
+    with pytest.raises(AttributeError, match="'crfrnn' has no attribute '__versions__'"):
+        _ = crfrnn.__versions__
+
+
+def test_import_does_not_look_the_version_up(folder: Path) -> None:
+    code = (
+        "import crfrnn; assert '__version__' not in vars(crfrnn); "
+        "from crfrnn import __version__; print(__version__)"
+    )
+    run = process(start=code)
+    out, err = run.communicate(timeout=60)
+    assert out == f"{crfrnn.__version__}\n", err
 
 
 def test_help_imports_nothing_heavy(folder: Path) -> None:

@@ -15,8 +15,9 @@ from PIL import Image
 import crfrnn
 from crfrnn.cli import main
 from crfrnn.io.palette import VOC_CLASSES
+from crfrnn.io.storage import CONFIG, TENSORS
 from crfrnn.models import make_network
-from crfrnn.models.checkpoint import CONFIG, WEIGHTS, Checkpoint
+from crfrnn.models.checkpoint import Checkpoint
 
 SIZE = (20, 28)
 
@@ -118,7 +119,7 @@ def test_a_folder_resumes(
     assert (found["segmented"], found["skipped"], found["failed"]) == (1, 2, 0)
     newest = max(path.stat().st_mtime_ns for path in Path("out").iterdir())
     later = (newest + 10**9,) * 2
-    os.utime(Path("model") / WEIGHTS, ns=later)  # the model was trained further
+    os.utime(Path("model") / TENSORS, ns=later)  # the model was trained further
     assert segment("--overlay", "views", "--json", image="photos", out="out") == 0
     assert json.loads(capsys.readouterr().out)["segmented"] == 3
     assert segment("--no-crf", image="photos", out="out") == 2
@@ -145,7 +146,7 @@ def change_config(old: str, new: str) -> None:
         ("nowhere.png", [], "nowhere.png: expected a photograph or a folder, found nothing"),
         ("photos/a.png", ["--model", "nowhere"], "expected a model's directory, or the name of"),
         ("photos/a.png", ["--model", "a/b/c"], "expected a model's directory, or the name of"),
-        ("photos/a.png", ["--model", "photos"], "photos has no config.yaml"),
+        ("photos/a.png", ["--model", "photos"], "photos has no config.json"),
         ("photos/a.png", ["-o", "photos/a.png"], "photos/a.png is an input already"),
         ("photos/a.png", ["-o", "o.jpg"], "labels are written as .png"),
         ("photos", ["-o", "photos"], "photos is the folder of images; write labels elsewhere"),
@@ -173,10 +174,10 @@ def test_bad_input(
 
 @pytest.mark.unchecked
 def test_bad_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change_config("num_classes: 21", "num_classes: 20")
+    change_config('"num_classes": 21', '"num_classes": 20')
     assert segment() == 2
     assert "the CRF has 21 classes and num_classes is 20" in capsys.readouterr().err
-    (Path("model") / WEIGHTS).write_bytes(b"")
+    (Path("model") / TENSORS).write_bytes(b"")
     assert segment() == 2
     assert "not a readable safetensors file" in capsys.readouterr().err
 

@@ -340,6 +340,6 @@ def test_response_of_the_core_is_the_filter_of_ones(power: float, dtype: torch.d
     features = PointCase(2, 35 * 37, 3, 2, 4).make(dtype)[0]
     lattice = Lattice(features, engine="cpu")
     before = torch.rand(features.shape[:2], dtype=dtype) + 0.5
-    term = ops.Term("lattice", tuple(lattice.arrays), before, None, None)
+    term = ops.Term("lattice", tuple(lattice.arrays), before)
     expected = lattice.filter(before[..., None])[..., 0] ** power
-    close(ops.core_response(term, tuple(before.shape), (35 * 37,), power), expected, dtype)
+    close(ops.response(term, tuple(before.shape), (35 * 37,), "cpu", power), expected, dtype)

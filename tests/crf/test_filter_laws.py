@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -25,7 +25,6 @@ POINTS = st.builds(
     spread=st.sampled_from([0.01, 0.3, 1.0, 3.0, 30.0]),
     kind=st.sampled_from(["random", "constant", "duplicated", "lattice-points", "strided"]),
 )
-laws = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 
 METHODS = pytest.mark.parametrize("method", ["lattice", "exact"])
 ON_ENGINES = pytest.mark.parametrize("engine", ENGINES)
@@ -42,7 +41,6 @@ def build(features: Tensor, method: str, engine: str) -> Lattice | ExactFilter:
 
 @METHODS
 @ON_ENGINES
-@laws
 @given(case=POINTS, scale=st.floats(-10, 10))
 def test_linear(method: str, engine: str, case: PointCase, scale: float) -> None:
     features, u = make(case)
@@ -53,7 +51,6 @@ def test_linear(method: str, engine: str, case: PointCase, scale: float) -> None
 
 @METHODS
 @ON_ENGINES
-@laws
 @given(case=POINTS)
 def test_adjoint(method: str, engine: str, case: PointCase) -> None:
     """⟨F u, v⟩ = ⟨u, Fᵀ v⟩, where Fᵀ blurs the axes in reverse."""
@@ -65,7 +62,6 @@ def test_adjoint(method: str, engine: str, case: PointCase) -> None:
 
 @METHODS
 @ON_ENGINES
-@laws
 @given(case=POINTS)
 def test_backward_is_the_adjoint(method: str, engine: str, case: PointCase) -> None:
     features, u = make(case)
@@ -78,7 +74,6 @@ def test_backward_is_the_adjoint(method: str, engine: str, case: PointCase) -> N
 
 @METHODS
 @ON_ENGINES
-@laws
 @given(case=POINTS, shuffle=st.randoms(use_true_random=False))
 def test_permuting_the_points_permutes_the_output(method, engine, case, shuffle) -> None:
     features, values = make(case)
@@ -91,7 +86,6 @@ def test_permuting_the_points_permutes_the_output(method, engine, case, shuffle)
 
 @METHODS
 @ON_ENGINES
-@laws
 @given(case=POINTS, constant=st.floats(-100, 100))
 def test_normalized_filtering_keeps_constants(method, engine, case, constant) -> None:
     features, values = make(case)
@@ -102,7 +96,6 @@ def test_normalized_filtering_keeps_constants(method, engine, case, constant) ->
 
 @METHODS
 @ON_ENGINES
-@laws
 @given(case=POINTS)
 def test_normalized_filtering_before_keeps_the_sum(method, engine, case) -> None:
     """Normalising the input keeps the total mass, for filters that are their own adjoint."""
@@ -118,7 +111,6 @@ def test_normalized_filtering_before_keeps_the_sum(method, engine, case) -> None
 
 @METHODS
 @ON_ENGINES
-@laws
 @given(case=POINTS)
 def test_positive_values_stay_positive(method: str, engine: str, case: PointCase) -> None:
     features, values = make(case)
@@ -131,7 +123,6 @@ def test_positive_values_stay_positive(method: str, engine: str, case: PointCase
 
 @METHODS
 @ON_ENGINES
-@laws
 @given(case=POINTS)
 def test_batch_items_are_independent(method: str, engine: str, case: PointCase) -> None:
     features, values = make(case)
@@ -143,7 +134,6 @@ def test_batch_items_are_independent(method: str, engine: str, case: PointCase) 
 
 @METHODS
 @ON_ENGINES
-@laws
 @given(case=POINTS)
 def test_channels_are_independent(method: str, engine: str, case: PointCase) -> None:
     features, values = make(case)
@@ -152,7 +142,6 @@ def test_channels_are_independent(method: str, engine: str, case: PointCase) -> 
     torch.testing.assert_close(run(values), single, **CLOSE)
 
 
-@laws
 @given(case=POINTS)
 def test_exact_is_invariant_to_rotation_and_translation(case: PointCase) -> None:
     features, values = make(case)

@@ -9,7 +9,7 @@ import torch
 
 from crfrnn import Bilateral, FeatureGaussian, Gaussian, refine
 from crfrnn.crf.filters import build_filters
-from crfrnn.crf.kernels import kernel_points, weight_table
+from crfrnn.crf.kernels import Scene, weight_table
 from crfrnn.presets import PRESETS
 from tests.cases import (
     ENGINES,
@@ -119,9 +119,10 @@ def test_positions_come_in_the_order_x_y_z_then_channels() -> None:
     kernel = Bilateral(position=(10, 20, 30), color=(7, 8))
     widths = torch.tensor([10.0, 20, 30, 7, 8], dtype=logits.dtype)
     given = logits.new_tensor(1.0, requires_grad=True) * widths
+    scene = Scene(logits, image, [maps])
     for points in (
-        kernel_points(kernel, logits, image, [maps]),
-        kernel_points(kernel, logits, image, [maps], given),
+        kernel.points(scene),
+        kernel.points(scene, {"position": given[:3], "color": given[3:]}),
     ):
         rows = points[0].view(2, 3, 5, 5)
         for z, y, x in itertools.product(range(2), range(3), range(5)):

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from crfrnn import Bilateral, Gaussian, mean_field, ops, refine
 from crfrnn.crf.filters import build_filters
-from crfrnn.crf.inference import infer
-from tests.cases import ENGINES, GRID_CASES, NORMALIZATIONS, TOLERANCE, GridCase, needs_core
+from tests.cases import ENGINES, GRID_CASES, NORMALIZATIONS, TOLERANCE, GridCase, infer, needs_core
 
 DOUBLE = torch.float64
 POTTS = [[0.0, 1.0], [1.0, 0.0]]

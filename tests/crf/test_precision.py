@@ -134,7 +134,7 @@ def test_normalized_input_stays_in_range(normalization: str) -> None:
                 normalization=normalization,
                 filter="lattice",
             )
-            term = kernel.term(torch.zeros(1, 1, 128, 128), total=False)
+            term = kernel.term
             assert term.before is not None
             arrays = LatticeArrays(*term.arrays)
             table = torch.zeros(int(arrays.starts[-1]) + 1)

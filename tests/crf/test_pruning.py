@@ -11,8 +11,9 @@ from torch import Tensor
 
 from crfrnn import Bilateral, Gaussian, ops, refine
 from crfrnn.crf.filters import KernelFilter, build_filters
-from crfrnn.crf.inference import infer
+from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.pruning import LIMIT, Pruned, certify
+from tests.cases import infer
 
 KERNELS = (Bilateral(position=12, color=20, weight=4), Gaussian(position=2, weight=3))
 SIZE = (24, 33)
@@ -52,13 +53,20 @@ def message(filters: list[KernelFilter], weights: Tensor, q: Tensor) -> Tensor:
     )
 
 
+def certify_scene(
+    logits: Tensor, filters: list[KernelFilter], weights: Tensor, iterations: int
+) -> Pruned | None:
+    model = Pairwise(filters, weights).model(logits)
+    return certify(logits.flatten(2), model, iterations)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("normalization", ["symmetric", "after", "before"])
 def test_the_bound_holds_at_every_pixel_in_every_step(seed: int, normalization: str) -> None:
     logits, image = scene(12, seed)
     filters = filters_of(logits, image, normalization)
     weights = table(logits, 4, 3)
-    pruned = certify(logits, filters, weights, 8, ops.resolve_engine(None, *_where(logits)))
+    pruned = certify_scene(logits, filters, weights, 8)
     assert pruned is not None
     assert pruned.bound <= LIMIT
     left_out = [c for c in range(12) if c not in pruned.kept]
@@ -105,8 +113,9 @@ def test_messages_are_bounded_alike_by_all_engines(groups: list[list[int]]) -> N
         columns[:, group] = weight[:, None]
     true = message(filters_of(logits, image), columns, logits.softmax(1)).amax((0, 2, 3))
     for engine in ENGINES:
-        terms = [f.term(logits, total=False) for f in filters_of(logits, image, engine=engine)]
-        found = ops.message_peaks(logits.flatten(2), groups, weights, SIZE, terms, engine)
+        terms = [f.term for f in filters_of(logits, image, engine=engine)]
+        model = ops.Model(weights, SIZE, terms, engine)
+        found = ops.message_peaks(logits.flatten(2), groups, model)
         for bound, group in zip(found, groups, strict=True):
             largest = true[group].max().item()
             assert largest - 1e-5 <= bound <= largest * (1.5 if len(group) > 1 else 1.01) + 1e-5
@@ -128,8 +137,7 @@ def test_off_where_nothing_can_be_proven(change: str, weights: tuple[float, floa
     if change == "few classes":
         logits = logits[:, :3]
     filters = filters_of(logits, image)
-    engine = ops.resolve_engine(None, *_where(logits))
-    assert certify(logits, filters, table(logits, *weights), 5, engine) is None
+    assert certify_scene(logits, filters, table(logits, *weights), 5) is None
 
 
 def test_off_with_a_compatibility_or_no_steps() -> None:
@@ -155,9 +163,7 @@ def test_the_bound_follows_messages_that_grow() -> None:
     )
     weights = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     steps = 10
-    pruned = certify(
-        logits, filters, weights, steps, ops.resolve_engine(None, logits.device, logits.dtype)
-    )
+    pruned = certify_scene(logits, filters, weights, steps)
     assert pruned is not None
     assert pruned.kept == (0, 1)
     q = infer(logits, filters, weights, None, steps - 1)[0].softmax(1)

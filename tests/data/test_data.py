@@ -97,6 +97,21 @@ def test_folders_of_ids(tmp_path: Path, palette: bytes | None) -> None:
     assert part.names == ["q"]
 
 
+def test_pictures_that_take_no_part_are_named(tmp_path: Path) -> None:
+    for name in ("p.png", "q.png", "q.jpg"):
+        photograph(tmp_path / "i" / name)
+    for name in ("p", "q", "r"):
+        mask(tmp_path / "m" / f"{name}.png", some_ids(1), None)
+    folders = (tmp_path / "i", tmp_path / "m")
+    with (
+        pytest.warns(UserWarning, match=r"i: 1 pictures are not used.*: q\.jpg"),
+        pytest.warns(UserWarning, match=r"m: 1 pictures are not used.*: r\.png"),
+    ):
+        assert open_folder(*folders, num_classes=3).names == ["p", "q"]
+    listing(tmp_path / "part.txt", "p")  # what a list leaves out is left out on purpose
+    assert open_folder(*folders, num_classes=3, ids=tmp_path / "part.txt").names == ["p"]
+
+
 def test_folders_of_colors(tmp_path: Path) -> None:
     photograph(tmp_path / "i" / "p.png")
     colors = np.zeros((*SIZE, 3), np.uint8)

@@ -115,6 +115,8 @@ def test_a_guess_is_reported_once_and_scores_by_name(
     assert err == (
         "crfrnn evaluate: note: a.npy read as logits: it has negative values; --kind says "
         "otherwise\n"
+        "crfrnn evaluate: note: 4 images: read as logits: it has negative values; --kind says "
+        "otherwise\n"
     )
     for title in ("mean IoU", "pixel accuracy", "trimap IoU, 2 px", "boundary IoU", "boundary F"):
         assert f"{title} " in out

@@ -17,6 +17,7 @@ from crfrnn import (
     Step,
     free_energy,
     mean_field,
+    ops,
 )
 from crfrnn.crf.frank_wolfe import frank_wolfe
 from tests.cases import ENGINES
@@ -385,7 +386,8 @@ def test_steps_solve_their_subproblem(regularizer: str) -> None:
     """Each target maximises ⟨z, s⟩ - λ r(s): no random distribution does better."""
     logits = torch.randn(1, 4, 3, dtype=torch.float64)
     strength = 0.7
-    done = frank_wolfe(logits, torch.zeros_like, 1, Step(regularizer), strength=strength)
+    step = Step(regularizer, strength=strength)
+    done = frank_wolfe(logits, torch.zeros_like, ops.Options(1), step)
     s = done.logits.softmax(1)
 
     def objective(s: Tensor) -> Tensor:

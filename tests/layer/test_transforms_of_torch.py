@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, ops
 from crfrnn.crf import filters as crf_filters
-from crfrnn.crf import frank_wolfe, lattice
+from crfrnn.crf import frank_wolfe, inference, kernels, lattice
 from crfrnn.layer import prepared
 from crfrnn.ops import filters, recurrence
 from tests.cases import ENGINES
@@ -57,7 +57,9 @@ def operator_calls(engine: str) -> list[Any]:
     logits = torch.randn(2, CLASSES, 20, requires_grad=True)
     weights = torch.rand(2, CLASSES, requires_grad=True)
     plain = logits.detach()
-    kinds, arrays = recurrence._flatten(terms, logits)
+    model = ops.Model(weights, (4, 5), terms, engine)
+    detached = model._replace(weights=weights.detach())
+    options = ops.Options(3, save=True).flatten()
     width = recurrence.implementation(engine).saved_width(CLASSES)
     saved = torch.rand(2, 3, 20, width)
     return [
@@ -66,10 +68,10 @@ def operator_calls(engine: str) -> list[Any]:
         (filters._filter, (values, *weighted, True, engine)),
         (filters._separable, (grid, bands, engine)),
         (filters._exact, (values, features.clone().requires_grad_(), 1e-8, engine)),
-        (recurrence._mean_field, (logits, weights, [4, 5], kinds, arrays, 3, 0.0, True, engine)),
+        (recurrence._mean_field, (logits, *model.flatten(), options)),
         (
             recurrence._mean_field_backward,
-            (plain, plain, saved, weights.detach(), [4, 5], kinds, arrays, engine),
+            (plain, plain, saved, *detached.flatten()),
         ),
     ]
 
@@ -88,7 +90,7 @@ def test_operators_are_registered_as_torch_wants_them(engine: str, index: int) -
 @pytest.fixture
 def bare_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the shape checks off methods, where even switched off they cannot be traced."""
-    for module in (lattice, crf_filters, prepared, frank_wolfe):
+    for module in (lattice, kernels, crf_filters, prepared, frank_wolfe, inference):
         for value in vars(module).values():
             if inspect.isclass(value) and value.__module__ == module.__name__:
                 for name, method in list(vars(value).items()):
@@ -205,7 +207,7 @@ def test_forward_mode_is_refused() -> None:
     prepared = made.prepare(image)
     values = torch.rand(20, 2)
     lattice = Lattice(torch.rand(20, 3))
-    with pytest.raises(NotImplementedError, match="forward mode"):
+    with pytest.raises(NotImplementedError, match="forward-mode"):
         torch.func.jvp(lambda z: made(z, prepared), (logits,), (logits,))
     with pytest.raises(NotImplementedError, match="forward-mode"):
         torch.func.jvp(lattice.filter, (values,), (values,))
@@ -215,11 +217,9 @@ def test_a_recurrence_that_saved_nothing_has_no_gradient() -> None:
     made = layer()
     logits, image = inputs()
     filters_of = made.prepare(image).filters
-    kinds, arrays = recurrence._flatten([f.term(logits, total=True) for f in filters_of], logits)
-    weights = torch.ones(2, CLASSES)
-    z, _, _ = recurrence._mean_field(
-        logits.flatten(2), weights, [9, 11], kinds, arrays, 2, 0.0, False, "reference"
-    )
+    terms = [f.term for f in filters_of]
+    model = ops.Model(torch.ones(2, CLASSES), (9, 11), terms, "reference")
+    z, _, _ = recurrence._mean_field(logits.flatten(2), *model.flatten(), ops.Options(2).flatten())
     with pytest.raises(RuntimeError, match="saved no steps"):
         z.sum().backward()
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
@@ -18,8 +17,9 @@ from crfrnn.data import open_voc
 from crfrnn.data.synthetic import shapes
 from crfrnn.evaluation.metrics import confusion_matrix, mean_iou
 from crfrnn.integrations.torchvision import TorchvisionNetwork, torchvision_network
+from crfrnn.io.storage import CONFIG, TENSORS
 from crfrnn.models import NETWORKS, DeepLabMobileNet, FCN8s, LightFCN, make_network
-from crfrnn.models.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, load_weights
+from crfrnn.models.checkpoint import Checkpoint, load_checkpoint, load_weights
 from crfrnn.models.loading import load_by_name
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -388,16 +388,16 @@ def test_a_saved_model_gives_the_same_logits(tmp_path: Path, with_crf: bool) -> 
         with_crf,
     )
     assert again.notes == {"epoch": 3, "rates": [0.1, 0.2]}
-    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [CONFIG, WEIGHTS]
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [CONFIG, TENSORS]
     assert not again.network.training
 
 
 def test_a_model_that_cannot_be_written_leaves_what_is_there(tmp_path: Path) -> None:
     model().save(tmp_path)
-    old = (tmp_path / WEIGHTS).read_bytes(), (tmp_path / CONFIG).read_bytes()
-    with pytest.raises(yaml.YAMLError):
+    old = (tmp_path / TENSORS).read_bytes(), (tmp_path / CONFIG).read_bytes()
+    with pytest.raises(TypeError, match=r"config\.json: Object of type object is not JSON"):
         model(notes={"x": object()}).save(tmp_path)
-    assert ((tmp_path / WEIGHTS).read_bytes(), (tmp_path / CONFIG).read_bytes()) == old
+    assert ((tmp_path / TENSORS).read_bytes(), (tmp_path / CONFIG).read_bytes()) == old
 
 
 def test_other_classes_are_refused_or_skipped_with_a_report(tmp_path: Path) -> None:
@@ -418,8 +418,8 @@ def test_other_classes_are_refused_or_skipped_with_a_report(tmp_path: Path) -> N
 
 
 def change_config(directory: Path, **changes: Any) -> None:
-    config = {**yaml.safe_load((directory / CONFIG).read_text()), **changes}
-    (directory / CONFIG).write_text(yaml.safe_dump(config))
+    config = {**json.loads((directory / CONFIG).read_text()), **changes}
+    (directory / CONFIG).write_text(json.dumps(config))
 
 
 @pytest.mark.unchecked
@@ -440,7 +440,7 @@ def change_config(directory: Path, **changes: Any) -> None:
         ({"network": 3}, "expected a mapping with `network`"),
         ({"classes": ["a"]}, "expected 3 names of classes; got 1"),
         ({"crf": None}, r"66 tensors loaded; 5 unexpected: crf\.comp"),
-        ({"format": 9}, "expected format 1, got 9"),
+        ({"format": 9}, "expected format 2, got 9"),
     ],
 )
 def test_bad_models_are_refused(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
@@ -460,17 +460,17 @@ def test_parts_that_do_not_fit() -> None:
 
 @pytest.mark.unchecked
 def test_broken_and_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"has no config.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         load_checkpoint(tmp_path)
     model().save(tmp_path)
-    (tmp_path / WEIGHTS).write_bytes(b"rubbish")
+    (tmp_path / TENSORS).write_bytes(b"rubbish")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         load_checkpoint(tmp_path)
-    (tmp_path / WEIGHTS).unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no weights\.safetensors"):
+    (tmp_path / TENSORS).unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors"):
         load_checkpoint(tmp_path)
     (tmp_path / CONFIG).write_text("a: [")
-    with pytest.raises(ValueError, match="not readable as YAML"):
+    with pytest.raises(ValueError, match="not readable as JSON"):
         load_checkpoint(tmp_path)
 
 

@@ -30,10 +30,9 @@ from crfrnn import (
     refine,
 )
 from crfrnn.crf.filters import build_filters
-from crfrnn.crf.inference import infer
 from crfrnn.crf.lattice import ExactFilter
 from crfrnn.ops import reference
-from tests.cases import TOLERANCE, GridCase, PointCase, gaussian_sum, pixels
+from tests.cases import TOLERANCE, GridCase, PointCase, gaussian_sum, infer, pixels
 
 ROOT = Path(__file__).parents[2]
 DOUBLE = torch.float64
@@ -474,7 +473,7 @@ def test_kernels_compile_for_hopper(launches, tmp_path: Path) -> None:
     with torch.no_grad():
         infer(logits, filters, *parameters(case, FLOAT, "matrix"), 1, engine="triton")
         infer(logits, filters[:1], weights[:1], None, 2, tolerance=1e-3, engine="triton")
-        values, arrays = torch.randn(1, 6, 24), filters[0].run.arrays
+        values, arrays = torch.randn(1, 6, 24), filters[0].gaussian.arrays
         engine().filter(values, arrays, False, storage=torch.float16)
         engine().filter_to_weight(values, values, arrays, False)
         engine().exact(values, torch.randn(1, 6, 5), 1e-8)
@@ -560,11 +559,12 @@ def test_labels_are_those_of_the_cpu(filter: str, prune: bool, cuda: str) -> Non
 def test_nothing_waits_between_the_steps(cuda: str) -> None:
     logits, image = (tensor.to(cuda) for tensor in picture(50, 60, 5))
     prepared = CRFRNN(5).to(cuda).eval().prepare(image)
-    terms = [one.term(logits, total=False) for one in prepared.filters]
+    terms = [kernel.term for kernel in prepared.filters]
     flat, weights = logits.flatten(2), torch.ones(2, 5, device=cuda)
+    model = ops.Model(weights, (50, 60), terms, "triton")
 
     def run() -> Tensor:
-        return engine().mean_field(flat, weights, (50, 60), terms, 5, 0.0, False)[0]
+        return engine().mean_field(flat, model, ops.Options(5))[0]
 
     expected = run()  # compiles
     torch.cuda.set_sync_debug_mode("error")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 
 from crfrnn import CRFRNN
 from crfrnn.cli import main
+from crfrnn.io import storage
 from crfrnn.models import make_network
 from crfrnn.models.checkpoint import load_checkpoint
 from crfrnn.presets import PRESETS, write_preset
@@ -179,7 +181,7 @@ def test_joint_training_learns_and_is_logged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["network", "crf", "joint"])
 def test_a_stage_moves_what_it_names_and_nothing_else(tmp_path: Path, what: str) -> None:
     chosen = config(tmp_path, stage(what, epochs=1))
-    run = Run(chosen, _engine())
+    run = Run(chosen, _runtime())
     before = {name: p.clone() for name, p in run.objective.state_dict().items()}
     train(chosen, quiet=True)
     after = weights(tmp_path)
@@ -191,7 +193,7 @@ def test_a_stage_moves_what_it_names_and_nothing_else(tmp_path: Path, what: str)
 def test_frozen_statistics_and_rates_of_zero(tmp_path: Path) -> None:
     frozen = stage("joint", epochs=1, freeze_statistics=True, rates=RatesConfig(compatibility=0.0))
     chosen = config(tmp_path, frozen)
-    before = Run(chosen, _engine()).objective.state_dict()
+    before = Run(chosen, _runtime()).objective.state_dict()
     train(chosen, quiet=True)
     after = weights(tmp_path)
     still = {name for name, p in after.items() if torch.equal(p, before[name])}
@@ -285,10 +287,10 @@ def test_temperature_and_canvas_of_scores(tmp_path: Path) -> None:
     torch.testing.assert_close(cold, Source(data, "val").sample(0)[1])
 
 
-def _engine() -> Any:
-    from crfrnn.training.engine import make_engine
+def _runtime() -> Any:
+    from crfrnn.training.runtime import make_runtime
 
-    return make_engine("cpu", "32")
+    return make_runtime("cpu", "32")
 
 
 @pytest.fixture
@@ -355,7 +357,7 @@ def test_configurations_that_say_nothing_sensible(tmp_path: Path) -> None:
         "model.crf.preset=best": r"model.crf: unknown preset 'best'; expected one of: deeplab",
         "model.crf.step={size: 2}": r"model.crf: Step size must be in \(0, 1\]; got 2",
         "model.crf.step={power: 2}": r"allowed: regularizer, strength, size, learn, mix",
-        "model.crf.kernels.0.color=null": r"color is needed for a Bilateral kernel",
+        "model.crf.kernels.0.color=null": r"crf.kernels.0.color: expected a number or a list",
         "model.network=null": r"give one of model.network and data.scores",
         "data.kind=coco": r"data.kind: expected one of: voc, camvid, folder, shapes; got 'coco'",
         "data.kind=voc": r"data: root: the folder of the voc data is missing",
@@ -480,6 +482,82 @@ def test_a_checkpoint_of_other_classes_is_told(tmp_path: Path) -> None:
     model = dataclasses.replace(MODEL, weights=tmp_path / "empty")
     with pytest.raises(ValueError, match=r"empty is a folder, but no model of crfrnn"):
         train(config(tmp_path / "none", stage(), model=model), quiet=True)
+
+
+# What a log file shows
+
+
+@pytest.fixture
+def lines_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is written with the first step, and not after seconds."""
+    monkeypatch.setattr("crfrnn.io.progress.FIRST", 0.0)
+
+
+@pytest.mark.usefixtures("lines_at_once")
+@pytest.mark.filterwarnings("default")
+@pytest.mark.unchecked
+def test_weights_that_do_not_match_are_said_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config(tmp_path / "old", stage("network", epochs=1)), quiet=True)
+    tensors = make_network("light", 3, width=2).state_dict()
+    tensors = {f"network.{name}": tensor for name, tensor in tensors.items()}
+    del tensors["network.score8.bias"]
+    tensors["network.x"] = torch.ones(1)
+    stored = storage.read(tmp_path / "old" / "model")
+    storage.write(
+        tmp_path / "old" / "model", stored.config, {**tensors, "network.x": torch.ones(1)}
+    )
+    model = dataclasses.replace(MODEL, weights=tmp_path / "old" / "model")
+    file = tmp_path / "train.yaml"
+    file.write_text(to_yaml(config(tmp_path / "run", stage(epochs=1), model=model)))
+    assert main(["train", str(file)]) == 0
+    warning, first, *_, last = capsys.readouterr().err.splitlines()
+    assert warning.startswith("crfrnn train: warning: model.weights: ")
+    assert warning.endswith("1 missing: network.score8.bias; 1 unexpected: network.x")
+    assert re.fullmatch(
+        r"training: 1 of 2 steps, stage 0-joint, epoch 0, loss \d\.\d{4}, .+ left", first
+    )
+    assert re.fullmatch(
+        r"training: 2 of 2 steps, stage 0-joint, epoch 0, loss \d\.\d{4}, in \d+ s", last
+    )
+
+
+@pytest.mark.usefixtures("lines_at_once")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_shows_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    single = _runtime()
+    single.rank = rank
+    monkeypatch.setattr("crfrnn.training.loop.make_runtime", lambda *_: single)
+    if rank:
+        (tmp_path / "run").mkdir()
+    train(config(tmp_path / "run", stage("network", epochs=1)))
+    assert capsys.readouterr().err.count("training: 1 of 2 steps") == (rank == 0)
+
+
+@pytest.mark.unchecked
+def test_scores_that_look_odd_are_said_when_they_are_opened(tmp_path: Path) -> None:
+    data = shapes(2, 32)
+    write_pack(tmp_path / "t.npz", ["train0", "train1"], [torch.rand(3, 4, 8)] * 2)
+    data = dataclasses.replace(
+        data, scores=ScoresConfig(tmp_path / "t.npz", canvas=None, align_corners=False)
+    )
+    with pytest.warns(UserWarning, match=r"train0 is 4x8, not of the shape of 32x32"):
+        source = Source(data, "train")
+    source.sample(1)  # said once for the file, not for each image: a second warning is an error
+
+
+def test_skipped_steps_of_half_precision_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single = _runtime()
+    monkeypatch.setattr(single, "step", lambda *_: torch.tensor(float("inf")))
+    monkeypatch.setattr(single, "scaler", lambda: torch.amp.GradScaler("cpu"), raising=False)
+    monkeypatch.setattr("crfrnn.training.loop.make_runtime", lambda *_: single)
+    with pytest.warns(UserWarning, match=r"a training step was skipped"):
+        train(config(tmp_path / "run", stage("network", epochs=1)), quiet=True)
 
 
 def _mixed() -> Source:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.evaluation.metrics import Counts, Judge, Settings, confusion_matrix, stack
+from crfrnn.io.progress import Progress
 from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.training import StageConfig
 from crfrnn.training.batches import order
@@ -59,9 +60,15 @@ class Predictor:
         return [result.logits[0].argmax(dim=0).cpu() for result in results]
 
     def score(
-        self, source: Source, steps: Sequence[int], report: int, trimap: int
+        self,
+        source: Source,
+        steps: Sequence[int],
+        report: int,
+        trimap: int,
+        *,
+        quiet: bool = True,
     ) -> tuple[Tensor, Counts]:
-        """Count all images.
+        """Count all images, and show the progress unless `quiet`.
 
         Returns:
             Confusions (N, S, C, C), one for each number of steps, and all counts (N, ...) for
@@ -76,11 +83,13 @@ class Predictor:
             at = list(steps).index(report) if self.crf is not None else 0
             counts = Judge(label, classes, settings).count(found[at])
             matrices = [confusion_matrix(labels, label, classes) for labels in found]
+            progress.advance()
             return torch.stack(matrices * (len(steps) // len(matrices))), counts
 
         indices = range(len(source))
         alone = self.device.type != "cpu"
-        pairs = [one(index) for index in indices] if alone else in_threads(one, indices)
+        with Progress("scoring", len(indices), "images", quiet=quiet) as progress:
+            pairs = [one(index) for index in indices] if alone else in_threads(one, indices)
         confusions, counts = zip(*pairs, strict=True)
         return torch.stack(confusions), stack(counts)
 

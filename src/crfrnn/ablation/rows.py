@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from crfrnn.io.progress import Progress
 from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.presets import write_preset
 from crfrnn.training import ModelConfig, train
@@ -29,7 +30,7 @@ class Rows:
         seed: which.
         classes: C.
         device: where to predict.
-        quiet: no progress bars.
+        quiet: no progress on stderr.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Rows:
         if self.config.model.network is None:
             return self._predictor(None, CRFRNN.from_pretrained(trained.model))
         objective = make_objective(dataclasses.replace(model, weights=trained.model), self.classes)
-        layer.load_state_dict(_crf_tensors(trained.model))
+        layer.load_state_dict(CRFRNN.from_pretrained(trained.model).state_dict())
         return Predictor(objective, layer, self.device)
 
     def _predictor(self, weights: Path | None, crf: CRFRNN | None) -> Predictor:
@@ -106,7 +107,12 @@ class Rows:
         objective = make_objective(model, self.classes).to(self.device).eval()
         scored = Scored(Source(self.config.data, "train"), objective, self.device)
         searched = dataclasses.replace(self.config.search, seed=self.seed)
-        found = search(scored, searched, storage=folder / "trials.journal")
+        with Progress("tuning", searched.trials, "trials", quiet=self.quiet) as progress:
+
+            def advance(trials: int, best: float) -> None:
+                progress.update(trials, f"best mean IoU {best:.2f}")
+
+            found = search(scored, searched, storage=folder / "trials.journal", advance=advance)
         write_preset(path, found.preset)
         return path
 
@@ -115,11 +121,3 @@ class Rows:
         if not self.config.from_tuned:
             return crf
         return dataclasses.replace(crf, preset=str(self._tuned()), kernels=None)
-
-
-def _crf_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    from crfrnn.models.checkpoint import load_checkpoint
-
-    crf = load_checkpoint(folder).crf
-    assert crf is not None
-    return dict(crf.state_dict())

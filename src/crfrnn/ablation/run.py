@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress, TextColumn
 
 from crfrnn.evaluation.metrics import Counts
 from crfrnn.io.files import make_folder, read_arrays, replacing, write_text
+from crfrnn.io.progress import Progress, on_terminal
 from crfrnn.training import StageConfig
-from crfrnn.training.engine import device_alone
+from crfrnn.training.runtime import device_alone
 from crfrnn.training.settings import same, to_tree
 from crfrnn.training.source import Source
 
@@ -38,7 +37,7 @@ def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
 
     Args:
         config: what to do; see `AblateConfig`.
-        quiet: no progress bars.
+        quiet: no progress on stderr.
 
     Returns:
         The report, as `report.json` holds it; `report.md` and `report.png` lie beside it.
@@ -59,21 +58,23 @@ def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
             *((variant.row, variant) for variant in config.variants),
         ]
     ]
-    results = []
-    with _progress(quiet) as progress:
-        task = progress.add_task("rows", total=len(work), note="")
+    results: list[Result] = []
+    # A terminal has one bar, a log file also the lines of what each row is made of.
+    inner = quiet or on_terminal()
+    with Progress("ablating", len(work), "rows", quiet=quiet) as progress:
         for seed, row, variant in work:
             key = row if variant is None else variant.key
-            progress.update(task, note=f"seed {seed}, {key}")
+            progress.update(len(results), f"at seed {seed}, {key}")
             folder = config.output / f"seed{seed}" / key
             made_with = _settings(config, row, variant)
             if not (folder / RESULT).is_file():
-                rows = Rows(config, seed, source.num_classes, device, quiet=True)
+                rows = Rows(config, seed, source.num_classes, device, quiet=inner)
                 stages = config.stages().get(row, ())
-                _make(rows.make(row, variant), config, source, stages, folder, made_with)
+                predictor = rows.make(row, variant)
+                _make(predictor, config, source, stages, folder, made_with, quiet=inner)
             title = ROWS[row] if variant is None else variant.name
             results.append(_read(folder, key, title, seed, made_with))
-            progress.advance(task)
+        progress.update(len(results), "")
     return write_report(config, results, source)
 
 
@@ -84,10 +85,12 @@ def _make(
     stages: tuple[StageConfig, ...],
     folder: Path,
     made_with: dict[str, Any],
+    *,
+    quiet: bool,
 ) -> None:
     """Score a row and write what was counted, the file that marks it as done last."""
     steps = config.iterations
-    confusions, counts = predictor.score(source, steps, config.report, config.trimap)
+    confusions, counts = predictor.score(source, steps, config.report, config.trimap, quiet=quiet)
     costs = predictor.costs(source, steps)
     if stages:
         costs["training"] = predictor.training_cost(Source(config.data, "train"), stages[-1])
@@ -122,13 +125,3 @@ def _settings(config: AblateConfig, row: str, variant: VariantConfig | None) -> 
     """What decides a row."""
     kept = {name: value for name, value in vars(config).items() if name not in _FREE}
     return {**kept, "row": row, "variant": variant}
-
-
-def _progress(quiet: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        *Progress.get_default_columns(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=quiet or not console.is_terminal,
-    )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+from crfrnn._version import installed_version
+
+from ._notes import one_line, say, warnings_at_once
 
 COMMANDS = {
     "refine": "sharpen the scores, labels or mask of a photograph, or of a folder of them",
@@ -73,30 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         name = f"crfrnn {args.command}"
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings_at_once(name):
             code: int = args.run(args)
-        for warning in caught:
-            say(f"{name}: warning: {_one_line(warning.message)}")
     except SystemExit as stop:  # argparse has said it all
         return stop.code if isinstance(stop.code, int) else USAGE_ERROR
     except KeyboardInterrupt:
         say(f"{name}: interrupted")
         return INTERRUPTED
     except Exception as error:  # never a traceback: whoever wants one calls the Python functions
-        say(f"{name}: error: {_one_line(error)}")
+        say(f"{name}: error: {one_line(error)}")
         return USAGE_ERROR
     return code
-
-
-def say(line: str) -> None:
-    """Write a line to stderr."""
-    sys.stderr.write(f"{line}\n")
-
-
-def _one_line(error: BaseException | str) -> str:
-    text = " ".join(str(error).split())
-    expected = isinstance(error, (ValueError, TypeError, OSError, ImportError, Warning, str))
-    return text if text and expected else f"{type(error).__name__}: {text}"
 
 
 def _parser() -> Parser:
@@ -104,6 +93,7 @@ def _parser() -> Parser:
         prog="crfrnn",
         description="Fully connected CRFs for segmentation: sharp masks from coarse scores.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {installed_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f"crfrnn.cli.{name}")

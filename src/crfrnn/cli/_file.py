@@ -9,8 +9,8 @@ from pathlib import Path
 
 from crfrnn.io.files import require_writable
 
-from . import say
 from ._job import Outputs, refine_file, spell
+from ._notes import say
 from ._settings import Settings
 
 

@@ -1,4 +1,4 @@
-"""Refining a folder: several pairs at a time, resuming, and reporting failures at the end."""
+"""Refining a folder: several pairs at a time, resuming, and saying what fails when it does."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from crfrnn.io.files import describe
+from crfrnn.io.progress import Progress
 
-from . import say
 from ._job import Outputs, Refinement, Result, refine_file, spell
+from ._notes import Notes, say
 from ._pairs import Matches, Pair, match
-from ._progress import progress
 from ._resume import Origin, is_done, prepare
 from ._settings import Settings
 
@@ -100,6 +100,7 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     """Do a task to all pairs that are not done yet; returns the exit code."""
     prepare(task.origin, matches.pairs, task.folders, overwrite=args.overwrite)
     start = time.perf_counter()
+    _say_unmatched(task, matches)
     outcomes = [Outcome(stem, "failed", error=why) for stem, why in matches.clashes]
     waiting = []
     for pair in matches.pairs:
@@ -107,16 +108,20 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
             outcomes.append(Outcome(pair.stem, "skipped", outputs=pair.outputs))
         else:
             waiting.append(pair)
+    for outcome in outcomes:
+        _say_failure(task, outcome)
     outcomes += _do_all(waiting, task, args.workers)
     outcomes.sort(key=lambda outcome: outcome.stem)
     seconds = time.perf_counter() - start
-    _report_notes(task.origin.command, outcomes, matches)
+    failed = [outcome.stem for outcome in outcomes if outcome.status == "failed"]
+    if len(failed) > 1:
+        say(f"crfrnn {task.origin.command}: failed: {len(failed)} files: {_some(failed)}")
     if args.json:
         report = _as_json(task, outcomes, matches, seconds)
         sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
     else:
         sys.stdout.write(f"{_as_text(task, outcomes, seconds)}\n")
-    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+    return 1 if failed else 0
 
 
 def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]:
@@ -135,21 +140,27 @@ def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]
     def work(pair: Pair) -> Outcome | None:
         return None if stopped else _attempt(pair, task)
 
-    outcomes = []
+    outcomes: list[Outcome] = []
+    notes = Notes(f"crfrnn {task.origin.command}", "note", "files")
     with (
         _torch_threads(share),
-        progress(task.doing, len(pairs)) as advance,
+        Progress(task.doing, len(pairs), "images") as progress,
     ):
         pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(share))
         try:
             for future in as_completed([pool.submit(work, pair) for pair in pairs]):
                 outcome = future.result()
-                if outcome is not None:
-                    outcomes.append(outcome)
-                advance()
+                if outcome is None:
+                    continue
+                outcomes.append(outcome)
+                for note in outcome.result.notes if outcome.result else ():
+                    notes.add(str(note), str(note.what))
+                _say_failure(task, outcome)
+                progress.advance()
         finally:  # after Ctrl-C: files in work are finished, so that none is half written
             stopped = True
             pool.shutdown(wait=True, cancel_futures=True)
+            notes.finish()
     return outcomes
 
 
@@ -168,23 +179,6 @@ def _torch_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _report_notes(command: str, outcomes: list[Outcome], matches: Matches) -> None:
-    """Print on stderr what deserves a look; equal notes are counted."""
-    for stems, side, other in (
-        (matches.images, "images", "scores"),
-        (matches.scores, "scores", "images"),
-    ):
-        if stems:
-            say(f"crfrnn {command}: note: {len(stems)} {side} without {other}: {_some(stems)}")
-    results = [outcome.result for outcome in outcomes if outcome.result is not None]
-    notes = Counter(note.what for result in results for note in result.notes)
-    for note, number in notes.items():
-        say(f"crfrnn {command}: note: {number} files: {note}")
-    for outcome in outcomes:
-        if outcome.error is not None:
-            say(f"crfrnn {command}: failed: {outcome.stem}: {outcome.error}")
 
 
 def _as_json(
@@ -217,6 +211,20 @@ def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
 def _count(task: Task, outcomes: list[Outcome]) -> dict[str, int]:
     counts = Counter(outcome.status for outcome in outcomes)
     return {status: counts[status] for status in (task.done, "skipped", "failed")}
+
+
+def _say_unmatched(task: Task, matches: Matches) -> None:
+    """Say which files have no partner, and so take no part."""
+    sides = (("images", "scores", matches.images), ("scores", "images", matches.scores))
+    for side, other, stems in sides:
+        if stems:
+            command = f"crfrnn {task.origin.command}"
+            say(f"{command}: note: {len(stems)} {side} without {other}: {_some(stems)}")
+
+
+def _say_failure(task: Task, outcome: Outcome) -> None:
+    if outcome.error is not None:
+        say(f"crfrnn {task.origin.command}: failed: {outcome.stem}: {outcome.error}")
 
 
 def _some(stems: list[str]) -> str:

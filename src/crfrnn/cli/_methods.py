@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ from torch import Tensor
 from crfrnn.data import MaskedImages, Sample
 from crfrnn.evaluation.evaluate import AFTER, BEFORE, Predict
 from crfrnn.io.files import IMAGE_SUFFIXES
-from crfrnn.io.notes import Guess, Stretch
 from crfrnn.io.options import ReadOptions
 from crfrnn.io.score_pack import is_pack, read_pack
 from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
 
-from . import say
 from ._job import refine_scores
 from ._model import is_model, model_labels, open_model
+from ._notes import Notes
 from ._settings import Settings
 
 _LABELS = ReadOptions(kind="labels")
@@ -34,10 +33,12 @@ class Methods:
     Attributes:
         predict: gives the labels by each method.
         crf: what makes "after" of "before": "refine", "the model's", or None.
+        notes: what `predict` says of the files that it reads.
     """
 
     predict: Predict
     crf: str | None = None
+    notes: Notes = field(default_factory=lambda: Notes("crfrnn evaluate", "note", "images"))
 
 
 def make_methods(args: argparse.Namespace, settings: Settings, data: MaskedImages) -> Methods:
@@ -58,8 +59,7 @@ def make_methods(args: argparse.Namespace, settings: Settings, data: MaskedImage
         return Methods(_from_labels(sources, data))
     if kinds[0] == "model":
         return _from_model(sources[0], settings, data, refine=args.refine)
-    predict = _from_scores(sources[0], settings, data, refine=args.refine)
-    return Methods(predict, "refine" if args.refine else None)
+    return _from_scores(sources[0], settings, data, refine=args.refine)
 
 
 def _kind(source: Path) -> str:
@@ -96,10 +96,10 @@ def _from_labels(folders: Sequence[Path], data: MaskedImages) -> Predict:
     return predict
 
 
-def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Predict:
+def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Methods:
     pack = read_pack(source) if source.is_file() else None
     files = {} if pack else _require_files(source, data.names, ARRAY_SUFFIXES)
-    reported: set[Guess | Stretch] = set()
+    notes = Notes("crfrnn evaluate", "note", "images")
     if pack:
         pack.require(data.names)
 
@@ -112,16 +112,14 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
             given = read_scores(files[sample.name], size, settings.reading)
         _require_classes(given, data, source)
         for note in given.notes:
-            if note.what not in reported:  # once, not for every file
-                reported.add(note.what)
-                say(f"crfrnn evaluate: note: {note}")
+            notes.add(str(note), str(note.what))
         found = {BEFORE: torch.from_numpy(given.labels())}
         if refine:
             photo = sample.image.permute(1, 2, 0).contiguous().numpy()
             found[AFTER] = torch.from_numpy(refine_scores(photo, given, settings.refining).labels)
         return found
 
-    return predict
+    return Methods(predict, "refine" if refine else None, notes)
 
 
 def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Methods:

@@ -52,12 +52,12 @@ def open_model(source: str | Path, *, fetch: bool = False) -> Model:
     """
     directory = Path(source)
     if directory.is_dir():
-        if (directory / "config.json").is_file():
+        from crfrnn.models.checkpoint import is_checkpoint, load_checkpoint
+
+        if not is_checkpoint(directory) and (directory / "config.json").is_file():
             from crfrnn.integrations.transformers import load_transformers
 
             return load_transformers(str(directory))
-        from crfrnn.models.checkpoint import load_checkpoint
-
         return load_checkpoint(directory)
     text = str(source)
     if directory.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:

@@ -191,11 +191,7 @@ def describe_presets() -> str:
     lines = ["presets (bilateral position/color w weight; gaussian position w weight; steps):"]
     for preset in PRESETS.values():
         numbers = [
-            "/".join(
-                f"{getattr(kernel, name):g}"
-                for name in ("position", "color")
-                if hasattr(kernel, name)
-            )
+            "/".join(f"{value:g}" for value in kernel.bandwidths().values())
             + f" w {kernel.weight:g}"
             for kernel in preset.kernels
         ]

@@ -129,7 +129,14 @@ def _require_same(manifest: Path, origin: Origin, there: Sequence[Path]) -> None
 
 def _decisive(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return what decided the results, as `Origin.decisive` does."""
-    return {name: manifest[name] for name in ("images", "scores")} | {**manifest["parameters"]}
+    where = {name: manifest[name] for name in ("images", "scores")}
+    parameters = manifest["parameters"]
+    # Earlier versions spelled the `kind` of a kernel `kernel`.
+    kernels = [
+        {"kind" if name == "kernel" else name: value for name, value in kernel.items()}
+        for kernel in parameters["kernels"]
+    ]
+    return {**where, **parameters, "kernels": kernels}
 
 
 def _require_apart(origin: Origin, folders: Outputs) -> None:

@@ -38,17 +38,23 @@ def run(args: argparse.Namespace) -> int:
 
     from crfrnn import info
     from crfrnn.bench import CASES, measure, original_model, picture
+    from crfrnn.io.progress import Progress
 
-    from ._progress import progress
+    from ._notes import say
 
     facts = info()
     given = picture(args.size)
     threads = list(dict.fromkeys((1, facts.threads)))
     timings = []
-    with progress("timing", len(CASES) * len(threads)) as advance:
+    with Progress("timing", len(CASES) * len(threads), "cases") as progress:
         for timing in measure(given, args.repeats, threads):
             timings.append(timing)
-            advance()
+            if timing.original is None and timing.agreement is not None:
+                say(
+                    f"crfrnn bench: note: {timing.case}: no times of pydensecrf, since it gives "
+                    f"only {timing.agreement:.1%} of the same labels"
+                )
+            progress.advance()
     told = {
         "picture": given.name,
         "size": args.size,

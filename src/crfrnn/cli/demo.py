@@ -30,11 +30,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn demo`."""
-    from crfrnn.demo import refine_photographs
+    from crfrnn.demo import PHOTOGRAPHS, refine_photographs
+    from crfrnn.io.progress import Progress
     from crfrnn.offline.options import RefineOptions
 
     options = RefineOptions(preset=args.preset, filter=args.filter, engine=args.engine)
-    records = refine_photographs(args.output, options)
+    with Progress("refining", len(PHOTOGRAPHS), "photographs") as progress:
+        records = refine_photographs(args.output, options, advance=progress.advance)
     if args.json:
         sys.stdout.write(f"{json.dumps({'photographs': records}, indent=2)}\n")
     else:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from crfrnn.data import MaskedImages
     from crfrnn.evaluation.evaluate import Evaluation, Predict
 
+    from ._methods import Methods
+
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--apply-exif is for `crfrnn refine`: masks lie on the stored pixels")
     data = open_data(args)
     methods = make_methods(args, settings, data)
-    found = _evaluate(args, data, methods.predict)
+    found = _evaluate(args, data, methods)
     if args.figure is not None and len(found.rows) != 2:
         raise ValueError("--figure needs a before and an after; there is only one method")
     summary = {
@@ -96,14 +98,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(args: argparse.Namespace, data: MaskedImages, predict: Predict) -> Evaluation:
+def _evaluate(args: argparse.Namespace, data: MaskedImages, methods: Methods) -> Evaluation:
     from crfrnn.evaluation.evaluate import evaluate
     from crfrnn.evaluation.metrics import Settings
+    from crfrnn.io.progress import Progress
 
-    from ._progress import progress
-
-    with progress("evaluating", len(data)) as advance:
-        return evaluate(data, predict, settings=Settings(widths=args.widths), advance=advance)
+    settings = Settings(widths=args.widths)
+    with Progress("evaluating", len(data), "images") as progress:
+        found = evaluate(data, methods.predict, settings=settings, advance=progress.advance)
+    methods.notes.finish()
+    return found
 
 
 def _draw(path: Path, found: Evaluation, data: MaskedImages, predict: Predict) -> None:

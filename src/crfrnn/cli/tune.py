@@ -66,9 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _text(tuned: Tuned, output: Path) -> str:
     found = tuned.found
-    bilateral, gaussian = found.preset.kernels
     lines = [
-        f"{output}: {bilateral}, {gaussian}",
+        f"{output}: {', '.join(map(str, found.preset.kernels))}",
         f"training images: mean IoU {found.before:.2f} -> {found.after:.2f} "
         f"({found.trials} trials, {found.stopped} of them stopped early)",
     ]

@@ -54,9 +54,9 @@ def penalty(q: Tensor, filters: Sequence[Filter], weights: Tensor, compatibility
     return torch.einsum("cd,bd...->bc...", compatibility, message)
 
 
-def combine(unary: Tensor, q: Tensor, price: Tensor) -> Tensor:
+def combine(unary: Tensor, q: Tensor, penalty: Tensor) -> Tensor:
     """The free energy (B) from the marginals and their `penalty`."""
-    per_pixel = q * (unary + 0.5 * price) + torch.xlogy(q, q)
+    per_pixel = q * (unary + 0.5 * penalty) + torch.xlogy(q, q)
     return per_pixel.flatten(1).sum(1)
 
 

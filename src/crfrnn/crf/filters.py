@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from crfrnn import _checks, ops
 
-from .kernels import Gaussian, Kernel, kernel_points, spread
+from .kernels import Kernel, Scene
 from .lattice import ExactFilter, Lattice, normalizers
 
 #: Taps of the separable filter reach this many bandwidths (error 0.03 % of a message).
@@ -19,61 +19,53 @@ _REACH = 3.3
 
 
 class KernelFilter:
-    """One kernel on one batch of images: F = D_post · G · D_pre, mapping (B, C, *S) to itself."""
+    """One kernel on one batch of images: F = D_post · G · D_pre, mapping (B, C, *S) to itself.
 
-    def __init__(self, run: GaussianFilter, before: Tensor | None, after: Tensor | None) -> None:
-        """Scale the filter `run` by `before` and `after` (B, N); None stands for ones."""
-        self.run = run
-        self.before = before
-        self.after = after
-        self._total: Tensor | None = None
+    Attributes:
+        gaussian: the filter G as it is, without normalization.
+        term: the whole of F, as the operators of the recurrence take it.
+    """
+
+    def __init__(
+        self, gaussian: GaussianFilter, before: Tensor | None, after: Tensor | None
+    ) -> None:
+        """Scale the filter by `before` and `after` (B, N); None stands for ones."""
+        self.gaussian = gaussian
+        self.term = ops.Term(gaussian.kind, gaussian.arrays, before, after)
 
     @classmethod
     def normalized(
-        cls, run: GaussianFilter, ones: Tensor, normalization: str, mask: Tensor | None = None
+        cls,
+        gaussian: GaussianFilter,
+        shape: tuple[int, int],
+        normalization: str,
+        mask: Tensor | None = None,
     ) -> KernelFilter:
-        """Normalise `run` by its response to `ones` (B, N), inside `mask` (B, N) if given."""
+        """Normalise a filter of `shape` (B, N) points, inside `mask` (B, N) if given.
+
+        With n the response to ones, "symmetric" scales input and output by n^-½, "before" the input
+        by 1/n and "after" the output. Pixels outside the mask send nothing and receive nothing.
+        """
         if normalization == "none":
-            return cls(run, mask, mask)
-        if run.engine == "cpu" and ops.direct(ones, *run.arrays):
-            power = -0.5 if normalization == "symmetric" else -1.0
-            term = ops.Term(run.kind, run.arrays, mask, None, None)
-            scale = ops.core_response(term, (len(ones), ones.shape[1]), run.size, power)
-            scale = scale if mask is None else scale * mask
-            before = mask if normalization == "after" else scale
-            return cls(run, before, mask if normalization == "before" else scale)
-        norm = run.filter((ones.contiguous() if mask is None else mask)[..., None])[..., 0]
-        scales = [s if isinstance(s, Tensor) else None for s in normalizers(norm, normalization)]
-        if mask is not None:
-            scales = [mask if scale is None else scale * mask for scale in scales]
-        return cls(run, *scales)
+            return cls(gaussian, mask, mask)
+        power = -0.5 if normalization == "symmetric" else -1.0
+        term = ops.Term(gaussian.kind, gaussian.arrays, mask)
+        scale = ops.response(term, shape, gaussian.size, gaussian.engine, power)
+        scale = scale if mask is None else scale * mask
+        before = mask if normalization == "after" else scale
+        return cls(gaussian, before, mask if normalization == "before" else scale)
 
     def __call__(self, q: Tensor) -> Tensor:
         """Filter q (B, C, *S)."""
-        return self._scaled(q.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(q.shape)
-
-    def term(self, like: Tensor, total: bool) -> ops.Term:
-        """Hand the arrays to the fused operator; `total` asks for the response to ones (B, N)."""
-        if total and self._total is None:
-            shape = like.shape[0], math.prod(like.shape[2:])
-            if self.run.engine == "cpu" and ops.direct(*self.run.arrays):
-                term = ops.Term(self.run.kind, self.run.arrays, self.before, self.after, None)
-                self._total = ops.core_response(term, shape, self.run.size, 1.0)
-            else:
-                self._total = self._scaled(like.new_ones(*shape, 1))[..., 0]
-        arrays = self.run.arrays
-        return ops.Term(self.run.kind, arrays, self.before, self.after, self._total)
+        values = q.flatten(2).transpose(1, 2)
+        filtered = ops.apply(self.term, values, self.gaussian.size, self.gaussian.engine)
+        return filtered.transpose(1, 2).reshape(q.shape)
 
     @property
     def differentiable(self) -> bool:
         """Whether a gradient is wanted to what the filter was built from."""
-        tensors = (*self.run.arrays, self.before, self.after)
+        tensors = (*self.term.arrays, self.term.before, self.term.after)
         return any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-    def _scaled(self, values: Tensor) -> Tensor:
-        values = values if self.before is None else values * self.before[..., None]
-        values = self.run.filter(values)
-        return values if self.after is None else values * self.after[..., None]
 
 
 class GridFilter:
@@ -102,11 +94,6 @@ class GridFilter:
             for length, bandwidth in zip(size, reversed(list(bandwidths)), strict=True)
         )
 
-    def filter(self, values: Tensor) -> Tensor:
-        """Convolve values (B, N, C)."""
-        grid = values.reshape(values.shape[0], *self.size, values.shape[2])
-        return ops.separable(grid, list(self.arrays), self.engine).reshape(values.shape)
-
 
 GaussianFilter = Lattice | ExactFilter | GridFilter
 
@@ -121,7 +108,7 @@ def build_filters(
     filter: str,
     mask: Tensor | None = None,
     engine: str | None = None,
-    bandwidths: Sequence[Tensor] = (),
+    bandwidths: Sequence[Mapping[str, Tensor]] = (),
 ) -> list[KernelFilter]:
     """Build the normalised filter of every kernel for a batch.
 
@@ -134,37 +121,35 @@ def build_filters(
         filter: "lattice" or "exact".
         mask: (B, *S) bool; pixels outside take no part.
         engine: "reference", "cpu" or "triton"; by default the fastest that suits.
-        bandwidths: tensors (D,), one per kernel, in place of the kernels' own; gradients reach
-            them, and the image and features that require one.
+        bandwidths: for each kernel, tensors by the names of its bandwidths, in place of its own;
+            gradients reach them, and the image and features that require one.
 
     Returns:
         One filter per kernel, each mapping (B, C, *S) to itself.
     """
     inside = None if mask is None else mask.flatten(1).to(logits.dtype)
-    # One number: filling it in torch would wake its threads, which then spin beside the core's.
-    ones = logits.new_ones(()).expand(logits.shape[0], math.prod(logits.shape[2:]))
+    shape = logits.shape[0], math.prod(logits.shape[2:])
     filters = []
+    scene = Scene(logits, image, features)
     for k, kernel in enumerate(kernels):
-        widths: Sequence[float] | Tensor | None
-        if isinstance(kernel, Gaussian) and not kernel.lattice:
+        learned = bandwidths[k] if bandwidths else None
+        if kernel.is_separable():
             # In exact mode the taps end where they vanish in this float type.
             vanishing = math.sqrt(-2 * math.log(torch.finfo(logits.dtype).eps))
             reach = _REACH if filter == "lattice" else vanishing
-            widths = spread(kernel.position, logits.dim() - 2, "Gaussian position", "axes")
-            widths = bandwidths[k] if bandwidths else widths
+            widths = kernel.divisors({"position": logits.dim() - 2}, learned)
             folded = normalization if inside is None else "none"
             grid = GridFilter(logits.shape[2:], widths, reach, folded, logits, engine)
             left = "none" if inside is None else normalization
-            filters.append(KernelFilter.normalized(grid, ones, left, inside))
+            filters.append(KernelFilter.normalized(grid, shape, left, inside))
         else:
-            widths = bandwidths[k] if bandwidths else None
-            scaled = kernel_points(kernel, logits, image, features, widths)
-            run: GaussianFilter
+            scaled = kernel.points(scene, learned)
+            gaussian: GaussianFilter
             if filter == "exact":
-                run = ExactFilter(scaled, engine=engine)
+                gaussian = ExactFilter(scaled, engine=engine)
             else:
-                run = Lattice(scaled, engine=engine)
-            filters.append(KernelFilter.normalized(run, ones, normalization, inside))
+                gaussian = Lattice(scaled, engine=engine)
+            filters.append(KernelFilter.normalized(gaussian, shape, normalization, inside))
     return filters
 
 

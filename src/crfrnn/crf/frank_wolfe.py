@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from crfrnn import _checks
+from crfrnn.ops import Options
 
-from .energy import combine, may_oscillate, penalty
-from .filters import KernelFilter
-from .inference import infer, potts
+from .energy import combine
 
 REGULARIZERS = ("entropy", "l2")
 
@@ -58,6 +58,13 @@ class Step:
             raise ValueError(f"Step mix must be in [0, 1); got {self.mix!r}")
 
 
+class Rates(NamedTuple):
+    """The numbers of a step, as they are or as they are being learned: λ and α."""
+
+    strength: Tensor | float
+    size: Tensor | float
+
+
 @dataclass(frozen=True)
 class Inference:
     """What `CRFRNN.infer` returns.
@@ -74,59 +81,13 @@ class Inference:
     energy: Tensor | None = None
 
 
-def unroll(
-    logits: Tensor,
-    filters: Sequence[KernelFilter],
-    weights: Tensor,
-    compatibility: Tensor | None,
-    iterations: int,
-    step: Step,
-    *,
-    strength: Tensor | None = None,
-    size: Tensor | None = None,
-    tolerance: float = 0.0,
-    trace: bool = False,
-    engine: str | None = None,
-) -> Inference:
-    """Run the recurrence: by the fused operator, or in plain PyTorch where that cannot do it."""
-    plain = trace or step != Step()
-    oscillates = False
-    if tolerance > 0 and not torch.compiler.is_compiling():
-        matrix = potts(logits) if compatibility is None else compatibility
-        oscillates = may_oscillate(weights, matrix)
-        wanted = (logits, weights, *([] if compatibility is None else [compatibility]))
-        learning = torch.is_grad_enabled() and (
-            any(tensor.requires_grad for tensor in wanted) or any(f.differentiable for f in filters)
-        )
-        plain = plain or oscillates or learning
-    if not plain:
-        z, steps = infer(
-            logits, filters, weights, compatibility, iterations, tolerance=tolerance, engine=engine
-        )
-        return Inference(z, steps)
-    matrix = potts(logits) if compatibility is None else compatibility
-    return frank_wolfe(
-        logits,
-        lambda q: penalty(q, filters, weights, matrix),
-        iterations,
-        step,
-        strength=step.strength if strength is None else strength,
-        size=step.size if size is None else size,
-        tolerance=tolerance,
-        guard=oscillates,
-        trace=trace,
-    )
-
-
 def frank_wolfe(
     logits: Tensor,
-    price_of: Callable[[Tensor], Tensor],
-    iterations: int,
+    penalty_of: Callable[[Tensor], Tensor],
+    options: Options,
     step: Step,
     *,
-    strength: Tensor | float = 1.0,
-    size: Tensor | float = 1.0,
-    tolerance: float = 0.0,
+    rates: Rates | None = None,
     guard: bool = False,
     trace: bool = False,
 ) -> Inference:
@@ -134,15 +95,15 @@ def frank_wolfe(
 
     Args:
         logits: the unary term, -energy.
-        price_of: marginals -> what each label costs beside them, A Σ_k W_k F_k q.
-        iterations: number of updates; 0 returns `logits`.
-        step: regulariser and mix.
-        strength: λ; the number of `step`, or a learned one.
-        size: α; likewise.
-        tolerance: an image stops when the mean change of its marginals falls below this; 0 never.
+        penalty_of: marginals -> what each label costs beside them, A Σ_k W_k F_k q.
+        options: iterations, and the tolerance.
+        step: regulariser, λ, α and mix.
+        rates: learned λ and α in place of the step's.
         guard: halve the step of an image whose change has grown twice in a row.
         trace: also compute the free energy before each step and at the end.
     """
+    strength, size = Rates(step.strength, step.size) if rates is None else rates
+    tolerance = options.tolerance
     count = len(logits)
     column = (count,) + (1,) * (logits.dim() - 1)
     start = log_q = logits.log_softmax(1)
@@ -152,18 +113,18 @@ def frank_wolfe(
     halvings, growths = torch.zeros_like(steps), torch.zeros_like(steps)
     last = logits.new_full((count,), math.inf)
     energies = []
-    for done in range(iterations):
+    for done in range(options.iterations):
         q = log_q.exp()
-        price = price_of(q)
-        energies += [combine(-logits, q, price)] if trace else []
-        z = logits - price
+        penalty = penalty_of(q)
+        energies += [combine(-logits, q, penalty)] if trace else []
+        z = logits - penalty
         target = _log_minimizer(z / strength, step.regularizer)
         if guard or isinstance(size, Tensor) or size != 1:
             target = _blend(log_q, target, (size * 0.5**halvings).view(column))
         scores = torch.where(running.view(column), z, scores)
         log_q = torch.where(running.view(column), target, log_q)
         steps = steps + running
-        if (guard or tolerance > 0) and done + 1 < iterations:
+        if (guard or tolerance > 0) and done + 1 < options.iterations:
             change = (log_q.exp() - q).detach().abs().flatten(1).mean(1)
             growths = torch.where(change > last, growths + 1, 0)
             halvings = halvings + (growths >= 2)
@@ -173,9 +134,9 @@ def frank_wolfe(
             if tolerance > 0 and not trace and not bool(running.any()):
                 break
     if trace:
-        energies.append(combine(-logits, log_q.exp(), price_of(log_q.exp())))
+        energies.append(combine(-logits, log_q.exp(), penalty_of(log_q.exp())))
     energy = torch.stack(energies) if energies else None
-    if not iterations:
+    if not options.iterations:
         return Inference(logits, steps, energy)
     if step.mix > 0:
         log_q = _blend(start, log_q, 1 - step.mix)

@@ -1,68 +1,116 @@
-"""Running the recurrence on prepared kernels, by the fused operator where there is one."""
+"""Running an inference: by the fused operator of an engine, or in plain PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from crfrnn import ops
+from crfrnn.ops import Options
 
+from .energy import may_oscillate, penalty
 from .filters import KernelFilter
+from .frank_wolfe import Inference, Rates, Step, frank_wolfe
 from .mean_field import mean_field
+
+
+class Pairwise(NamedTuple):
+    """The pairwise part of a CRF: kernels, their weights, and the compatibility.
+
+    Attributes:
+        filters: the normalised filter of each kernel, from `build_filters`.
+        weights: kernel weights, (K,), (K, C) or (K, C, C).
+        compatibility: (C, C) penalty for one label beside another; None is Potts, which runs
+            faster than the same matrix.
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits the logits.
+    """
+
+    filters: Sequence[KernelFilter]
+    weights: Tensor
+    compatibility: Tensor | None = None
+    engine: str | None = None
+
+    def matrix(self, logits: Tensor) -> Tensor:
+        """The compatibility (C, C), also where it is Potts."""
+        return potts(logits) if self.compatibility is None else self.compatibility
+
+    def model(self, logits: Tensor) -> ops.Model:
+        """What the fused operators take for `logits` (B C *S)."""
+        engine = ops.resolve_engine(self.engine, logits.device, logits.dtype)
+        terms = [kernel.term for kernel in self.filters]
+        return ops.Model(self._penalty_weights(logits), logits.shape[2:], terms, engine)
+
+    def wants_gradient(self, logits: Tensor) -> bool:
+        """Whether a gradient is asked for, to the logits or to anything here."""
+        parameters = (logits, self.weights, self.compatibility)
+        return torch.is_grad_enabled() and (
+            any(tensor is not None and tensor.requires_grad for tensor in parameters)
+            or any(kernel.differentiable for kernel in self.filters)
+        )
+
+    def _penalty_weights(self, logits: Tensor) -> Tensor:
+        """(K, C) for Potts with one weight per class, else A W_k (K, C, C)."""
+        weights = self.weights
+        weights = weights[:, None].expand(-1, logits.shape[1]) if weights.dim() == 1 else weights
+        if self.compatibility is None and weights.dim() == 2:
+            return weights
+        matrix = self.matrix(logits)
+        # A product of small matrices would wake a library's threads, which spin for milliseconds.
+        return matrix * weights[:, None] if weights.dim() == 2 else matrix @ weights
 
 
 def infer(
     logits: Tensor,
-    filters: Sequence[KernelFilter],
-    weights: Tensor,
-    compatibility: Tensor | None,
-    iterations: int,
+    pairwise: Pairwise,
+    options: Options,
     *,
-    tolerance: float = 0.0,
-    engine: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Run mean-field steps from `logits` (B C *S).
+    step: Step | None = None,
+    rates: Rates | None = None,
+    trace: bool = False,
+) -> Inference:
+    """Run an inference from `logits` (B C *S).
 
-    Gradients reach the logits, weights and compatibility; where the filters ask for one, the plain
-    recurrence runs instead of the fused operator.
+    The fused operator runs plain mean field. Plain PyTorch runs what it cannot do: another step, a
+    trace, gradients to what the filters were built from, early stopping with gradients, and the
+    guard that an oscillating model needs.
 
     Args:
         logits: the unary term, -energy.
-        filters: the normalised filter of each kernel, from `build_filters`.
-        weights: kernel weights, (K,), (K, C) or (K, C, C).
-        compatibility: (C, C) penalties; None is Potts, which runs faster than the same matrix.
-        iterations: number of updates; 0 returns `logits`.
-        tolerance: an image stops when the mean change of its marginals falls below this; 0 never.
-        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
+        pairwise: kernels, weights and compatibility. Gradients reach them and the logits.
+        options: iterations, tolerance and the rest.
+        step: the update of one iteration; default mean field.
+        rates: learned numbers in place of the step's own.
+        trace: also compute the free energy before each step and at the end.
 
     Returns:
         Logits (B C *S), and the steps that each image made (B).
     """
-    size = logits.shape[2:]
-    if torch.is_grad_enabled() and any(f.differentiable for f in filters):
-        penalty = potts(logits) if compatibility is None else compatibility
-        z = mean_field(-logits, filters, weights, penalty, iterations)
-        return z, torch.full((len(logits),), iterations, device=logits.device)
-    engine = ops.resolve_engine(engine, logits.device, logits.dtype)
-    weights = penalty_weights(weights, compatibility, logits)
-    total = ops.needs_total(logits.shape[1], engine)
-    terms = [f.term(logits, total) for f in filters]
-    z, steps = ops.mean_field(
-        logits.flatten(2), weights, size, terms, iterations, tolerance, engine
-    )
-    return z.view(logits.shape), steps
-
-
-def penalty_weights(weights: Tensor, compatibility: Tensor | None, logits: Tensor) -> Tensor:
-    """What the operator takes: (K, C) for Potts with one weight a class, else A W_k (K, C, C)."""
-    weights = weights[:, None].expand(-1, logits.shape[1]) if weights.dim() == 1 else weights
-    if compatibility is None and weights.dim() == 2:
-        return weights
-    penalty = potts(logits) if compatibility is None else compatibility
-    # A product of small matrices would wake the threads of a library, which spin for milliseconds.
-    return penalty * weights[:, None] if weights.dim() == 2 else penalty @ weights
+    step = Step() if step is None else step
+    oscillates = stops_with_gradient = False
+    if options.tolerance > 0 and not torch.compiler.is_compiling():
+        oscillates = may_oscillate(pairwise.weights, pairwise.matrix(logits))
+        stops_with_gradient = pairwise.wants_gradient(logits)
+    if trace or step != Step() or oscillates or stops_with_gradient:
+        matrix = pairwise.matrix(logits)
+        return frank_wolfe(
+            logits,
+            lambda q: penalty(q, pairwise.filters, pairwise.weights, matrix),
+            options,
+            step,
+            rates=rates,
+            guard=oscillates,
+            trace=trace,
+        )
+    if torch.is_grad_enabled() and any(kernel.differentiable for kernel in pairwise.filters):
+        matrix = pairwise.matrix(logits)
+        z = mean_field(-logits, pairwise.filters, pairwise.weights, matrix, options.iterations)
+        steps = torch.full((len(logits),), options.iterations, device=logits.device)
+        return Inference(z, steps)
+    z, steps = ops.mean_field(logits.flatten(2), pairwise.model(logits), options)
+    return Inference(z.view(logits.shape), steps)
 
 
 def potts(logits: Tensor) -> Tensor:

@@ -1,9 +1,15 @@
-"""The pairwise kernels, and the points they compare."""
+"""The pairwise kernels: what each compares, its bandwidths, and how files spell it.
+
+To add a kernel, add a subclass of `Kernel`: every other module asks the kernel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,9 +19,233 @@ from crfrnn import _checks, ops
 
 Number = float | tuple[float, ...]
 
+#: What the dimensions of a bandwidth are called in errors; those of any other are "channels".
+_DIMENSIONS = {"position": "axes", "color": "image channels"}
+
+_KINDS: dict[str, type[Kernel]] = {}
+
 
 @dataclass(frozen=True)
-class Gaussian:
+class Scene:
+    """What a kernel may look at: the images of a batch, and the grid that they lie on.
+
+    Attributes:
+        like: (B, C, *S), of which the size, type and device count.
+        image: (B, F, *S) on 0..255; None if there is none.
+        features: maps (B, F, *S), any number.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn.crf.kernels import Scene
+        >>> x, y = Scene(torch.zeros(1, 2, 3, 5)).positions()
+        >>> x.tolist(), y.tolist()
+        ([0.0, 1.0, 2.0, 3.0, 4.0], [[0.0], [1.0], [2.0]])
+    """
+
+    like: Tensor
+    image: Tensor | None = None
+    features: Sequence[Tensor] = ()
+
+    def positions(self) -> list[Tensor]:
+        """Pixel coordinates in the order (x, y, z), x along the last axis, to broadcast."""
+        size, like = self.like.shape[2:], self.like
+        axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in size]
+        return [axis.view(-1, *[1] * k) for k, axis in enumerate(reversed(axes))]
+
+    def image_channels(self, kernel: Kernel) -> Sequence[Tensor]:
+        """The channels (B, *S) of the image, which `kernel` needs."""
+        if self.image is None:
+            raise ValueError(f"a {type(kernel).__name__} kernel needs an image; got None")
+        return self.image.to(self.like.dtype).unbind(1)
+
+    def feature_channels(self, kernel: Kernel, index: int) -> Sequence[Tensor]:
+        """The channels (B, *S) of a feature map, which `kernel` needs."""
+        if index >= len(self.features):
+            raise ValueError(
+                f"{type(kernel).__name__}(features={index}) needs {index + 1} feature "
+                f"maps; got {len(self.features)}. Pass features=[...] with the image."
+            )
+        return self.features[index].to(self.like.dtype).unbind(1)
+
+
+class Kernel(ABC):
+    """A pairwise kernel exp(-½ |f_i - f_j|²) over points f: maps divided by their bandwidths.
+
+    A subclass is a frozen dataclass with a field `weight`, a field for each bandwidth, and perhaps
+    others, all of them numbers, texts, booleans or tuples of these. It says what its bandwidths are
+    and what they divide. The rest follows: filters, learned bandwidths, and files, which know it by
+    the name of its class. A file that names it can be read once the class is defined.
+
+    Attributes:
+        weight: kernel weight; one number, or one per class.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from crfrnn.crf.kernels import Kernel
+        >>> @dataclass(frozen=True)
+        ... class Brightness(Kernel):
+        ...     bandwidth: float = 10.0
+        ...     weight: float = 1.0
+        ...
+        ...     def bandwidths(self):
+        ...         return {"bandwidth": self.bandwidth}
+        ...
+        ...     def maps(self, scene):
+        ...         return {"bandwidth": [sum(scene.image_channels(self)) / 3]}
+        >>> Kernel.from_dict({"kind": "Brightness", "bandwidth": 20})
+        Brightness(bandwidth=20, weight=1.0)
+    """
+
+    weight: Number
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let files name the subclass.
+
+        A class of the same name takes its place, so that a notebook's cell may run again.
+        """
+        super().__init_subclass__(**options)
+        taken = _KINDS.get(cls.__name__)
+        if taken is not None and taken.__module__ == __name__ != cls.__module__:
+            raise ValueError(
+                f"{cls.__name__} is already a kernel of this library; name yours otherwise"
+            )
+        _KINDS[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        """Check the bandwidths and weights."""
+        name = type(self).__name__
+        for bandwidth, value in self.bandwidths().items():
+            _checks.positive(f"{name} {bandwidth}", value)
+        _checks.finite_numbers(f"{name} weight", self.weight)
+
+    @abstractmethod
+    def bandwidths(self) -> dict[str, Number]:
+        """The bandwidths by the names of their fields, in the order of the dimensions of a point.
+
+        `learn_bandwidths=True` learns them. Two names have a meaning: `position` is in pixels, with
+        a dimension for each axis, and `color` in units of an image on 0..255, with a dimension for
+        each of its channels.
+        """
+
+    @abstractmethod
+    def maps(self, scene: Scene) -> Mapping[str, Sequence[Tensor]]:
+        """What each bandwidth divides: a list of maps, one for each dimension of a point.
+
+        A map is (B, *S), or broadcasts to it. The names and their order are those of `bandwidths`.
+        """
+
+    def is_separable(self) -> bool:
+        """Whether the kernel is a function of the position alone, with `position` its bandwidth.
+
+        It may then run as a convolution along each axis, which is faster than a lattice and nearly
+        exact.
+        """
+        return False
+
+    def points(self, scene: Scene, learned: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Points (B, N, D): the maps divided by the bandwidths.
+
+        Args:
+            scene: the batch.
+            learned: bandwidths to use in place of the kernel's own, by name; gradients reach them.
+
+        Raises:
+            ValueError: the scene lacks what the kernel looks at, or the numbers of bandwidths and
+                dimensions differ.
+        """
+        like, named = scene.like, self.maps(scene)
+        if list(named) != list(self.bandwidths()) or any(
+            isinstance(maps, Tensor) for maps in named.values()
+        ):
+            raise ValueError(
+                f"{type(self).__name__}.maps must give a list of maps for each of "
+                f"{', '.join(self.bandwidths())}, in this order; got {', '.join(named)}"
+            )
+        maps = [one.to(like.dtype) for part in named.values() for one in part]
+        divisors = self.divisors({name: len(part) for name, part in named.items()}, learned)
+        if not isinstance(divisors, Tensor):
+            if like.device.type == "cpu" and ops.direct(*maps):
+                return _divided(maps, divisors, like)
+            divisors = like.new_tensor(divisors)
+        shape = (like.shape[0], *like.shape[2:])
+        return torch.stack([one.expand(shape).flatten(1) for one in maps], dim=2) / divisors
+
+    def divisors(
+        self, dimensions: Mapping[str, int], learned: Mapping[str, Tensor] | None = None
+    ) -> tuple[float, ...] | Tensor:
+        """One bandwidth for each dimension of a point: D numbers, or (D,) if they are learned.
+
+        Args:
+            dimensions: how many dimensions each bandwidth has.
+            learned: bandwidths to use in place of the kernel's own, by name.
+        """
+        name, own = type(self).__name__, self.bandwidths()
+        spread: list[float] = []
+        for part, length in dimensions.items():
+            numbers = _checks.positive(f"{name} {part}", own[part])
+            if len(numbers) not in (1, length):
+                raise ValueError(
+                    f"{name} {part} has {len(numbers)} numbers for {length} "
+                    f"{_DIMENSIONS.get(part, 'channels')}; give one, or {length}"
+                )
+            spread += numbers * length if len(numbers) == 1 else numbers
+        if learned is None:
+            return tuple(spread)
+        parts = [learned[part].reshape(-1).expand(length) for part, length in dimensions.items()]
+        return torch.cat(parts)
+
+    def with_bandwidths(self, numbers: Mapping[str, Any]) -> Kernel:
+        """The same kernel with other bandwidths, by name: numbers, or lists of them."""
+        changed = {name: _frozen(value) for name, value in numbers.items()}
+        return cast(Kernel, dataclasses.replace(cast(Any, self), **changed))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Spell the kernel as JSON and YAML do: its `kind`, then its fields.
+
+        Example:
+            >>> from crfrnn import Gaussian
+            >>> Gaussian(position=2).to_dict()
+            {'kind': 'Gaussian', 'position': 2, 'weight': 3.0, 'lattice': False}
+        """
+        names = [field.name for field in dataclasses.fields(cast(Any, self)) if field.init]
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
+    @staticmethod
+    def from_dict(entry: Mapping[str, Any]) -> Kernel:
+        """Make the kernel that `to_dict` spelled; fields that are left out have their defaults.
+
+        Raises:
+            ValueError: the kind or a field is not known, or a number is out of range.
+            TypeError: a value is of a wrong type.
+
+        Example:
+            >>> from crfrnn.crf.kernels import Kernel
+            >>> Kernel.from_dict({"kind": "Bilateral", "position": [30, 20], "color": 5})
+            Bilateral(position=(30, 20), color=5, weight=5.0)
+        """
+        kind, fields = Kernel.kind_of(entry)
+        known = [field.name for field in dataclasses.fields(kind) if field.init]
+        for name in fields:
+            _checks.one_of(f"field of {kind.__name__}", name, known)
+        return cast(Kernel, kind(**{name: _frozen(value) for name, value in fields.items()}))
+
+    @staticmethod
+    def kind_of(entry: Mapping[str, Any]) -> tuple[type[Any], dict[str, Any]]:
+        """The class that an entry of a file names, and the fields that the entry gives it."""
+        fields = dict(entry)
+        if "kind" not in fields:
+            raise ValueError(f"a kernel needs its kind, one of: {', '.join(_KINDS)}; got {fields}")
+        kind = fields.pop("kind")
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise ValueError(
+                f"unknown kind {kind!r}; expected one of: {', '.join(_KINDS)}. Import the module "
+                f"of a kernel of your own first."
+            )
+        return _KINDS[kind], fields
+
+
+@dataclass(frozen=True)
+class Gaussian(Kernel):
     """Spatial (smoothness) kernel: exp(-½ |p_i - p_j|² / position²).
 
     Args:
@@ -35,14 +265,21 @@ class Gaussian:
     weight: Number = 3.0
     lattice: bool = False
 
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        _checks.positive("Gaussian position", self.position)
-        _checks.finite_numbers("Gaussian weight", self.weight)
+    def bandwidths(self) -> dict[str, Number]:
+        """The bandwidth of the position."""
+        return {"position": self.position}
+
+    def maps(self, scene: Scene) -> dict[str, Sequence[Tensor]]:
+        """The position."""
+        return {"position": scene.positions()}
+
+    def is_separable(self) -> bool:
+        """Whether the kernel runs as a convolution, and not on a lattice."""
+        return not self.lattice
 
 
 @dataclass(frozen=True)
-class Bilateral:
+class Bilateral(Kernel):
     """Appearance kernel: exp(-½ |p_i - p_j|² / position² - ½ |I_i - I_j|² / color²).
 
     Args:
@@ -62,15 +299,17 @@ class Bilateral:
     color: Number = 3.0
     weight: Number = 5.0
 
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        _checks.positive("Bilateral position", self.position)
-        _checks.positive("Bilateral color", self.color)
-        _checks.finite_numbers("Bilateral weight", self.weight)
+    def bandwidths(self) -> dict[str, Number]:
+        """The bandwidths of position and colour."""
+        return {"position": self.position, "color": self.color}
+
+    def maps(self, scene: Scene) -> dict[str, Sequence[Tensor]]:
+        """The position, and the channels of the image."""
+        return {"position": scene.positions(), "color": scene.image_channels(self)}
 
 
 @dataclass(frozen=True)
-class FeatureGaussian:
+class FeatureGaussian(Kernel):
     """Gaussian over a feature map of your own: depth, deep features, spectral bands.
 
     Args:
@@ -93,87 +332,29 @@ class FeatureGaussian:
     def __post_init__(self) -> None:
         """Check the numbers."""
         _checks.count("FeatureGaussian features", self.features)
-        _checks.positive("FeatureGaussian bandwidth", self.bandwidth)
-        if self.position is not None:
-            _checks.positive("FeatureGaussian position", self.position)
-        _checks.finite_numbers("FeatureGaussian weight", self.weight)
+        super().__post_init__()
+
+    def bandwidths(self) -> dict[str, Number]:
+        """The bandwidths of the position, if it takes part, and of the features."""
+        position = {} if self.position is None else {"position": self.position}
+        return {**position, "bandwidth": self.bandwidth}
+
+    def maps(self, scene: Scene) -> dict[str, Sequence[Tensor]]:
+        """The position, if it takes part, and the channels of the map."""
+        channels = scene.feature_channels(self, self.features)
+        position = {} if self.position is None else {"position": scene.positions()}
+        return {**position, "bandwidth": channels}
 
 
-Kernel = Gaussian | Bilateral | FeatureGaussian
-
-
-def kernel_points(
-    kernel: Kernel,
-    logits: Tensor,
-    image: Tensor | None,
-    features: Sequence[Tensor],
-    bandwidths: Tensor | None = None,
-) -> Tensor:
-    """Points (B, N, D) of a kernel, divided by its bandwidths, or by `bandwidths` (D,) if given."""
-    size = logits.shape[2:]
-    name = type(kernel).__name__
-    guide: Tensor | None = None
-    widths: tuple[float, ...] = ()
-    if isinstance(kernel, Bilateral):
-        if image is None:
-            raise ValueError("a Bilateral kernel needs an image; got None")
-        guide = image
-        widths = spread(kernel.color, guide.shape[1], "Bilateral color", "image channels")
-    elif isinstance(kernel, FeatureGaussian):
-        if kernel.features >= len(features):
-            raise ValueError(
-                f"FeatureGaussian(features={kernel.features}) needs {kernel.features + 1} feature "
-                f"maps; got {len(features)}. Pass features=[...] with the image."
+def checked_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
+    """The kernels as a tuple, or a TypeError."""
+    listed = tuple(kernels) if isinstance(kernels, Iterable) else (kernels,)
+    for kernel in listed:
+        if not isinstance(kernel, Kernel):
+            raise TypeError(
+                f"kernels must be a list of Gaussian, Bilateral and FeatureGaussian; got {kernel!r}"
             )
-        guide = features[kernel.features]
-        widths = spread(kernel.bandwidth, guide.shape[1], "FeatureGaussian bandwidth", "channels")
-    if kernel.position is not None:
-        widths = spread(kernel.position, len(size), f"{name} position", "axes") + widths
-    axes = [] if kernel.position is None else coordinates(size, logits)
-    guide = None if guide is None else guide.to(logits.dtype)
-    if (
-        bandwidths is None
-        and logits.device.type == "cpu"
-        and ops.direct(logits if guide is None else guide)
-    ):
-        return _divided([*axes, *([] if guide is None else guide.unbind(1))], widths, logits)
-    parts = []
-    if axes:
-        grid = torch.stack([axis.expand(size) for axis in axes], dim=-1).flatten(0, -2)
-        parts.append(grid.expand(logits.shape[0], -1, -1))
-    if guide is not None:
-        parts.append(guide.flatten(2).transpose(1, 2))
-    return torch.cat(parts, dim=2) / (
-        logits.new_tensor(widths) if bandwidths is None else bandwidths
-    )
-
-
-def _divided(maps: Sequence[Tensor], widths: Sequence[float], logits: Tensor) -> Tensor:
-    """The same from one map (*S) or (B, *S) a dimension by NumPy; `_checks.plain` says why."""
-    points = torch.empty((logits.shape[0], *logits.shape[2:], len(maps)), dtype=logits.dtype)
-    divisors = np.asarray(widths, points.numpy().dtype)
-    with np.errstate(all="ignore"):  # the filter refuses what is not finite
-        for k, (one, divisor) in enumerate(zip(maps, divisors, strict=True)):
-            np.divide(one.numpy(), divisor, out=points.numpy()[..., k])
-    return points.flatten(1, -2)
-
-
-def coordinates(size: Sequence[int], like: Tensor) -> list[Tensor]:
-    """Pixel coordinates of a grid in the order (x, y, z), x along the last axis, to broadcast."""
-    axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in size]
-    return [axis.view(-1, *[1] * k) for k, axis in enumerate(reversed(axes))]
-
-
-def spread(value: Number, length: int, name: str, what: str) -> tuple[float, ...]:
-    """One number for each of `length` axes or channels."""
-    numbers = _checks.positive(name, value)
-    if len(numbers) == 1:
-        return numbers * length
-    if len(numbers) != length:
-        raise ValueError(
-            f"{name} has {len(numbers)} numbers for {length} {what}; give one, or {length}"
-        )
-    return numbers
+    return listed
 
 
 def weight_table(kernels: Sequence[Kernel], num_classes: int, like: Tensor) -> Tensor:
@@ -188,3 +369,18 @@ def weight_table(kernels: Sequence[Kernel], num_classes: int, like: Tensor) -> T
             )
         rows.append(like.new_tensor(numbers).expand(num_classes))
     return torch.stack(rows) if rows else like.new_zeros(0, num_classes)
+
+
+def _divided(maps: Sequence[Tensor], divisors: Sequence[float], like: Tensor) -> Tensor:
+    """Points (B, N, D) from one map a dimension by NumPy; `_checks.plain` says why."""
+    points = torch.empty((like.shape[0], *like.shape[2:], len(maps)), dtype=like.dtype)
+    numbers = np.asarray(divisors, points.numpy().dtype)
+    with np.errstate(all="ignore"):  # the filter refuses what is not finite
+        for k, (one, number) in enumerate(zip(maps, numbers, strict=True)):
+            np.divide(one.numpy(), number, out=points.numpy()[..., k])
+    return points.flatten(1, -2)
+
+
+def _frozen(value: Any) -> Any:
+    """A value as a frozen dataclass holds it: files have lists where kernels have tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

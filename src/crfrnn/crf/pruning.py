@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from crfrnn import ops
+from crfrnn.ops import Options
 
-from .filters import KernelFilter
-from .inference import penalty_weights
+from .inference import Pairwise
 
 #: A class may be left out if no message to it exceeds this, in logits, at any pixel in any step.
 LIMIT = 0.5
@@ -58,13 +58,7 @@ class Marginals:
     pruned: Pruned | None
 
 
-def certify(
-    logits: Tensor,
-    filters: Sequence[KernelFilter],
-    weights: Tensor,
-    iterations: int,
-    engine: str,
-) -> Pruned | None:
+def certify(logits: Tensor, model: ops.Model, iterations: int) -> Pruned | None:
     """Find the classes that can be left out, with a proof; None if there are none.
 
     With Potts compatibility and kernel weights w >= 0, messages are not negative, so that at each
@@ -74,24 +68,19 @@ def certify(
     and it is so far below the likeliest class everywhere that it cannot become that.
 
     Args:
-        logits: the unary term (B, C, *S).
-        filters: the normalised kernels.
-        weights: kernel weights (K, C) of the Potts model.
+        logits: the unary term (B, C, N).
+        model: kernel weights (K, C) of a Potts model, and the normalised kernels.
         iterations: steps to come.
-        engine: the engine to search with.
     """
     classes = logits.shape[1]
-    if classes < 4 or not filters or iterations < 1:
+    if classes < 4 or not model.terms or iterations < 1 or model.weights.dim() != 2:
         return None
-    peaks = ops.class_peaks(logits.flatten(2), engine)
-    groups = _groups(peaks)
+    groups = _groups(ops.class_peaks(logits, model.engine))
     # A class alone is no gain: the one that stands for those left out takes its place.
-    if sum(map(len, groups)) < 2 or bool((weights < 0).any()):
+    if sum(map(len, groups)) < 2 or bool((model.weights < 0).any()):
         return None
-    terms = [kernel.term(logits, total=False) for kernel in filters]
-    largest = torch.stack([weights[:, group].amax(1) for group in groups], dim=1)
-    size = logits.shape[2:]
-    first = ops.message_peaks(logits.flatten(2), groups, largest, size, terms, engine)
+    largest = torch.stack([model.weights[:, group].amax(1) for group in groups], dim=1)
+    first = ops.message_peaks(logits, groups, model._replace(weights=largest))
     bounds = [_growth(message, iterations) for message in first]
     left_out = {
         c for group, bound in zip(groups, bounds, strict=True) if bound <= LIMIT for c in group
@@ -119,16 +108,7 @@ def _growth(first: float, iterations: int) -> float:
 
 
 def marginals(
-    logits: Tensor,
-    filters: Sequence[KernelFilter],
-    weights: Tensor,
-    compatibility: Tensor | None,
-    iterations: int,
-    *,
-    prune: bool = True,
-    tolerance: float = 0.0,
-    half: bool = False,
-    engine: str | None = None,
+    logits: Tensor, pairwise: Pairwise, options: Options, *, prune: bool = True
 ) -> Marginals:
     """Run the recurrence without gradients, on as few classes as can be certified.
 
@@ -137,37 +117,27 @@ def marginals(
 
     Args:
         logits: the unary term (B, C, *S).
-        filters: the normalised kernels.
-        weights: kernel weights, (K,), (K, C) or (K, C, C).
-        compatibility: (C, C) penalties; None is Potts, the only one that allows pruning.
-        iterations: number of updates.
+        pairwise: kernels, weights and compatibility. Only Potts models allow pruning.
+        options: iterations, tolerance and precision.
         prune: whether to leave classes out.
-        tolerance: as in `recurrence.infer`.
-        half: whether lattices store their values in half precision, where the engine can.
-        engine: as in `recurrence.infer`.
 
     Raises:
         ValueError: the result is not finite.
     """
-    engine = ops.resolve_engine(engine, logits.device, logits.dtype)
+    flat = logits.flatten(2)
     with torch.no_grad():
-        weights = penalty_weights(weights, compatibility, logits)
-        pruned = None
-        if prune and weights.dim() == 2:
-            pruned = certify(logits, filters, weights, iterations, engine)
-        kept: list[int] = []
+        model = pairwise.model(logits)
+        pruned = certify(flat, model, options.iterations) if prune else None
         if pruned is not None:
-            kept = list(pruned.kept)
-            weights = torch.cat([weights[:, kept], weights.new_zeros(len(filters), 1)], dim=1)
-        total = pruned is None and ops.needs_total(logits.shape[1], engine)
-        terms = [f.term(logits, total) for f in filters]
-        size = logits.shape[2:]
-        probs, labels, steps, finite = ops.marginals(
-            logits.flatten(2), weights, size, terms, iterations, tolerance, kept, half, engine
-        )
+            rest = model.weights.new_zeros(len(model.terms), 1)
+            weights = torch.cat([model.weights[:, list(pruned.kept)], rest], dim=1)
+            model = model._replace(weights=weights, kept=pruned.kept)
+        probs, labels, steps, finite = ops.marginals(flat, model, options)
     if not finite:
         raise ValueError(
             f"the scores, kernel weights or compatibility are too large for {probs.dtype}: the "
             f"result is not finite. Scale them down, or give the scores in float64."
         )
-    return Marginals(probs.view(logits.shape), labels.view(-1, *size), steps.tolist(), pruned)
+    return Marginals(
+        probs.view(logits.shape), labels.view(-1, *logits.shape[2:]), steps.tolist(), pruned
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,12 @@ def open_folder(
         )
         for stem in stems
     ]
-    return MaskedImages(entries, num_classes, classes=classes, decode=decode, ignore=ignore)
+    data = MaskedImages(entries, num_classes, classes=classes, decode=decode, ignore=ignore)
+    if ids is None:
+        used = {path for entry in entries for path in (entry.image, entry.mask)}
+        _warn_of_unused(Path(images), used)
+        _warn_of_unused(Path(masks), used)
+    return data
 
 
 @dataclass(frozen=True)
@@ -145,8 +151,25 @@ def _ids(image: Image.Image) -> np.ndarray:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    return {
-        path.stem: path
+    return {path.stem: path for path in _pictures(folder)}
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [
+        path
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    }
+    ]
+
+
+def _warn_of_unused(folder: Path, used: Collection[Path]) -> None:
+    """Name pictures that take no part: without a partner, or with the stem of another file."""
+    names = [path.name for path in _pictures(folder) if path not in used]
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+        warnings.warn(
+            f"{folder}: {len(names)} pictures are not used, since no other picture has their name, "
+            f"or since two have one: {shown}",
+            UserWarning,
+            stacklevel=3,
+        )

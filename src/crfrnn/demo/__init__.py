@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,15 @@ PHOTOGRAPHS = {"astronaut": (230, 300, 176, 132), "chelsea": (290, 60, 161, 121)
 _READING = ReadOptions(canvas=(513, 513), align_corners=True)
 
 
-def refine_photographs(output: Path, options: RefineOptions) -> list[dict[str, Any]]:
+def refine_photographs(
+    output: Path, options: RefineOptions, *, advance: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
     """Refine the photographs of scikit-image and write label maps and figures.
 
     Args:
         output: the folder to write to; made if need be.
         options: how to refine.
+        advance: called after each photograph.
 
     Returns:
         What happened to each photograph, as JSON spells it.
@@ -40,7 +44,11 @@ def refine_photographs(output: Path, options: RefineOptions) -> list[dict[str, A
     photographs = {name: photograph(name) for name in PHOTOGRAPHS}
     make_folder(output)
     require_writable(output / "figure.png")
-    return [_refine(name, photo, output, options) for name, photo in photographs.items()]
+    records = []
+    for name, photo in photographs.items():
+        records.append(_refine(name, photo, output, options))
+        advance()
+    return records
 
 
 def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:

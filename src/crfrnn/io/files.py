@@ -131,7 +131,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Give a file to write that takes the place of `path` only once it is complete and on disk.
 
     It lives in the same folder, so that moving it is one atomic step. On any failure, Ctrl-C
-    included, it is removed and `path` is as it was.
+    included, it is removed and `path` is as it was. An error of the system, such as a full disk,
+    names `path`.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
     try:
@@ -140,8 +141,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(part)):
+            error.filename, error.filename2 = str(path), None
         raise
 
 

@@ -12,15 +12,17 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.crf.frank_wolfe import Inference, Step, unroll
-from crfrnn.crf.inference import potts
-from crfrnn.crf.kernels import Gaussian, Kernel
+from crfrnn.crf.frank_wolfe import Inference, Rates, Step
+from crfrnn.crf.inference import Pairwise, infer, potts
+from crfrnn.crf.kernels import Gaussian, Kernel, checked_kernels
 from crfrnn.crf.lattice import NORMALIZATIONS
+from crfrnn.io.files import describe
+from crfrnn.ops import Options
 from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained
 from .inputs import check_logits, check_parameters
-from .prepared import Prepared, Recipe, checked_kernels, prepare_alone, take
+from .prepared import Prepared, Recipe, prepare_alone, take
 
 WEIGHTS = ("scalar", "class", "matrix")
 
@@ -36,9 +38,9 @@ class CRFRNN(nn.Module):
 
     Args:
         num_classes: C, the channels of the logits.
-        kernels: pairwise kernels, any number and mix of `Bilateral`, `Gaussian` and
-            `FeatureGaussian`. Default the paper's: bilateral 160 / 3 with weight 5, spatial 3 with
-            weight 3.
+        kernels: pairwise kernels, any number and mix of `Bilateral`, `Gaussian`,
+            `FeatureGaussian` and your own, see docs/layer.md. Default the paper's: bilateral
+            160 / 3 with weight 5, spatial 3 with weight 3.
         iterations: mean-field steps while training. Default 5 (the paper).
         eval_iterations: steps in evaluation mode. Default 10 (the paper).
         weights: learn one kernel weight per kernel ("scalar"), per kernel and class ("class", the
@@ -61,9 +63,9 @@ class CRFRNN(nn.Module):
     Attributes:
         kernel_weights: parameter (K,), (K, C) or (K, C, C).
         compatibility: parameter (C, C), or buffer if not learned; absent for fixed Potts.
-        log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its `position`,
-            `color` or `bandwidth`, each of the shape that the kernel was given. `current_kernels`
-            reads them.
+        log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its bandwidths by
+            name, such as `position`, each of the shape that the kernel was given.
+            `current_kernels` reads them.
         step_strength: with a learned step, log λ.
         step_size: with a learned step, the logit of α.
 
@@ -218,15 +220,26 @@ class CRFRNN(nn.Module):
         return parameters.grouped(self.named_parameters(), lr, factors)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the layer as `config.json` and `model.safetensors` into a directory."""
-        pretrained.write(Path(directory), pretrained.config_of(self), self.state_dict())
+        """Write the layer as `config.json` and `model.safetensors` into a directory.
+
+        A write that is interrupted leaves the layer that was there before, or the new one.
+        """
+        pretrained.write(Path(directory), self)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> CRFRNN:
-        """Read a layer that `save_pretrained` wrote; it comes in evaluation mode."""
+        """Read a layer that `save_pretrained` wrote, or the CRF of a model that `crfrnn` wrote.
+
+        It comes in evaluation mode.
+        """
         config, tensors = pretrained.read(Path(directory))
-        layer = cls(**pretrained.arguments(config, tensors)).to(tensors["kernel_weights"].dtype)
-        layer.load_state_dict(tensors)
+        try:
+            layer = cls(**pretrained.arguments(config, tensors)).to(tensors["kernel_weights"].dtype)
+            layer.load_state_dict(tensors)
+        except KeyError as error:
+            raise ValueError(f"{directory}: {error} is missing") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{directory}: {describe(error)}") from error
         return layer.eval()
 
     @classmethod
@@ -285,17 +298,13 @@ class CRFRNN(nn.Module):
             unary = logits.to(dtype)
             logs = self.log_bandwidths
             prepared = take("CRFRNN", self.recipe, unary, image, mask, features, logs)
-            done = unroll(
-                unary,
-                prepared.filters,
-                self.kernel_weights.to(dtype),
-                None if self.compatibility is None else self.compatibility.to(dtype),
-                iterations,
-                self.step,
-                strength=self.step_strength.to(dtype).exp() if self.step.learn else None,
-                size=self.step_size.to(dtype).sigmoid() if self.step.learn else None,
-                tolerance=tol or 0.0,
-                trace=trace,
-                engine=self.recipe.engine,
-            )
+            compatibility = None if self.compatibility is None else self.compatibility.to(dtype)
+            weights = self.kernel_weights.to(dtype)
+            pairwise = Pairwise(prepared.filters, weights, compatibility, self.recipe.engine)
+            rates = None
+            if self.step.learn:
+                strength, size = self.step_strength.to(dtype), self.step_size.to(dtype)
+                rates = Rates(strength.exp(), size.sigmoid())
+            options = Options(iterations, tol or 0.0)
+            done = infer(unary, pairwise, options, step=self.step, rates=rates, trace=trace)
         return dataclasses.replace(done, logits=done.logits.to(logits.dtype))

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.crf.kernels import Bilateral, Kernel, weight_table
+from crfrnn.crf.kernels import Bilateral, Kernel, checked_kernels, weight_table
 from crfrnn.crf.lattice import NORMALIZATIONS
 
 from .inputs import check_logits
-from .prepared import Prepared, Recipe, checked_kernels, prepare_alone, take
+from .prepared import Prepared, Recipe, prepare_alone, take
 
 
 class DenseCRFLoss(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.crf.kernels import Bilateral, FeatureGaussian, Kernel, weight_table
+from crfrnn.crf.kernels import Kernel, Number, weight_table
 
 
 def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> Tensor:
@@ -48,7 +47,10 @@ def log_bandwidths(kernels: Sequence[Kernel]) -> nn.ModuleList:
     """
     return nn.ModuleList(
         nn.ParameterDict(
-            {name: nn.Parameter(torch.tensor(value).log()) for name, value in _fields(kernel)}
+            {
+                name: nn.Parameter(torch.tensor(_floats(value)).log())
+                for name, value in kernel.bandwidths().items()
+            }
         )
         for kernel in kernels
     )
@@ -58,14 +60,10 @@ def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tu
     """The kernels with learned bandwidths in place of their own."""
     if logs is None:
         return tuple(kernels)
-    current = []
-    for kernel, parameters in zip(kernels, map(_dictionary, logs), strict=True):
-        numbers = {name: value.detach().exp().tolist() for name, value in parameters.items()}
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()
-        }
-        current.append(dataclasses.replace(kernel, **fields))
-    return tuple(current)
+    return tuple(
+        kernel.with_bandwidths({name: log.detach().exp().tolist() for name, log in learned.items()})
+        for kernel, learned in zip(kernels, map(_dictionary, logs), strict=True)
+    )
 
 
 def grouped(
@@ -82,41 +80,18 @@ def grouped(
     ]
 
 
-def bandwidth_vectors(
-    kernels: Sequence[Kernel],
-    logs: nn.ModuleList,
-    like: Tensor,
-    image: Tensor | None,
-    features: Sequence[Tensor],
-) -> list[Tensor]:
-    """One vector (D,) a kernel: its parameters, spread over axes and channels."""
-    vectors = []
-    for kernel, parameters in zip(kernels, map(_dictionary, logs), strict=True):
-        lengths = {"position": like.dim() - 2}
-        if isinstance(kernel, Bilateral) and image is not None:
-            lengths["color"] = image.shape[1]
-        if isinstance(kernel, FeatureGaussian) and kernel.features < len(features):
-            lengths["bandwidth"] = features[kernel.features].shape[1]
-        parts = [
-            parameters[name].to(like.dtype).exp().reshape(-1).expand(lengths[name])
-            for name, _ in _fields(kernel)
-            # What does not fit is for `kernel_points` to refuse, in its own words.
-            if name in lengths and parameters[name].numel() in (1, lengths[name])
-        ]
-        vectors.append(torch.cat([like.new_empty(0), *parts]))
-    return vectors
+def learned_bandwidths(logs: nn.ModuleList, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+    """The bandwidths of each kernel by name, of the shapes that the kernel was given."""
+    return [
+        {name: parameter.to(dtype).exp() for name, parameter in parameters.items()}
+        for parameters in map(_dictionary, logs)
+    ]
 
 
 def _dictionary(parameters: nn.Module) -> nn.ParameterDict:
     return cast(nn.ParameterDict, parameters)
 
 
-def _fields(kernel: Kernel) -> list[tuple[str, float | tuple[float, ...]]]:
-    """The bandwidths that a kernel has, in the order of its feature dimensions."""
-    names = ("position", "color", "bandwidth")
-    pairs = [(name, getattr(kernel, name, None)) for name in names]
-    return [
-        (name, tuple(map(float, value)) if isinstance(value, (tuple, list)) else float(value))
-        for name, value in pairs
-        if value is not None
-    ]
+def _floats(value: Number) -> Number:
+    """The same numbers as floats, which make a parameter of the default type."""
+    return tuple(map(float, value)) if isinstance(value, (tuple, list)) else float(value)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
 from crfrnn.crf.filters import KernelFilter, build_filters
-from crfrnn.crf.kernels import Bilateral, Kernel
+from crfrnn.crf.kernels import Kernel
 
 from .inputs import check_gradients, check_map, check_mask
-from .parameters import bandwidth_vectors
+from .parameters import learned_bandwidths
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,7 @@ def prepare(
         filter=recipe.filter,
         mask=mask,
         engine=recipe.engine,
-        bandwidths=[]
-        if logs is None
-        else bandwidth_vectors(recipe.kernels, logs, like, image, features),
+        bandwidths=[] if logs is None else learned_bandwidths(logs, like.dtype),
     )
     shape = (like.shape[0], *like.shape[2:])
     inside = None if mask is None else mask.flatten(1)
@@ -148,24 +145,10 @@ def take(
     return image
 
 
-def checked_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
-    """The kernels as a tuple."""
-    listed = tuple(kernels) if isinstance(kernels, Iterable) else (kernels,)
-    for kernel in listed:
-        if not isinstance(kernel, get_args(Kernel)):
-            raise TypeError(
-                f"kernels must be a list of Gaussian, Bilateral and FeatureGaussian; got {kernel!r}"
-            )
-    return listed
-
-
 def _check_span(kernels: Sequence[Kernel], image: Tensor) -> None:
     """Warn of an image whose colours all lie within a bandwidth or two: it is not on 0..255."""
-    finest = [
-        min(k.color) if isinstance(k.color, tuple) else k.color
-        for k in kernels
-        if isinstance(k, Bilateral)
-    ]
+    colors = [kernel.bandwidths().get("color") for kernel in kernels]
+    finest = [min(_checks.positive("color", color)) for color in colors if color is not None]
     if not finest or not image.is_floating_point() or not _checks.readable(image):
         return
     try:

@@ -1,9 +1,8 @@
-"""Layers on disk: a directory with config.json and safetensors, and published weights."""
+"""Layers on disk, in the format of `io.storage`, and published weights."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,37 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.crf.frank_wolfe import Step
-from crfrnn.crf.kernels import Bilateral, FeatureGaussian, Gaussian, Kernel
+from crfrnn.crf.kernels import Kernel
+from crfrnn.io import storage
 
-CONFIG = "config.json"
-TENSORS = "model.safetensors"
-
-_KERNELS: dict[str, type[Kernel]] = {
-    kind.__name__: kind for kind in (Gaussian, Bilateral, FeatureGaussian)
-}
+#: How the names of the CRF's tensors begin in a file.
+PREFIX = "crf."
 
 #: The parameters of the layer of crfasrnn_pytorch, each C x C.
 _PUBLISHED = ("bilateral_ker_weights", "spatial_ker_weights", "compatibility_matrix")
 
 
-def write(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write config.json and model.safetensors; the directory is made if need be."""
-    from safetensors.torch import save_file
-
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config, indent=2) + "\n"
-    (directory / CONFIG).write_text(text, encoding="utf-8")
-    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(flat, directory / TENSORS, metadata={"format": "pt"})
+def write(directory: Path, layer: Any) -> None:
+    """Write a `CRFRNN`; the directory is made if it is missing."""
+    tensors = {f"{PREFIX}{name}": tensor for name, tensor in layer.state_dict().items()}
+    storage.write(directory, {"crf": config_of(layer)}, tensors)
 
 
 def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what `write` wrote."""
-    from safetensors.torch import load_file
+    """The configuration and the tensors of a layer, or of the CRF of a stored model."""
+    stored = storage.read(directory)
+    if not isinstance(stored.config.get("crf"), dict):
+        raise ValueError(f"{stored.config_path}: this model has no CRF")
+    return stored.config["crf"], crf_tensors(stored.tensors)
 
-    for name in (CONFIG, TENSORS):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(
-                f"{directory} has no {name}; expected a directory written by save_pretrained"
-            )
-    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    return config, load_file(directory / TENSORS)
+
+def crf_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a stored model that belong to its CRF, by their names in the layer."""
+    return {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(PREFIX)
+    }
 
 
 def config_of(layer: Any) -> dict[str, Any]:
@@ -54,10 +49,7 @@ def config_of(layer: Any) -> dict[str, Any]:
     learned = isinstance(layer.compatibility, nn.Parameter)
     return {
         "num_classes": layer.num_classes,
-        "kernels": [
-            {"kind": type(kernel).__name__, **dataclasses.asdict(kernel)}
-            for kernel in layer.recipe.kernels
-        ],
+        "kernels": [kernel.to_dict() for kernel in layer.recipe.kernels],
         "iterations": layer.iterations,
         "eval_iterations": layer.eval_iterations,
         "weights": layer.weights,
@@ -77,7 +69,7 @@ def arguments(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     compatibility = config["compatibility"]
     return {
         **config,
-        "kernels": [_kernel(entry) for entry in config["kernels"]],
+        "kernels": [Kernel.from_dict(entry) for entry in config["kernels"]],
         "compatibility": compatibility if compatibility == "potts" else tensors["compatibility"],
         "step": Step(**config["step"]),
     }
@@ -109,11 +101,3 @@ def published_tensors(source: Mapping[str, Tensor] | str | Path) -> tuple[Tensor
                 f"got {tuple(tensor.shape)}"
             )
     return torch.stack([bilateral, spatial]), -compatibility
-
-
-def _kernel(entry: Mapping[str, Any]) -> Kernel:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-    kind = fields.pop("kind", None)
-    if kind not in _KERNELS:
-        raise ValueError(f"unknown kernel {kind!r}; expected one of: {', '.join(_KERNELS)}")
-    return _KERNELS[kind](**fields)

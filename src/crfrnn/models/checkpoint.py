@@ -1,4 +1,4 @@
-"""Models on disk: a directory with config.yaml and weights.safetensors."""
+"""Models on disk, in the format of `io.storage`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.io.files import describe, make_folder, replacing, write_text
+from crfrnn.io import storage
+from crfrnn.io.files import describe
 from crfrnn.layer import pretrained
 from crfrnn.layer.crfrnn import CRFRNN
 
 from .loading import LoadReport, load_by_name
 from .registry import make_network
 from .segmenter import network_logits
-
-CONFIG = "config.yaml"
-WEIGHTS = "weights.safetensors"
-
-_FORMAT = 1
 
 
 @dataclass
@@ -37,7 +32,8 @@ class Checkpoint:
         network: made from these if it is not given.
         crf: None for the network alone.
         classes: names of the classes, in order of their ids.
-        notes: anything else to keep in config.yaml, as plain numbers, strings, lists and mappings.
+        notes: anything else to keep in config.json, as numbers, strings, lists, and mappings whose
+            keys are strings.
 
     Example:
         >>> import torch
@@ -98,37 +94,30 @@ class Checkpoint:
         return self
 
     def save(self, directory: str | Path) -> None:
-        """Write config.yaml and weights.safetensors, each whole or not at all."""
-        from safetensors.torch import save
+        """Write config.json and model.safetensors.
 
-        directory = Path(directory)
-        make_folder(directory)
+        A write that is interrupted leaves the model that was there before, or the new one.
+        """
         config = {
-            "format": _FORMAT,
             "network": {"name": self.name, **self.arguments},
             "num_classes": self.num_classes,
             "classes": None if self.classes is None else list(self.classes),
             "crf": None if self.crf is None else pretrained.config_of(self.crf),
             "notes": dict(self.notes),
         }
-        tensors = self.parts().state_dict()
-        flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        text = yaml.safe_dump(config, sort_keys=False)  # before anything is written
-        with replacing(directory / WEIGHTS) as file:
-            file.write(save(flat, metadata={"format": "pt"}))
-        write_text(directory / CONFIG, text)
+        storage.write(Path(directory), config, self.parts().state_dict())
 
 
 def is_checkpoint(directory: str | Path) -> bool:
-    """Whether a directory looks like one that `Checkpoint.save` wrote."""
-    return (Path(directory) / CONFIG).is_file() and (Path(directory) / WEIGHTS).is_file()
+    """Whether crfrnn wrote a directory; it may hold a layer without a network."""
+    return storage.is_stored(Path(directory))
 
 
 def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) -> Checkpoint:
     """Read a model that `Checkpoint.save` wrote; it comes in evaluation mode, on the CPU.
 
     Args:
-        directory: with config.yaml and weights.safetensors.
+        directory: with config.json and model.safetensors, or as older versions wrote it.
         num_classes: refuse a model of another number of classes.
 
     Raises:
@@ -137,9 +126,14 @@ def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) ->
             weights do not fit it.
     """
     directory = Path(directory)
-    config = _read_config(directory)
-    tensors = _read_weights(directory)
-    where = directory / CONFIG
+    stored = storage.read(directory)
+    config, where = stored.config, stored.config_path
+    if not isinstance(config.get("network"), dict):
+        alone = config.get("network") is None and config.get("crf") is not None
+        raise ValueError(
+            f"{where}: expected a mapping with `network` and `num_classes`"
+            + ("; this is a layer alone, for CRFRNN.from_pretrained" if alone else "")
+        )
     try:
         arguments = dict(config["network"])
         name = arguments.pop("name")
@@ -151,7 +145,7 @@ def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) ->
                     f"the CRF has {config['crf']['num_classes']} classes and num_classes is "
                     f"{classes}"
                 )
-            parts = {key[4:]: t for key, t in tensors.items() if key.startswith("crf.")}
+            parts = pretrained.crf_tensors(stored.tensors)
             crf = CRFRNN(**pretrained.arguments(config["crf"], parts))
         model = Checkpoint(
             name,
@@ -170,44 +164,13 @@ def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) ->
             f"{directory}: the model has {classes} classes, expected {num_classes}; load its "
             "weights into a network of that many with load_weights, which skips what does not fit"
         )
-    load_by_name(model.parts(), tensors, source=str(directory / WEIGHTS))
+    load_by_name(model.parts(), stored.tensors, source=str(stored.tensors_path))
     return model.eval()
 
 
 def load_weights(model: Checkpoint, directory: str | Path) -> LoadReport:
     """Copy from a saved model whatever fits `model` by name and shape; tell what was skipped."""
-    directory = Path(directory)
-    tensors = _read_weights(directory)
-    return load_by_name(model.parts(), tensors, strict=False, source=str(directory / WEIGHTS))
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{directory} has no {CONFIG}; expected a model directory that crfrnn wrote"
-        )
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML ({describe(error)})") from error
-    if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
-        raise ValueError(f"{path}: expected a mapping with `network` and `num_classes`")
-    if config.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path}: expected format {_FORMAT}, got {config.get('format')}; a newer crfrnn wrote "
-            "it, or it is not a model"
-        )
-    return config
-
-
-def _read_weights(directory: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    path = directory / WEIGHTS
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} has no {WEIGHTS}; expected a model directory")
-    try:
-        return dict(load_file(path))
-    except Exception as error:  # the library's own exceptions for a broken file
-        raise ValueError(f"{path}: not a readable safetensors file ({describe(error)})") from error
+    stored = storage.read(Path(directory))
+    return load_by_name(
+        model.parts(), stored.tensors, strict=False, source=str(stored.tensors_path)
+    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
 
 from crfrnn import _checks, ops
-from crfrnn.crf.kernels import Kernel
+from crfrnn.crf.kernels import Kernel, checked_kernels
 from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.io.options import CONFIDENCE, Confidence, Option
 from crfrnn.presets import Preset, find_preset
@@ -101,7 +101,7 @@ class RefineOptions:
         """Check what can be checked without an image, and look the preset up."""
         numbers = find_preset(self.preset)
         if self.kernels is not None:
-            numbers = replace(numbers, kernels=_as_kernels(self.kernels))
+            numbers = replace(numbers, kernels=checked_kernels(self.kernels))
         if self.iterations is not None:
             numbers = replace(numbers, iterations=_checks.count("iterations", self.iterations))
         if self.normalization is not None:
@@ -119,21 +119,10 @@ class RefineOptions:
     def parameters(self) -> dict[str, Any]:
         """Every option as JSON spells it, with the numbers of the preset filled in."""
         numbers = self.numbers
-        kernels = [{"kernel": type(k).__name__, **asdict(k)} for k in numbers.kernels]
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         return {
             **given,
-            "kernels": kernels,
+            "kernels": [kernel.to_dict() for kernel in numbers.kernels],
             "iterations": numbers.iterations,
             "normalization": numbers.normalization,
         }
-
-
-def _as_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
-    listed = tuple(kernels) if isinstance(kernels, Iterable) else (kernels,)
-    for kernel in listed:
-        if not isinstance(kernel, get_args(Kernel)):
-            raise TypeError(
-                f"kernels must be a list of Gaussian, Bilateral and FeatureGaussian; got {kernel!r}"
-            )
-    return listed

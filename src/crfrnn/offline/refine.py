@@ -10,9 +10,10 @@ from torch import Tensor
 
 from crfrnn import _checks, ops
 from crfrnn.crf.filters import build_filters
+from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.kernels import Kernel, weight_table
 from crfrnn.crf.pruning import Marginals, Pruned, marginals
-from crfrnn.ops import settle
+from crfrnn.ops import Options, settle
 
 from .inputs import (
     Array,
@@ -182,17 +183,9 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
             engine=engine,
         )
         weights = weight_table(kernels, unary.shape[1], unary)
-        result = marginals(
-            unary,
-            filters,
-            weights,
-            penalty,
-            steps,
-            prune=options.prune,
-            tolerance=options.tol or 0.0,
-            half=options.precision == "half",
-            engine=engine,
-        )
+        pairwise = Pairwise(filters, weights, penalty, engine)
+        numeric = Options(steps, options.tol or 0.0, half=options.precision == "half")
+        result = marginals(unary, pairwise, numeric, prune=options.prune)
     return _pack(result, given, inputs.scores, layout, engine)
 
 

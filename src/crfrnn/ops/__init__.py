@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from .arrays import EXACT_TOLERANCE, FARTHEST, LatticeArrays, Term, refuse_far
+from .arrays import EXACT_TOLERANCE, FARTHEST, LatticeArrays, refuse_far
 from .engines import (
     ENGINES,
     core_instructions,
     core_missing,
-    core_response,
     engine_for,
     release_memory,
     resolve_engine,
     triton_missing,
 )
-from .filters import build, exact, filter, separable
+from .filters import apply, build, exact, filter, response, separable
 from .forks import settle
+from .model import Model, Options, Term
 from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs_total
 from .transforms import direct
 
@@ -23,12 +23,14 @@ __all__ = [
     "EXACT_TOLERANCE",
     "FARTHEST",
     "LatticeArrays",
+    "Model",
+    "Options",
     "Term",
+    "apply",
     "build",
     "class_peaks",
     "core_instructions",
     "core_missing",
-    "core_response",
     "direct",
     "engine_for",
     "exact",
@@ -40,6 +42,7 @@ __all__ = [
     "refuse_far",
     "release_memory",
     "resolve_engine",
+    "response",
     "separable",
     "settle",
     "triton_missing",

@@ -1,4 +1,4 @@
-"""The arrays that every engine shares: a lattice, and a kernel of the recurrence."""
+"""A lattice as the arrays that every engine shares, and how far and how near features may be."""
 
 from __future__ import annotations
 
@@ -44,13 +44,3 @@ class LatticeArrays(NamedTuple):
     # B+1, int64, on the CPU ("triton": on the device): item b owns rows starts[b]..starts[b+1] of
     # `neighbor`
     starts: Tensor
-
-
-class Term(NamedTuple):
-    """One kernel of the recurrence: F = D_after G D_before; None stands for ones."""
-
-    kind: str  # "lattice", "grid" or "exact"
-    arrays: tuple[Tensor, ...]  # LatticeArrays; one band matrix an axis; features B N D
-    before: Tensor | None  # B N
-    after: Tensor | None  # B N
-    total: Tensor | None  # B N: F 1; engines that leave out a class need it

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from crfrnn import _core as _compiled
 
-from .arrays import EXACT_TOLERANCE, LatticeArrays, Term
+from .arrays import EXACT_TOLERANCE, LatticeArrays
+from .model import Model, Options, Term
 from .reference import filter_to_weight, transpose_band
 
 __all__ = [
@@ -101,48 +102,34 @@ def needs_total(classes: int) -> bool:
     return classes in (2, 3) or (classes > 3 and classes % 4 == 1)
 
 
-def mean_field(
-    logits: Tensor,
-    weights: Tensor,
-    size: Sequence[int],
-    terms: Sequence[Term],
-    iterations: int,
-    tolerance: float,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the recurrence from `logits` (B C N) on a grid of `size`; see `reference.mean_field`."""
-    logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
+def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the recurrence from `logits` (B C N); see `reference.mean_field`."""
+    logits, weights = logits.detach().contiguous(), model.weights.detach().contiguous()
     batch, classes, n = logits.shape
+    saved_steps = options.iterations if options.save else 0
     z = _empty(logits.shape, logits.dtype)
-    saved = _empty((batch, iterations if save else 0, n, saved_width(classes)), logits.dtype)
+    saved = _empty((batch, saved_steps, n, saved_width(classes)), logits.dtype)
     steps = torch.zeros(batch, dtype=torch.int64)
     for b in range(batch):
         steps[b] = _core.mean_field(
             logits[b],
             weights,
-            [_core_term(term, b) for term in terms],
-            size[-1],
-            iterations,
-            tolerance,
+            [_core_term(term, b) for term in model.terms],
+            model.size[-1],
+            options.iterations,
+            options.tolerance,
             z[b],
-            saved[b] if save else None,
+            saved[b] if options.save else None,
             torch.get_num_threads(),
         )
     return z, saved, steps
 
 
 def marginals(
-    logits: Tensor,
-    weights: Tensor,
-    size: Sequence[int],
-    terms: Sequence[Term],
-    iterations: int,
-    tolerance: float,
-    kept: Sequence[int],
-    half: bool,
+    logits: Tensor, model: Model, options: Options
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Run the recurrence on some or all classes for its result; see `reference.marginals`."""
-    logits, weights = logits.detach().contiguous(), weights.detach().contiguous()
+    logits, weights = logits.detach().contiguous(), model.weights.detach().contiguous()
     batch, _, n = logits.shape
     probs = _empty(logits.shape, logits.dtype)
     labels = torch.empty((batch, n), dtype=torch.int64)
@@ -152,11 +139,11 @@ def marginals(
         steps[b], fine = _core.marginals(
             logits[b],
             weights,
-            [_core_term(term, b, half=half) for term in terms],
-            size[-1],
-            iterations,
-            tolerance,
-            list(kept),
+            [_core_term(term, b, half=options.half) for term in model.terms],
+            model.size[-1],
+            options.iterations,
+            options.tolerance,
+            list(model.kept),
             probs[b],
             labels[b],
             torch.get_num_threads(),
@@ -182,26 +169,24 @@ def class_peaks(logits: Tensor) -> list[float]:
     return [max(peaks) for peaks in zip(*items, strict=True)]
 
 
-def message_peaks(
-    logits: Tensor,
-    groups: Sequence[Sequence[int]],
-    weights: Tensor,
-    size: Sequence[int],
-    terms: Sequence[Term],
-) -> list[float]:
+def message_peaks(logits: Tensor, groups: Sequence[Sequence[int]], model: Model) -> list[float]:
     """Upper bounds of the first message to groups of classes; see `reference.message_peaks`."""
     at_once: int = _core.message_groups
     if len(groups) > at_once:
-        first = message_peaks(logits, groups[:at_once], weights[:, :at_once], size, terms)
-        rest = message_peaks(logits, groups[at_once:], weights[:, at_once:], size, terms)
+        parts = (groups[:at_once], groups[at_once:])
+        columns = (model.weights[:, :at_once], model.weights[:, at_once:])
+        first, rest = (
+            message_peaks(logits, part, model._replace(weights=column))
+            for part, column in zip(parts, columns, strict=True)
+        )
         return first + rest
     items = [
         _core.message_peaks(
             logits[b].contiguous(),
             [list(group) for group in groups],
-            weights.contiguous(),
-            [_core_term(term, b) for term in terms],
-            size[-1],
+            model.weights.contiguous(),
+            [_core_term(term, b) for term in model.terms],
+            model.size[-1],
             torch.get_num_threads(),
         )
         for b in range(len(logits))
@@ -209,11 +194,9 @@ def message_peaks(
     return [max(peaks) for peaks in zip(*items, strict=True)]
 
 
-def mean_field_backward(
-    gradient: Tensor, saved: Tensor, weights: Tensor, size: Sequence[int], terms: Sequence[Term]
-) -> tuple[Tensor, Tensor]:
+def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[Tensor, Tensor]:
     """From dL/dz (B C N) to dL/dlogits and dL/dweights; see `reference.mean_field_backward`."""
-    gradient, weights = gradient.detach().contiguous(), weights.detach().contiguous()
+    gradient, weights = gradient.detach().contiguous(), model.weights.detach().contiguous()
     to_logits = _empty(gradient.shape, gradient.dtype)
     sums = torch.empty((len(gradient), *weights.shape), dtype=torch.float64)
     for b in range(len(gradient)):
@@ -221,8 +204,8 @@ def mean_field_backward(
             saved[b],
             gradient[b],
             weights,
-            [_core_term(term, b, adjoint=True) for term in terms],
-            size[-1],
+            [_core_term(term, b, adjoint=True) for term in model.terms],
+            model.size[-1],
             to_logits[b],
             sums[b],
             torch.get_num_threads(),

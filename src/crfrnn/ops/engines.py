@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .arrays import LatticeArrays, Term
+from .arrays import LatticeArrays
+from .model import Model, Options, Term
 
 #: Engine names that an `engine=` argument takes.
 ENGINES = ("reference", "cpu", "triton")
@@ -130,27 +131,17 @@ class Engine(Protocol):
         """Sum the Gaussian itself."""
 
     def mean_field(
-        self,
-        logits: Tensor,
-        weights: Tensor,
-        size: Sequence[int],
-        terms: Sequence[Term],
-        iterations: int,
-        tolerance: float,
-        save: bool,
+        self, logits: Tensor, model: Model, options: Options
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the recurrence."""
 
+    def mean_field_backward(
+        self, gradient: Tensor, saved: Tensor, model: Model
+    ) -> tuple[Tensor, Tensor]:
+        """Run its adjoint."""
+
     def marginals(
-        self,
-        logits: Tensor,
-        weights: Tensor,
-        size: Sequence[int],
-        terms: Sequence[Term],
-        iterations: int,
-        tolerance: float,
-        kept: Sequence[int],
-        half: bool,
+        self, logits: Tensor, model: Model, options: Options
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
         """Run the recurrence on some or all classes for its marginals and labels."""
 
@@ -158,24 +149,14 @@ class Engine(Protocol):
         """Find how near each class comes to the likeliest one."""
 
     def message_peaks(
-        self,
-        logits: Tensor,
-        groups: Sequence[Sequence[int]],
-        weights: Tensor,
-        size: Sequence[int],
-        terms: Sequence[Term],
+        self, logits: Tensor, groups: Sequence[Sequence[int]], model: Model
     ) -> list[float]:
         """Bound the first message to groups of classes from above."""
 
-    def mean_field_backward(
-        self,
-        gradient: Tensor,
-        saved: Tensor,
-        weights: Tensor,
-        size: Sequence[int],
-        terms: Sequence[Term],
-    ) -> tuple[Tensor, Tensor]:
-        """Run its adjoint."""
+    def response(
+        self, term: Term, shape: tuple[int, int], size: Sequence[int], power: float
+    ) -> Tensor | None:
+        """Compute the response to ones, or None where the filters of this engine serve as well."""
 
     def needs_total(self, classes: int) -> bool:
         """Whether terms of the recurrence need their responses to ones."""
@@ -195,13 +176,6 @@ def implementation(engine: str) -> Engine:
 
         return cast(Engine, triton)
     return cast(Engine, reference)
-
-
-def core_response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> Tensor:
-    """F 1 (B N) of a term of the C++ core, without gradients; see `cpu.response`."""
-    from . import cpu  # late: it needs the compiled core
-
-    return cpu.response(term, shape, size, power)
 
 
 def release_memory() -> None:

@@ -2,14 +2,16 @@
 
 # No postponed annotations: torch reads an operator's schema from them.
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .arrays import LatticeArrays
+from .arrays import EXACT_TOLERANCE, LatticeArrays
 from .engines import implementation
+from .model import Term
 from .transforms import direct, no_forward_mode, no_second_derivative, one_by_one
 
 
@@ -224,3 +226,37 @@ def _exact_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 _exact.register_autograd(_exact_adjoint, setup_context=_save_exact)
 _exact.register_vmap(one_by_one(_exact))
+
+
+def apply(term: Term, values: Tensor, size: Sequence[int], engine: str) -> Tensor:
+    """F = D_after G D_before on `values` (B N C), differentiable in values and arrays."""
+    values = values if term.before is None else values * term.before[..., None]
+    if term.kind == "lattice":
+        values = filter(values, LatticeArrays(*term.arrays), False, engine)
+    elif term.kind == "grid":
+        grid = values.reshape(values.shape[0], *size, values.shape[2])
+        values = separable(grid, list(term.arrays), engine).reshape(values.shape)
+    else:
+        tolerance = EXACT_TOLERANCE.get(values.dtype, 1e-8)
+        values = exact(values, term.arrays[0], tolerance, engine)
+    return values if term.after is None else values * term.after[..., None]
+
+
+def response(
+    term: Term, shape: tuple[int, int], size: Sequence[int], engine: str, power: float = 1.0
+) -> Tensor:
+    """(F 1)^power at `shape` (B, N) points, for a power of 1, -1/2 or -1; see `reference.response`.
+
+    Where no gradient is wanted the engine computes it in one call, if it can.
+    """
+    scales = [scale for scale in (term.before, term.after) if scale is not None]
+    if direct(*term.arrays, *scales):
+        computed = implementation(engine).response(term, shape, size, power)
+        if computed is not None:
+            return computed
+    like = term.arrays[1 if term.kind == "lattice" else 0]
+    norm = apply(term, like.new_ones(*shape, 1), size, engine)[..., 0]
+    if power == 1:
+        return norm
+    norm = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
+    return norm.rsqrt() if power == -0.5 else norm.reciprocal()

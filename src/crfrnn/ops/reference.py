@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .arrays import LatticeArrays, Term
+from .arrays import LatticeArrays
+from .model import Model, Options, Term
 from .reference_lattice import barycentric, build, filter, filter_to_weight
 
 __all__ = [
-    "LatticeArrays",
-    "Term",
     "barycentric",
     "build",
     "class_peaks",
@@ -25,10 +24,14 @@ __all__ = [
     "mean_field_backward",
     "message_peaks",
     "needs_total",
+    "response",
     "saved_width",
     "separable",
     "separable_to_bands",
 ]
+
+#: The `mean_field` of an engine.
+Recurrence = Callable[[Tensor, Model, Options], tuple[Tensor, Tensor, Tensor]]
 
 #: Elements of the largest temporary matrix that `exact` makes, whatever N is.
 _EXACT_CHUNK = 1 << 23
@@ -91,24 +94,12 @@ def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
     return torch.cat(slabs, dim=1) if slabs else values.clone()
 
 
-def mean_field(
-    logits: Tensor,
-    weights: Tensor,
-    size: Sequence[int],
-    terms: Sequence[Term],
-    iterations: int,
-    tolerance: float,
-    save: bool,
-    storage: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the recurrence from `logits` (B C N) on a grid of `size`.
-
-    `weights` is (K C) for the Potts model, or (K C C): compatibility times weights. Each image
-    stops when its marginals change by less than `tolerance` on average, unless that is 0.
-    `storage` is as in `filter`.
+def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the recurrence from `logits` (B C N).
 
     Returns:
-        The logits; the marginals before each step (B T N C) if `save`; the steps made (B).
+        The logits; the marginals before each step (B T N C) if they are to be saved; the steps
+        made (B).
     """
     unary = logits.transpose(1, 2)
     z = unary
@@ -116,57 +107,49 @@ def mean_field(
     steps = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     running = torch.ones_like(steps, dtype=torch.bool)
     q = z.softmax(2)
-    for step in range(iterations):
-        history += [q] if save else []
+    storage = torch.float16 if options.half else None
+    for step in range(options.iterations):
+        history += [q] if options.save else []
         penalty = sum(
             (
-                _penalty(apply(term, q, size, storage=storage), weights[k])
-                for k, term in enumerate(terms)
+                _penalty(apply(term, q, model.size, storage=storage), model.weights[k])
+                for k, term in enumerate(model.terms)
             ),
             torch.zeros_like(q),
         )
         z = torch.where(running[:, None, None], unary - penalty, z)
         steps = steps + running
         before, q = q, z.softmax(2)
-        if tolerance > 0 and step + 1 < iterations:
-            running = running & ((q - before).abs().mean((1, 2)) >= tolerance)
+        if options.tolerance > 0 and step + 1 < options.iterations:
+            running = running & ((q - before).abs().mean((1, 2)) >= options.tolerance)
     saved = torch.stack(history, dim=1) if history else q.new_empty(len(q), 0, *q.shape[1:])
     return z.transpose(1, 2).clone(memory_format=torch.contiguous_format), saved, steps
 
 
 def marginals(
-    logits: Tensor,
-    weights: Tensor,
-    size: Sequence[int],
-    terms: Sequence[Term],
-    iterations: int,
-    tolerance: float,
-    kept: Sequence[int],
-    half: bool,
-    run: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+    logits: Tensor, model: Model, options: Options, run: Recurrence = mean_field
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Run the recurrence for its marginals (B C N) and labels (B N), without gradients.
 
-    With `kept` classes, the Potts recurrence runs on these, and the last weight stands for all
-    others: in the softmax they are one class whose logit is the log of the sum of their exps, and
-    each of them then moves as that one did. Also returned: the steps made (B), and whether all
-    marginals are finite, as far as the CPU knows. With `half`, lattices store float16. `run` is
-    another engine's `mean_field`.
+    With `model.kept` classes, the Potts recurrence runs on these, and the last weight stands for
+    all others: in the softmax they are one class whose logit is the log of the sum of their exps,
+    and each of them then moves as that one did. Also returned: the steps made (B), and whether all
+    marginals are finite, as far as the CPU knows. `run` is another engine's `mean_field`.
     """
-    storage = torch.float16 if half else None
-    run = functools.partial(mean_field if run is None else run, storage=storage)
-    if kept:
-        others = [c for c in range(logits.shape[1]) if c not in set(kept)]
-        inside, outside = (torch.tensor(part, device=logits.device) for part in (kept, others))
+    if model.kept:
+        kept = set(model.kept)
+        others = [c for c in range(logits.shape[1]) if c not in kept]
+        parts = (list(model.kept), others)
+        inside, outside = (torch.tensor(part, device=logits.device) for part in parts)
         left_out = logits.index_select(1, outside)
         rest = left_out.logsumexp(1, keepdim=True)
         chosen = torch.cat([logits.index_select(1, inside), rest], dim=1)
-        moved, _, steps = run(chosen, weights, size, terms, iterations, tolerance, False)
+        moved, _, steps = run(chosen, model, options)
         z = torch.empty_like(logits)
         z.index_copy_(1, inside, moved[:, :-1])
         z.index_copy_(1, outside, left_out + (moved[:, -1:] - rest))
     else:
-        z, _, steps = run(logits, weights, size, terms, iterations, tolerance, False)
+        z, _, steps = run(logits, model, options)
     q = z.softmax(dim=1)
     finite = q.device.type != "cpu" or bool(torch.isfinite(q.sum()))
     return q, q.max(dim=1).indices, steps, finite
@@ -180,40 +163,33 @@ def class_peaks(logits: Tensor) -> list[float]:
 
 
 def message_peaks(
-    logits: Tensor,
-    groups: Sequence[Sequence[int]],
-    weights: Tensor,
-    size: Sequence[int],
-    terms: Sequence[Term],
-    run: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+    logits: Tensor, groups: Sequence[Sequence[int]], model: Model, run: Recurrence = mean_field
 ) -> list[float]:
     """Upper bounds of the first Potts message Σ w_k F_k Q to any class of each group.
 
-    `weights` is (K G), not negative. A group stands for its likeliest class at each pixel, so that
-    one channel bounds them all. `run` is another engine's `mean_field`.
+    The model's weights are (K G), not negative. A group stands for its likeliest class at each
+    pixel, so that one channel bounds them all. `run` is another engine's `mean_field`.
     """
-    run = mean_field if run is None else run
     alone = [c for c in range(logits.shape[1]) if not any(c in group for group in groups)]
     columns = [logits[:, list(group)].amax(1) for group in groups]
     columns += [logits[:, c] for c in alone]
     unary = torch.stack(columns, dim=1)
     # A step with -W_k in place of A W_k adds the message itself.
-    wide = torch.nn.functional.pad(weights, (0, len(alone)))
-    z, _, _ = run(unary, -wide.diag_embed(), size, terms, 1, 0.0, False)
+    wide = torch.nn.functional.pad(model.weights, (0, len(alone)))
+    z, _, _ = run(unary, model._replace(weights=-wide.diag_embed()), Options(iterations=1))
     peaks: list[float] = (z - unary)[:, : len(groups)].amax((0, 2)).tolist()
     return peaks
 
 
-def mean_field_backward(
-    gradient: Tensor, saved: Tensor, weights: Tensor, size: Sequence[int], terms: Sequence[Term]
-) -> tuple[Tensor, Tensor]:
+def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[Tensor, Tensor]:
     """From dL/dz (B C N) to dL/dlogits and dL/dweights: one adjoint filter a kernel and step."""
+    weights, size = model.weights, model.size
     g = gradient.transpose(1, 2)
     to_logits = g
     to_weights = torch.zeros_like(weights)
     for q in reversed(saved.unbind(1)):
         h = torch.zeros_like(q)
-        for k, term in enumerate(terms):
+        for k, term in enumerate(model.terms):
             if weights.dim() == 2:
                 filtered = apply(term, g.sum(2, keepdim=True) - g, size, adjoint=True)
                 to_weights[k] -= (filtered * q).sum((0, 1))
@@ -225,6 +201,11 @@ def mean_field_backward(
         g = q * (h - (q * h).sum(2, keepdim=True))
         to_logits = to_logits + g
     return to_logits.transpose(1, 2).clone(memory_format=torch.contiguous_format), to_weights
+
+
+def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> None:
+    """(F 1)^power (B N), kept from zero for a negative power. The filters serve as well here."""
+    del term, shape, size, power
 
 
 def needs_total(classes: int) -> bool:

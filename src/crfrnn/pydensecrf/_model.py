@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf.filters import KernelFilter
+from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.lattice import Lattice
 from crfrnn.crf.pruning import marginals
-from crfrnn.ops import settle
+from crfrnn.ops import Options, settle
 
 from ._arguments import Floats, as_floats, member, refuse_nan, whole
 from ._compat import apply_penalty, as_weights, read_penalty
@@ -169,7 +170,8 @@ class DenseCRF:
         filters, penalties = zip(*list(self._terms), strict=True)
         weights, penalty = as_weights(penalties, self._nlabel)
         grid = logits.view(1, self._nlabel, *self._size)
-        return marginals(grid, filters, weights, penalty, steps).probs.flatten(2)
+        pairwise = Pairwise(filters, weights, penalty)
+        return marginals(grid, pairwise, Options(steps)).probs.flatten(2)
 
     def _start(self) -> Tensor:
         """Negative unary energies (1, C, N); zero if none were set."""
@@ -194,6 +196,5 @@ class DenseCRF:
         features = torch.from_numpy(points.reshape(1, self._nvar, -1))
         with torch.no_grad():
             lattice = Lattice(features)
-            ones = features.new_ones(1, self._nvar)
-            filter = KernelFilter.normalized(lattice, ones, scheme)
+            filter = KernelFilter.normalized(lattice, (1, self._nvar), scheme)
         self._terms.append((filter, penalty))

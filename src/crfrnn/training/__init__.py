@@ -1,7 +1,7 @@
 """Training: of a network, of the CRF on top of it, or of both; in stages, and resumable."""
 
 from .config import DataConfig, ModelConfig, ScoresConfig, TrainConfig
-from .config_crf import CrfConfig, KernelConfig
+from .config_crf import CrfConfig
 from .config_stage import PAPER_RATES, RatesConfig, StageConfig
 from .loop import Trained, train
 from .settings import read_config
@@ -10,7 +10,6 @@ __all__ = [
     "PAPER_RATES",
     "CrfConfig",
     "DataConfig",
-    "KernelConfig",
     "ModelConfig",
     "RatesConfig",
     "ScoresConfig",

@@ -6,45 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from crfrnn.crf.frank_wolfe import Step
-from crfrnn.crf.kernels import Bilateral, Gaussian, Kernel
+from crfrnn.crf.kernels import Kernel
 from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.presets import find_preset
 
 from ._limits import at_least
-
-
-@dataclass(frozen=True)
-class KernelConfig:
-    """One pairwise kernel.
-
-    Attributes:
-        kind: "Bilateral" or "Gaussian".
-        position: bandwidth in pixels.
-        weight: kernel weight to start from.
-        color: bandwidth in colour units of 0..255; for Bilateral.
-
-    Example:
-        >>> from crfrnn.training import KernelConfig
-        >>> KernelConfig("Gaussian", position=1, weight=3).make()
-        Gaussian(position=1, weight=3, lattice=False)
-    """
-
-    kind: Literal["Bilateral", "Gaussian"]
-    position: float
-    weight: float
-    color: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check that a kernel can be made of it."""
-        if (self.color is None) == (self.kind == "Bilateral"):
-            raise ValueError("color is needed for a Bilateral kernel, and for no other")
-        self.make()
-
-    def make(self) -> Kernel:
-        """The kernel itself."""
-        if self.color is not None:
-            return Bilateral(self.position, self.color, self.weight)
-        return Gaussian(self.position, self.weight)
 
 
 @dataclass(frozen=True)
@@ -53,7 +19,8 @@ class CrfConfig:
 
     Attributes:
         preset: named parameters or a preset file, to start from.
-        kernels: kernels instead of those of the preset.
+        kernels: kernels instead of those of the preset; in a file, each a mapping with its `kind`,
+            the name of its class, and its arguments.
         iterations: mean-field steps while training.
         eval_iterations: steps at test time.
         weights: "scalar", "class" or "matrix".
@@ -65,7 +32,7 @@ class CrfConfig:
     """
 
     preset: str = "deeplab"
-    kernels: tuple[KernelConfig, ...] | None = None
+    kernels: tuple[Kernel, ...] | None = None
     iterations: int = 5
     eval_iterations: int = 10
     weights: Literal["scalar", "class", "matrix"] = "class"
@@ -85,10 +52,9 @@ class CrfConfig:
     def make(self, num_classes: int) -> CRFRNN:
         """The layer for a number of classes."""
         preset = find_preset(self.preset)
-        kernels = preset.kernels if self.kernels is None else [k.make() for k in self.kernels]
         return CRFRNN(
             num_classes,
-            kernels,
+            preset.kernels if self.kernels is None else self.kernels,
             iterations=self.iterations,
             eval_iterations=self.eval_iterations,
             weights=self.weights,

@@ -1,4 +1,4 @@
-"""What a run tells: a line of CSV a step, TensorBoard if wanted, and a progress bar."""
+"""What a run writes: a line of CSV a step, TensorBoard if wanted, and its progress."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from crfrnn.io.files import write_text
+from crfrnn.io.progress import Progress
 
 STEPS = "steps.csv"
 EPOCHS = "epochs.csv"
@@ -34,7 +32,7 @@ class Log:
         step: steps made before; later lines, of a run that was killed, are taken away.
         total: steps of all stages.
         tensorboard: also write TensorBoard events.
-        quiet: no progress bar.
+        quiet: no progress on stderr.
         writes: False in all processes but the first.
     """
 
@@ -53,20 +51,11 @@ class Log:
         for name in _COLUMNS if writes else ():
             _trim(folder / name, _COLUMNS[name], step)
         self.board = _board(folder, step) if tensorboard else None
-        console = Console(stderr=True)
-        self.progress = Progress(
-            *Progress.get_default_columns()[:2],
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
-        self.task = self.progress.add_task("training", total=total, completed=step, note="")
+        self.progress = Progress("training", total, "steps", done=step, quiet=quiet)
 
     def __enter__(self) -> Log:
-        """Show the progress bar."""
-        self.progress.start()
+        """Show the progress."""
+        self.progress.__enter__()
         return self
 
     def __exit__(
@@ -76,7 +65,7 @@ class Log:
         trace: TracebackType | None,
     ) -> None:
         """Close everything."""
-        self.progress.stop()
+        self.progress.__exit__(kind, error, trace)
         if self.board is not None:
             self.board.close()
 
@@ -91,8 +80,8 @@ class Log:
             for key, value in values.items():
                 if isinstance(value, float):
                     self.board.add_scalar(f"{name[:-4]}/{key}", value, values["step"])
-        note = f"{values['stage']} epoch {values['epoch']} loss {values['loss']:.4f}"
-        self.progress.update(self.task, completed=values["step"], note=note)
+        note = f"stage {values['stage']}, epoch {values['epoch']}, loss {values['loss']:.4f}"
+        self.progress.update(values["step"], note)
 
 
 def _spell(value: Any) -> str:

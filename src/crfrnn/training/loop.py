@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ import torch
 from .batches import Batch, order
 from .config import TrainConfig
 from .config_stage import StageConfig
-from .engine import make_engine
 from .log import EPOCHS, STEPS, Log
 from .objective import labelled
 from .run import CRF, MODEL, Run
+from .runtime import make_runtime
 from .schedule import factor
 from .validate import validate
 from .watch import blame_forward, blame_gradient
+
+SKIPPED = (
+    "a training step was skipped, since its gradient is not finite in half precision; this is "
+    "normal in the first steps of a run, until the scale of the loss is low enough"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
     Args:
         config: what to do; see `TrainConfig`.
         restart: begin anew, though there is a state in the output folder.
-        quiet: no progress bar.
+        quiet: no progress on stderr.
 
     Returns:
         Where the model is, and how it did.
@@ -73,13 +79,13 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    engine = make_engine(config.device, config.precision)
-    run = Run(config, engine)
+    runtime = make_runtime(config.device, config.precision)
+    run = Run(config, runtime)
     for index, stage in enumerate(config.stages):
         size = min(stage.batch_size, len(run.train))
-        if size % engine.world:
+        if size % runtime.world:
             raise ValueError(
-                f"stages.{index}.batch_size: {size} images do not divide among {engine.world} "
+                f"stages.{index}.batch_size: {size} images do not divide among {runtime.world} "
                 f"processes"
             )
     if run.path.is_file() and not restart:
@@ -92,9 +98,9 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
         config.output,
         step=done,
         total=total,
-        tensorboard=config.tensorboard and not engine.rank,
-        quiet=quiet or engine.rank > 0,
-        writes=not engine.rank,
+        tensorboard=config.tensorboard and not runtime.rank,
+        quiet=quiet or runtime.rank > 0,
+        writes=not runtime.rank,
     ) as log:
         for index in range(run.stage, len(config.stages)):
             stage = run.enter(index)
@@ -102,12 +108,12 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
                 scores = _epoch(run, stage, log)
     loss = run.losses[0] / run.losses[1] if run.losses[1] else float("nan")
     if not scores and run.val is not None and config.validate_every:
-        scores = validate(run.objective, run.average, run.val, engine)
-    if not engine.rank:
+        scores = validate(run.objective, run.average, run.val, runtime)
+    if not runtime.rank:
         run.export()
-    engine.meet()
+    runtime.meet()
     folder = config.output / (CRF if config.model.network is None else MODEL)
-    return Trained(folder, run.before + run.step, loss, scores, engine.rank)
+    return Trained(folder, run.before + run.step, loss, scores, runtime.rank)
 
 
 def _epoch(run: Run, stage: StageConfig, log: Log) -> dict[str, float]:
@@ -118,10 +124,10 @@ def _epoch(run: Run, stage: StageConfig, log: Log) -> dict[str, float]:
         run.losses = (0.0, 0)
     seeds = (run.config.seed, run.stage, epoch)
     batches = order(len(run.train), stage.batch_size, *seeds)[first:]
-    mine = [batch[run.engine.rank :: run.engine.world] for batch in batches]
+    mine = [batch[run.runtime.rank :: run.runtime.world] for batch in batches]
     start = time.perf_counter()
     for batch in run.train.batches(mine, stage, seeds, run.config.workers):
-        values = _step(run, stage, batch.to(run.engine.device), epoch)
+        values = _step(run, stage, batch.to(run.runtime.device), epoch)
         log.add(STEPS, {**values, "seconds": time.perf_counter() - start})
         start = time.perf_counter()
         every = run.config.save_every
@@ -132,7 +138,7 @@ def _epoch(run: Run, stage: StageConfig, log: Log) -> dict[str, float]:
     scores: dict[str, float] = {}
     begin = time.perf_counter()
     if run.val is not None and every and ((epoch + 1) % every == 0 or last):
-        scores = validate(run.objective, run.average, run.val, run.engine)
+        scores = validate(run.objective, run.average, run.val, run.runtime)
     named = {f"iou.{name}": value for name, value in scores.items()}
     log.add(
         EPOCHS,
@@ -149,16 +155,16 @@ def _epoch(run: Run, stage: StageConfig, log: Log) -> dict[str, float]:
 
 def _step(run: Run, stage: StageConfig, batch: Batch, epoch: int) -> dict[str, Any]:
     """Make one step; the values are those of a line of the log."""
-    engine, objective = run.engine, run.objective
+    runtime, objective = run.runtime, run.objective
     where = f"stage {run.stage} ({stage.train}), epoch {epoch}, step {run.step}"
     share = factor(stage, run.step, run.steps_of(run.stage))
     for group in run.optimizer.param_groups:
         group["lr"] = group["peak"] * share
     objective.zero_grad(set_to_none=True)
-    pixels = engine.total(labelled(batch))
+    pixels = runtime.total(labelled(batch))
     tensors = (batch.image, batch.label, batch.inside, batch.logits)
     try:
-        loss = engine.forward(run.module, *tensors) / pixels
+        loss = runtime.forward(run.module, *tensors) / pixels
     except ValueError as error:  # the layer refuses numbers that are not finite
         if _sound(run, batch):
             raise
@@ -166,14 +172,16 @@ def _step(run: Run, stage: StageConfig, batch: Batch, epoch: int) -> dict[str, A
     if not bool(loss.isfinite()):
         blame_forward(objective, batch, where, str(loss.item()))
     # Fabric averages the gradients of the processes, and the loss is a share of the whole.
-    engine.backward(loss * engine.world)
-    norm = engine.step(run.module, run.optimizer, stage.clip)
-    if not bool(norm.isfinite()) and engine.scaler() is None:
-        blame_gradient(objective, batch, where)
+    runtime.backward(loss * runtime.world)
+    norm = runtime.step(run.module, run.optimizer, stage.clip)
+    if not bool(norm.isfinite()):
+        if runtime.scaler() is None:
+            blame_gradient(objective, batch, where)
+        warnings.warn(SKIPPED, UserWarning, stacklevel=2)
     if run.average is not None:
         run.average.update(objective.state_dict())
     run.step += 1
-    whole = float(engine.total(loss.detach()))
+    whole = float(runtime.total(loss.detach()))
     run.losses = (run.losses[0] + whole, run.losses[1] + 1)
     rates = {f"rate.{group['name']}": group["lr"] for group in run.optimizer.param_groups}
     return {**_position(run, stage, epoch), "loss": whole, "gradient": float(norm), **rates}

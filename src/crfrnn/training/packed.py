@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
+from crfrnn.io.notes import Note
 from crfrnn.io.score_pack import read_pack
 from crfrnn.io.scores import interpret_scores
 
@@ -29,6 +32,7 @@ class PackedLogits:
             raise ValueError(f"{path}: expected logits; got {self.pack.kind}")
         self.reading = config.reading()
         self.temperature = temperature
+        self._noted = False
 
     def require(self, names: Sequence[str], num_classes: int) -> None:
         """Raise unless there are logits of all these images, and of so many classes."""
@@ -48,4 +52,15 @@ class PackedLogits:
             size,
             self.reading,
         )
+        self._warn(scores.notes)
         return torch.from_numpy(scores.values) / self.temperature
+
+    def _warn(self, notes: Sequence[Note]) -> None:
+        """Pass on what had to be guessed, of the first image that it concerns.
+
+        A worker process has no say: its lines would mix with the progress of the main process.
+        """
+        if notes and not self._noted and get_worker_info() is None:
+            self._noted = True
+            for note in notes:
+                warnings.warn(f"{note} (said of the first such image)", UserWarning, stacklevel=3)

@@ -18,8 +18,8 @@ from crfrnn.models.checkpoint import Checkpoint, is_checkpoint, load_weights
 from .batches import order
 from .config import ModelConfig, TrainConfig
 from .config_stage import StageConfig
-from .engine import Engine
 from .objective import Objective
+from .runtime import Runtime
 from .settings import same, to_tree, to_yaml
 from .source import Source
 from .state import Average, chance, load_state, restore_chance, save_state, seed_all
@@ -38,7 +38,7 @@ class Run:
 
     Args:
         config: what to do.
-        engine: where.
+        runtime: device and processes.
 
     Attributes:
         stage: index of the current stage.
@@ -46,14 +46,14 @@ class Run:
         before: steps made in the stages before it.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine) -> None:
+    def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
         self.config = config
-        self.engine = engine
+        self.runtime = runtime
         self.path = config.output / STATE
         self.train = Source(config.data, "train")
         self.val = None if config.data.val is None else _validation(config)
         seed_all(config.seed, 0, 0)
-        self.objective = make_objective(config.model, self.train.num_classes).to(engine.device)
+        self.objective = make_objective(config.model, self.train.num_classes).to(runtime.device)
         self.average = (
             None if config.ema is None else Average(config.ema, self.objective.state_dict())
         )
@@ -69,17 +69,17 @@ class Run:
         if index != self.stage:
             self.before += self.step
             self.stage, self.step, self.losses = index, 0, (0.0, 0)
-        seed_all(self.config.seed, 1 + index, self.engine.rank)
+        seed_all(self.config.seed, 1 + index, self.runtime.rank)
         self.objective.enter(stage)
         plain = _make_optimizer(stage, self.objective)
         if self._restored is not None:
             plain.load_state_dict(self._restored["optimizer"])
-        self.module, self.optimizer = self.engine.setup(self.objective, plain)
+        self.module, self.optimizer = self.runtime.setup(self.objective, plain)
         if self._restored is not None:
-            scaler = self.engine.scaler()
+            scaler = self.runtime.scaler()
             if scaler is not None and self._restored["scaler"] is not None:
                 scaler.load_state_dict(self._restored["scaler"])
-            restore_chance(self._restored["chance"][self.engine.rank])
+            restore_chance(self._restored["chance"][self.runtime.rank])
             self._restored = None
         return stage
 
@@ -93,17 +93,17 @@ class Run:
 
     def save(self) -> None:
         """Write the state, by the first process for all."""
-        generators = self.engine.gather(chance())
-        if self.engine.rank:
+        generators = self.runtime.gather(chance())
+        if self.runtime.rank:
             return
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        scaler = self.engine.scaler()
+        scaler = self.runtime.scaler()
         state = {
             "stage": self.stage,
             "step": self.step,
             "before": self.before,
             "losses": self.losses,
-            "world": self.engine.world,
+            "world": self.runtime.world,
             "config": to_tree(self.config, absolute=True),
             "model": self.objective.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -117,15 +117,15 @@ class Run:
         """Take up the state in the output folder."""
         state = load_state(self.path)
         _require_same(self.path, state["config"], self.config)
-        if state["world"] != self.engine.world:
+        if state["world"] != self.runtime.world:
             raise ValueError(
-                f"{self.path}: the run had {state['world']} processes, now {self.engine.world}; "
+                f"{self.path}: the run had {state['world']} processes, now {self.runtime.world}; "
                 f"start as many, or --restart"
             )
         self.objective.load_state_dict(state["model"])
         if self.average is not None:
             self.average.tensors = {
-                name: tensor.to(self.engine.device) for name, tensor in state["average"].items()
+                name: tensor.to(self.runtime.device) for name, tensor in state["average"].items()
             }
         self.stage, self.step, self.before = state["stage"], state["step"], state["before"]
         self.losses = tuple(state["losses"])
@@ -133,7 +133,7 @@ class Run:
 
     def begin(self) -> None:
         """Make the output folder and write the configuration down."""
-        if not self.engine.rank:
+        if not self.runtime.rank:
             make_folder(self.config.output)
             write_text(self.config.output / CONFIG, to_yaml(self.config))
 
@@ -179,7 +179,8 @@ def _load(network: nn.Module, model: ModelConfig, num_classes: int) -> None:
         if not is_checkpoint(path):
             raise ValueError(f"model.weights: {path} is a folder, but no model of crfrnn")
         report = load_weights(Checkpoint(model.network, num_classes, model.options, network), path)
-        if report.missing or report.mismatched:
+        others = [name for name in report.unexpected if not name.startswith("crf.")]
+        if report.missing or report.mismatched or others:
             warnings.warn(f"model.weights: {path}: {report}", UserWarning, stacklevel=2)
         return
     read = getattr(NETWORKS[model.network], "from_npz", None)

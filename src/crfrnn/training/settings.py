@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 
+from crfrnn.crf.kernels import Kernel
 from crfrnn.io.files import describe
 
 Config = TypeVar("Config")
@@ -68,6 +69,8 @@ def to_yaml(config: Any) -> str:
 
 def to_tree(value: Any, *, absolute: bool = False) -> Any:
     """Turn a configuration into what YAML and JSON can spell, with `absolute` paths on demand."""
+    if isinstance(value, Kernel):
+        value = value.to_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
         return {name: to_tree(member, absolute=absolute) for name, member in pairs}
@@ -83,8 +86,14 @@ def to_tree(value: Any, *, absolute: bool = False) -> Any:
 def same(told: Any, value: Any) -> bool:
     """Whether `told`, as `to_tree` or JSON spelled it, says what `value` says.
 
-    A path may be spelled otherwise, as long as it leads to the same place.
+    A path may be spelled otherwise, as long as it leads to the same place, and a kernel as long as
+    it reads the same.
     """
+    if isinstance(value, Kernel):
+        try:
+            return bool(_kernel(told, "") == value)
+        except ValueError:
+            return False
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -129,6 +138,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, members = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(members, value, where)
+    if hint is Kernel:
+        return _kernel(value, where)
     if dataclasses.is_dataclass(hint):
         return build(cast(type[Any], hint), value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
@@ -169,6 +180,20 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
     raise ValueError(f"{where}: expected {expected}; got {value!r}")
 
 
+def _kernel(tree: Any, where: str) -> Kernel:
+    """Make a kernel from a mapping with its `kind` and the arguments of that class."""
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{where}: expected the kind and numbers of a kernel; got {tree!r}")
+    try:
+        kind, fields = Kernel.kind_of(tree)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    known = {field.name for field in dataclasses.fields(kind)}
+    # Earlier versions wrote `color: null` for a Gaussian.
+    given = {name: value for name, value in fields.items() if name in known or value is not None}
+    return cast(Kernel, build(kind, given, where))
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, str):  # YAML reads 1e-3, without a point, as text
         try:
@@ -187,7 +212,7 @@ def _expected(hint: Any) -> str:
     if origin is tuple:
         many = members[-1] is Ellipsis
         return f"a list of {_expected(members[0])}" if many else f"a list of {len(members)}"
-    if dataclasses.is_dataclass(hint) or origin is dict:
+    if dataclasses.is_dataclass(hint) or hint is Kernel or origin is dict:
         return "keys and values"
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     return "null" if hint is type(None) else names.get(hint, "a path")

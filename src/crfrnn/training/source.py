@@ -81,6 +81,7 @@ class Source:
             temperature = config.scores.temperature if split == "train" else 1.0
             self.pack = PackedLogits(path, config.scores, temperature)
             self.pack.require(self.pictures.names, self.pictures.num_classes)
+            self.sample(0)  # scores that look odd are reported now, not in a worker process
         self.num_classes = self.pictures.num_classes
         self.classes = self.pictures.classes
         count = len(self.pictures)

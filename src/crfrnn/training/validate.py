@@ -9,23 +9,23 @@ import torch
 
 from crfrnn.evaluation.metrics import confusion_matrix, mean_iou
 
-from .engine import Engine
 from .objective import IGNORE_INDEX, Objective
+from .runtime import Runtime
 from .source import Source
 from .state import Average
 
 
 @torch.no_grad()
 def validate(
-    objective: Objective, average: Average | None, source: Source, engine: Engine
+    objective: Objective, average: Average | None, source: Source, runtime: Runtime
 ) -> dict[str, float]:
     """Mean IoU in percent of whole images: of the "network" alone, and with the "crf"."""
     counts = torch.zeros(2, source.num_classes, source.num_classes, dtype=torch.int64)
     with evaluating(objective, average):
-        for index in range(engine.rank, len(source), engine.world):
+        for index in range(runtime.rank, len(source), runtime.world):
             sample, logits = source.sample(index)
-            image = sample.image[None].float().to(engine.device)
-            given = None if logits is None else logits[None].to(engine.device)
+            image = sample.image[None].float().to(runtime.device)
+            given = None if logits is None else logits[None].to(runtime.device)
             before = objective.unary(image, given)
             after = objective.refine(before, image, None)
             for row, values in zip(counts, (before, after), strict=True):
@@ -33,7 +33,7 @@ def validate(
                 row += confusion_matrix(
                     found, sample.label, source.num_classes, ignore_index=IGNORE_INDEX
                 )
-    whole = engine.total(counts.to(engine.device)).cpu()
+    whole = runtime.total(counts.to(runtime.device)).cpu()
     return {
         name: 100 * float(mean_iou(row))
         for name, row in zip(("network", "crf"), whole, strict=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from crfrnn.evaluation.metrics import mean_iou
 from crfrnn.io.files import require_writable
+from crfrnn.io.progress import Progress
 from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.models.checkpoint import load_checkpoint
 from crfrnn.presets import PRESETS, Preset, write_preset
-from crfrnn.training.engine import device_alone
 from crfrnn.training.objective import Objective
+from crfrnn.training.runtime import device_alone
 from crfrnn.training.source import Source
 
 from .config import TuneConfig
@@ -47,7 +45,7 @@ def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> T
     Args:
         config: what to do; see `TuneConfig`.
         restart: begin anew, though there are trials beside the output.
-        quiet: no progress bar.
+        quiet: no progress on stderr.
 
     Raises:
         ImportError: optuna is not installed.
@@ -61,11 +59,10 @@ def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> T
         storage.unlink(missing_ok=True)
     objective, device = _model(config)
     scored = _scored(config, "train", objective, device)
-    with _progress(config, quiet) as progress:
-        task = progress.add_task("trials", total=config.search.trials, note="")
+    with Progress("tuning", config.search.trials, "trials", quiet=quiet) as progress:
 
         def advance(trials: int, best: float) -> None:
-            progress.update(task, completed=trials, note=f"best {best:.2f}")
+            progress.update(trials, f"best mean IoU {best:.2f}")
 
         found = search(
             scored,
@@ -79,18 +76,19 @@ def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> T
     if config.data.val is not None and (
         config.data.scores is None or config.data.scores.val is not None
     ):
-        held_out = compare(_scored(config, "val", objective, device), found.preset)
+        held_out = compare(_scored(config, "val", objective, device), found.preset, quiet=quiet)
     return Tuned(found, held_out)
 
 
-def compare(scored: Scored, preset: Preset) -> dict[str, float]:
+def compare(scored: Scored, preset: Preset, *, quiet: bool = True) -> dict[str, float]:
     """Mean IoU in percent without a CRF, with the default of `refine`, and with a preset."""
+    presets = {"before": None, "default": PRESETS["deeplab"], "after": preset}
     every = range(len(scored))
-    rows = {
-        "before": scored.confusions(None, every),
-        "default": scored.confusions(PRESETS["deeplab"], every),
-        "after": scored.confusions(preset, every),
-    }
+    with Progress("validating", len(presets) * len(every), "images", quiet=quiet) as progress:
+        rows = {
+            name: scored.confusions(chosen, every, advance=progress.advance)
+            for name, chosen in presets.items()
+        }
     values = {name: 100 * float(mean_iou(counts.sum(dim=0))) for name, counts in rows.items()}
     low, high = gain_interval(rows["before"], rows["after"])
     return {**values, "gain": values["after"] - values["before"], "low": low, "high": high}
@@ -114,15 +112,3 @@ def _scored(
             f"model: it has {objective.crf.num_classes} classes, the data {source.num_classes}"
         )
     return Scored(source, objective, device)
-
-
-def _progress(config: TuneConfig, quiet: bool) -> Any:
-    console = Console(stderr=True)
-    return Progress(
-        *Progress.get_default_columns()[:2],
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=quiet or not console.is_terminal,
-    )

@@ -71,14 +71,23 @@ class Scored:
         return ids
 
     def confusions(
-        self, preset: Preset | None, indices: Sequence[int], tol: float | None = None
+        self,
+        preset: Preset | None,
+        indices: Sequence[int],
+        tol: float | None = None,
+        advance: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """Pixels of each image by true and predicted class (N, C, C); None leaves the scores."""
+        """Pixels of each image by true and predicted class (N, C, C); None leaves the scores.
+
+        `advance` is called after each image.
+        """
 
         def one(index: int) -> Tensor:
             sample, logits = self.get(index)
             found = logits.argmax(dim=0) if preset is None else _labels(preset, sample, logits, tol)
-            return confusion_matrix(found, sample.label, self.num_classes)
+            counts = confusion_matrix(found, sample.label, self.num_classes)
+            advance()
+            return counts
 
         return torch.stack(in_threads(one, indices))
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -257,10 +257,9 @@ def _enqueue(study: Any, numbers: dict[str, float]) -> None:
 def _numbers(preset: Preset, config: SearchConfig) -> dict[str, float]:
     """A preset's numbers, within the bounds."""
     found = {
-        f"{type(kernel).__name__.lower()}_{part}": float(getattr(kernel, part))
+        f"{type(kernel).__name__.lower()}_{name}": float(cast(float, value))
         for kernel in preset.kernels
-        for part in ("position", "color", "weight")
-        if hasattr(kernel, part)
+        for name, value in {**kernel.bandwidths(), "weight": kernel.weight}.items()
     }
     bounds = config.ranges()
     return {name: min(max(found[name], low), high) for name, (low, high) in bounds.items()}

@@ -30,6 +30,7 @@ __all__ = [
     "mean_field_backward",
     "message_peaks",
     "needs_total",
+    "response",
     "saved_width",
     "separable",
 ]
@@ -57,5 +58,6 @@ mean_field = _on_device(inference.mean_field)
 mean_field_backward = _on_device(inference.mean_field_backward)
 class_peaks = _on_device(reference.class_peaks)
 needs_total = reference.needs_total
+response = reference.response
 marginals = _on_device(functools.partial(reference.marginals, run=mean_field))
 message_peaks = _on_device(functools.partial(reference.message_peaks, run=mean_field))

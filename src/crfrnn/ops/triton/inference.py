@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from crfrnn.ops.arrays import Term
+from crfrnn.ops.model import Model, Options
 
 from .launch import item_rows, pad_channels, padded_width, pieces, whole_rows
 from .terms import Filtering, Source
@@ -17,21 +15,14 @@ from .update import adjoint_kernel, mix_kernel, update_kernel
 _WIDEST = 256
 
 
-def mean_field(
-    logits: Tensor,
-    weights: Tensor,
-    size: Sequence[int],
-    terms: Sequence[Term],
-    iterations: int,
-    tolerance: float,
-    save: bool,
-    storage: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the recurrence from `logits` (B C N) on a grid of `size`; see `reference.mean_field`.
+def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the recurrence from `logits` (B C N); see `reference.mean_field`.
 
     With a tolerance, each step waits for the device to hear whether any item still runs; without
-    one, nothing waits. `storage` is as in `lattice_filter.filter`.
+    one, nothing waits.
     """
+    iterations, tolerance, save = options.iterations, options.tolerance, options.save
+    storage = torch.float16 if options.half else None
     logits = logits.detach().contiguous()
     batch, classes, n = logits.shape
     width = padded_width(classes)
@@ -40,7 +31,7 @@ def mean_field(
     if iterations == 0:
         return logits.clone(), saved, steps
     q = saved[:, 0] if save else logits.new_empty((batch, n, width))
-    made = _Steps(q, weights, classes, size, terms, False, storage)
+    made = _Steps(q, classes, model, False, storage)
     nothing = Source("none", q)
     made.update(nothing, logits, logits, q, q, write=False, last=False, message=False)
     z = torch.empty_like(logits)
@@ -71,10 +62,9 @@ def mean_field(
     return z, saved, steps if tolerance > 0 else steps.fill_(iterations)
 
 
-def mean_field_backward(
-    gradient: Tensor, saved: Tensor, weights: Tensor, size: Sequence[int], terms: Sequence[Term]
-) -> tuple[Tensor, Tensor]:
+def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[Tensor, Tensor]:
     """From dL/dz (B C N) to dL/dlogits and dL/dweights; see `reference.mean_field_backward`."""
+    weights = model.weights
     classes = gradient.shape[1]
     to_logits = gradient.detach().clone(memory_format=torch.contiguous_format)
     upstream = gradient.detach().transpose(1, 2)
@@ -82,7 +72,7 @@ def mean_field_backward(
         upstream = upstream.sum(2, keepdim=True) - upstream
     upstream = pad_channels(upstream, saved.shape[3])
     to_weights = torch.zeros_like(weights, dtype=torch.float64)
-    made = _Steps(upstream, weights, classes, size, terms, True, None)
+    made = _Steps(upstream, classes, model, True, None)
     for step in reversed(range(saved.shape[1])):
         q = saved[:, step]
         fused, message = made.adjoint_messages(upstream, q, to_weights)
@@ -96,20 +86,19 @@ class _Steps:
     def __init__(
         self,
         like: Tensor,
-        weights: Tensor,
         classes: int,
-        size: Sequence[int],
-        terms: Sequence[Term],
+        model: Model,
         adjoint: bool,
         storage: torch.dtype | None,
     ) -> None:
         self.batch, self.n, self.width = like.shape
+        weights, terms = model.weights, model.terms
         self.full = weights.dim() == 3
         # A matrix takes channels in to channels out: W for the adjoint, its transpose forward.
         weights = weights.detach()
         weights = weights.transpose(1, 2) if self.full and not adjoint else weights
         self.weights = weights.contiguous().unbind(0)
-        self.filters = [Filtering(term, like, size, adjoint, storage) for term in terms]
+        self.filters = [Filtering(term, like, model.size, adjoint, storage) for term in terms]
         lattices = [k for k, term in enumerate(terms) if term.kind == "lattice"]
         # The adjoint of a matrix needs every result whole, for the gradient to the matrix.
         rows, columns, warps = whole_rows(self.width, 16 if self.full else 1)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.ops.arrays import EXACT_TOLERANCE, LatticeArrays, Term
+from crfrnn.ops.arrays import EXACT_TOLERANCE, LatticeArrays
+from crfrnn.ops.model import Term
 from crfrnn.ops.reference import transpose_band
 
 from . import gaussian_sum

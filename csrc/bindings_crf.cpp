@@ -1,0 +1,131 @@
+// The recurrence and its adjoint, normalizing responses, and the bounds that prune classes.
+
+#include "bindings.hpp"
+#include "crf/class_peaks.hpp"
+#include "crf/mean_field.hpp"
+#include "crf/mean_field_backward.hpp"
+#include "crf/message_peaks.hpp"
+#include "crf/model.hpp"
+#include "filters/response.hpp"
+
+namespace crfrnn::bindings {
+namespace {
+
+template <typename T>
+std::vector<Term<T>> plain_terms(const Terms<T>& arrays) {
+    std::vector<Term<T>> terms;
+    for (const auto* item : arrays) terms.push_back(item->term);
+    return terms;
+}
+
+template <typename T>
+Model<T> to_model(std::size_t n, std::size_t classes, std::size_t row, const AnyIn<T>& weights,
+                  const Terms<T>& terms) {
+    Model<T> model;
+    model.n = n;
+    model.classes = classes;
+    model.row = row;
+    model.is_potts = weights.ndim() == 2;
+    model.weights = weights.data();
+    model.terms = plain_terms(terms);
+    return model;
+}
+
+template <typename T>
+std::size_t mean_field(In<T, 2> logits, AnyIn<T> weights, const Terms<T>& terms, std::size_t row,
+                       std::size_t iterations, double tolerance, Out<T, 2> z,
+                       std::optional<Out<T, 3>> saved, std::size_t threads) {
+    const auto model = to_model(logits.shape(1), logits.shape(0), row, weights, terms);
+    T* const marginals = saved ? saved->data() : nullptr;
+    nb::gil_scoped_release release;
+    Result<T> result{z.data()};
+    MeanField<T>(model, logits.data(), result, iterations, marginals, tolerance, threads).infer();
+    return result.iterations;
+}
+
+/// Inference: marginals and labels instead of logits. With `kept` classes, `weights` has a zero for
+/// the others together. Returns the number of updates and whether all marginals are finite.
+template <typename T>
+auto marginals(In<T, 2> logits, AnyIn<T> weights, const Terms<T>& terms, std::size_t row,
+               std::size_t iterations, double tolerance, const std::vector<std::size_t>& kept,
+               Out<T, 2> probs, Out<std::int64_t, 1> labels, std::size_t threads) {
+    const std::size_t all = logits.shape(0);
+    auto model =
+        to_model(logits.shape(1), kept.empty() ? all : kept.size() + 1, row, weights, terms);
+    model.kept = kept;
+    model.all = all;
+    nb::gil_scoped_release release;
+    Result<T> result{probs.data(), labels.data()};
+    MeanField<T>(model, logits.data(), result, iterations, nullptr, tolerance, threads).infer();
+    return std::make_pair(result.iterations, result.is_finite);
+}
+
+template <typename T>
+void mean_field_backward(In<T, 3> saved, In<T, 2> gradient, AnyIn<T> weights, const Terms<T>& terms,
+                         std::size_t row, Out<T, 2> to_logits, AnyOut<double> sums,
+                         std::size_t threads) {
+    const auto model = to_model(gradient.shape(1), gradient.shape(0), row, weights, terms);
+    nb::gil_scoped_release release;
+    MeanFieldBackward<T>(model, saved.data(), gradient.data(), to_logits.data(), saved.shape(0),
+                         sums.data())
+        .differentiate(threads);
+}
+
+template <typename T>
+void response(const TermArrays<T>& term, std::size_t n, std::size_t row, double power,
+              Out<T, 1> out, std::size_t threads) {
+    nb::gil_scoped_release release;
+    crfrnn::response(term.term, n, row, power, out.data(), threads);
+}
+
+template <typename T>
+std::vector<double> class_peaks(In<T, 2> logits, std::size_t threads) {
+    std::vector<double> result(logits.shape(0));
+    nb::gil_scoped_release release;
+    crfrnn::class_peaks(logits.data(), logits.shape(0), logits.shape(1), result.data(), threads);
+    return result;
+}
+
+template <typename T>
+std::vector<double> message_peaks(In<T, 2> logits,
+                                  const std::vector<std::vector<std::size_t>>& groups,
+                                  In<T, 2> weights, const Terms<T>& terms, std::size_t row,
+                                  std::size_t threads) {
+    const auto plain = plain_terms(terms);
+    std::vector<double> result(groups.size());
+    nb::gil_scoped_release release;
+    crfrnn::message_peaks(logits.data(), logits.shape(0), groups, logits.shape(1), row, plain,
+                          weights.data(), result.data(), threads);
+    return result;
+}
+
+}  // namespace
+
+template <typename T>
+void bind_crf(nb::module_& m) {
+    m.def("mean_field", &mean_field<T>, nb::arg("logits"), nb::arg("weights"), nb::arg("terms"),
+          nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"), nb::arg("z"),
+          nb::arg("saved").none(), nb::arg("threads"));
+    m.def("marginals", &marginals<T>, nb::arg("logits"), nb::arg("weights"), nb::arg("terms"),
+          nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"), nb::arg("kept"),
+          nb::arg("probs"), nb::arg("labels"), nb::arg("threads"));
+    m.def("response", &response<T>, nb::arg("term"), nb::arg("n"), nb::arg("row"), nb::arg("power"),
+          nb::arg("out"), nb::arg("threads"));
+    m.def("class_peaks", &class_peaks<T>, nb::arg("logits"), nb::arg("threads"));
+    m.def("message_peaks", &message_peaks<T>, nb::arg("logits"), nb::arg("groups"),
+          nb::arg("weights"), nb::arg("terms"), nb::arg("row"), nb::arg("threads"));
+    m.def("mean_field_backward", &mean_field_backward<T>, nb::arg("saved"), nb::arg("gradient"),
+          nb::arg("weights"), nb::arg("terms"), nb::arg("row"), nb::arg("to_logits"),
+          nb::arg("sums"), nb::arg("threads"));
+}
+
+template void bind_crf<float>(nb::module_&);
+template void bind_crf<double>(nb::module_&);
+
+void bind_sizes(nb::module_& m) {
+    m.attr("message_groups") = kMessageGroups;
+    m.def("needs_total", &needs_total, nb::arg("classes"));
+    m.def("saved_width", &saved_width, nb::arg("classes"));
+}
+
+}  // namespace crfrnn::bindings

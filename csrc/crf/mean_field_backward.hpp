@@ -1,0 +1,202 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "base/memory.hpp"
+#include "base/threads.hpp"
+#include "base/tiles.hpp"
+#include "crf/model.hpp"
+#include "crf/recurrence.hpp"
+#include "filters/term.hpp"
+#include "loops/loops.hpp"
+
+namespace crfrnn {
+
+/// The adjoint of `MeanField`, from dL/dz after the last step.
+///
+/// One step is z_t = u - sum over k of M_k F_k Q_(t-1), Q_t = softmax(z_t), with M_k = A W_k acting
+/// on classes and F_k on pixels. With g_t = dL/dz_t, the chain rule gives from t = T down to 1
+///
+///     dL/du    += g_t                           u enters every step
+///     R_k       = F_k' g_t                      the adjoint filter
+///     dL/dM_k  -= R_k Q_(t-1)'                  equal to g_t (F_k Q_(t-1))'
+///     h         = -sum over k of M_k' R_k       = dL/dQ_(t-1)
+///     g_(t-1)   = Q_(t-1) (h - sum of Q_(t-1) h)
+///
+/// and finally dL/du += g_0. So each step costs one adjoint filter per kernel, and only the Q_t are
+/// stored: F_k moves from Q to g in the third line, so that the messages of the forward pass are
+/// not needed. With Potts weights, M_k' R_k = w_k F_k' (A' g), and A' g is filtered in place of g.
+template <typename T>
+class MeanFieldBackward {
+public:
+    /// Band matrices of the model have to be given transposed.
+    ///
+    /// @param saved     the marginals before each update, as `MeanField` saves them
+    /// @param gradient  dL/dz, classes x n
+    /// @param to_logits out, classes x n
+    /// @param sums      out; Potts: terms x classes, -dL/d(weights). Otherwise terms x classes x
+    ///                  classes, -dL/d(A W_k)
+    MeanFieldBackward(const Model<T>& model, const T* saved, const T* gradient, T* to_logits,
+                      std::size_t iterations, double* sums)
+        : r_(model),
+          saved_(saved),
+          gradient_(gradient),
+          to_logits_(to_logits),
+          iterations_(iterations),
+          sums_(sums),
+          terms_(model.terms.size()),
+          slots_(model.is_potts ? r_.stride : r_.classes * r_.stride),
+          tiles_(model.n, model.row, 0),
+          chunks_(std::min(tiles_.count(), kChunks)),
+          filters_(r_.filters(true, 0)),
+          total_(uninitialized<T>(model.n * r_.stride)),
+          inputs_(uninitialized<T>(2 * model.n * r_.width)),
+          row_sum_(model.n),
+          filtered_sum_(terms_ * model.n),
+          partial_(chunks_ * terms_ * slots_) {}
+
+    void differentiate(std::size_t threads) {
+        Team::run(threads, [&](Team& team) {
+            for (auto& filter : filters_) filter->load(team);
+            Scratch<T> scratch(r_);
+            start(team);
+            for (std::size_t t = iterations_; t > 0; --t) {
+                Recurrence<T>::prepare(filters_, team, input(t));
+                step(team, t, scratch);
+            }
+            tiles_.for_each(
+                team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {
+                    r_.pixels.write(total_.get() + begin * r_.stride, begin, end, to_logits_);
+                });
+        });
+        add_up();
+    }
+
+private:
+    /// Pixels of a step with class matrices, few enough that their rows stay in the first cache
+    /// while three products use them.
+    static constexpr std::size_t kBlock = 64;
+
+    /// Parts of the image with sums of their own. Their number does not depend on the threads, so
+    /// that the rounding of gradients does not either.
+    static constexpr std::size_t kChunks = 32;
+
+    /// The input of the first adjoint filters, from the loss's gradient.
+    void start(Team& team) {
+        tiles_.for_each(team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {
+            T* const g = total_.get() + begin * r_.stride;
+            r_.pixels.read(gradient_, begin, end, 0, g);
+            loops<T>().start_backward(g, r_.stride, r_.classes, r_.model.is_potts,
+                                      input(iterations_) + begin * r_.width, r_.width,
+                                      &row_sum_[begin], end - begin);
+        });
+        // From the last step on, gradients sum to zero over the classes (softmax): only the first
+        // adjoint filter needs a row sum for the class that it leaves out.
+        if (iterations_ > 0 && r_.filtered < r_.classes) filter_row_sum(team);
+    }
+
+    /// Step t, from the prepared adjoint filters to the input of the next ones.
+    void step(Team& team, std::size_t t, Scratch<T>& scratch) {
+        team.for_each(chunks_, [&](std::size_t chunk) {
+            std::vector<Message<T>>& messages = scratch.messages();
+            T* const sums = &partial_[chunk * terms_ * slots_];
+            for (std::size_t tile = chunk * tiles_.count() / chunks_;
+                 tile < (chunk + 1) * tiles_.count() / chunks_; ++tile) {
+                const std::size_t begin = tiles_.begin(tile), end = tiles_.end(tile);
+                for (std::size_t term = 0; term < terms_; ++term) {
+                    T* const f = scratch.message(term);
+                    filters_[term]->tile(f, begin, end);
+                    messages[term] = {
+                        f, t == iterations_ ? &filtered_sum_[term * r_.model.n + begin] : nullptr,
+                        &r_.weights[term * slots_]};
+                }
+                const T* const q = saved_ + ((t - 1) * r_.model.n + begin) * r_.width;
+                T* const total = total_.get() + begin * r_.stride;
+                T* const next = input(t - 1) + begin * r_.width;
+                if (r_.model.is_potts) {
+                    loops<T>().potts_step_backward(messages.data(), terms_, q, total, next, sums,
+                                                   r_.stride, r_.classes, r_.width, end - begin);
+                } else {
+                    mixed_step(messages, q, total, next, sums, end - begin, scratch);
+                }
+            }
+        });
+    }
+
+    /// Some rows of a step with matrices M_k = A W_k; see `Loops::potts_step_backward`.
+    void mixed_step(const std::vector<Message<T>>& messages, const T* q, T* total, T* next, T* sums,
+                    std::size_t rows, Scratch<T>& scratch) {
+        static const std::vector<T> ones(kTile, T(1));
+        const Loops<T>& l = loops<T>();
+        const std::size_t stride = r_.stride, width = r_.width, classes = r_.classes;
+        T* const h = scratch.rows(1);
+        std::fill(h, h + kBlock * stride, T(0));
+        for (std::size_t at = 0; at < rows; at += kBlock) {
+            const std::size_t count = std::min(rows - at, kBlock);
+            const T* const all = r_.widen(q + at * width, ones.data(), count, scratch.rows(0));
+            for (std::size_t term = 0; term < messages.size(); ++term) {
+                const Message<T>& message = messages[term];
+                const T* const r = r_.widen(message.rows + at * width,
+                                            message.total == nullptr ? nullptr : message.total + at,
+                                            count, scratch.rows(2));
+                l.outer(r, all, sums + term * slots_, stride, classes, count);
+                l.mix(r, classes, &r_.transposed[term * slots_], term == 0 ? nullptr : h, h, stride,
+                      count);
+            }
+            l.softmax_backward(all, h, total + at * stride, next + at * width, stride, width,
+                               count);
+        }
+    }
+
+    /// The adjoint filters of the row sums, which are a single channel.
+    void filter_row_sum(Team& team) {
+        const Model<T>& model = r_.model;
+        team.once([&] {
+            narrow_.clear();
+            for (const auto& term : model.terms)
+                narrow_.push_back(
+                    std::make_unique<TermFilter<T>>(term, model.n, model.row, 1, true));
+        });
+        for (std::size_t term = 0; term < terms_; ++term) {
+            narrow_[term]->load(team);
+            narrow_[term]->prepare(team, row_sum_.data());
+            tiles_.for_each(
+                team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {
+                    narrow_[term]->tile(&filtered_sum_[term * model.n + begin], begin, end);
+                });
+        }
+        team.once([&] { narrow_.clear(); });
+    }
+
+    /// Add up the chunks' sums, always in the same order.
+    void add_up() {
+        const std::size_t classes = r_.classes, inner = r_.model.is_potts ? 1 : classes;
+        std::fill(sums_, sums_ + terms_ * inner * classes, 0.0);
+        for (std::size_t chunk = 0; chunk < chunks_; ++chunk)
+            for (std::size_t row = 0; row < terms_ * inner; ++row)
+                for (std::size_t c = 0; c < classes; ++c)
+                    sums_[row * classes + c] += static_cast<double>(
+                        partial_[(chunk * terms_ * inner + row) * r_.stride + c]);
+    }
+
+    /// What the adjoint filters of step t read.
+    T* input(std::size_t t) const { return inputs_.get() + t % 2 * r_.model.n * r_.width; }
+
+    const Recurrence<T> r_;
+    const T *saved_, *gradient_;
+    T* to_logits_;
+    std::size_t iterations_;
+    double* sums_;
+    std::size_t terms_, slots_;
+    Tiles tiles_;
+    std::size_t chunks_;
+    typename Recurrence<T>::Filters filters_, narrow_;
+    Buffer<T> total_, inputs_;  // dL/du so far; two inputs of adjoint filters in turn
+    std::vector<T> row_sum_, filtered_sum_;
+    std::vector<T> partial_;  // sums of each chunk
+};
+
+}  // namespace crfrnn

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "filters/term.hpp"
+#include "loops/loops.hpp"
+
+namespace crfrnn {
+
+/// A fully connected CRF over one image: sizes, kernels, and how messages become penalties.
+template <typename T>
+struct Model {
+    std::size_t n = 0;  ///< pixels
+    std::size_t classes = 0;
+    std::size_t row = 0;  ///< pixels in a row of the grid; n if there is no grid
+    std::vector<Term<T>> terms;
+    const T* weights =
+        nullptr;  ///< Potts: terms x classes. Otherwise terms x classes x classes, A W_k
+    bool is_potts = true;
+    /// With classes left out: those that are kept, out of `all`. The last class of the model then
+    /// stands for the others together; it takes part in the softmax but sends no messages.
+    std::vector<std::size_t> kept;
+    std::size_t all = 0;
+};
+
+/// Where mean-field inference puts its result, classes x n: the logits after the last update, or
+/// with `labels` the marginals, and the likeliest class of each pixel.
+template <typename T>
+struct Result {
+    T* values;
+    std::int64_t* labels = nullptr;
+    std::size_t iterations = 0;  ///< out: number of updates performed
+    bool is_finite = true;       ///< out, with labels: whether all marginals are
+};
+
+/// Whether the last class is not filtered, so that terms need their totals.
+///
+/// The message to it follows from the others by a sum over each row (see `widen` in
+/// loops/marginals.hpp), and F 1 has to be filtered once. That is worth it only where padded rows
+/// become shorter: 21 classes are 24 values a row, 20 classes are 20.
+constexpr bool needs_total(std::size_t classes) {
+    return classes > 1 && padded(classes - 1) < padded(classes);
+}
+
+/// Values of each pixel that are saved per iteration: its row of filtered marginals.
+constexpr std::size_t saved_width(std::size_t classes) {
+    return padded(needs_total(classes) ? classes - 1 : classes);
+}
+
+}  // namespace crfrnn

@@ -1,2 +1,0 @@
-#define CRFRNN_ISA avx512
-#include "kernels_impl.hpp"

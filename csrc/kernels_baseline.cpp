@@ -1,2 +1,0 @@
-#define CRFRNN_ISA baseline
-#include "kernels_impl.hpp"

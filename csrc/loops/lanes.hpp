@@ -1,0 +1,150 @@
+// Small vectors, for one instruction set; see loops_impl.hpp.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__GNUC__) && defined(__AVX__)
+#include <immintrin.h>
+#endif
+#if defined(__GNUC__) && defined(__F16C__)
+#define CRFRNN_HALF
+#endif
+
+#include "loops/loops.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+namespace {
+
+#if defined(__GNUC__)
+template <typename T, std::size_t L>
+struct VectorOf {
+    typedef T Type __attribute__((vector_size(L * sizeof(T))));
+};
+template <typename T>
+struct VectorOf<T, 1> {
+    using Type = T;  // compilers handle a vector of one badly
+};
+#endif
+
+/// L numbers that one or a few vector registers hold.
+template <typename T, std::size_t L>
+struct Lanes {
+#if defined(__GNUC__)
+    using Vector = typename VectorOf<T, L>::Type;
+    Vector v;
+#else
+    T v[L];
+#endif
+
+    static Lanes load(const T* from) {
+        Lanes lanes;
+        std::memcpy(&lanes.v, from, sizeof lanes.v);
+        return lanes;
+    }
+    static Lanes all(T value) {
+        Lanes lanes;
+#if defined(__GNUC__)
+        lanes.v = value - Vector{};
+#else
+        for (std::size_t l = 0; l < L; ++l) lanes.v[l] = value;
+#endif
+        return lanes;
+    }
+    void store(T* to) const { std::memcpy(to, &v, sizeof v); }
+
+#if defined(CRFRNN_HALF)
+    static Lanes load(const Half* from) {
+        Lanes lanes;
+        if constexpr (L == 8) {
+            __m128i bits;
+            std::memcpy(&bits, from, sizeof bits);
+            lanes.v = _mm256_cvtph_ps(bits);
+        } else if constexpr (L == 4) {
+            std::int64_t bits;
+            std::memcpy(&bits, from, sizeof bits);
+            lanes.v = _mm_cvtph_ps(_mm_cvtsi64_si128(bits));
+        } else {
+            static_assert(L == 1);
+            lanes.v = _cvtsh_ss(from->bits);
+        }
+        return lanes;
+    }
+    void store(Half* to) const {
+        constexpr int nearest = _MM_FROUND_TO_NEAREST_INT;
+        if constexpr (L == 8) {
+            const __m128i bits = _mm256_cvtps_ph(v, nearest);
+            std::memcpy(to, &bits, sizeof bits);
+        } else if constexpr (L == 4) {
+            const std::int64_t bits = _mm_cvtsi128_si64(_mm_cvtps_ph(v, nearest));
+            std::memcpy(to, &bits, sizeof bits);
+        } else {
+            static_assert(L == 1);
+            to->bits = _cvtss_sh(v, nearest);
+        }
+    }
+#endif
+
+    template <typename Operation>
+    static Lanes combine(const Lanes& a, const Lanes& b, Operation operation) {
+        Lanes lanes;
+#if defined(__GNUC__)
+        lanes.v = operation(a.v, b.v);
+#else
+        for (std::size_t l = 0; l < L; ++l) lanes.v[l] = operation(a.v[l], b.v[l]);
+#endif
+        return lanes;
+    }
+    friend Lanes operator+(const Lanes& a, const Lanes& b) {
+        return combine(a, b, [](auto x, auto y) { return x + y; });
+    }
+    friend Lanes operator-(const Lanes& a, const Lanes& b) {
+        return combine(a, b, [](auto x, auto y) { return x - y; });
+    }
+    friend Lanes operator*(const Lanes& a, const Lanes& b) {
+        return combine(a, b, [](auto x, auto y) { return x * y; });
+    }
+    friend Lanes larger(const Lanes& a, const Lanes& b) {
+#if defined(__GNUC__) && defined(__AVX__)
+        // One instruction; compilers do not find it in the comparison below.
+        if constexpr (std::is_same_v<T, float> && L == 8) {
+            Lanes lanes;
+            lanes.v = _mm256_max_ps(a.v, b.v);
+            return lanes;
+        }
+#endif
+        return combine(a, b, [](auto x, auto y) { return x > y ? x : y; });
+    }
+
+    T sum() const {
+        return fold([](const auto& a, const auto& b) { return a + b; });
+    }
+    T top() const {
+        return fold([](const auto& a, const auto& b) { return larger(a, b); });
+    }
+
+private:
+    /// Combine the two halves, then the halves of that, and so on down to one number. The order of
+    /// additions is part of the result, and a tree is the one order that no vector unit changes.
+    template <typename Operation>
+    T fold(Operation operation) const {
+        if constexpr (L == 1) {
+            T value;
+            std::memcpy(&value, &v, sizeof value);
+            return value;
+        } else {
+            Lanes<T, L / 2> low, high;
+            std::memcpy(&low.v, &v, sizeof low.v);
+            std::memcpy(&high.v, reinterpret_cast<const char*>(&v) + sizeof low.v, sizeof high.v);
+            return operation(low, high).template fold<Operation>(operation);
+        }
+    }
+    template <typename, std::size_t>
+    friend struct Lanes;
+};
+
+}  // namespace
+}  // namespace crfrnn::CRFRNN_ISA

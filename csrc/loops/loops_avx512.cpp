@@ -1,0 +1,2 @@
+#define CRFRNN_ISA avx512
+#include "loops/loops_impl.hpp"

@@ -1,0 +1,2 @@
+#define CRFRNN_ISA baseline
+#include "loops/loops_impl.hpp"

@@ -1,0 +1,90 @@
+"""Warnings and notes on stderr: each sentence once, when it comes up, and its count at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def say(line: str) -> None:
+    """Write a line to stderr; if a progress bar is shown, above it."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def one_line(error: BaseException | str) -> str:
+    """What an exception or a warning says, on one line; the kind too if it is an unexpected one."""
+    text = " ".join(str(error).split())
+    expected = isinstance(error, (ValueError, TypeError, OSError, ImportError, Warning, str))
+    return text if text and expected else f"{type(error).__name__}: {text}"
+
+
+class Notes:
+    """Says a sentence when it first comes up, and counts it.
+
+    Args:
+        command: the beginning of each line, as "crfrnn refine".
+        kind: "note" or "warning".
+        things: what is counted, as "files".
+    """
+
+    def __init__(self, command: str, kind: str, things: str) -> None:
+        self.command, self.kind, self.things = command, kind, things
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, text: str, sentence: str | None = None) -> None:
+        """Say `text` unless its sentence was said before.
+
+        Args:
+            text: what to say.
+            sentence: `text` without what differs between images; by default `text`.
+        """
+        key = text if sentence is None else sentence
+        with self._lock:
+            self._counts[key] += 1
+            first = self._counts[key] == 1
+        if first:
+            say(f"{self.command}: {self.kind}: {text}")
+
+    def finish(self) -> None:
+        """Say how often each sentence came, if it came more than once."""
+        for sentence, number in self._counts.items():
+            if number > 1:
+                say(f"{self.command}: {self.kind}: {number} {self.things}: {sentence}")
+        self._counts.clear()
+
+
+@contextmanager
+def warnings_at_once(command: str) -> Iterator[None]:
+    """Say the library's warnings when they come, and not after hours; only the first process does.
+
+    -W and PYTHONWARNINGS have their usual effect.
+    """
+    notes = Notes(command, "warning", "times")
+
+    def show(message: Warning | str, *_place: Any, **_more: Any) -> None:
+        notes.add(one_line(message))
+
+    def ignore(*_place: Any, **_more: Any) -> None:
+        pass
+
+    with warnings.catch_warnings():
+        # After all other filters: each time, so that it can be counted.
+        warnings.simplefilter("always", UserWarning, append=True)
+        warnings.showwarning = show if _is_first_process() else ignore
+        try:
+            yield
+        finally:
+            notes.finish()
+
+
+def _is_first_process() -> bool:
+    """Whether this is the only process, or the first that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,222 @@
+"""Layers and models on disk: a directory with config.json and model.safetensors.
+
+Model hubs and other libraries look for these two names. Older directories are read too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from .files import describe, make_folder, replacing, write_text
+
+CONFIG = "config.json"
+TENSORS = "model.safetensors"
+
+#: The number of the format that `write` writes. Format 1 had two kinds: a model as `_OLD_MODEL`,
+#: and a layer as the two files above, without a number and without the prefix of its tensors.
+FORMAT = 2
+
+_LIBRARY = "crfrnn"
+_OLD_MODEL = ("config.yaml", "weights.safetensors")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The contents of a directory.
+
+    Attributes:
+        config: plain numbers, strings, lists and mappings. "network" and "crf" describe the parts.
+        tensors: by name; those of the CRF begin with "crf.", those of the network with "network.".
+        config_path: the file of the configuration, for error messages.
+        tensors_path: the file of the tensors.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    config_path: Path
+    tensors_path: Path
+
+
+def write(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a configuration and tensors, so that a version is never half there.
+
+    Two files cannot be moved in one step. So the tensors carry a copy of the configuration, and
+    both copies carry a stamp. The move of the tensors makes the new version. A write that stops
+    after it leaves an old config.json with another stamp, and `read` then takes the copy.
+
+    Args:
+        directory: made if it is missing.
+        config: numbers, strings, lists and mappings whose keys are strings.
+        tensors: by name.
+
+    Raises:
+        TypeError: the configuration holds anything else.
+    """
+    from safetensors.torch import save
+
+    head = {"library": _LIBRARY, "format": FORMAT}
+    entries = {**head, **config, **head}  # at the top, and not those of a directory read before
+    text = _spell(entries, directory / CONFIG)
+    stamp = hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = _spell({**entries, "stamp": stamp}, directory / CONFIG)
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(flat, metadata={"format": "pt", _LIBRARY: text})  # before anything is written
+    make_folder(directory)
+    with replacing(directory / TENSORS) as file:
+        file.write(data)
+    write_text(directory / CONFIG, f"{text}\n")
+    _remove_old_model(directory)
+
+
+def read(directory: Path) -> Stored:
+    """Read what `write` wrote, or an older version. Nothing is unpickled.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not readable, or a newer version wrote it.
+    """
+    new = [directory / name for name in (CONFIG, TENSORS)]
+    old = [directory / name for name in _OLD_MODEL]
+    if any(path.is_file() for path in old) and not any(path.is_file() for path in new):
+        _require(*old)
+        return _checked(Stored(_read_yaml(old[0]), _read_tensors(old[1])[0], *old))
+    config_path, tensors_path = new
+    config = _read_json(config_path) if config_path.is_file() else {}
+    if not tensors_path.is_file():
+        _require(*new)
+    tensors, copy = _read_tensors(tensors_path)
+    if copy is None:
+        _require(config_path)
+    if copy is not None and config.get("stamp") != copy["stamp"]:
+        config, config_path = copy, tensors_path
+    if _is_old_layer(config):
+        config = {"library": _LIBRARY, "format": FORMAT, "crf": config}
+        tensors = {f"crf.{name}": tensor for name, tensor in tensors.items()}
+    return _checked(Stored(config, tensors, config_path, tensors_path))
+
+
+def is_stored(directory: Path) -> bool:
+    """Whether crfrnn, this version or an older one, wrote a directory."""
+    if all((directory / name).is_file() for name in _OLD_MODEL):
+        return True
+    try:
+        config = _read_json(directory / CONFIG) if (directory / CONFIG).is_file() else {}
+        if config.get("library") == _LIBRARY or _is_old_layer(config):
+            return True
+        if not (directory / TENSORS).is_file():
+            return False
+        with _opened(directory / TENSORS) as file:
+            return _copy(file.metadata()) is not None
+    except ValueError:
+        return False
+
+
+def _spell(config: Mapping[str, Any], path: Path) -> str:
+    """Spell a configuration as JSON; `json` alone would turn the key 1 into "1"."""
+    _require_strings(config, path)
+    try:
+        return json.dumps(config, indent=2)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{path}: {describe(error)}") from error
+
+
+def _require_strings(value: Any, path: Path) -> None:
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{path}: keys must be strings; got {key!r}")
+    inner = value.values() if isinstance(value, Mapping) else value
+    for entry in inner if isinstance(value, (Mapping, list, tuple)) else ():
+        _require_strings(entry, path)
+
+
+def _require(*paths: Path) -> None:
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path.parent} has no {path.name}; expected a directory that crfrnn wrote"
+            )
+
+
+def _checked(stored: Stored) -> Stored:
+    """Refuse a configuration of another library, or of a newer version."""
+    config, path = stored.config, stored.config_path
+    old = path.name == _OLD_MODEL[0]
+    if not old and config.get("library") != _LIBRARY:
+        raise ValueError(f"{path}: not a configuration that crfrnn wrote")
+    expected = 1 if old else FORMAT
+    if config.get("format") != expected:
+        raise ValueError(
+            f"{path}: expected format {expected}, got {config.get('format')}; a newer crfrnn wrote "
+            "it, or it is not a model"
+        )
+    return stored
+
+
+def _is_old_layer(config: Mapping[str, Any]) -> bool:
+    return "library" not in config and {"num_classes", "kernels", "iterations"} <= set(config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the text's encoding too
+        raise ValueError(f"{path}: not readable as JSON ({describe(error)})") from error
+    return _mapping(config, path)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML ({describe(error)})") from error
+    return _mapping(config, path)
+
+
+def _mapping(config: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected a mapping; got {type(config).__name__}")
+    return config
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors, and the copy of the configuration if there is one, both of one version."""
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, _copy(file.metadata())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except Exception as error:  # the library's own exceptions for a broken file
+        raise ValueError(f"{path}: not a readable safetensors file ({describe(error)})") from error
+
+
+def _copy(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
+    text = (metadata or {}).get(_LIBRARY)
+    return None if text is None else json.loads(text)
+
+
+def _remove_old_model(directory: Path) -> None:
+    """Remove the files of format 1 that the new ones replace, so that nobody takes them for new."""
+    config, tensors = (directory / name for name in _OLD_MODEL)
+    try:
+        ours = tensors.is_file() and config.is_file() and _read_yaml(config).get("format") == 1
+    except ValueError:
+        return
+    for path in (config, tensors) if ours else ():
+        path.unlink()

@@ -1,0 +1,183 @@
+"""The device and the processes of a training run: one, or many through Lightning Fabric."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
+class Runtime(Protocol):
+    """What the loop asks of a process."""
+
+    device: torch.device
+    rank: int
+    world: int
+
+    def setup(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+        """Prepare for a stage; what is trained must not change before the next call."""
+
+    def forward(self, module: nn.Module, *tensors: Tensor | None) -> Tensor:
+        """Call the module, in mixed precision if so asked."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add to the gradients."""
+
+    def step(self, module: nn.Module, optimizer: Any, clip: float | None) -> Tensor:
+        """Clip, update, and give the norm of the gradient before clipping."""
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The objects of all processes, in the order of their ranks."""
+
+    def scaler(self) -> Any:
+        """The gradient scaler of half precision, or None."""
+
+    def meet(self) -> None:
+        """Wait for all processes, so that none leaves while another still talks to it."""
+
+
+def make_runtime(device: str | None, precision: str) -> Runtime:
+    """The runtime of this process: Fabric if torchrun started it, else a plain one."""
+    chosen = torch.device(device or _first_device())
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {chosen} was asked for, but torch finds no CUDA device")
+    if precision == "auto":
+        half = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if half else "32"
+    if precision != "32" and chosen.type != "cuda":
+        raise ValueError(f"precision: {precision!r} needs a CUDA device; {chosen} computes in 32")
+    if torch.distributed.is_torchelastic_launched():
+        return _Fabric(chosen, precision)
+    return _Single(chosen, precision)
+
+
+def device_alone(device: str | None) -> torch.device:
+    """The device of a command that runs in one process."""
+    if torch.distributed.is_torchelastic_launched():
+        raise ValueError("this command runs in one process: start it without torchrun")
+    return make_runtime(device, "32").device
+
+
+class _Single:
+    """One process, one device, plain torch."""
+
+    rank, world = 0, 1
+
+    def __init__(self, device: torch.device, precision: str) -> None:
+        self.device = device
+        self.dtype = PRECISIONS.get(precision)
+        self.grad_scaler = torch.amp.GradScaler(device.type) if precision == "16" else None
+
+    def setup(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+        return module, optimizer
+
+    def forward(self, module: nn.Module, *tensors: Tensor | None) -> Tensor:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            loss: Tensor = module(*tensors)
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        scaled: Any = loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
+        scaled.backward()
+
+    def step(self, module: nn.Module, optimizer: Any, clip: float | None) -> Tensor:
+        if self.grad_scaler is not None:
+            self.grad_scaler.unscale_(optimizer)
+        norm = _clip(module.parameters(), clip)
+        if self.grad_scaler is not None:
+            self.grad_scaler.step(optimizer)
+            self.grad_scaler.update()
+        elif bool(norm.isfinite()):
+            optimizer.step()
+        return norm
+
+    def total(self, value: Tensor) -> Tensor:
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def scaler(self) -> Any:
+        return self.grad_scaler
+
+    def meet(self) -> None:
+        pass
+
+
+class _Fabric:
+    """Many processes that torchrun started, each with its share of every batch."""
+
+    def __init__(self, device: torch.device, precision: str) -> None:
+        try:
+            from lightning_fabric import Fabric
+        except ImportError as error:
+            raise ImportError(
+                "several processes need Lightning Fabric; install it with "
+                'pip install "crfrnn[distributed]"'
+            ) from error
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        self.fabric = Fabric(
+            accelerator=device.type,
+            devices=local,
+            num_nodes=world // local,
+            strategy="ddp",
+            precision={"bf16": "bf16-mixed", "16": "16-mixed"}.get(precision, "32-true"),  # type: ignore[arg-type]
+        )
+        self.fabric.launch()
+        self.device = self.fabric.device
+        self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
+
+    def setup(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+        return self.fabric.setup_module(module), self.fabric.setup_optimizers(optimizer)
+
+    def forward(self, module: nn.Module, *tensors: Tensor | None) -> Tensor:
+        loss: Tensor = module(*tensors)
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        self.fabric.backward(loss)
+
+    def step(self, module: nn.Module, optimizer: Any, clip: float | None) -> Tensor:
+        scaler = self.scaler()
+        if scaler is not None:
+            scaler.unscale_(optimizer.optimizer)
+        norm = _clip(module.parameters(), clip)
+        if scaler is not None or bool(norm.isfinite()):
+            optimizer.step()
+        return norm
+
+    def total(self, value: Tensor) -> Tensor:
+        reduced = self.fabric.all_reduce(value, reduce_op="sum")
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def scaler(self) -> Any:
+        return getattr(self.fabric.strategy.precision, "scaler", None)
+
+    def meet(self) -> None:
+        self.fabric.barrier()
+
+
+def _clip(parameters: Iterable[nn.Parameter], clip: float | None) -> Tensor:
+    members = [parameter for parameter in parameters if parameter.grad is not None]
+    return nn.utils.clip_grad_norm_(members, float("inf") if clip is None else clip)
+
+
+def _first_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
