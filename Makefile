@@ -24,7 +24,7 @@ GPU_NEEDS := torch triton numpy jaxtyping PIL rich safetensors pytest
 GPU_RUN := PYTHONPATH=$(abspath $(GPU_SITE)) PYTHONDONTWRITEBYTECODE=1 $(GPU_PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-long check smoke sanitize bench test-gpu bench-gpu format clean
+.PHONY: help dev demo test test-long check docs smoke sanitize bench test-gpu bench-gpu format clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -41,7 +41,7 @@ test: $(INSTALLED)  ## run the tests; ARGS="-k name" passes options on
 test-long: $(INSTALLED)  ## the tests, with a thousand inputs to each law instead of twenty
 	$(PY) -m pytest --hypothesis-profile=long $(ARGS)
 
-check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
+check: $(INSTALLED)  ## formatting, lint, types, the core and the documentation without a warning
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -51,6 +51,11 @@ check: $(INSTALLED)  ## formatting, lint, types, and the core without a warning
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja -DPython_EXECUTABLE=$(abspath $(PY)) \
 		-Dnanobind_DIR=$$($(PY) -m nanobind --cmake_dir)
 	$(PY) -m cmake --build $(CHECK_BUILD)
+	$(MAKE) --no-print-directory docs
+
+docs: $(INSTALLED)  ## build the documentation site into build/docs; every warning is an error
+	$(PY) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html \
+		--doctree-dir build/docs-pages docs build/docs
 
 # A second environment that reads the packages of the first: a plain path in a .pth file brings them
 # without the editable package, whose own .pth file is then not read.
@@ -121,7 +126,7 @@ $(RUNNABLE): $(TOOLS) pyproject.toml $(CORE)
 
 $(INSTALLED): $(RUNNABLE)
 	@echo "Installing what the checks and the tests need"
-	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev,tune,distributed,tensorboard]"
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev,docs,tune,distributed,tensorboard]"
 	@touch $@
 
 $(GPU_SITE)/.installed: pyproject.toml $(CORE) $(shell find src -name '*.py')

@@ -30,10 +30,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from crfrnn import CRFRNN, Lattice, refine
+from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, refine
+from crfrnn.crf.filters import KernelFilter, build_filters
+from crfrnn.crf.kernels import Scene
 from crfrnn.crf.lattice import ExactFilter
 
 from . import photographs
+
+#: Those of the targets: 160 pixels, 3 of 255 grey levels; 3 pixels.
+KERNELS = [Bilateral(160, 3, weight=5), Gaussian(3, weight=3)]
+
+#: Photographs that the exact filter sees as well.
+EXACT = 4
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,19 @@ def picture(size: int, classes: int, batch: int) -> tuple[Tensor, Tensor]:
 
 def inference(size: int, classes: int, batch: int, steps: int, **options: Any) -> Row:
     """A whole call of `refine`, lattices included, without pruning."""
-    options = {"preset": "krahenbuhl", "iterations": steps, "prune": False, **options}
-    exact = options.get("filter") == "exact"
+    options = {"kernels": KERNELS, "iterations": steps, "prune": False, **options}
+    exact, half = options.get("filter") == "exact", options.get("precision") == "half"
     small = min(size, 150 if exact else 250 if classes > 50 else size)
     checked = _same_labels(small, classes, options)
     if exact:
-        checked += f", filter {_exact_error(size):.0e} off"
+        logits, image = (tensor.cuda() for tensor in picture(size, 5, 1))
+        checked += f", filter {_exact_error(image, logits):.0e} off"
     logits, image = (tensor.cuda() for tensor in picture(size, classes, batch))
     times, peak = _timed(lambda: refine(image, logits=logits, **options))
-    name = f"{'exact' if exact else 'lattice'} {size} x {size} x {classes}, T = {steps}"
+    name = "exact" if exact else "lattice, half storage" if half else "lattice"
+    name += f" {size} x {size} x {classes}, T = {steps}"
     target = {(500, 1, False): "5", (500, 16, False): "2.5 an image", (500, 1, True): "100"}
-    wanted = target.get((size, batch, exact), "runs") if classes == 21 else "runs"
+    wanted = target.get((size, batch, exact), "") if classes == 21 and not half else "runs"
     return _row(f"{name}, batch {batch}", times, peak, batch, wanted, checked)
 
 
@@ -93,7 +103,7 @@ def training(size: int, classes: int, steps: int) -> Row:
     logits, image = picture(size, classes, 1)
     made = {}
     for where in ("cpu", "cuda"):
-        layer = CRFRNN(classes, iterations=steps).to(where)
+        layer = CRFRNN(classes, KERNELS, iterations=steps).to(where)
         given, seen = logits.to(where).requires_grad_(), image.to(where)
         upstream = torch.linspace(-1, 1, logits.numel(), device=where).view(logits.shape)
 
@@ -118,10 +128,10 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
     """The kernels of one step, each alone in a CUDA graph, against a plain copy."""
     from crfrnn.ops import Model
     from crfrnn.ops.triton import convolution, inference, lattice_build, packing, splat
-    from crfrnn.ops.triton.launch import padded_width
+    from crfrnn.ops.triton.launch import padded_width, pieces
 
     logits, image = (tensor.cuda() for tensor in picture(size, classes, 1))
-    prepared = CRFRNN(classes).cuda().eval().prepare(image)
+    prepared = CRFRNN(classes, KERNELS).cuda().eval().prepare(image)
     terms = [kernel.term for kernel in prepared.filters]
     arrays = prepared.filters[0].gaussian.arrays
     n, width, corners = size * size, padded_width(classes), arrays.vertex.shape[2]
@@ -137,7 +147,10 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
     packed = packing.pack(features)
     flat, z = logits.flatten(2).contiguous(), torch.empty_like(logits.flatten(2))
     fused, message = steps.messages(q)
-    row, table, taps = width * 4, vertices * width * 4, sum(b.shape[1] for b in terms[1].arrays)
+    row, table = width * 4, vertices * width * 4
+    # Rows of values that a pass of the separable filter loads for each row of its result.
+    tall, deep = convolution._ROWS, convolution._DEPTH
+    fetched = sum(pieces(tall + b.shape[1] - 1, deep) * deep / tall for b in terms[1].arrays)
     present = int((arrays.neighbor > 0).sum())
 
     def update() -> None:
@@ -164,7 +177,7 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
             2,
             lambda: grid.run(q, steps.message, weights=steps.weights[1]),
             4 * n * row,
-            (taps + 2) * n * row,
+            (fetched + 2) * n * row,
         ),
         (
             "slice + mix + unary + softmax",
@@ -195,6 +208,45 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
             )
         )
     return shares
+
+
+def parts(size: int, classes: int) -> dict[str, float]:
+    """Milliseconds of the parts of a call: until the device is idle, of the host, of the device."""
+    from crfrnn.ops import Model, Options
+    from crfrnn.ops import triton as engine
+
+    logits, image = (tensor.cuda() for tensor in picture(size, classes, 1))
+    points = _bilateral_points(image)
+
+    def filters() -> list[KernelFilter]:
+        return build_filters(
+            KERNELS, logits, image, (), normalization="symmetric", filter="lattice"
+        )
+
+    terms = [kernel.term for kernel in filters()]
+    flat, weights = logits.flatten(2), torch.ones(2, classes, device="cuda")
+    model = Model(weights, (size, size), terms, "triton")
+
+    def recurrence() -> Any:
+        return engine.mean_field(flat, model, Options(10))
+
+    times = {
+        "lattice alone": _timed(lambda: Lattice(points), budget=0.3)[0],
+        "all filters": _timed(filters, budget=0.3)[0],
+        "recurrence, T = 10": _timed(recurrence, budget=0.3)[0],
+        "all but filters and recurrence": _timed(
+            lambda: refine(image, logits=logits, kernels=KERNELS, iterations=0), budget=0.3
+        )[0],
+    }
+    launching = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        recurrence()
+        launching.append(time.perf_counter() - start)
+    times["recurrence, the host alone"] = launching
+    times["recurrence, the device alone"] = [_graphed(recurrence, repeats=2)]
+    return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
 
 
 def exact_tiles(points: Tensor) -> dict[str, float]:
@@ -239,17 +291,14 @@ def _same_labels(size: int, classes: int, options: dict[str, Any]) -> str:
     return f"labels {share:.2%}, probabilities to {difference:.0e}{at}"
 
 
-def _exact_error(size: int) -> float:
+def _exact_error(image: Tensor, logits: Tensor) -> float:
     """Of the normalised exact filter, against float64 sums at 300 pixels."""
-    logits, image = (tensor.cuda() for tensor in picture(size, 5, 1))
-    axis = torch.arange(size, device="cuda", dtype=torch.float32)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    planes = [x[None] / 160, y[None] / 160, image[0] / 3]
-    points = torch.cat(planes).flatten(1).T[None].contiguous()
+    points = _bilateral_points(image)[None]
     values = logits.flatten(2).softmax(1).transpose(1, 2).contiguous()
     run = ExactFilter(points).filter
     ours = run(values) / run(torch.ones_like(values[..., :1]))
-    chosen = torch.randperm(size * size, generator=torch.Generator().manual_seed(1))[:300].cuda()
+    generator = torch.Generator().manual_seed(1)
+    chosen = torch.randperm(points.shape[1], generator=generator)[:300].cuda()
     kernel = torch.exp(-0.5 * torch.cdist(points[0, chosen].double(), points[0].double()) ** 2)
     expected = kernel @ values[0].double() / kernel.sum(1, keepdim=True)
     error = float((ours[0, chosen] - expected).abs().max())
@@ -258,7 +307,7 @@ def _exact_error(size: int) -> float:
 
 
 def _timed(
-    run: Callable[[], Any], least: int = 5, budget: float = 2.0
+    run: Callable[[], Any], least: int = 5, budget: float = 1.0
 ) -> tuple[list[float], float]:
     """Seconds of whole calls, until the device is idle again; peak memory above what was held."""
     for _ in range(3):  # compiles, and fills the allocator's cache
@@ -316,27 +365,34 @@ def real(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Each photograph in turn through `refine` on the device, and once on the CPU."""
     rows = []
     for name, image, logits in photographs.read(chosen):
-        here = refine(image, logits=logits)
+        here = refine(image, logits=logits, kernels=KERNELS, iterations=10)
         seen, given = image.cuda(), logits.cuda()
-        row: dict[str, Any] = {"name": name, "size": list(image.shape[2:])}
-        for prune in (True, False):
 
-            def run(seen: Tensor = seen, given: Tensor = given, prune: bool = prune) -> Any:
-                return refine(seen, logits=given, prune=prune)
+        def run(filter: str, seen: Tensor = seen, given: Tensor = given) -> Any:
+            return refine(seen, logits=given, kernels=KERNELS, iterations=10, filter=filter)
 
-            there = run()
-            same = float((there.labels.cpu() == here.labels).float().mean())
-            times, _ = _timed(run, budget=0.1)
-            key = "pruned" if prune else "full"
-            row[f"{key}_milliseconds"] = 1e3 * statistics.median(times)
-            row[f"{key}_labels_equal"] = same
+        same = float((run("lattice").labels.cpu() == here.labels).float().mean())
+        points = _bilateral_points(seen)
+        row: dict[str, Any] = {
+            "name": name,
+            "size": list(image.shape[2:]),
+            "vertices_per_pixel": Lattice(points).vertices / len(points),
+            "lattice_milliseconds": 1e3
+            * statistics.median(_timed(lambda: run("lattice"), budget=0.15)[0]),
+            "labels_equal": same,
+        }
+        if len(rows) < EXACT:
+            row["exact_error"] = _exact_error(seen, given)
+            row["exact"] = exact_tiles(points)
+            row["exact_milliseconds"] = 1e3 * statistics.median(_timed(lambda: run("exact"))[0])
         rows.append(row)
     return rows
 
 
 def _print(device: str, rows: list[Row], shares: list[Share], bandwidth: float) -> None:
     console = Console(width=150)
-    table = Table(title=f"Triton engine on {device}, medians", title_justify="left")
+    title = f"Triton engine on {device}, medians, 160 / 3 and 3 pixels"
+    table = Table(title=title, title_justify="left")
     for column in ("case", "ms", "least", "ms an image", "peak MB", "target ms", "checked"):
         table.add_column(column, justify="left" if column in ("case", "checked") else "right")
     for row in rows:
@@ -380,6 +436,7 @@ def main(options: list[str]) -> None:
     cases: list[Callable[[], Row]] = [
         lambda: inference(500, 21, 1, 10),
         lambda: inference(500, 21, 16, 10),
+        lambda: inference(500, 21, 1, 10, precision="half"),
         lambda: training(500, 21, 5),
     ]
     if not chosen.quick:
@@ -414,7 +471,10 @@ def main(options: list[str]) -> None:
     shares = attempt("kernels", lambda: kernels(500, 21, bandwidth)) or []
     facts["kernels"] = [asdict(share) for share in shares]
     _print(device, rows, shares, bandwidth)
-    points = _bilateral_points(500)
+    facts["parts_milliseconds"] = attempt("parts", lambda: parts(500, 21)) or {}
+    for name, milliseconds in facts["parts_milliseconds"].items():
+        sys.stdout.write(f"{name}: {milliseconds:.2f} ms\n")
+    points = _bilateral_points(picture(500, 1, 1)[1].cuda())
     facts["vertices_per_pixel"] = Lattice(points).vertices / len(points)
     sys.stdout.write(f"{facts['vertices_per_pixel']:.2f} vertices a pixel at 160 / 3\n")
     tiles = attempt("exact tiles", lambda: exact_tiles(points))
@@ -434,20 +494,29 @@ def main(options: list[str]) -> None:
 
 
 def _print_real(rows: list[dict[str, Any]]) -> None:
-    for key in ("pruned", "full") if rows else ():
-        times = [row[f"{key}_milliseconds"] for row in rows]
-        same = [row[f"{key}_labels_equal"] for row in rows]
-        sys.stdout.write(
-            f"{len(rows)} photographs, {key}: median {statistics.median(times):.2f} ms, "
-            f"{min(times):.2f} to {max(times):.2f}; labels of the CPU {min(same):.3%} at least\n"
-        )
+    for key in ("lattice", "exact"):
+        times = [row[f"{key}_milliseconds"] for row in rows if f"{key}_milliseconds" in row]
+        if times:
+            sys.stdout.write(
+                f"{len(times)} photographs, {key}: median {statistics.median(times):.2f} ms, "
+                f"{min(times):.2f} to {max(times):.2f}\n"
+            )
+    for row in rows:
+        if "exact" in row:
+            sys.stdout.write(
+                f"  {row['name']}: {row['exact_milliseconds']:.1f} ms, a filter "
+                f"{row['exact']['milliseconds']:.2f} ms, {row['exact']['kept']:.1%} of tile pairs, "
+                f"ordered in {row['exact']['order_milliseconds']:.1f} ms, "
+                f"{row['exact_error']:.0e} off\n"
+            )
+    if rows:
+        same = [row["labels_equal"] for row in rows]
+        sys.stdout.write(f"labels of the CPU: {min(same):.3%} at least\n")
 
 
-def _bilateral_points(size: int) -> Tensor:
-    _, image = picture(size, 1, 1)
-    axis = torch.arange(size, dtype=torch.float32)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.cat([x[None] / 160, y[None] / 160, image[0] / 3]).flatten(1).T.cuda()
+def _bilateral_points(image: Tensor) -> Tensor:
+    """Points (N 5) of the bilateral kernel for one image (1 3 H W)."""
+    return KERNELS[0].points(Scene(image, image, ()))[0]
 
 
 def _write(path: Path, text: str) -> None:

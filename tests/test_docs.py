@@ -3,16 +3,20 @@
 import ast
 import contextlib
 import doctest
+import inspect
 import io
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import crfrnn
+from crfrnn import presets, pydensecrf
+from crfrnn.pydensecrf import densecrf, eigen, utils
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(crfrnn.__file__).parent
@@ -80,10 +84,71 @@ def test_docstring_examples_run(name: str, text: str, path: Path, line: int) -> 
     assert runner.tries > 0
 
 
-#: Made by methods of CRFRNN, whose examples show them.
-RESULTS = {"Inference", "Prepared"}
+def test_the_pictures_can_be_drawn_again(tmp_path: Path) -> None:
+    """One of them; the others take the same way."""
+    script = ROOT / "docs" / "make_pictures.py"
+    command = [sys.executable, str(script), "iterations", "--output", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=300)
+    drawn = {path.name for path in (ROOT / "docs" / "images" / "parameters").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"iterations.jpg"} <= drawn
 
 
-@pytest.mark.parametrize("name", sorted(set(crfrnn.__all__) - RESULTS))
-def test_every_public_name_shows_an_example(name: str) -> None:
-    assert ">>>" in (getattr(crfrnn, name).__doc__ or "")
+#: Whose names are public; what else the package holds is its own affair.
+PUBLIC = [crfrnn, presets, pydensecrf, densecrf, utils, eigen]
+
+#: The documentation of everything public.
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def base(dotted: str) -> str:
+    return dotted.rpartition(".")[2]
+
+
+def outer(dotted: str) -> str:
+    return dotted.rpartition(".")[0]
+
+
+def public_names() -> dict[str, Any]:
+    """Each public function, class, method and property, by the name that a user writes."""
+    names: dict[str, Any] = {}
+    for module in PUBLIC:
+        listed = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])
+        for name in listed:
+            value = getattr(module, name)
+            if not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            # Without `__all__`, what a module has from elsewhere is not its own.
+            if not hasattr(module, "__all__") and base(value.__module__) != base(module.__name__):
+                continue
+            names[f"{module.__name__}.{name}"] = value
+            for inner, member in vars(value).items() if inspect.isclass(value) else ():
+                method = getattr(member, "__func__", getattr(member, "fget", member))
+                if inspect.isfunction(method) and not inner.startswith("_"):
+                    names[f"{module.__name__}.{name}.{inner}"] = method
+    return names
+
+
+@pytest.mark.parametrize(("name", "value"), public_names().items(), ids=public_names())
+def test_every_public_name_shows_an_example(name: str, value: Any) -> None:
+    assert ">>>" in (value.__doc__ or ""), f"{name} has no example"
+
+
+def test_every_public_name_has_a_place_in_the_reference() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
+    shown = set(re.findall(r"^\.\. auto\w+:: (\S+)", text, re.MULTILINE))
+    names = public_names()
+    # A class shows its methods, and `automodule` what is in it.
+    assert not [n for n in names if n not in shown and outer(n) not in shown | names.keys()]
+
+
+#: A link or picture of a page, without its anchor; those of the web are not followed.
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)(?:#[^)\s]*)?\)")
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_links_lead_to_files(page: Path) -> None:
+    """In the sources, as GitHub shows them; `make docs` also checks the anchors of the site."""
+    targets = LINK.findall(page.read_text(encoding="utf-8"))
+    assert not [target for target in targets if not (page.parent / target).is_file()]

@@ -7,7 +7,7 @@ from ._info import info
 from ._version import installed_version as _installed_version
 from .crf.energy import free_energy
 from .crf.frank_wolfe import Inference, Step
-from .crf.kernels import Bilateral, FeatureGaussian, Gaussian
+from .crf.kernels import Bilateral, FeatureGaussian, Gaussian, Kernel
 from .crf.lattice import Lattice, gaussian_filter
 from .crf.mean_field import mean_field
 from .layer.crfrnn import CRFRNN
@@ -23,6 +23,7 @@ __all__ = [
     "FeatureGaussian",
     "Gaussian",
     "Inference",
+    "Kernel",
     "Lattice",
     "Prepared",
     "Refined",

@@ -58,7 +58,7 @@ def _devices() -> str:
 
 
 def info() -> Info:
-    """Tell which engines are built, which would run, and why.
+    """Report which engines are built, and which would run.
 
     Returns:
         The facts, printable.

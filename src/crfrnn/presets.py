@@ -24,11 +24,16 @@ class Preset:
 
     Attributes:
         name: how `refine(preset=...)` and `--preset` call it.
-        kernels: the pairwise kernels with bandwidths (pixels, colour units of 0..255) and weights.
+        kernels: the pairwise kernels with bandwidths (pixels, color units of 0..255) and weights.
         iterations: mean-field steps.
-        normalization: how kernels are normalised.
+        normalization: how kernels are normalized.
         purpose: what it was made for.
         source: where the numbers come from.
+
+    Example:
+        >>> from crfrnn.presets import PRESETS
+        >>> PRESETS["crfasrnn"].kernels[0], PRESETS["crfasrnn"].normalization
+        (Bilateral(position=160, color=3, weight=5), 'after')
     """
 
     name: str
@@ -55,6 +60,7 @@ def _preset(
     return Preset(name, kernels, iterations, normalization, purpose, source)
 
 
+#: The presets by name.
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -164,7 +170,13 @@ def find_preset(name: str) -> Preset:
 
 
 def describe_preset(preset: Preset) -> dict[str, Any]:
-    """Spell a preset as its file does."""
+    """Return a preset as the mapping that its file holds.
+
+    Example:
+        >>> from crfrnn.presets import PRESETS, describe_preset
+        >>> describe_preset(PRESETS["deeplab"])["kernels"][0]
+        {'kind': 'Bilateral', 'position': 67, 'color': 3, 'weight': 4}
+    """
     return {
         "kernels": [kernel.to_dict() for kernel in preset.kernels],
         "iterations": preset.iterations,
@@ -175,7 +187,18 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
 
 
 def write_preset(path: Path, preset: Preset) -> None:
-    """Write a preset for `find_preset`, as JSON or YAML as the suffix says."""
+    """Write a preset for `find_preset`, as JSON or YAML, by the suffix.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from pathlib import Path
+        >>> from crfrnn.presets import PRESETS, find_preset, write_preset
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "mine.yaml"
+        ...     write_preset(path, dataclasses.replace(PRESETS["deeplab"], iterations=3))
+        ...     find_preset(str(path)).iterations  # or refine(..., preset=str(path))
+        3
+    """
     tree = describe_preset(preset)
     as_json = path.suffix.lower() == ".json"
     write_text(path, json.dumps(tree, indent=2) + "\n" if as_json else yaml.safe_dump(tree))

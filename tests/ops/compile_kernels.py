@@ -37,9 +37,12 @@ def compiled(launch: dict[str, Any]) -> dict[str, Any]:
     kernel = getattr(importlib.import_module(launch["module"]), launch["kernel"])
     arguments = [getattr(torch, a) if isinstance(a, str) else a for a in launch["arguments"]]
     made = kernel.warmup(*arguments, grid=(1,), **launch["options"])
-    # Predicated loads look like `@%p1 ld.global.v4.b32`.
+    # Predicated loads look like `@%p1 ld.global.v4.b32`, those past the registers like
+    # `cp.async.cg.shared.global [ %r1 ], [ %rd1 ], 0x10`.
     loads = re.findall(r"ld\.global(?:\.\w+)*?(?:\.v(\d))?\.[bfsu](\d+)\b", made.asm["ptx"])
-    widest = max((int(v or 1) * int(bits) // 8 for v, bits in loads), default=0)
+    copies = re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?\], (0x\w+)", made.asm["ptx"])
+    widths = [int(v or 1) * int(bits) // 8 for v, bits in loads] + [int(n, 16) for n in copies]
+    widest = max(widths, default=0)
     return {**usage(made.asm["cubin"]), "widest": widest, "shared": made.metadata.shared}
 
 

@@ -337,13 +337,16 @@ def test_images_stop_early_one_by_one(device: str) -> None:
     close(*made[0], 100)
 
 
-def test_pruning_and_no_steps(device: str) -> None:
+def test_pruning_and_no_steps(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     logits, image = GridCase(2, 6, (3, 5)).make(FLOAT)
     logits[:, 2:5] -= 12
-    results = [
-        refine(image.to(where), logits=logits.to(where), engine=name, iterations=2)
-        for name, where in (("triton", device), ("reference", "cpu"))
-    ]
+
+    def run(name: str, where: str) -> Any:
+        return refine(image.to(where), logits=logits.to(where), engine=name, iterations=2)
+
+    assert run("triton", device).pruned is None  # so few scores are not worth it
+    monkeypatch.setattr(engine(), "_WORTH_PRUNING", 0)
+    results = [run("triton", device), run("reference", "cpu")]
     assert results[0].pruned is not None
     assert results[0].pruned.kept == results[1].pruned.kept == (0, 1, 5)
     close(results[0].probs, results[1].probs)
@@ -545,7 +548,10 @@ def test_two_runs_are_the_same_to_the_bit(filter: str, cuda: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("filter", ["lattice", "exact"])
 @pytest.mark.parametrize("prune", [False, True])
-def test_labels_are_those_of_the_cpu(filter: str, prune: bool, cuda: str) -> None:
+def test_labels_are_those_of_the_cpu(
+    filter: str, prune: bool, cuda: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine(), "_WORTH_PRUNING", 0)
     logits, image = picture(151, 211, 21)
     options = {"filter": filter, "prune": prune, "preset": "krahenbuhl"}
     here = refine(image, logits=logits, **options)
@@ -580,6 +586,17 @@ def test_nothing_waits_between_the_steps(cuda: str) -> None:
 
 
 @pytest.mark.gpu
+def test_a_launch_finds_the_kernel_for_its_alignment(cuda: str) -> None:
+    """Rows of one channel, which later batch items and steps begin at any address."""
+    values = torch.randn(2, 1001, 1, device=cuda)
+    features = torch.rand(2, 1001, 2, device=cuda)
+    for item in (0, 1, 0):
+        one, points = values[item][None], features[item][None]
+        ours = Lattice(points).filter(one)
+        close(ours, Lattice(points.cpu(), engine="reference").filter(one.cpu()))
+
+
+@pytest.mark.gpu
 @pytest.mark.slow
 def test_a_megapixel_of_150_classes_fits(cuda: str) -> None:
     logits, image = (tensor.to(cuda) for tensor in picture(1000, 1000, 150))
@@ -595,7 +612,7 @@ def test_the_layer_trains_on_the_device(cuda: str) -> None:
     logits, image = (tensor.to(cuda) for tensor in picture(40, 50, 4, 2))
     layer = CRFRNN(4).to(cuda)
     for dtype in (FLOAT, torch.float16, torch.bfloat16):
-        given = logits.to(dtype).requires_grad_()
+        given = logits.to(dtype, copy=True).requires_grad_()
         z = layer(given, image)
         assert z.dtype == dtype
         z.float().pow(2).mean().backward()

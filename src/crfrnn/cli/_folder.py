@@ -100,7 +100,7 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     """Do a task to all pairs that are not done yet; returns the exit code."""
     prepare(task.origin, matches.pairs, task.folders, overwrite=args.overwrite)
     start = time.perf_counter()
-    _say_unmatched(task, matches)
+    _report_unmatched(task.origin.command, matches)
     outcomes = [Outcome(stem, "failed", error=why) for stem, why in matches.clashes]
     waiting = []
     for pair in matches.pairs:
@@ -109,7 +109,7 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
         else:
             waiting.append(pair)
     for outcome in outcomes:
-        _say_failure(task, outcome)
+        _report_failure(task.origin.command, outcome)
     outcomes += _do_all(waiting, task, args.workers)
     outcomes.sort(key=lambda outcome: outcome.stem)
     seconds = time.perf_counter() - start
@@ -150,12 +150,11 @@ def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]
         try:
             for future in as_completed([pool.submit(work, pair) for pair in pairs]):
                 outcome = future.result()
-                if outcome is None:
-                    continue
-                outcomes.append(outcome)
-                for note in outcome.result.notes if outcome.result else ():
-                    notes.add(str(note), str(note.what))
-                _say_failure(task, outcome)
+                if outcome is not None:
+                    outcomes.append(outcome)
+                    for note in outcome.result.notes if outcome.result is not None else ():
+                        notes.add(str(note), str(note.what))
+                    _report_failure(task.origin.command, outcome)
                 progress.advance()
         finally:  # after Ctrl-C: files in work are finished, so that none is half written
             stopped = True
@@ -179,6 +178,21 @@ def _torch_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _report_unmatched(command: str, matches: Matches) -> None:
+    """Say which files have no partner, and so take no part."""
+    for stems, side, other in (
+        (matches.images, "images", "scores"),
+        (matches.scores, "scores", "images"),
+    ):
+        if stems:
+            say(f"crfrnn {command}: note: {len(stems)} {side} without {other}: {_some(stems)}")
+
+
+def _report_failure(command: str, outcome: Outcome) -> None:
+    if outcome.status == "failed":
+        say(f"crfrnn {command}: failed: {outcome.stem}: {outcome.error}")
 
 
 def _as_json(
@@ -211,20 +225,6 @@ def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
 def _count(task: Task, outcomes: list[Outcome]) -> dict[str, int]:
     counts = Counter(outcome.status for outcome in outcomes)
     return {status: counts[status] for status in (task.done, "skipped", "failed")}
-
-
-def _say_unmatched(task: Task, matches: Matches) -> None:
-    """Say which files have no partner, and so take no part."""
-    sides = (("images", "scores", matches.images), ("scores", "images", matches.scores))
-    for side, other, stems in sides:
-        if stems:
-            command = f"crfrnn {task.origin.command}"
-            say(f"{command}: note: {len(stems)} {side} without {other}: {_some(stems)}")
-
-
-def _say_failure(task: Task, outcome: Outcome) -> None:
-    if outcome.error is not None:
-        say(f"crfrnn {task.origin.command}: failed: {outcome.stem}: {outcome.error}")
 
 
 def _some(stems: list[str]) -> str:

@@ -112,7 +112,7 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
             given = read_scores(files[sample.name], size, settings.reading)
         _require_classes(given, data, source)
         for note in given.notes:
-            notes.add(str(note), str(note.what))
+            notes.add(str(note), str(note.what))  # the same for every file, but for its name
         found = {BEFORE: torch.from_numpy(given.labels())}
         if refine:
             photo = sample.image.permute(1, 2, 0).contiguous().numpy()

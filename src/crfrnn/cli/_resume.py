@@ -129,13 +129,13 @@ def _require_same(manifest: Path, origin: Origin, there: Sequence[Path]) -> None
 
 def _decisive(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return what decided the results, as `Origin.decisive` does."""
-    where = {name: manifest[name] for name in ("images", "scores")}
     parameters = manifest["parameters"]
     # Earlier versions spelled the `kind` of a kernel `kernel`.
     kernels = [
         {"kind" if name == "kernel" else name: value for name, value in kernel.items()}
         for kernel in parameters["kernels"]
     ]
+    where = {name: manifest[name] for name in ("images", "scores")}
     return {**where, **parameters, "kernels": kernels}
 
 

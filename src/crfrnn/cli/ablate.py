@@ -23,7 +23,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn ablate`."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/training.md for its keys")
+    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/guide/training.md for its keys")
     add("-o", "--output", metavar="DIR", help="overrides `output`")
     add("--seeds", metavar="N", type=int, nargs="+", help="overrides `seeds`")
     add("--device", metavar="NAME", help="overrides `device`: cpu, cuda, cuda:1 or mps")

@@ -19,7 +19,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn train`."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/training.md for its keys")
+    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/guide/training.md for its keys")
     add("-o", "--output", metavar="DIR", help="overrides `output`")
     add("--seed", metavar="N", type=int, help="overrides `seed`")
     add("--device", metavar="NAME", help="overrides `device`: cpu, cuda, cuda:1 or mps")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn tune`."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="see docs/training.md")
+    add("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="see docs/guide/training.md")
     add("-o", "--output", metavar="PRESET", help="the .json or .yaml to write: overrides `output`")
     add("--trials", metavar="N", type=int, help="parameter sets to try (default 60)")
     add("--images", metavar="N", type=int, help="training images to use (default 128)")

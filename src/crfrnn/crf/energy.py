@@ -28,7 +28,7 @@ def free_energy(
     Args:
         unary: energies, -log P of each class at each pixel.
         q: marginals; they sum to one over the classes.
-        filters: one normalised Gaussian filter per kernel, as `mean_field` takes them.
+        filters: one normalized Gaussian filter per kernel, as `mean_field` takes them.
         weights: kernel weights, (K,), (K, C) or (K, C, C).
         compatibility: penalty for label `c` beside label `d`; Potts is `1 - I`.
 

@@ -1,8 +1,7 @@
-"""From kernels and an image to normalised filters, ready for the recurrence."""
+"""From kernels and an image to normalized filters, ready for the recurrence."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -41,7 +40,7 @@ class KernelFilter:
         normalization: str,
         mask: Tensor | None = None,
     ) -> KernelFilter:
-        """Normalise a filter of `shape` (B, N) points, inside `mask` (B, N) if given.
+        """Normalize a filter of `shape` (B, N) points, inside `mask` (B, N) if given.
 
         With n the response to ones, "symmetric" scales input and output by n^-½, "before" the input
         by 1/n and "after" the output. Pixels outside the mask send nothing and receive nothing.
@@ -71,7 +70,7 @@ class KernelFilter:
 class GridFilter:
     """Separable convolution with a sampled Gaussian along the axes of a grid.
 
-    Where every pixel takes part, the normalisation of a separable kernel is separable too, and is
+    Where every pixel takes part, the normalization of a separable kernel is separable too, and is
     folded into its band matrices.
     """
 
@@ -110,7 +109,7 @@ def build_filters(
     engine: str | None = None,
     bandwidths: Sequence[Mapping[str, Tensor]] = (),
 ) -> list[KernelFilter]:
-    """Build the normalised filter of every kernel for a batch.
+    """Build the normalized filter of every kernel for a batch.
 
     Args:
         kernels: the pairwise kernels.
@@ -160,13 +159,18 @@ def _band(
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
     # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
-    distance = torch.arange(-radius, radius + 1, device=like.device)
-    source = torch.arange(size, device=like.device)[:, None] + distance
-    inside = (source >= 0) & (source < size)
-    band = torch.exp(-0.5 * (distance.to(like.dtype) / bandwidth) ** 2) * inside
+    distance = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
+
+    def windows(scale: Tensor) -> Tensor:
+        # Not scale[source], which wakes idle threads, and whose gradient on a device adds up in
+        # any order.
+        edged = torch.nn.functional.pad(scale, (radius, radius))
+        return edged.unfold(0, len(distance), 1)
+
+    band = torch.exp(-0.5 * (distance / bandwidth) ** 2) * windows(distance.new_ones(size))
     before, after = normalizers(band.sum(1), normalization)
-    source = source.clamp(0, size - 1)
-    scales = [after[:, None]] if isinstance(after, Tensor) else []
-    if isinstance(before, Tensor):  # not before[source], which wakes idle threads
-        scales.append(before.gather(0, source.flatten()).view(source.shape))
-    return functools.reduce(torch.mul, scales, band)
+    if isinstance(after, Tensor):
+        band = band * after[:, None]
+    if isinstance(before, Tensor):
+        band = band * windows(before)
+    return band

@@ -1,4 +1,4 @@
-"""The recurrence with a step of its own: regularised Frank-Wolfe, early stop, guard and trace."""
+"""The recurrence with a step of its own: regularized Frank-Wolfe, early stop, guard and trace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REGULARIZERS = ("entropy", "l2")
 
 @dataclass(frozen=True)
 class Step:
-    """The update of one iteration: regularised Frank-Wolfe (Lê-Huu & Alahari, arXiv 2110.14759).
+    """The update of one iteration: regularized Frank-Wolfe (Lê-Huu & Alahari, arXiv 2110.14759).
 
     With z = logits - penalty(q), the scores that the other pixels leave:
     `s = argmax ⟨z, s⟩ - strength · r(s)` over distributions, then `q ← q + size · (s - q)`.
@@ -74,6 +74,14 @@ class Inference:
         steps: (B,) mean-field steps that each image made.
         energy: (T + 1, B) free energy before each step and at the end, if traced; see
             `free_energy`. An image that has stopped keeps its last value.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn import CRFRNN
+        >>> logits, image = torch.zeros(1, 2, 4, 5), torch.zeros(1, 3, 4, 5)
+        >>> done = CRFRNN(2).infer(logits, image, iterations=9, tol=1e-3)
+        >>> done.steps, done.energy is None  # undecided everywhere, and so at rest at once
+        (tensor([1]), True)
     """
 
     logits: Tensor
@@ -97,7 +105,7 @@ def frank_wolfe(
         logits: the unary term, -energy.
         penalty_of: marginals -> what each label costs beside them, A Σ_k W_k F_k q.
         options: iterations, and the tolerance.
-        step: regulariser, λ, α and mix.
+        step: regularizer, λ, α and mix.
         rates: learned λ and α in place of the step's.
         guard: halve the step of an image whose change has grown twice in a row.
         trace: also compute the free energy before each step and at the end.

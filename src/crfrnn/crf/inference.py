@@ -21,7 +21,7 @@ class Pairwise(NamedTuple):
     """The pairwise part of a CRF: kernels, their weights, and the compatibility.
 
     Attributes:
-        filters: the normalised filter of each kernel, from `build_filters`.
+        filters: the normalized filter of each kernel, from `build_filters`.
         weights: kernel weights, (K,), (K, C) or (K, C, C).
         compatibility: (C, C) penalty for one label beside another; None is Potts, which runs
             faster than the same matrix.

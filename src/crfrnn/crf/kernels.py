@@ -285,7 +285,7 @@ class Bilateral(Kernel):
     Args:
         position: bandwidth θ_α in pixels; one number, or one per axis in the order (x, y, z).
             Default 160 (Zheng et al., 2015).
-        color: bandwidth θ_β in colour units of the image, which is on 0..255; one number, or one
+        color: bandwidth θ_β in color units of the image, which is on 0..255; one number, or one
             per channel. Default 3 (Zheng et al., 2015).
         weight: kernel weight; one number, or one per class. Default 5 (Zheng et al., 2015).
 

@@ -20,7 +20,7 @@ class Lattice:
 
     Splat, blur and slice of Adams, Baek & Davis (2010): an approximation of the Gaussian sum
     `out_i = Σ_j exp(-½ |f_i - f_j|²) v_j` in time linear in N. The raw gain differs from the exact
-    sum's (0.5 to 0.9 of it), which normalising removes; `gaussian_filter` does that.
+    sum's (0.5 to 0.9 of it), which normalizing removes; `gaussian_filter` does that.
 
     Args:
         features: (..., N, D) points, already divided by their bandwidths; D from 1 to 32. The
@@ -68,7 +68,14 @@ class Lattice:
 
     @property
     def vertices(self) -> int:
-        """Number of lattice vertices, over all batch items."""
+        """Number of lattice vertices, over all batch items.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import Lattice
+            >>> Lattice(torch.zeros(100, 2)).vertices  # equal points share one simplex
+            3
+        """
         return self.arrays.neighbor.shape[1]
 
     def filter(self, values: Float[Tensor, "*B N C"], *, reverse: bool = False) -> Tensor:
@@ -81,6 +88,15 @@ class Lattice:
 
         Returns:
             (..., N, C), of the type of `values`.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import Lattice
+            >>> lattice = Lattice(torch.rand(50, 3, dtype=torch.float64) * 9)
+            >>> u, v = torch.rand(2, 50, 1, dtype=torch.float64)
+            >>> forward, adjoint = lattice.filter(u), lattice.filter(v, reverse=True)
+            >>> torch.allclose((forward * v).sum(), (u * adjoint).sum())
+            True
         """
         _check_values(values, self.shape, self.device)
         flat = values.to(self.dtype).reshape(-1, *values.shape[-2:])
@@ -103,7 +119,7 @@ def gaussian_filter(
     Args:
         values: (..., N, C) what is summed.
         features: (..., N, D) points, already divided by their bandwidths.
-        method: "lattice", linear in N and approximate (a few percent of a normalised message);
+        method: "lattice", linear in N and approximate (a few percent of a normalized message);
             or "exact", the sum itself, quadratic in N.
         normalization: with n the filtered ones, "none" (default), "after" divides the output by n,
             "before" the input, "symmetric" both by √n. "none" with the lattice has the raw gain of
@@ -163,7 +179,8 @@ def normalizers(norm: Tensor, normalization: str) -> tuple[Tensor | float, Tenso
         return 1.0, 1.0
     norm = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
     if normalization == "symmetric":
-        return norm.rsqrt(), norm.rsqrt()
+        root = norm.rsqrt()
+        return root, root
     return (norm.reciprocal(), 1.0) if normalization == "before" else (1.0, norm.reciprocal())
 
 

@@ -27,7 +27,7 @@ def mean_field(
 
     Args:
         unary: energies, -log P of each class at each pixel; S is (W,), (H, W) or (D, H, W).
-        filters: one normalised Gaussian filter per kernel; each maps (B, C, *S) to itself.
+        filters: one normalized Gaussian filter per kernel; each maps (B, C, *S) to itself.
         weights: kernel weights: one per kernel (K,), per kernel and class (K, C), or a matrix
             per kernel (K, C, C).
         compatibility: penalty for label `c` beside label `d`; Potts is `1 - I`.

@@ -69,7 +69,7 @@ def certify(logits: Tensor, model: ops.Model, iterations: int) -> Pruned | None:
 
     Args:
         logits: the unary term (B, C, N).
-        model: kernel weights (K, C) of a Potts model, and the normalised kernels.
+        model: kernel weights (K, C) of a Potts model, and the normalized kernels.
         iterations: steps to come.
     """
     classes = logits.shape[1]
@@ -119,7 +119,7 @@ def marginals(
         logits: the unary term (B, C, *S).
         pairwise: kernels, weights and compatibility. Only Potts models allow pruning.
         options: iterations, tolerance and precision.
-        prune: whether to leave classes out.
+        prune: whether to leave classes out, where that can save more than it costs.
 
     Raises:
         ValueError: the result is not finite.
@@ -127,6 +127,7 @@ def marginals(
     flat = logits.flatten(2)
     with torch.no_grad():
         model = pairwise.model(logits)
+        prune = prune and ops.worth_pruning(logits, model.engine)
         pruned = certify(flat, model, options.iterations) if prune else None
         if pruned is not None:
             rest = model.weights.new_zeros(len(model.terms), 1)

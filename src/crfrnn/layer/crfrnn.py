@@ -51,7 +51,7 @@ class CRFRNN(nn.Module):
         normalization: "symmetric" (default, converges best), "after" (the paper), "before" or
             "none".
         filter: "lattice", or "exact": the Gaussian sum itself, quadratic in the pixels.
-        learn_bandwidths: learn the bandwidths too; slower, see docs/layer.md.
+        learn_bandwidths: learn the bandwidths too; slower, see docs/guide/layer.md.
         feature_gradients: pass gradients on to the image and `features` where they ask for one;
             slower. If not, such an input is refused.
         step: the update of one iteration; see `Step`. Default mean field.
@@ -143,6 +143,16 @@ class CRFRNN(nn.Module):
         Returns:
             Logits of the approximate marginals, of the type of `logits`. Feed them to
             `cross_entropy`; softmax gives probabilities.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> image = torch.zeros(1, 3, 1, 6)
+            >>> image[..., 3:] = 200  # an edge in the middle
+            >>> logits = torch.zeros(1, 2, 1, 6)  # the network is sure of the outer pixels alone
+            >>> logits[:, 0, :, :2], logits[:, 1, :, 4:] = 2, 2
+            >>> CRFRNN(2)(logits, image).argmax(1)
+            tensor([[[0, 0, 0, 1, 1, 1]]])
         """
         iterations = self.iterations if self.training else self.eval_iterations
         tol = None if self.training else self.tol
@@ -159,7 +169,7 @@ class CRFRNN(nn.Module):
         tol: float | None = None,
         trace: bool = False,
     ) -> Inference:
-        """Refine logits, and tell how it went.
+        """Refine logits, and report steps and energies.
 
         Args:
             logits: this and `image`, `mask`, `features` as in `forward`.
@@ -172,6 +182,16 @@ class CRFRNN(nn.Module):
 
         Returns:
             Logits, the steps that each image made, and the energies.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> logits, image = torch.randn(2, 3, 8, 9), torch.rand(2, 3, 8, 9) * 255
+            >>> done = CRFRNN(3).infer(logits, image, iterations=4, trace=True)
+            >>> done.steps
+            tensor([4, 4])
+            >>> bool((done.energy[-1] < done.energy[0]).all())
+            True
         """
         most = (
             self.eval_iterations if iterations is None else _checks.count("iterations", iterations)
@@ -187,10 +207,19 @@ class CRFRNN(nn.Module):
         features: Sequence[Tensor] = (),
         dtype: torch.dtype = torch.float32,
     ) -> Prepared:
-        """Build lattices and normalisers once, to pass in place of the image in later calls.
+        """Build lattices and normalizers once, to pass in place of the image in later calls.
 
         The arguments are those of `forward`; an image is needed even if no kernel looks at it, and
         `dtype` is float64 for logits in float64.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> layer, image = CRFRNN(3).eval(), torch.rand(1, 3, 8, 9) * 255
+            >>> prepared = layer.prepare(image)
+            >>> logits = torch.randn(1, 3, 8, 9)
+            >>> torch.equal(layer(logits, prepared), layer(logits, image))
+            True
         """
         learning = self.training and self.log_bandwidths is not None
         return prepare_alone(
@@ -198,23 +227,44 @@ class CRFRNN(nn.Module):
         )
 
     def penalty(self) -> Float[Tensor, "C C"]:
-        """The present compatibility: penalty for label c beside label d."""
+        """Return the present compatibility: the penalty for label c beside label d.
+
+        Example:
+            >>> from crfrnn import CRFRNN
+            >>> CRFRNN(2).penalty().detach()  # Potts, until it is trained
+            tensor([[0., 1.],
+                    [1., 0.]])
+        """
         if self.compatibility is None:
             return potts(self.kernel_weights.new_empty(1, self.num_classes))
         return self.compatibility
 
     def current_kernels(self) -> tuple[Kernel, ...]:
-        """The kernels with their present bandwidths; their weights are in `kernel_weights`."""
+        """Return the kernels with their present bandwidths; their weights are in `kernel_weights`.
+
+        Example:
+            >>> from crfrnn import CRFRNN, Gaussian
+            >>> layer = CRFRNN(2, [Gaussian(position=4)], learn_bandwidths=True)
+            >>> _ = layer.log_bandwidths[0]["position"].data.sub_(0.5)  # as training might
+            >>> round(layer.current_kernels()[0].position, 2)
+            2.43
+        """
         return parameters.current_kernels(self.recipe.kernels, self.log_bandwidths)
 
     def parameter_groups(
         self, lr: float, *, weights: float = 1e4, compatibility: float = 1e3, others: float = 1e3
     ) -> list[dict[str, Any]]:
-        """Groups for an optimiser, with learning rates relative to the network's `lr`.
+        """Make groups for an optimizer, with learning rates relative to the network's `lr`.
 
         The default factors are the released solver's. They go with its tiny rate for the network,
         2.5e-8 on a mean loss (1e-13 on a sum over the pixels); with Adam, or a rate of 1e-3, give
         factors near 1. `others` is for bandwidths and a learned step.
+
+        Example:
+            >>> from crfrnn import CRFRNN
+            >>> groups = CRFRNN(21).parameter_groups(1e-3, weights=10, compatibility=1)
+            >>> {group["name"]: group["lr"] for group in groups}
+            {'crf.kernel_weights': 0.01, 'crf.compatibility': 0.001}
         """
         factors = {"kernel_weights": weights, "compatibility": compatibility, "others": others}
         return parameters.grouped(self.named_parameters(), lr, factors)
@@ -223,6 +273,14 @@ class CRFRNN(nn.Module):
         """Write the layer as `config.json` and `model.safetensors` into a directory.
 
         A write that is interrupted leaves the layer that was there before, or the new one.
+
+        Example:
+            >>> import os, tempfile
+            >>> from crfrnn import CRFRNN
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     CRFRNN(21).save_pretrained(folder)
+            ...     sorted(os.listdir(folder))
+            ['config.json', 'model.safetensors']
         """
         pretrained.write(Path(directory), self)
 
@@ -231,6 +289,14 @@ class CRFRNN(nn.Module):
         """Read a layer that `save_pretrained` wrote, or the CRF of a model that `crfrnn` wrote.
 
         It comes in evaluation mode.
+
+        Example:
+            >>> import tempfile
+            >>> from crfrnn import CRFRNN
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     CRFRNN(21, iterations=3).save_pretrained(folder)
+            ...     CRFRNN.from_pretrained(folder).iterations
+            3
         """
         config, tensors = pretrained.read(Path(directory))
         try:
@@ -244,7 +310,13 @@ class CRFRNN(nn.Module):
 
     @classmethod
     def from_preset(cls, preset: str, num_classes: int) -> CRFRNN:
-        """Start from a parameter set of `crfrnn.presets`, as "crfasrnn" (the paper), or a file."""
+        """Start from a parameter set of `crfrnn.presets`, as "crfasrnn" (the paper), or a file.
+
+        Example:
+            >>> from crfrnn import CRFRNN
+            >>> CRFRNN.from_preset("deeplab", num_classes=21).current_kernels()[0]
+            Bilateral(position=67, color=3, weight=4)
+        """
         chosen = find_preset(preset)
         return cls(
             num_classes,
@@ -257,8 +329,20 @@ class CRFRNN(nn.Module):
     def from_crfasrnn(cls, weights: Mapping[str, Tensor] | str | Path) -> CRFRNN:
         """Read the published weights of `sadeepj/crfasrnn_pytorch`: a state dict, or its file.
 
-        The layer computes what that one does: full kernel matrices, normalisation "after", both
+        The layer computes what that one does: full kernel matrices, normalization "after", both
         kernels on lattices. Its compatibility is a reward, so ours is -1 times it.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> published = {  # in place of crfasrnn_weights.pth
+            ...     "bilateral_ker_weights": 5 * torch.eye(21),
+            ...     "spatial_ker_weights": 3 * torch.eye(21),
+            ...     "compatibility_matrix": -torch.eye(21),
+            ... }
+            >>> layer = CRFRNN.from_crfasrnn(published)
+            >>> layer.weights, layer.num_classes
+            ('matrix', 21)
         """
         matrices, compatibility = pretrained.published_tensors(weights)
         layer = cls(
@@ -272,7 +356,13 @@ class CRFRNN(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """Name what the layer was made with."""
+        """Describe the layer in one line.
+
+        Example:
+            >>> from crfrnn import CRFRNN, Gaussian
+            >>> CRFRNN(2, [Gaussian()])
+            CRFRNN(num_classes=2, kernels=[Gaussian(position=3.0, ...)], iterations=5, ...)
+        """
         kernels = ", ".join(map(str, self.current_kernels()))
         return (
             f"num_classes={self.num_classes}, kernels=[{kernels}], iterations={self.iterations}, "

@@ -12,7 +12,7 @@ from crfrnn import _checks
 
 
 def check_logits(owner: str, logits: Any, num_classes: int | None, image: Any) -> None:
-    """Refuse logits of a wrong rank, class count or type; recognise (image, logits)."""
+    """Refuse logits of a wrong rank, class count or type; recognize (image, logits)."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"{owner}: logits must be a torch tensor; got {type(logits).__name__}")
     if not 3 <= logits.dim() <= 5 or 0 in logits.shape:

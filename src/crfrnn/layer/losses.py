@@ -17,10 +17,10 @@ from .prepared import Prepared, Recipe, prepare_alone, take
 
 
 class DenseCRFLoss(nn.Module):
-    """Potts energy of a network's soft segmentation: neighbours that look alike should agree.
+    """Potts energy of a network's soft segmentation: neighbors that look alike should agree.
 
-    The regularised loss of Tang et al. (ECCV 2018, arXiv 1803.09569) for scribbles, boxes and other
-    partial labels: add it, with a small factor, to a cross-entropy over the labelled pixels. Per
+    The regularized loss of Tang et al. (ECCV 2018, arXiv 1803.09569) for scribbles, boxes and other
+    partial labels: add it, with a small factor, to a cross-entropy over the labeled pixels. Per
     image, with S = softmax(logits),
 
     `loss = 1/N Σ_k w_k Σ_c ⟨S_c, F_k (1 - S_c)⟩`,
@@ -28,7 +28,7 @@ class DenseCRFLoss(nn.Module):
     averaged over the batch; N counts the pixels that take part. It has no parameters to learn.
 
     Args:
-        kernels: default one `Bilateral` of 100 pixels and 15 colour units (their setting), weight
+        kernels: default one `Bilateral` of 100 pixels and 15 color units (their setting), weight
             1; with a weight per class the penalty of class c is scaled by it.
         normalization: of the kernels, "symmetric" (default; the loss then lies between 0 and about
             the sum of the weights), "after", "before" or "none".
@@ -71,9 +71,20 @@ class DenseCRFLoss(nn.Module):
         Args:
             logits: (B, C, *S) scores before softmax.
             image: (B, F, *S) on 0..255, as `CRFRNN` takes it, or what `prepare` made of it.
-            mask: bool; pixels outside (padding, void) take no part. Unlabelled pixels do take part:
+            mask: bool; pixels outside (padding, void) take no part. Unlabeled pixels do take part:
                 they are what this loss is for.
             features: maps (B, F, *S) that `FeatureGaussian` kernels refer to.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import DenseCRFLoss
+            >>> image = torch.zeros(1, 3, 1, 8)
+            >>> image[..., 4:] = 200
+            >>> along = torch.tensor([9.0] * 4 + [-9.0] * 4).view(1, 1, 1, 8)  # changes at the edge
+            >>> across = along.roll(2, -1)
+            >>> loss = DenseCRFLoss()
+            >>> [round(float(loss(torch.cat([z, -z], 1), image)), 2) for z in (along, across)]
+            [0.0, 0.5]
         """
         check_logits("DenseCRFLoss", logits, None, image)
         _checks.finite("DenseCRFLoss: logits", logits)
@@ -97,10 +108,25 @@ class DenseCRFLoss(nn.Module):
         features: Sequence[Tensor] = (),
         dtype: torch.dtype = torch.float32,
     ) -> Prepared:
-        """Build lattices and normalisers once, to pass in place of the image in later calls."""
+        """Build lattices and normalizers once, to pass in place of the image in later calls.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import DenseCRFLoss
+            >>> loss, image = DenseCRFLoss(), torch.rand(1, 3, 6, 7) * 255
+            >>> prepared, logits = loss.prepare(image), torch.randn(1, 2, 6, 7)
+            >>> torch.equal(loss(logits, prepared), loss(logits, image))
+            True
+        """
         return prepare_alone("DenseCRFLoss", self.recipe, image, mask, features, dtype, None, False)
 
     def extra_repr(self) -> str:
-        """Name what the loss was made with."""
+        """Describe the loss in one line.
+
+        Example:
+            >>> from crfrnn import DenseCRFLoss
+            >>> DenseCRFLoss().extra_repr()
+            "kernels=[Bilateral(position=100.0, color=15.0, weight=1.0)], normalization='symmetric'"
+        """
         kernels = ", ".join(map(str, self.recipe.kernels))
         return f"kernels=[{kernels}], normalization={self.recipe.normalization!r}"

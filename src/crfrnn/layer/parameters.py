@@ -43,7 +43,7 @@ def initial_compatibility(given: Any, classes: int) -> Tensor:
 def log_bandwidths(kernels: Sequence[Kernel]) -> nn.ModuleList:
     """The logarithms of all bandwidths as parameters.
 
-    So a bandwidth stays positive, and an optimiser changes it by a share of itself.
+    So a bandwidth stays positive, and an optimizer changes it by a share of itself.
     """
     return nn.ModuleList(
         nn.ParameterDict(
@@ -69,7 +69,7 @@ def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tu
 def grouped(
     parameters: Iterable[tuple[str, nn.Parameter]], lr: float, factors: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Optimiser groups by name; a parameter without a factor of its own is one of the "others"."""
+    """Optimizer groups by name; a parameter without a factor of its own is one of the "others"."""
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in factors}
     for name, parameter in parameters:
         groups[name if name in factors else "others"].append(parameter)

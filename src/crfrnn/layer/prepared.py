@@ -33,12 +33,22 @@ class Prepared:
     """Filters of one batch of images, from `CRFRNN.prepare`, to pass in place of the image.
 
     Attributes:
-        filters: one normalised filter per kernel, each mapping (B, C, *S) to itself.
+        filters: one normalized filter per kernel, each mapping (B, C, *S) to itself.
         shape: (B, *S).
         dtype: the type they compute in.
         device: where they are.
         recipe: what they were built for.
         mask: (B, N) bool, the pixels that take part; None stands for all.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn import CRFRNN
+        >>> prepared = CRFRNN(4).eval().prepare(torch.rand(2, 3, 8, 9) * 255)
+        >>> prepared.shape, len(prepared.filters)
+        ((2, 8, 9), 2)
+        >>> ones = torch.ones(2, 1, 8, 9)
+        >>> bool(prepared.filters[1](ones).mean() > 0.9)  # normalised: constants nearly stay
+        True
     """
 
     filters: tuple[KernelFilter, ...]
@@ -49,7 +59,19 @@ class Prepared:
     mask: Tensor | None = None
 
     def check(self, owner: str, logits: Tensor, recipe: Recipe) -> None:
-        """Refuse logits, or a layer, that these filters were not built for."""
+        """Refuse logits, or a layer, that these filters were not built for.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> layer = CRFRNN(4).eval()
+            >>> prepared = layer.prepare(torch.rand(2, 3, 8, 9) * 255)
+            >>> prepared.check("CRFRNN", torch.zeros(2, 4, 8, 9), layer.recipe)
+            >>> prepared.check("CRFRNN", torch.zeros(2, 4, 8, 10), layer.recipe)
+            Traceback (most recent call last):
+                ...
+            ValueError: CRFRNN: the prepared filters are for a batch and size of (2, 8, 9) ...
+        """
         if self.recipe != recipe:
             raise ValueError(
                 f"{owner}: the prepared filters were built for {self.recipe} but this layer has "
@@ -146,7 +168,7 @@ def take(
 
 
 def _check_span(kernels: Sequence[Kernel], image: Tensor) -> None:
-    """Warn of an image whose colours all lie within a bandwidth or two: it is not on 0..255."""
+    """Warn of an image whose colors all lie within a bandwidth or two: it is not on 0..255."""
     colors = [kernel.bandwidths().get("color") for kernel in kernels]
     finest = [min(_checks.positive("color", color)) for color in colors if color is not None]
     if not finest or not image.is_floating_point() or not _checks.readable(image):

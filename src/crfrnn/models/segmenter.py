@@ -84,6 +84,14 @@ class Segmenter(nn.Module):
 
         Returns:
             Logits (B, C, *S) at the size of the image.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN, Segmenter
+            >>> coarse = torch.nn.Conv2d(3, 5, 4, stride=4)  # logits at a quarter of the size
+            >>> model = Segmenter(coarse, CRFRNN(5), mean=0.5, std=0.25)
+            >>> model(torch.randn(2, 3, 8, 12)).shape
+            torch.Size([2, 5, 8, 12])
         """
         logits = self.unary(image)
         seen = self.undo(image) if guide is None else guide
@@ -91,11 +99,28 @@ class Segmenter(nn.Module):
         return refined
 
     def unary(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B C *S"]:
-        """The network's logits alone, upsampled to the image."""
+        """Return the network's logits alone, upsampled to the image.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN, Segmenter
+            >>> model = Segmenter(torch.nn.Conv2d(3, 5, 4, stride=4), CRFRNN(5, iterations=0))
+            >>> image = torch.rand(1, 3, 8, 12)
+            >>> torch.equal(model.unary(image), model(image))  # no iterations: the network's own
+            True
+        """
         return network_logits(self.network, image)
 
     def undo(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B F *S"]:
-        """The image as it was before `mean` and `std`, on 0..255."""
+        """Return the image as it was before `mean` and `std`, on 0..255.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN, Segmenter
+            >>> model = Segmenter(torch.nn.Conv2d(3, 5, 1), CRFRNN(5), mean=0.5, std=0.25)
+            >>> model.undo(torch.full((1, 3, 1, 1), 2.0)).flatten()  # 2 · 0.25 + 0.5 is white
+            tensor([255., 255., 255.])
+        """
         channels = image.shape[1]
         column = (-1,) + (1,) * (image.dim() - 2)
         parts = {"mean": self.mean, "std": self.std}
@@ -111,7 +136,17 @@ class Segmenter(nn.Module):
     def parameter_groups(
         self, lr: float, *, weights: float = 1e4, compatibility: float = 1e3, others: float = 1e3
     ) -> list[dict[str, Any]]:
-        """Groups for an optimiser: the network at `lr`, the CRF as `CRFRNN.parameter_groups`."""
+        """Make groups for an optimizer: the network at `lr`, the CRF as `CRFRNN.parameter_groups`.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN, Segmenter
+            >>> model = Segmenter(torch.nn.Conv2d(3, 5, 1), CRFRNN(5))
+            >>> groups = model.parameter_groups(1e-3, weights=10, compatibility=1)
+            >>> [group["name"] for group in groups]
+            ['network', 'crf.kernel_weights', 'crf.compatibility']
+            >>> optimizer = torch.optim.SGD(groups, momentum=0.9)
+        """
         crf = self.crf.parameter_groups(
             lr, weights=weights, compatibility=compatibility, others=others
         )

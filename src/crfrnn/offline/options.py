@@ -119,10 +119,11 @@ class RefineOptions:
     def parameters(self) -> dict[str, Any]:
         """Every option as JSON spells it, with the numbers of the preset filled in."""
         numbers = self.numbers
+        kernels = [kernel.to_dict() for kernel in numbers.kernels]
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         return {
             **given,
-            "kernels": [kernel.to_dict() for kernel in numbers.kernels],
+            "kernels": kernels,
             "iterations": numbers.iterations,
             "normalization": numbers.normalization,
         }

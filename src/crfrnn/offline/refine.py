@@ -102,7 +102,8 @@ def refine(
         filter: "lattice" (fast) or "exact" (the Gaussian sum itself, quadratic in the pixels).
         prune: leave out classes of which it can be proven that they win no pixel and that no
             message to them matters much (`Pruned.bound`; Potts, weights >= 0); several times
-            faster on photographs, which show few of many classes.
+            faster on photographs, which show few of many classes. On a GPU only where there are 10
+            million scores or more.
         precision: "full", or "half" to keep the lattice's values as float16 where the engine can
             (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic is
             in full; a marginal moves by 5e-7 on average, one in 10 000 labels or fewer changes.
@@ -172,6 +173,8 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     kernels, steps = options.numbers.kernels, options.numbers.iterations
 
     with torch.no_grad():
+        # First, because a copy to a device waits for what was launched there before.
+        weights = weight_table(kernels, unary.shape[1], unary)
         filters = build_filters(
             kernels if steps else (),
             unary,
@@ -182,7 +185,6 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
             mask=where,
             engine=engine,
         )
-        weights = weight_table(kernels, unary.shape[1], unary)
         pairwise = Pairwise(filters, weights, penalty, engine)
         numeric = Options(steps, options.tol or 0.0, half=options.precision == "half")
         result = marginals(unary, pairwise, numeric, prune=options.prune)

@@ -11,6 +11,7 @@ from .engines import (
     release_memory,
     resolve_engine,
     triton_missing,
+    worth_pruning,
 )
 from .filters import apply, build, exact, filter, response, separable
 from .forks import settle
@@ -46,4 +47,5 @@ __all__ = [
     "separable",
     "settle",
     "triton_missing",
+    "worth_pruning",
 ]

@@ -13,7 +13,7 @@ from crfrnn import _core as _compiled
 
 from .arrays import EXACT_TOLERANCE, LatticeArrays
 from .model import Model, Options, Term
-from .reference import filter_to_weight, transpose_band
+from .reference import filter_to_weight, transpose_band, worth_pruning
 
 __all__ = [
     "build",
@@ -32,6 +32,7 @@ __all__ = [
     "saved_width",
     "separable",
     "stores_half",
+    "worth_pruning",
 ]
 
 #: The core takes CPU tensors where its stub, which knows NumPy only, says arrays.

@@ -145,6 +145,9 @@ class Engine(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
         """Run the recurrence on some or all classes for its marginals and labels."""
 
+    def worth_pruning(self, logits: Tensor) -> bool:
+        """Whether leaving classes out can save more than the search for them costs."""
+
     def class_peaks(self, logits: Tensor) -> list[float]:
         """Find how near each class comes to the likeliest one."""
 
@@ -176,6 +179,11 @@ def implementation(engine: str) -> Engine:
 
         return cast(Engine, triton)
     return cast(Engine, reference)
+
+
+def worth_pruning(logits: Tensor, engine: str) -> bool:
+    """Whether leaving classes out can save more than the search for them costs."""
+    return implementation(engine).worth_pruning(logits)
 
 
 def release_memory() -> None:

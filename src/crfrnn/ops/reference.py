@@ -28,6 +28,7 @@ __all__ = [
     "saved_width",
     "separable",
     "separable_to_bands",
+    "worth_pruning",
 ]
 
 #: The `mean_field` of an engine.
@@ -153,6 +154,12 @@ def marginals(
     q = z.softmax(dim=1)
     finite = q.device.type != "cpu" or bool(torch.isfinite(q.sum()))
     return q, q.max(dim=1).indices, steps, finite
+
+
+def worth_pruning(logits: Tensor) -> bool:
+    """Whether leaving classes out of `logits` can save more than the search for them costs."""
+    del logits
+    return True
 
 
 def class_peaks(logits: Tensor) -> list[float]:

@@ -87,7 +87,16 @@ def uninstall() -> None:
 
 
 def installed() -> bool:
-    """Tell whether `import pydensecrf` finds this package."""
+    """Return whether `import pydensecrf` finds this package.
+
+    Example:
+        >>> import crfrnn.pydensecrf as ours
+        >>> ours.install(override=True) and ours.installed()
+        True
+        >>> ours.uninstall()
+        >>> ours.installed()
+        False
+    """
     return sys.modules.get(_NAME) is sys.modules[__name__]
 
 

@@ -6,7 +6,13 @@ from enum import IntEnum
 
 
 class KernelType(IntEnum):
-    """Which parameters of a kernel could be learned: no effect on inference, here or there."""
+    """Which parameters of a kernel could be learned: no effect on inference, here or there.
+
+    Example:
+        >>> from crfrnn.pydensecrf.densecrf import DIAG_KERNEL, KernelType
+        >>> KernelType(1) is DIAG_KERNEL  # the default
+        True
+    """
 
     CONST_KERNEL = 0
     DIAG_KERNEL = 1
@@ -14,7 +20,13 @@ class KernelType(IntEnum):
 
 
 class NormalizationType(IntEnum):
-    """How a kernel is divided by its sums."""
+    """How a kernel is divided by its sums.
+
+    Example:
+        >>> from crfrnn.pydensecrf.densecrf import NORMALIZE_SYMMETRIC, NormalizationType
+        >>> NormalizationType(3) is NORMALIZE_SYMMETRIC  # the default
+        True
+    """
 
     NO_NORMALIZATION = 0
     NORMALIZE_BEFORE = 1

@@ -62,6 +62,15 @@ class DenseCRF:
         Args:
             u: (C, N), labels by pixels. With `f`, the coefficients (C, D) of a logistic term.
             f: features (D, N) of a logistic term, whose energies are u @ f.
+
+        Example:
+            >>> import numpy as np
+            >>> from crfrnn.pydensecrf.densecrf import DenseCRF
+            >>> probs = np.array([[0.9, 0.4], [0.1, 0.6]], np.float32)  # labels by pixels
+            >>> crf = DenseCRF(2, 2)
+            >>> crf.setUnaryEnergy(-np.log(probs))
+            >>> np.allclose(crf.inference(0), probs)  # no step: the probabilities again
+            True
         """
         if f is None:
             self._set(as_floats("u", u, 2))
@@ -69,7 +78,16 @@ class DenseCRF:
             self.setUnary(LogisticUnary(u, f))
 
     def setUnary(self, u: Unary) -> None:
-        """Set the unary term from a `ConstUnary` or `LogisticUnary`."""
+        """Set the unary term from a `ConstUnary` or `LogisticUnary`.
+
+        Example:
+            >>> from crfrnn.pydensecrf.densecrf import ConstUnary, DenseCRF
+            >>> unary = ConstUnary([[0, 2, 0], [2, 0, 2]])
+            >>> crf = DenseCRF(3, 2)
+            >>> crf.setUnary(unary)
+            >>> crf.inference(0).argmax(axis=0).tolist()
+            [0, 1, 0]
+        """
         if not isinstance(u, Unary):
             raise TypeError(
                 f"setUnary takes a ConstUnary or LogisticUnary; got {type(u).__name__}. "
@@ -92,6 +110,15 @@ class DenseCRF:
                 and a matrix (C, C) the whole of a penalty, replaced by its symmetric part.
             kernel: accepted and without effect, as in the original.
             normalization: one of the four constants.
+
+        Example:
+            >>> import numpy as np
+            >>> from crfrnn.pydensecrf.densecrf import DenseCRF
+            >>> crf = DenseCRF(3, 2)
+            >>> crf.setUnaryEnergy(np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 2.0]]))
+            >>> crf.addPairwiseEnergy(np.array([[0.0, 0.1, 0.2]]), compat=3)  # one feature, alike
+            >>> crf.inference(5).argmax(axis=0).tolist()  # the odd one gives in
+            [0, 0, 0]
         """
         array = as_floats("features", features, 2)
         if array.shape[0] == 0 or array.shape[1] != self._nvar:
@@ -109,6 +136,12 @@ class DenseCRF:
 
         Returns:
             Marginals (C, N), a float32 NumPy array.
+
+        Example:
+            >>> from crfrnn.pydensecrf.densecrf import DenseCRF
+            >>> q = DenseCRF(4, 2).inference(5)  # no unary term: undecided
+            >>> q.shape, float(q[0, 0])
+            ((2, 4), 0.5)
         """
         steps = whole("niter", niter)
         settle()
@@ -120,7 +153,17 @@ class DenseCRF:
         return result
 
     def startInference(self) -> tuple[Floats, Floats, Floats]:
-        """Return the marginals before the first step, and two empty scratch matrices."""
+        """Return the marginals before the first step, and two empty scratch matrices.
+
+        Example:
+            >>> import numpy as np
+            >>> from crfrnn.pydensecrf.densecrf import DenseCRF
+            >>> crf = DenseCRF(3, 2)
+            >>> crf.setUnaryEnergy(np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 2.0]]))
+            >>> Q, tmp1, tmp2 = crf.startInference()
+            >>> bool((Q == crf.inference(0)).all())
+            True
+        """
         empty = np.empty((0, 0), np.float32)
         return self.inference(0), empty, empty.copy()
 
@@ -131,6 +174,18 @@ class DenseCRF:
             Q: marginals (C, N) from `startInference`, replaced by those after the step.
             tmp1: accepted and without effect; the original works in it.
             tmp2: likewise.
+
+        Example:
+            >>> import numpy as np
+            >>> from crfrnn.pydensecrf.densecrf import DenseCRF
+            >>> crf = DenseCRF(3, 2)
+            >>> crf.setUnaryEnergy(np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 2.0]]))
+            >>> crf.addPairwiseEnergy(np.array([[0.0, 0.1, 0.2]]), compat=3)
+            >>> Q, tmp1, tmp2 = crf.startInference()
+            >>> for _ in range(5):
+            ...     crf.stepInference(Q, tmp1, tmp2)
+            >>> bool(np.allclose(Q, crf.inference(5), atol=1e-5))
+            True
         """
         if not isinstance(Q, np.ndarray) or Q.dtype.kind != "f" or not Q.flags.writeable:
             raise TypeError(
@@ -152,6 +207,15 @@ class DenseCRF:
 
         Args:
             Q: marginals (C, N).
+
+        Example:
+            >>> import numpy as np
+            >>> from crfrnn.pydensecrf.densecrf import DenseCRF
+            >>> crf = DenseCRF(3, 2)
+            >>> crf.setUnaryEnergy(np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 2.0]]))
+            >>> crf.addPairwiseEnergy(np.array([[0.0, 0.1, 0.2]]), compat=3)
+            >>> crf.klDivergence(crf.inference(5)) < crf.klDivergence(crf.inference(0))
+            True
         """
         q = self._marginals(Q)
         with torch.no_grad():

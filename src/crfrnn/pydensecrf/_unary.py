@@ -15,10 +15,24 @@ _IMPOSSIBLE = -1e37
 
 
 class Unary:
-    """A unary term. Use `ConstUnary` or `LogisticUnary`; one may serve several models."""
+    """A unary term. Use `ConstUnary` or `LogisticUnary`; one may serve several models.
+
+    Example:
+        >>> from crfrnn.pydensecrf.densecrf import ConstUnary, LogisticUnary, Unary
+        >>> issubclass(ConstUnary, Unary) and issubclass(LogisticUnary, Unary)
+        True
+    """
 
     def energies(self) -> Floats:
-        """Return the energies (C, N)."""
+        """Return the energies (C, N).
+
+        Example:
+            >>> from crfrnn.pydensecrf.densecrf import Unary
+            >>> Unary().energies()
+            Traceback (most recent call last):
+                ...
+            TypeError: Unary holds no energies; use ConstUnary(u) or LogisticUnary(L, f)
+        """
         raise TypeError("Unary holds no energies; use ConstUnary(u) or LogisticUnary(L, f)")
 
 
@@ -39,7 +53,13 @@ class ConstUnary(Unary):
         self._energies = as_floats("u", u, 2, copy=True)
 
     def energies(self) -> Floats:
-        """Return the energies (C, N)."""
+        """Return the energies (C, N).
+
+        Example:
+            >>> from crfrnn.pydensecrf.densecrf import ConstUnary
+            >>> ConstUnary([[0, 2], [2, 0]]).energies().tolist()
+            [[0.0, 2.0], [2.0, 0.0]]
+        """
         return self._energies
 
 
@@ -69,7 +89,13 @@ class LogisticUnary(Unary):
         self._energies = coefficients @ features
 
     def energies(self) -> Floats:
-        """Return the energies (C, N)."""
+        """Return the energies (C, N).
+
+        Example:
+            >>> from crfrnn.pydensecrf.densecrf import LogisticUnary
+            >>> LogisticUnary([[1.0], [0.5]], [[2.0, 4.0, 6.0]]).energies().tolist()
+            [[2.0, 4.0, 6.0], [1.0, 2.0, 3.0]]
+        """
         return self._energies
 
 

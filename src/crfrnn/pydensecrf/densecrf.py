@@ -81,6 +81,18 @@ class DenseCRF2D(DenseCRF):
             compat: see `addPairwiseEnergy`.
             kernel: accepted and without effect, as in the original.
             normalization: one of the four constants.
+
+        Example:
+            >>> import numpy as np
+            >>> from crfrnn.pydensecrf.densecrf import DenseCRF2D
+            >>> energies = np.zeros((2, 5, 5), np.float32)
+            >>> energies[1] = 1  # all pixels prefer label 0 ...
+            >>> energies[:, 2, 2] = 1, 0  # ... but one
+            >>> crf = DenseCRF2D(5, 5, 2)
+            >>> crf.setUnaryEnergy(energies.reshape(2, -1))
+            >>> crf.addPairwiseGaussian(sxy=3, compat=3)
+            >>> int(crf.inference(5).argmax(axis=0).sum())  # it is smoothed away
+            0
         """
         self._add(self._points(sxy, 0), compat, kernel, normalization)
 
@@ -93,7 +105,7 @@ class DenseCRF2D(DenseCRF):
         kernel: int = DIAG_KERNEL,
         normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add the appearance term: a Gaussian over position and colour.
+        """Add the appearance term: a Gaussian over position and color.
 
         Args:
             sxy: bandwidth in pixels; one number, or (x, y).
@@ -103,6 +115,19 @@ class DenseCRF2D(DenseCRF):
             compat: see `addPairwiseEnergy`.
             kernel: accepted and without effect, as in the original.
             normalization: one of the four constants.
+
+        Example:
+            >>> import numpy as np
+            >>> from crfrnn.pydensecrf.densecrf import DenseCRF2D
+            >>> image = np.zeros((4, 6, 3), np.uint8)
+            >>> image[:, 3:] = 200
+            >>> energies = np.zeros((2, 4, 6), np.float32)
+            >>> energies[1, :, :2], energies[0, :, 4:] = 2, 2  # sure on the outside alone
+            >>> crf = DenseCRF2D(6, 4, 2)
+            >>> crf.setUnaryEnergy(energies.reshape(2, -1))
+            >>> crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
+            >>> crf.inference(5).argmax(axis=0).reshape(4, 6)[0].tolist()
+            [0, 0, 0, 1, 1, 1]
         """
         image = read_image(rgbim, self._h, self._w)
         points = self._points(sxy, image.shape[2])

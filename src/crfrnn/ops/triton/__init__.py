@@ -33,7 +33,12 @@ __all__ = [
     "response",
     "saved_width",
     "separable",
+    "worth_pruning",
 ]
+
+#: The search for classes to leave out launches as much as two steps and waits three times for the
+#: device. Fewer scores than this are updated in less time.
+_WORTH_PRUNING = 10_000_000
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -61,3 +66,8 @@ needs_total = reference.needs_total
 response = reference.response
 marginals = _on_device(functools.partial(reference.marginals, run=mean_field))
 message_peaks = _on_device(functools.partial(reference.message_peaks, run=mean_field))
+
+
+def worth_pruning(logits: Tensor) -> bool:
+    """Whether leaving classes out of `logits` can save more than the search for them costs."""
+    return logits.numel() >= _WORTH_PRUNING

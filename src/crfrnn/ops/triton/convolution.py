@@ -10,7 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import item_rows, pieces, row_block
+from .launch import item_rows, launch, pieces
+
+#: A program's tile of the result, how much of the sum it adds at a time, and its warps.
+_ROWS, _COLUMNS, _DEPTH, _WARPS = 16, 128, 16, 4
 
 
 def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:
@@ -77,12 +80,13 @@ def _pass(
 ) -> None:
     batch, n, width = target.shape
     length, inner = size[axis], math.prod(size[axis + 1 :])
-    columns = min(128, triton.next_power_of_2(inner * width))
-    rows = row_block(columns, 128)
-    across = pieces(length, rows)
-    along = pieces(inner * width, columns)
     lines = batch * n // (length * inner)
-    separable_kernel[(lines * across * along,)](
+    rows = min(_ROWS, max(16, triton.next_power_of_2(length)))
+    columns = min(_COLUMNS, max(16, triton.next_power_of_2(lines * inner * width)))
+    across = pieces(length, rows)
+    launch(
+        separable_kernel,
+        (across * pieces(lines * inner * width, columns),),
         source,
         band,
         target,
@@ -93,19 +97,22 @@ def _pass(
         n,
         item_rows(source),
         across,
-        along,
+        lines,
         TAPS=band.shape[1],
         CHANNELS=0 if weights is None else len(weights),
         WIDTH=width,
         SCALED=after is not None,
         WEIGHTED=weights is not None,
         ADD=add,
+        PRECISION="ieee" if torch.version.hip or band.dtype == torch.float64 else "tf32x3",
         ROWS=rows,
         COLUMNS=columns,
+        DEPTH=_DEPTH,
+        num_warps=_WARPS,
     )
 
 
-@triton.jit(do_not_specialize=["length", "inner", "points", "rows_each", "across", "along"])
+@triton.jit(do_not_specialize=["length", "inner", "points", "rows_each", "across", "lines"])
 def separable_kernel(
     source,
     band,
@@ -117,41 +124,57 @@ def separable_kernel(
     points,
     rows_each,
     across,
-    along,
+    lines,
     TAPS: tl.constexpr,
     CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr,
     SCALED: tl.constexpr,
     WEIGHTED: tl.constexpr,
     ADD: tl.constexpr,
+    PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
 ):
-    """Convolve along one axis; rows are places on it, columns all that lies further inside."""
-    program = tl.program_id(0).to(tl.int64)
+    """Convolve along one axis: a tile of the band matrix times a tile of values.
+
+    Rows are places on the axis, columns all that lies further outside or inside. Most of such a
+    tile of the matrix is zero, but a value is loaded once for all rows, not once for each tap.
+    """
+    program = tl.program_id(0)
+    begin = (program % across) * ROWS
+    row = begin + tl.arange(0, ROWS)
     span = inner.to(tl.int64) * WIDTH
-    column = (program % along) * COLUMNS + tl.arange(0, COLUMNS)
-    row = (program // along % across) * ROWS + tl.arange(0, ROWS)
-    line = program // along // across * length * inner  # of the first pixel, in the batch
+    column = (program // across).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    real = (column < lines * span)[None, :]
+    line = column // span * length * inner  # of the first pixel, in the batch
     item = line // points
-    begin = (item * rows_each + line - item * points) * WIDTH
-    real = (column < span)[None, :]
+    rest = column % span
+    origin = source + (item * rows_each + line - item * points) * WIDTH + rest
     sums = tl.zeros([ROWS, COLUMNS], band.dtype.element_ty)
-    for tap in range(TAPS):
-        place = row + tap - TAPS // 2
-        tap_weight = tl.load(band + row * TAPS + tap, mask=row < length, other=0.0)
+    for first in range(0, ROWS + TAPS - 1, DEPTH):
+        place = begin - TAPS // 2 + first + tl.arange(0, DEPTH)
+        tap = place[None, :] - row[:, None] + TAPS // 2
+        matrix = tl.load(
+            band + row[:, None] * TAPS + tap,
+            mask=(tap >= 0) & (tap < TAPS) & (row < length)[:, None],
+            other=0.0,
+        )
         value = tl.load(
-            source + begin + place[:, None] * span + column[None, :],
+            origin[None, :] + place[:, None] * span,
             mask=((place >= 0) & (place < length))[:, None] & real,
             other=0.0,
         )
-        sums += tap_weight[:, None] * value
+        # Three TF32 products make one of float32 accuracy.
+        sums += tl.dot(matrix, value, input_precision=PRECISION, out_dtype=sums.dtype)
     valid = (row < length)[:, None] & real
-    if SCALED:  # the innermost axis: a row is a pixel, a column a channel
-        sums *= tl.load(after + line + row, mask=row < length, other=0.0)[:, None]
+    if SCALED:  # the innermost axis: a row is a pixel
+        scale = after + line[None, :] + row[:, None]
+        sums *= tl.load(scale, mask=valid, other=0.0)
     if WEIGHTED:
-        sums *= tl.load(weights + column, mask=column < CHANNELS, other=0.0)[None, :]
-    place = target + line * WIDTH + row[:, None] * span + column[None, :]
+        channel = rest % WIDTH
+        sums *= tl.load(weights + channel, mask=channel < CHANNELS, other=0.0)[None, :]
+    place = target + line[None, :] * WIDTH + row[:, None] * span + rest[None, :]
     if ADD:
         sums += tl.load(place, mask=valid, other=0.0)
     tl.store(place, sums, mask=valid)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import item_rows, pieces
+from .launch import item_rows, launch, pieces
 from .ordering import Tiles, arrange
 
 #: Points of a tile: small tiles leave out more pairs, large ones keep the tensor cores busy.
@@ -37,7 +37,9 @@ def run(values: Tensor, tiles: Tiles, before: Tensor | None, out: Tensor) -> Ten
     # One channel is summed by hand; the tensor cores take 16 or more.
     columns = 1 if channels == 1 else min(_CHANNELS, max(16, triton.next_power_of_2(channels)))
     tile = TILE[values.dtype]
-    exact_kernel[(pieces(n, tile), batch, pieces(channels, columns))](
+    launch(
+        exact_kernel,
+        (pieces(n, tile), batch, pieces(channels, columns)),
         values,
         tiles.features,
         tiles.order,

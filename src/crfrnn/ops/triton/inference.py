@@ -7,7 +7,7 @@ from torch import Tensor
 
 from crfrnn.ops.model import Model, Options
 
-from .launch import item_rows, pad_channels, padded_width, pieces, whole_rows
+from .launch import item_rows, launch, pad_channels, padded_width, pieces, whole_rows
 from .terms import Filtering, Source
 from .update import adjoint_kernel, mix_kernel, update_kernel
 
@@ -77,6 +77,8 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
         q = saved[:, step]
         fused, message = made.adjoint_messages(upstream, q, to_weights)
         made.adjoint(fused, q, upstream, to_logits, message, to_weights)
+    if made.full:
+        to_weights -= made.products[:, :, :classes, :classes].sum(1)
     return to_logits, to_weights.to(weights.dtype)
 
 
@@ -121,6 +123,8 @@ class _Steps:
         self.change = like.new_empty(self.batch, self.blocks)
         self.sums = like.new_empty(self.batch * self.blocks, self.width) if adjoint else like
         self.classes = classes
+        if adjoint and self.full:  # sums over points of the results times the marginals
+            self.products = like.new_zeros(len(terms), self.batch, self.width, self.width)
 
     def messages(self, q: Tensor) -> tuple[Source, bool]:
         """Add up the messages of all filters but one lattice, which is left to fuse."""
@@ -150,8 +154,7 @@ class _Steps:
             if self.full:
                 made = Source("dense", self.message)
                 made.tensor = one.result(upstream)
-                product = made.tensor.transpose(1, 2) @ q
-                to_weights[k] -= product[:, : self.classes, : self.classes].sum(0)
+                self.products[k].baddbmm_(made.tensor.transpose(1, 2), q)
             else:
                 made = one.source(upstream)
             if self.wide:
@@ -179,7 +182,9 @@ class _Steps:
         running: Tensor | None = None,
     ) -> None:
         """Launch `update_kernel`."""
-        update_kernel[(self.blocks, self.batch)](
+        launch(
+            update_kernel,
+            (self.blocks, self.batch),
             *fused.arguments(),
             self._fused_weights(),
             self.message,
@@ -210,7 +215,9 @@ class _Steps:
         to_weights: Tensor,
     ) -> None:
         """Launch `adjoint_kernel`, and keep the gradient to the fused weights."""
-        adjoint_kernel[(self.blocks, self.batch)](
+        launch(
+            adjoint_kernel,
+            (self.blocks, self.batch),
             *fused.arguments(),
             self._fused_weights(),
             self.sums,
@@ -228,7 +235,9 @@ class _Steps:
             self._add_weights(to_weights, self.fused)
 
     def _mix(self, made: Source, k: int, q: Tensor, add: bool, reduce: bool) -> None:
-        mix_kernel[(self.blocks, self.batch)](
+        launch(
+            mix_kernel,
+            (self.blocks, self.batch),
             *made.arguments(),
             self.weights[k],
             q,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crfrnn.ops.arrays import LatticeArrays
 
-from .launch import item_of, pieces, row_block
+from .launch import item_of, launch, pieces, row_block
 from .packing import Packing, pack
 
 #: Adding and subtracting 1.5 · 2^mantissa rounds to the nearest integer, halves to even, as torch
@@ -35,35 +35,52 @@ def build(features: Tensor) -> LatticeArrays:
     packing = pack(features)
     keys, weight = embed(features, packing)
     ordered, order = _sorted(keys)
-    first = torch.ones_like(order, dtype=torch.bool)
-    first[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(0)
-    begin = first.nonzero()[:, 0]  # the second and last wait for the device
-    vertices = len(begin)
-    item = torch.div(begin, each, rounding_mode="floor")
-    bounds = torch.arange(batch + 1, device=features.device)
-    starts = torch.searchsorted(begin, bounds * each)
+    total, block = batch * each, row_block(1)
+    number = torch.empty_like(order)
+    grid = (pieces(total, block),)
+    launch(first_kernel, grid, ordered, number, total, WORDS=packing.words, BLOCK=block)
+    torch.cumsum(number, 0, out=number)
+    vertices = int(number[-1])  # waits for the device, as `pack` does
 
-    number = first.cumsum(0).view(batch, each) - starts[:batch, None]
     vertex = torch.empty_like(order, dtype=torch.int32)
-    vertex.scatter_(0, order, number.flatten().int())
-    entry = (order.view(batch, each) - bounds[:batch, None] * each).int()
-    offset = torch.full((vertices + batch,), each, dtype=torch.int32, device=features.device)
-    place = torch.arange(vertices, device=features.device) + item
-    offset.scatter_(0, place, (begin - item * each).int())
-    neighbor = _neighbors(ordered[:, begin].contiguous(), packing, starts, d)
-    return LatticeArrays(vertex.view(batch, n, d + 1), weight, neighbor, entry, offset, starts)
+    entry = torch.empty_like(vertex)
+    offset = vertex.new_empty(vertices + batch)
+    starts = order.new_empty(batch + 1)
+    own = ordered.new_empty(packing.words, vertices)
+    launch(
+        number_kernel,
+        grid,
+        ordered,
+        order,
+        number,
+        vertex,
+        entry,
+        offset,
+        starts,
+        own,
+        each,
+        total,
+        vertices,
+        WORDS=packing.words,
+        BLOCK=block,
+    )
+    neighbor = _neighbors(own, packing, starts, d)
+    shape = (batch, n, d + 1)
+    return LatticeArrays(
+        vertex.view(shape), weight, neighbor, entry.view(batch, each), offset, starts
+    )
 
 
 def embed(features: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     """The packed keys (W, B*N*(D+1)) of the corners around each point; the weights (B N D+1)."""
     batch, n, d = features.shape
     weight = features.new_empty((batch, n, d + 1))
-    keys = torch.empty(
-        (packing.words, batch * n * (d + 1)), dtype=torch.int64, device=features.device
-    )
+    keys = weight.new_empty((packing.words, weight.numel()), dtype=packing.type)
     axes = triton.next_power_of_2(d + 1)
     block = row_block(axes)
-    embed_kernel[(pieces(batch * n, block),)](
+    launch(
+        embed_kernel,
+        (pieces(batch * n, block),),
         features,
         packing.scale,
         packing.low,
@@ -100,7 +117,9 @@ def _neighbors(keys: Tensor, packing: Packing, starts: Tensor, d: int) -> Tensor
     words, vertices = keys.shape
     neighbor = torch.zeros((d + 1, vertices, 2), dtype=torch.int32, device=keys.device)
     block = 256
-    neighbor_kernel[(pieces(vertices, block), d + 1)](
+    launch(
+        neighbor_kernel,
+        (pieces(vertices, block), d + 1),
         keys,
         packing.step,
         starts,
@@ -177,7 +196,59 @@ def embed_kernel(
             worth = stride + word * (D + 2)
             key = tl.sum(digit * tl.load(worth + column, mask=column < D, other=0), axis=1)
             key += tl.load(worth + D) * corner + tl.load(worth + D + 1) * item
-            tl.store(keys + word * (total.to(tl.int64) * (D + 1)) + place, key, mask=inside)
+            target = keys + word * (total.to(tl.int64) * (D + 1)) + place
+            tl.store(target, key.to(keys.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["total"])
+def first_kernel(keys, first, total, WORDS: tl.constexpr, BLOCK: tl.constexpr):
+    """Mark with 1 the first of each run of equal keys, others with 0."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < total
+    differs = place == 0
+    for word in tl.static_range(WORDS):
+        row = keys + word * total.to(tl.int64) + place
+        before = tl.load(row - 1, mask=inside & (place > 0), other=0)
+        differs = differs | (tl.load(row, mask=inside, other=0) != before)
+    tl.store(first + place, differs.to(tl.int64), mask=inside)
+
+
+@triton.jit(do_not_specialize=["each", "total", "vertices"])
+def number_kernel(
+    keys,
+    order,
+    number,
+    vertex,
+    entry,
+    offset,
+    starts,
+    own,
+    each,
+    total,
+    vertices,
+    WORDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """From sorted corners, where each came from, and the `number` of its vertex: the arrays."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < total
+    item = place // each
+    begin = item * each
+    ours = tl.load(number + place, mask=inside, other=0)
+    before = tl.load(number + place - 1, mask=inside & (place > 0), other=0)
+    origin = tl.load(number + begin, mask=inside, other=0)
+    source = tl.load(order + place, mask=inside, other=0)
+    tl.store(vertex + source, (ours - origin + 1).to(tl.int32), mask=inside)
+    tl.store(entry + place, (source - begin).to(tl.int32), mask=inside)
+    first = inside & (ours != before)
+    last = inside & (place + 1 == begin + each)
+    tl.store(offset + ours - 1 + item, (place - begin).to(tl.int32), mask=first)
+    tl.store(offset + ours + item, tl.zeros_like(place).to(tl.int32) + each, mask=last)
+    tl.store(starts + item, ours - 1, mask=inside & (place == begin))
+    tl.store(starts + item + 1, ours, mask=last & (place + 1 == total))
+    for word in tl.static_range(WORDS):
+        key = tl.load(keys + word * total.to(tl.int64) + place, mask=first, other=0)
+        tl.store(own + word * vertices.to(tl.int64) + ours - 1, key, mask=first)
 
 
 @triton.jit(do_not_specialize=["vertices", "batch", "radix", "bits"])

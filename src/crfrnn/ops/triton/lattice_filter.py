@@ -9,8 +9,9 @@ from torch import Tensor
 
 from crfrnn.ops.arrays import LatticeArrays
 
-from .launch import channel_block, item_of, own_points, padded_width, pieces, row_block
-from .splat import Splat, plan, splat
+from .launch import channel_block, item_of, launch, own_points, padded_width, pieces, row_block
+from .splat import splat
+from .splat_plan import Splat, plan
 
 
 def filter(
@@ -45,7 +46,9 @@ def filter_to_weight(
     columns = channel_block(channels)
     rows = row_block(columns)
     corners = lattice.vertex.shape[2]
-    weight_kernel[(pieces(n, rows), batch)](
+    launch(
+        weight_kernel,
+        (pieces(n, rows), batch),
         values,
         gradient,
         seen,
@@ -95,12 +98,14 @@ class Blur:
         source, target = self.tables
         vertices, width = source.shape
         columns = channel_block(width)
-        rows = row_block(columns)
+        rows = 2 * row_block(columns, 1)  # with one warp, more of them fit a multiprocessor
         axes = self.lattice.neighbor.shape[0]
         # Each blur adds up to twice a value. In half precision it is halved, to stay in range.
         halved = source.dtype == torch.float16
         for axis in reversed(range(axes)) if reverse else range(axes):
-            blur_kernel[(pieces(vertices, rows), pieces(width, columns))](
+            launch(
+                blur_kernel,
+                (pieces(vertices, rows), pieces(width, columns)),
                 source,
                 target,
                 self.lattice.neighbor,
@@ -112,6 +117,7 @@ class Blur:
                 WIDTH=width,
                 ROWS=rows,
                 COLUMNS=columns,
+                num_warps=1,
             )
             source, target = target, source
         self.tables = source, target
@@ -123,21 +129,30 @@ def gain(corners: int) -> float:
     return 1 / (1 + 2.0 ** (1 - corners))
 
 
-def slice(table: Tensor, lattice: LatticeArrays, gain: float, out: Tensor) -> None:
-    """Fill `out` (B N C) from the table; channels of `out` beyond the table's are not there."""
+def slice(
+    table: Tensor, lattice: LatticeArrays, gain: float, out: Tensor, after: Tensor | None = None
+) -> None:
+    """Fill `out` (B N C) from the table, times `after` (B N) if given.
+
+    Channels of `out` beyond the table's are not there.
+    """
     batch, n, corners = lattice.vertex.shape
     channels = out.shape[2]
     columns = channel_block(channels)
     rows = row_block(columns)
-    slice_kernel[(pieces(n, rows), batch, pieces(channels, columns))](
+    launch(
+        slice_kernel,
+        (pieces(n, rows), batch, pieces(channels, columns)),
         table,
         lattice.vertex,
         lattice.weight,
         lattice.starts,
+        out if after is None else after,
         out,
         n,
         CORNERS=corners,
         GAIN=gain,
+        SCALED=after is not None,
         CHANNELS=channels,
         WIDTH=table.shape[1],
         ROWS=rows,
@@ -215,10 +230,12 @@ def slice_kernel(
     vertex,
     weight,
     starts,
+    after,
     out,
     points,
     CORNERS: tl.constexpr,
     GAIN: tl.constexpr,
+    SCALED: tl.constexpr,
     CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -230,6 +247,8 @@ def slice_kernel(
     sums = sliced(
         table, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS, COLUMNS
     )
+    if SCALED:
+        sums *= tl.load(after + place, mask=valid, other=0.0)[:, None]
     target = out + place[:, None] * CHANNELS + column[None, :]
     tl.store(target, sums * GAIN, mask=valid[:, None] & (column < CHANNELS)[None, :])
 

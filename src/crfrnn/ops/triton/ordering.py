@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import pieces
+from .launch import launch, pieces
 
 
 class Tiles(NamedTuple):
@@ -44,8 +44,19 @@ def arrange(features: Tensor, tolerance: float, tile: int) -> Tiles:
     block = min(256, triton.next_power_of_2(tiles))
 
     def run(near: Tensor, fill: bool) -> None:
-        pair_kernel[(tiles, batch)](
-            low, high, begin, near, count, tiles, LIMIT=limit, D=d, FILL=fill, BLOCK=block
+        launch(
+            pair_kernel,
+            (tiles, batch),
+            low,
+            high,
+            begin,
+            near,
+            count,
+            tiles,
+            LIMIT=limit,
+            D=d,
+            FILL=fill,
+            BLOCK=block,
         )
 
     run(count, fill=False)

@@ -30,6 +30,7 @@ class Packing(NamedTuple):
     stride: Tensor  # W D+2: worth of each quotient, the remainder and the item in each word
     step: Tensor  # 2 D+1 W: forth along an axis, for remainders below D and for D
     radix: int  # worth of the remainder in word 0
+    type: torch.dtype  # of a word: int32 where that holds a key, which halves the sort
 
     @property
     def words(self) -> int:
@@ -40,7 +41,7 @@ class Packing(NamedTuple):
 def pack(features: Tensor) -> Packing:
     """Lay out the keys for features (B N D); reads their ranges, which waits for the device."""
     batch, _, d = features.shape
-    low, high = torch.stack([features.amin((0, 1)), features.amax((0, 1))]).double().tolist()
+    low, high = torch.stack(features.flatten(0, 1).aminmax(dim=0)).tolist()
     if not all(math.isfinite(value) for value in (*low, *high)):
         raise ValueError(
             "features must be finite; got NaN or infinite values. Look for overflow in the network "
@@ -49,20 +50,31 @@ def pack(features: Tensor) -> Packing:
     refuse_far(max(map(abs, (*low, *high))), features.dtype)
     ranges = [_quotients(low, high, axis) for axis in range(d)]
     digits = [batch, d + 1, *(last - first + 1 for first, last in ranges)]
-    stride = torch.tensor(_strides(digits))  # W D+2, in the order of `digits`
-    item, remainder, axes = stride[:, :1], stride[:, 1:2], stride[:, 2:]
-    steps = []
-    for axis in range(d + 1):
-        moved = axes[:, axis] if axis < d else torch.zeros_like(axes[:, 0])
-        # Adding one to all coordinates and taking D+1 from that of the axis; see `reference`.
-        steps += [remainder[:, 0] - moved, axes.sum(1) - d * remainder[:, 0] - moved]
-    step = torch.stack(steps).view(d + 1, 2, -1).transpose(0, 1)
+    words = _strides(digits)
+    lowest = [first for first, _ in ranges]
+    stride = [[*axes, remainder, item] for item, remainder, *axes in words]
+    # Adding one to all coordinates and taking D+1 from that of the axis; see `reference`.
+    step = [
+        [
+            (sum(axes) - d * remainder if wraps else remainder) - (*axes, 0)[axis]
+            for _, remainder, *axes in words
+        ]
+        for wraps in (False, True)
+        for axis in range(d + 1)
+    ]
+    numbers = [number for row in (lowest, *stride, *step) for number in row]
+    parts = (
+        torch.tensor(numbers)
+        .to(features.device)
+        .split([d, len(words) * (d + 2), 2 * (d + 1) * len(words)])
+    )
     return Packing(
         features.new_tensor(_scales(d)),
-        torch.tensor([first for first, _ in ranges]).to(features.device),
-        torch.cat([axes, remainder, item], dim=1).to(features.device),
-        step.contiguous().to(features.device),
-        int(remainder[0, 0]),
+        parts[0],
+        parts[1].view(len(words), d + 2),
+        parts[2].view(2, d + 1, len(words)),
+        words[0][1],
+        torch.int32 if len(words) == 1 and math.prod(digits) < 2**31 else torch.int64,
     )
 
 

@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from crfrnn.ops.arrays import LatticeArrays
 
-from .launch import channel_block, item_of, item_rows, pieces, row_block
+from .launch import channel_block, item_rows, launch, pieces, row_block
+from .splat_plan import LIGHT, Splat, entries_of
 
-#: A vertex with more entries than this is splatted by whole programs, a part each.
-_LIGHT = 32
+#: Programs that share the parts, however many those are: the host need not know.
+_PROGRAMS = 4096
 
-#: Entries of one part of a heavy vertex. Flat regions put tens of thousands on one vertex.
-_PART = 128
-
-#: Programs that share the heavy parts, however many those are: the host need not know.
-_PROGRAMS = 1024
-
-
-class Splat(NamedTuple):
-    """What splatting onto a lattice needs, beside the lattice: made once for all steps.
-
-    Everything stays on the device and has a size that the host knows, so that making it waits for
-    nothing and a CUDA graph can hold it.
-    """
-
-    share: Tensor  # B N*(D+1): weights in CSR order, times the scale of the input
-    part: Tensor  # P 3, int64: item, and begin and end of its entries, for each heavy part
-    heavy: Tensor  # H 3, int64: vertex, and begin and end of its parts
-    counts: Tensor  # 2, int64: of the parts, and of the heavy vertices
-    partial: Tensor  # P C: sums of the heavy parts
-
-
-def plan(lattice: LatticeArrays, scale: Tensor | None, width: int) -> Splat:
-    """Prepare splats of `width` channels, of values times `scale` (B N) where it is given."""
-    batch, n, corners = lattice.vertex.shape
-    each = n * corners
-    entry = lattice.entry.long()
-    share = lattice.weight.detach().reshape(batch, each).gather(1, entry)
-    if scale is not None:
-        share = share * scale.gather(1, torch.div(entry, corners, rounding_mode="floor"))
-
-    vertices = lattice.neighbor.shape[1]
-    vertex = torch.arange(vertices, device=entry.device)
-    item = torch.searchsorted(lattice.starts[1:], vertex, right=True)
-    begin = lattice.offset[vertex + item] + item * each
-    end = lattice.offset[vertex + item + 1] + item * each
-    is_heavy = end - begin > _LIGHT
-    needed = torch.div(end - begin + _PART - 1, _PART, rounding_mode="floor")
-    parts = torch.where(is_heavy, needed, 0)
-    ends, heavy_ends = parts.cumsum(0), is_heavy.cumsum(0)
-    most_heavy = batch * each // _LIGHT + 1
-    most_parts = batch * each // _PART + most_heavy
-
-    owner = _owners(ends, most_parts)
-    number = torch.arange(most_parts, device=entry.device) - (ends - parts)[owner]
-    first = begin[owner] + number * _PART
-    part = torch.stack([item[owner], first, torch.minimum(first + _PART, end[owner])], dim=1)
-    owner = _owners(heavy_ends, most_heavy)
-    heavy = torch.stack([owner, (ends - parts)[owner], ends[owner]], dim=1)
-    count = torch.stack([ends[-1], heavy_ends[-1]])
-    return Splat(share, part, heavy, count, share.new_empty(most_parts, width))
+#: Warps of a program: with one, no vertex waits for a longer one of another warp.
+_WARPS = 1
 
 
 def splat(
@@ -75,9 +25,11 @@ def splat(
     batch, n, corners = lattice.vertex.shape
     vertices, width = table.shape
     columns = channel_block(width)
-    rows = row_block(columns)
+    rows = 2 * row_block(columns, _WARPS)
     shared = min(_PROGRAMS, len(plan.part))
-    splat_kernel[(shared + pieces(vertices, rows), pieces(width, columns))](
+    launch(
+        splat_kernel,
+        (shared + pieces(vertices, rows), pieces(width, columns)),
         values,
         table,
         lattice.entry,
@@ -85,7 +37,7 @@ def splat(
         lattice.offset,
         lattice.starts,
         plan.part,
-        plan.counts,
+        plan.ends,
         plan.partial,
         vertices,
         batch,
@@ -96,28 +48,27 @@ def splat(
         CHANNELS=channels,
         STRIDE=values.shape[2],
         WIDTH=width,
-        LIGHT=_LIGHT,
+        LIGHT=LIGHT,
         ROWS=rows,
-        ENTRIES=64,
+        ENTRIES=16 * _WARPS,
         COLUMNS=columns,
+        num_warps=_WARPS,
     )
-    shared = min(_PROGRAMS, len(plan.heavy))
-    combine_kernel[(shared, pieces(width, columns))](
+    shared = min(_PROGRAMS, len(plan.split))
+    launch(
+        combine_kernel,
+        (shared, pieces(width, columns)),
         plan.partial,
-        plan.heavy,
-        plan.counts,
+        plan.split,
+        plan.ends,
         table,
+        vertices,
         shared,
         WIDTH=width,
         PARTS=16,
         COLUMNS=columns,
+        num_warps=1,
     )
-
-
-def _owners(ends: Tensor, most: int) -> Tensor:
-    """Which run each of `most` places falls into, the runs ending at `ends`; the last beyond."""
-    place = torch.arange(most, device=ends.device)
-    return torch.searchsorted(ends, place, right=True).clamp_max(len(ends) - 1)
 
 
 @triton.jit
@@ -150,7 +101,7 @@ def splat_kernel(
     offset,
     starts,
     part,
-    count,
+    ends,
     partial,
     vertices,
     batch,
@@ -166,15 +117,20 @@ def splat_kernel(
     ENTRIES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The first programs sum parts of heavy vertices; the others, light vertices by the block."""
+    """The first programs sum parts of heavy vertices; the others, light vertices by the block.
+
+    A part that is all of its vertex goes to the table at once, the others to `partial`.
+    """
     program = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     given = (column < CHANNELS)[None, :]
     if program < shared:
-        for p in range(program, tl.load(count), shared):
-            item = tl.load(part + p * 3)
-            begin = tl.load(part + p * 3 + 1)
-            end = tl.load(part + p * 3 + 2)
+        parts = tl.load(ends + vertices - 1) & 0xFFFFFFFF
+        for p in range(program, parts, shared):
+            item = tl.load(part + p * 4)
+            begin = tl.load(part + p * 4 + 1)
+            end = tl.load(part + p * 4 + 2)
+            alone = tl.load(part + p * 4 + 3)
             # Summed over entries only at the end: one reduction a part.
             sums = tl.zeros([ENTRIES, COLUMNS], share.dtype.element_ty)
             for first in range(begin, end, ENTRIES):
@@ -184,16 +140,15 @@ def splat_kernel(
                     values, entry, share, place, active, item * rows_each, column, given, STRIDE,
                     CORNERS,
                 )  # fmt: skip
-            tl.store(partial + p * WIDTH + column, tl.sum(sums, axis=0), mask=column < WIDTH)
+            total, real = tl.sum(sums, axis=0), column < WIDTH
+            tl.store(partial + p * WIDTH + column, total, mask=real & (alone < 0))
+            tl.store(table + alone * WIDTH + column, total, mask=real & (alone >= 0))
     else:
         vertex = (program - shared) * ROWS + tl.arange(0, ROWS)
         inside = vertex < vertices
-        item = item_of(vertex, starts, batch)
-        begin = tl.load(offset + vertex + item, mask=inside, other=0)
-        length = tl.load(offset + vertex + item + 1, mask=inside, other=0) - begin
+        item, first, length = entries_of(vertex, inside, offset, starts, batch, each)
         light = inside & (length <= LIGHT)
         length = tl.where(light, length, 0)
-        first = item * each + begin
         sums = tl.zeros([ROWS, COLUMNS], share.dtype.element_ty)
         for step in range(0, tl.max(length, axis=0), 4):
             for k in tl.static_range(4):  # four gathers in flight
@@ -207,26 +162,27 @@ def splat_kernel(
         tl.store(target, sums, mask=light[:, None] & (column < WIDTH)[None, :])
 
 
-@triton.jit(do_not_specialize=["shared"])
+@triton.jit(do_not_specialize=["vertices", "shared"])
 def combine_kernel(
     partial,
-    heavy,
-    count,
+    split,
+    ends,
     table,
+    vertices,
     shared,
     WIDTH: tl.constexpr,
     PARTS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Add up the parts of each heavy vertex, always in the same order."""
+    """Add up the parts of each split vertex, always in the same order."""
     program = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     real = column < WIDTH
-    for h in range(program, tl.load(count + 1), shared):
-        vertex = tl.load(heavy + h * 3)
-        end = tl.load(heavy + h * 3 + 2)
+    for h in range(program, tl.load(ends + vertices - 1) >> 32, shared):
+        vertex = tl.load(split + h * 3)
+        end = tl.load(split + h * 3 + 2)
         sums = tl.zeros([PARTS, COLUMNS], partial.dtype.element_ty)
-        for first in range(tl.load(heavy + h * 3 + 1), end, PARTS):
+        for first in range(tl.load(split + h * 3 + 1), end, PARTS):
             row = first + tl.arange(0, PARTS)
             source = partial + row[:, None] * WIDTH + column[None, :]
             sums += tl.load(source, mask=(row < end)[:, None] & real[None, :], other=0.0)

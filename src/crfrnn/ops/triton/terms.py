@@ -93,13 +93,10 @@ class Filtering:
     def result(self, values: Tensor) -> Tensor:
         """Filter values (B N width) all the way."""
         made = self.source(values)
-        out = made.tensor
         if self.kind == "lattice":
-            out = self._dense()
-            slice(made.tensor, self.lattice, made.gain, out)
-        if self.after is not None:
-            out.mul_(self.after[:, :, None])
-        return out
+            slice(made.tensor, self.lattice, made.gain, self._dense(), self.after)
+            return self._dense()
+        return made.tensor if self.after is None else made.tensor.mul_(self.after[:, :, None])
 
     def weigh(self, values: Tensor, weights: Tensor, message: Tensor, add: bool) -> None:
         """On a grid: filter, and write the result times weights (C) to the message, or add it."""
