@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.io.files import read_image
+from crfrnn.io.options import ReadOptions
 from crfrnn.io.score_pack import read_pack
 from crfrnn.io.scores import interpret_scores
 
@@ -33,12 +34,11 @@ def read(chosen: argparse.Namespace) -> Iterator[tuple[str, Tensor, Tensor]]:
     if not names:
         raise SystemExit(f"no photograph of {chosen.scores} is in {chosen.photographs}")
     canvas = None if chosen.canvas is None else (chosen.canvas, chosen.canvas)
+    reading = ReadOptions(canvas=canvas, align_corners=canvas is not None)
     for name in names[: chosen.limit]:
         image = read_image(chosen.photographs / f"{name}.jpg")
         size = image.shape[:2]
-        scores = interpret_scores(
-            pack.arrays(name), chosen.scores, size, canvas=canvas, align_corners=canvas is not None
-        )
+        scores = interpret_scores(pack.arrays(name), chosen.scores, size, reading)
         logits = torch.from_numpy(scores.values)
         assert logits.shape[1:] == size, (logits.shape, size)
         picture = torch.from_numpy(image).permute(2, 0, 1).float()

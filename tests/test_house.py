@@ -34,8 +34,10 @@ ARROWS = {
     "ops.engines": "ops.arrays ops.model ops.reference ops.cpu ops.triton",
     "ops.transforms": "",
     "ops.filters": "ops.arrays ops.model ops.reference ops.engines ops.transforms",
-    "ops.recurrence": "ops.model ops.engines ops.filters ops.transforms",
-    "ops": "ops.arrays ops.model ops.engines ops.filters ops.forks ops.recurrence ops.transforms",
+    "ops.normalization": "ops.model ops.engines ops.filters ops.transforms",
+    "ops.recurrence": "ops.model ops.engines ops.normalization ops.transforms",
+    "ops": "ops.arrays ops.model ops.engines ops.filters ops.forks ops.normalization ops.recurrence"
+    " ops.transforms",
     "_version": "",
     "_info": "ops _version",
     "io": "",

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import crfrnn.cli
 from crfrnn.cli import _job, main
 from crfrnn.cli._notes import Notes, warnings_at_once
+from crfrnn.offline.inputs import Inputs
+from crfrnn.offline.options import RefineOptions
 
 # The session turns warnings into errors; these tests are about warnings that are not.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -74,7 +77,6 @@ def test_notes_that_differ_by_the_file_are_one_sentence(said: Callable[[], list[
     assert said() == []
 
 
-@pytest.mark.usefixtures("lines_at_once")
 def test_what_a_folder_leaves_out_is_said_before_the_work(
     said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -89,17 +91,15 @@ def test_what_a_folder_leaves_out_is_said_before_the_work(
     for name, values in (("b", np.zeros((3, 6, 8), np.float32)), ("c", np.zeros(7))):
         np.save(f"scores/{name}.npy", values)
     lines: list[str] = []
-    refine = _job.refine_scores
+    refine = _job.refine_inputs
 
-    def look(*args: object, **options: object) -> object:
+    def look(inputs: Inputs, options: RefineOptions) -> crfrnn.Refined:
         lines.extend(said())
-        return refine(*args, **options)  # type: ignore[arg-type]
+        return refine(inputs, options)
 
-    monkeypatch.setattr(_job, "refine_scores", look)
+    monkeypatch.setattr(_job, "refine_inputs", look)
     arguments = ["refine", "images", "scores", "-o", "out", "--kind", "logits", "--workers", "1"]
     assert main(arguments) == 1
-    assert lines[0] == "crfrnn refine: note: 1 images without scores: a"
-    *rest, last = said()
-    failures = [line for line in lines + rest if line.startswith("crfrnn refine: failed: c: ")]
-    assert len(failures) == 1
-    assert last.startswith("refining: 2 of 2 images, in ")
+    assert lines == ["crfrnn refine: note: 1 images without scores: a"]
+    (failure,) = said()
+    assert failure.startswith("crfrnn refine: failed: c: ")

@@ -172,8 +172,8 @@ TYPED: dict[str, tuple[str, Any]] = {
     "kernels": (
         "--bilateral-color 7 --gaussian-position 2,3",
         [
-            {"kernel": "Bilateral", **vars(crfrnn.Bilateral(position=67, color=7, weight=4))},
-            {"kernel": "Gaussian", **vars(crfrnn.Gaussian(position=(2, 3), weight=3))},
+            crfrnn.Bilateral(position=67, color=7, weight=4).to_dict(),
+            crfrnn.Gaussian(position=(2, 3), weight=3).to_dict(),
         ],
     ),
     "compatibility": ("--compatibility c.npy", ((0.0, 2.0), (1.0, 0.0))),

@@ -311,7 +311,7 @@ def test_layers_that_do_not_fit_name_their_directory(tmp_path: Path) -> None:
     for changes, text in (
         ({"weights": "class"}, "size mismatch for kernel_weights"),
         ({"normalization": "never"}, "normalization"),
-        ({"kernels": [{"kind": "Triangle"}]}, "unknown k.* 'Triangle'"),
+        ({"kernels": [{"kind": "Triangle"}]}, "unknown kind 'Triangle'"),
     ):
         (tmp_path / CONFIG).write_text(json.dumps({**whole, "crf": {**whole["crf"], **changes}}))
         with pytest.raises(ValueError, match=rf"{tmp_path.name}: .*{text}"):

@@ -11,7 +11,7 @@ from torch import Tensor
 from crfrnn import _checks, ops
 
 from .kernels import Kernel, Scene
-from .lattice import ExactFilter, Lattice, normalizers
+from .lattice import ExactFilter, Lattice
 
 #: Taps of the separable filter reach this many bandwidths (error 0.03 % of a message).
 _REACH = 3.3
@@ -45,14 +45,11 @@ class KernelFilter:
         With n the response to ones, "symmetric" scales input and output by n^-½, "before" the input
         by 1/n and "after" the output. Pixels outside the mask send nothing and receive nothing.
         """
-        if normalization == "none":
-            return cls(gaussian, mask, mask)
-        power = -0.5 if normalization == "symmetric" else -1.0
         term = ops.Term(gaussian.kind, gaussian.arrays, mask)
-        scale = ops.response(term, shape, gaussian.size, gaussian.engine, power)
-        scale = scale if mask is None else scale * mask
-        before = mask if normalization == "after" else scale
-        return cls(gaussian, before, mask if normalization == "before" else scale)
+        scales = ops.normalizers(term, shape, gaussian.size, gaussian.engine, normalization)
+        if mask is not None:
+            scales = [mask if scale is None else scale * mask for scale in scales]
+        return cls(gaussian, *scales)
 
     def __call__(self, q: Tensor) -> Tensor:
         """Filter q (B, C, *S)."""
@@ -165,12 +162,10 @@ def _band(
         # Not scale[source], which wakes idle threads, and whose gradient on a device adds up in
         # any order.
         edged = torch.nn.functional.pad(scale, (radius, radius))
-        return edged.unfold(0, len(distance), 1)
+        return edged.unfold(0, len(distance), 1).contiguous()
 
     band = torch.exp(-0.5 * (distance / bandwidth) ** 2) * windows(distance.new_ones(size))
-    before, after = normalizers(band.sum(1), normalization)
-    if isinstance(after, Tensor):
-        band = band * after[:, None]
-    if isinstance(before, Tensor):
-        band = band * windows(before)
-    return band
+    if normalization == "none":
+        return band
+    before, after = ops.factors(band.sum(1), normalization)
+    return band * after[:, None] * windows(before)

@@ -9,7 +9,7 @@ from torch import Tensor
 from crfrnn import _checks, ops
 
 #: How a filter K with n = K·1 is scaled on its input and output (design of Krähenbühl & Koltun).
-NORMALIZATIONS = ("symmetric", "after", "before", "none")
+NORMALIZATIONS = ops.NORMALIZATIONS
 
 #: Most feature dimensions of a lattice, in every engine.
 MAX_DIMENSIONS = 32
@@ -147,9 +147,10 @@ def gaussian_filter(
         run = Lattice(features.to(dtype), engine=engine).filter
     else:
         run = ExactFilter(features.to(dtype), engine=engine).filter
-    before, after = normalizers(
-        run(values.new_ones(*values.shape[:-1], 1, dtype=dtype)), normalization
-    )
+    if normalization == "none":
+        return run(values.to(dtype)).to(values.dtype)
+    ones = values.new_ones(*values.shape[:-1], 1, dtype=dtype)
+    before, after = ops.factors(run(ones), normalization)
     return (after * run(before * values.to(dtype))).to(values.dtype)
 
 
@@ -171,17 +172,6 @@ class ExactFilter:
         del reverse
         flat = values.reshape(-1, *values.shape[-2:])
         return ops.exact(flat, self.features, self.tolerance, self.engine).reshape(values.shape)
-
-
-def normalizers(norm: Tensor, normalization: str) -> tuple[Tensor | float, Tensor | float]:
-    """Factors (D_pre, D_post) for a filter whose response to ones is `norm`."""
-    if normalization == "none":
-        return 1.0, 1.0
-    norm = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
-    if normalization == "symmetric":
-        root = norm.rsqrt()
-        return root, root
-    return (norm.reciprocal(), 1.0) if normalization == "before" else (1.0, norm.reciprocal())
 
 
 def _check_features(features: Tensor) -> None:

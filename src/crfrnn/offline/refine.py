@@ -186,9 +186,8 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
             engine=engine,
         )
         pairwise = Pairwise(filters, weights, penalty, engine)
-        half = options.precision == "half"
-        run_options = Options(steps, options.tol or 0.0, half=half)
-        result = marginals(unary, pairwise, run_options, prune=options.prune)
+        numeric = Options(steps, options.tol or 0.0, half=options.precision == "half")
+        result = marginals(unary, pairwise, numeric, prune=options.prune)
     return _pack(result, given, inputs.scores, layout, engine)
 
 

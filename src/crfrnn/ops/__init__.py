@@ -13,9 +13,10 @@ from .engines import (
     triton_missing,
     worth_pruning,
 )
-from .filters import apply, build, exact, filter, response, separable
+from .filters import apply, build, exact, filter, separable
 from .forks import settle
 from .model import Model, Options, Term
+from .normalization import NORMALIZATIONS, factors, normalizers, response
 from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs_total
 from .transforms import direct
 
@@ -23,6 +24,7 @@ __all__ = [
     "ENGINES",
     "EXACT_TOLERANCE",
     "FARTHEST",
+    "NORMALIZATIONS",
     "LatticeArrays",
     "Model",
     "Options",
@@ -35,11 +37,13 @@ __all__ = [
     "direct",
     "engine_for",
     "exact",
+    "factors",
     "filter",
     "marginals",
     "mean_field",
     "message_peaks",
     "needs_total",
+    "normalizers",
     "refuse_far",
     "release_memory",
     "resolve_engine",

@@ -240,23 +240,3 @@ def apply(term: Term, values: Tensor, size: Sequence[int], engine: str) -> Tenso
         tolerance = EXACT_TOLERANCE.get(values.dtype, 1e-8)
         values = exact(values, term.arrays[0], tolerance, engine)
     return values if term.after is None else values * term.after[..., None]
-
-
-def response(
-    term: Term, shape: tuple[int, int], size: Sequence[int], engine: str, power: float = 1.0
-) -> Tensor:
-    """(F 1)^power at `shape` (B, N) points, for a power of 1, -1/2 or -1; see `reference.response`.
-
-    Where no gradient is wanted the engine computes it in one call, if it can.
-    """
-    scales = [scale for scale in (term.before, term.after) if scale is not None]
-    if direct(*term.arrays, *scales):
-        computed = implementation(engine).response(term, shape, size, power)
-        if computed is not None:
-            return computed
-    like = term.arrays[1 if term.kind == "lattice" else 0]
-    norm = apply(term, like.new_ones(*shape, 1), size, engine)[..., 0]
-    if power == 1:
-        return norm
-    norm = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
-    return norm.rsqrt() if power == -0.5 else norm.reciprocal()

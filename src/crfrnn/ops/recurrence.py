@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .engines import implementation
-from .filters import response
 from .model import Model, Options
+from .normalization import response
 from .transforms import (
     direct,
     no_forward_mode,
