@@ -14,7 +14,7 @@ from torch import Tensor
 from crfrnn import CRFRNN, Bilateral, FeatureGaussian, Gaussian, refine
 from crfrnn.crf.filters import GridFilter, build_filters
 from crfrnn.crf.kernels import Kernel, Number, Scene
-from crfrnn.layer.pretrained import CONFIG
+from crfrnn.io.storage import CONFIG
 from crfrnn.presets import PRESETS, Preset, find_preset, write_preset
 from crfrnn.training import CrfConfig, read_config
 from crfrnn.training.settings import same, to_tree, to_yaml

@@ -46,10 +46,12 @@ class KernelFilter:
         by 1/n and "after" the output. Pixels outside the mask send nothing and receive nothing.
         """
         term = ops.Term(gaussian.kind, gaussian.arrays, mask)
-        scales = ops.normalizers(term, shape, gaussian.size, gaussian.engine, normalization)
+        size, engine = gaussian.size, gaussian.engine
+        before, after = ops.normalizers(term, shape, size, engine, normalization)
         if mask is not None:
-            scales = [mask if scale is None else scale * mask for scale in scales]
-        return cls(gaussian, *scales)
+            before = mask if before is None else before * mask
+            after = mask if after is None else after * mask
+        return cls(gaussian, before, after)
 
     def __call__(self, q: Tensor) -> Tensor:
         """Filter q (B, C, *S)."""
