@@ -32,7 +32,7 @@ from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, refine
 from crfrnn.crf.filters import KernelFilter, build_filters
-from crfrnn.crf.kernels import Scene
+from crfrnn.crf.kernel import Scene
 from crfrnn.crf.lattice import ExactFilter
 
 from . import photographs

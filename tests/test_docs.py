@@ -123,7 +123,9 @@ def public_names() -> dict[str, Any]:
             names[f"{module.__name__}.{name}"] = value
             for inner, member in vars(value).items() if inspect.isclass(value) else ():
                 method = getattr(member, "__func__", getattr(member, "fget", member))
-                if inspect.isfunction(method) and not inner.startswith("_"):
+                # What a method overrides has said what it does.
+                inherited = any(hasattr(above, inner) for above in value.__bases__)
+                if inspect.isfunction(method) and not inner.startswith("_") and not inherited:
                     names[f"{module.__name__}.{name}.{inner}"] = method
     return names
 

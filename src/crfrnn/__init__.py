@@ -7,7 +7,8 @@ from ._info import info
 from ._version import installed_version as _installed_version
 from .crf.energy import free_energy
 from .crf.frank_wolfe import Inference, Step
-from .crf.kernels import Bilateral, FeatureGaussian, Gaussian, Kernel
+from .crf.kernel import Kernel
+from .crf.kernels import Bilateral, FeatureGaussian, Gaussian
 from .crf.lattice import Lattice, gaussian_filter
 from .crf.mean_field import mean_field
 from .layer.crfrnn import CRFRNN

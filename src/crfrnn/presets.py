@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from . import _checks
-from .crf.kernels import Bilateral, Gaussian, Kernel
+from .crf.kernel import Kernel
+from .crf.kernels import Bilateral, Gaussian
 from .crf.lattice import NORMALIZATIONS
 from .io.files import describe, write_text
 

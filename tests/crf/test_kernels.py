@@ -9,7 +9,8 @@ import torch
 
 from crfrnn import Bilateral, FeatureGaussian, Gaussian, refine
 from crfrnn.crf.filters import build_filters
-from crfrnn.crf.kernels import Scene, weight_table
+from crfrnn.crf.kernel import Scene
+from crfrnn.crf.kernels import weight_table
 from crfrnn.presets import PRESETS
 from tests.cases import (
     ENGINES,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, FeatureGaussian, Gaussian, refine
 from crfrnn.crf.filters import GridFilter, build_filters
-from crfrnn.crf.kernels import Kernel, Number, Scene
+from crfrnn.crf.kernel import Kernel, Number, Scene
 from crfrnn.io.storage import CONFIG
 from crfrnn.presets import PRESETS, Preset, find_preset, write_preset
 from crfrnn.training import CrfConfig, read_config
@@ -199,7 +199,7 @@ def test_it_saves_and_loads(tmp_path: Path) -> None:
         for parameter in layer.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     layer.save_pretrained(tmp_path)
-    entry = json.loads((tmp_path / CONFIG).read_text())["kernels"][0]
+    entry = json.loads((tmp_path / CONFIG).read_text())["crf"]["kernels"][0]
     assert entry == {
         "kind": "Distance",
         "distance": 1.5,
@@ -272,7 +272,7 @@ def test_a_separable_kernel_says_so() -> None:
         (filter,) = build_filters(
             [kernel], logits, None, (), normalization="after", filter="lattice"
         )
-        assert isinstance(filter.run, GridFilter)
+        assert isinstance(filter.gaussian, GridFilter)
     options = {"logits": logits, "channels_last": False}
     one = refine(None, kernels=[Smooth((2, 3))], **options)
     other = refine(None, kernels=[Gaussian((2, 3), 1)], **options)

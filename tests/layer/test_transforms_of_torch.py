@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, ops
 from crfrnn.crf import filters as crf_filters
-from crfrnn.crf import frank_wolfe, inference, kernels, lattice
+from crfrnn.crf import frank_wolfe, inference, kernel, kernels, lattice
 from crfrnn.layer import prepared
 from crfrnn.ops import filters, recurrence
 from tests.cases import ENGINES
@@ -90,7 +90,7 @@ def test_operators_are_registered_as_torch_wants_them(engine: str, index: int) -
 @pytest.fixture
 def bare_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the shape checks off methods, where even switched off they cannot be traced."""
-    for module in (lattice, kernels, crf_filters, prepared, frank_wolfe, inference):
+    for module in (lattice, kernel, kernels, crf_filters, prepared, frank_wolfe, inference):
         for value in vars(module).values():
             if inspect.isclass(value) and value.__module__ == module.__name__:
                 for name, method in list(vars(value).items()):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crfrnn import _checks, ops
 
-from .kernels import Kernel, Scene
+from .kernel import Kernel, Scene
 from .lattice import ExactFilter, Lattice
 
 #: Taps of the separable filter reach this many bandwidths (error 0.03 % of a message).
@@ -158,16 +158,20 @@ def _band(
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
     # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
-    distance = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
-
-    def windows(scale: Tensor) -> Tensor:
-        # Not scale[source], which wakes idle threads, and whose gradient on a device adds up in
-        # any order.
-        edged = torch.nn.functional.pad(scale, (radius, radius))
-        return edged.unfold(0, len(distance), 1).contiguous()
-
-    band = torch.exp(-0.5 * (distance / bandwidth) ** 2) * windows(distance.new_ones(size))
+    distance = torch.arange(-radius, radius + 1, device=like.device)
+    source = torch.arange(size, device=like.device)[:, None] + distance
+    inside = (source >= 0) & (source < size)
+    band = torch.exp(-0.5 * (distance.to(like.dtype) / bandwidth) ** 2) * inside
     if normalization == "none":
         return band
     before, after = ops.factors(band.sum(1), normalization)
-    return band * after[:, None] * windows(before)
+    return band * after[:, None] * _at(before, source, radius)
+
+
+def _at(scale: Tensor, source: Tensor, radius: int) -> Tensor:
+    """`scale` at each source (size, 2 r + 1), anything beyond the border."""
+    if scale.is_cuda:  # the gradient of a gather adds up in any order there
+        return torch.nn.functional.pad(scale, (radius, radius)).unfold(0, source.shape[1], 1)
+    # Not scale[source], which would wake torch's idle threads.
+    places = source.clamp(0, scale.shape[0] - 1).flatten()
+    return scale.gather(0, places).view(source.shape)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from crfrnn import _checks
 from crfrnn.crf.frank_wolfe import Inference, Rates, Step
 from crfrnn.crf.inference import Pairwise, infer, potts
-from crfrnn.crf.kernels import Gaussian, Kernel, checked_kernels
+from crfrnn.crf.kernel import Kernel
+from crfrnn.crf.kernels import Gaussian, checked_kernels
 from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.io.files import describe
 from crfrnn.ops import Options

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.crf.kernels import Bilateral, Kernel, checked_kernels, weight_table
+from crfrnn.crf.kernel import Kernel
+from crfrnn.crf.kernels import Bilateral, checked_kernels, weight_table
 from crfrnn.crf.lattice import NORMALIZATIONS
 
 from .inputs import check_logits

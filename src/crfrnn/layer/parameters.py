@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.crf.kernels import Kernel, Number, weight_table
+from crfrnn.crf.kernel import Kernel, Number
+from crfrnn.crf.kernels import weight_table
 
 
 def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> Tensor:

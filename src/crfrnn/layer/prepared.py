@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crfrnn import _checks
 from crfrnn.crf.filters import KernelFilter, build_filters
-from crfrnn.crf.kernels import Kernel
+from crfrnn.crf.kernel import Kernel
 
 from .inputs import check_gradients, check_map, check_mask
 from .parameters import learned_bandwidths

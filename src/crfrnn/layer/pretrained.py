@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.crf.frank_wolfe import Step
-from crfrnn.crf.kernels import Kernel
+from crfrnn.crf.kernel import Kernel
 from crfrnn.io import storage
 
 #: How the names of the CRF's tensors begin in a file.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from crfrnn import _checks, ops
-from crfrnn.crf.kernels import Kernel, checked_kernels
+from crfrnn.crf.kernel import Kernel
+from crfrnn.crf.kernels import checked_kernels
 from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.io.options import CONFIDENCE, Confidence, Option
 from crfrnn.presets import Preset, find_preset

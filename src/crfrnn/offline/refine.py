@@ -11,7 +11,8 @@ from torch import Tensor
 from crfrnn import _checks, ops
 from crfrnn.crf.filters import build_filters
 from crfrnn.crf.inference import Pairwise
-from crfrnn.crf.kernels import Kernel, weight_table
+from crfrnn.crf.kernel import Kernel
+from crfrnn.crf.kernels import weight_table
 from crfrnn.crf.pruning import Marginals, Pruned, marginals
 from crfrnn.ops import Options, settle
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from crfrnn.crf.frank_wolfe import Step
-from crfrnn.crf.kernels import Kernel
+from crfrnn.crf.kernel import Kernel
 from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.presets import find_preset
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 
-from crfrnn.crf.kernels import Kernel
+from crfrnn.crf.kernel import Kernel
 from crfrnn.io.files import describe
 
 Config = TypeVar("Config")

@@ -1,0 +1,305 @@
+"""What a pairwise kernel is: points, bandwidths, and how files spell it.
+
+To add a kernel, add a subclass of `Kernel`: every other module asks the kernel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crfrnn import _checks, ops
+
+Number = float | tuple[float, ...]
+
+#: What the dimensions of a bandwidth are called in errors; those of any other are "channels".
+_DIMENSIONS = {"position": "axes", "color": "image channels"}
+
+_KINDS: dict[str, type[Kernel]] = {}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a kernel may look at: the images of a batch, and the grid that they lie on.
+
+    Attributes:
+        like: (B, C, *S), of which the size, type and device count.
+        image: (B, F, *S) on 0..255; None if there is none.
+        features: maps (B, F, *S), any number.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn.crf.kernel import Scene
+        >>> x, y = Scene(torch.zeros(1, 2, 3, 5)).positions()
+        >>> x.tolist(), y.tolist()
+        ([0.0, 1.0, 2.0, 3.0, 4.0], [[0.0], [1.0], [2.0]])
+    """
+
+    like: Tensor
+    image: Tensor | None = None
+    features: Sequence[Tensor] = ()
+
+    def positions(self) -> list[Tensor]:
+        """Pixel coordinates in the order (x, y, z), x along the last axis, to broadcast."""
+        size, like = self.like.shape[2:], self.like
+        axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in size]
+        return [axis.view(-1, *[1] * k) for k, axis in enumerate(reversed(axes))]
+
+    def image_channels(self, kernel: Kernel) -> Sequence[Tensor]:
+        """The channels (B, *S) of the image, which `kernel` needs."""
+        if self.image is None:
+            raise ValueError(f"a {type(kernel).__name__} kernel needs an image; got None")
+        return self.image.to(self.like.dtype).unbind(1)
+
+    def feature_channels(self, kernel: Kernel, index: int) -> Sequence[Tensor]:
+        """The channels (B, *S) of a feature map, which `kernel` needs."""
+        if index >= len(self.features):
+            raise ValueError(
+                f"{type(kernel).__name__}(features={index}) needs {index + 1} feature "
+                f"maps; got {len(self.features)}. Pass features=[...] with the image."
+            )
+        return self.features[index].to(self.like.dtype).unbind(1)
+
+
+class Kernel(ABC):
+    """A pairwise kernel exp(-½ |f_i - f_j|²) over points f: maps divided by their bandwidths.
+
+    A subclass is a frozen dataclass with a field `weight`, a field for each bandwidth, and perhaps
+    others, all of them numbers, texts, booleans or tuples of these. It says what its bandwidths are
+    and what they divide. The rest follows: filters, learned bandwidths, and files, which know it by
+    the name of its class. A file that names it can be read once the class is defined.
+
+    Attributes:
+        weight: kernel weight; one number, or one per class.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from crfrnn import Kernel
+        >>> @dataclass(frozen=True)
+        ... class Brightness(Kernel):
+        ...     bandwidth: float = 10.0
+        ...     weight: float = 1.0
+        ...
+        ...     def bandwidths(self):
+        ...         return {"bandwidth": self.bandwidth}
+        ...
+        ...     def maps(self, scene):
+        ...         return {"bandwidth": [sum(scene.image_channels(self)) / 3]}
+        >>> Kernel.from_dict({"kind": "Brightness", "bandwidth": 20})
+        Brightness(bandwidth=20, weight=1.0)
+    """
+
+    weight: Number
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let files name the subclass.
+
+        A class of the same name takes its place, so that a notebook's cell may run again.
+        """
+        super().__init_subclass__(**options)
+        taken = _KINDS.get(cls.__name__)
+        if taken is not None and _is_ours(taken) and not _is_ours(cls):
+            raise ValueError(
+                f"{cls.__name__} is already a kernel of this library; name yours otherwise"
+            )
+        _KINDS[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        """Check the bandwidths and weights."""
+        name = type(self).__name__
+        for bandwidth, value in self.bandwidths().items():
+            _checks.positive(f"{name} {bandwidth}", value)
+        _checks.finite_numbers(f"{name} weight", self.weight)
+
+    @abstractmethod
+    def bandwidths(self) -> dict[str, Number]:
+        """The bandwidths by the names of their fields, in the order of the dimensions of a point.
+
+        `learn_bandwidths=True` learns them. Two names have a meaning: `position` is in pixels, with
+        a dimension for each axis, and `color` in units of an image on 0..255, with a dimension for
+        each of its channels.
+
+        Example:
+            >>> from crfrnn import Bilateral
+            >>> Bilateral(position=67, color=3).bandwidths()
+            {'position': 67, 'color': 3}
+        """
+
+    @abstractmethod
+    def maps(self, scene: Scene) -> Mapping[str, Sequence[Tensor]]:
+        """What each bandwidth divides: a list of maps, one for each dimension of a point.
+
+        A map is (B, *S), or broadcasts to it. The names and their order are those of `bandwidths`.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import Bilateral
+            >>> from crfrnn.crf.kernel import Scene
+            >>> scene = Scene(torch.zeros(1, 2, 4, 6), torch.zeros(1, 3, 4, 6), [])
+            >>> {name: len(maps) for name, maps in Bilateral().maps(scene).items()}
+            {'position': 2, 'color': 3}
+        """
+
+    def is_separable(self) -> bool:
+        """Whether the kernel is a function of the position alone, with `position` its bandwidth.
+
+        It may then run as a convolution along each axis, which is faster than a lattice and nearly
+        exact.
+
+        Example:
+            >>> from crfrnn import Bilateral, Gaussian
+            >>> Gaussian().is_separable(), Bilateral().is_separable()
+            (True, False)
+        """
+        return False
+
+    def points(self, scene: Scene, learned: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Points (B, N, D): the maps divided by the bandwidths.
+
+        Args:
+            scene: the batch.
+            learned: bandwidths to use in place of the kernel's own, by name; gradients reach them.
+
+        Raises:
+            ValueError: the scene lacks what the kernel looks at, or the numbers of bandwidths and
+                dimensions differ.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import Gaussian
+            >>> from crfrnn.crf.kernel import Scene
+            >>> Gaussian(position=2).points(Scene(torch.zeros(1, 2, 3), None, []))[0, :, 0]
+            tensor([0.0000, 0.5000, 1.0000])
+        """
+        like, named = scene.like, self.maps(scene)
+        if list(named) != list(self.bandwidths()) or any(
+            isinstance(maps, Tensor) for maps in named.values()
+        ):
+            raise ValueError(
+                f"{type(self).__name__}.maps must give a list of maps for each of "
+                f"{', '.join(self.bandwidths())}, in this order; got {', '.join(named)}"
+            )
+        maps = [one.to(like.dtype) for part in named.values() for one in part]
+        divisors = self.divisors({name: len(part) for name, part in named.items()}, learned)
+        if not isinstance(divisors, Tensor):
+            if like.device.type == "cpu" and ops.direct(*maps):
+                return _divided(maps, divisors, like)
+            divisors = like.new_tensor(divisors)
+        shape = (like.shape[0], *like.shape[2:])
+        return torch.stack([one.expand(shape).flatten(1) for one in maps], dim=2) / divisors
+
+    def divisors(
+        self, dimensions: Mapping[str, int], learned: Mapping[str, Tensor] | None = None
+    ) -> tuple[float, ...] | Tensor:
+        """One bandwidth for each dimension of a point: D numbers, or (D,) if they are learned.
+
+        Args:
+            dimensions: how many dimensions each bandwidth has.
+            learned: bandwidths to use in place of the kernel's own, by name.
+
+        Example:
+            >>> from crfrnn import Bilateral
+            >>> Bilateral(position=67, color=3).divisors({"position": 2, "color": 3})
+            (67.0, 67.0, 3.0, 3.0, 3.0)
+        """
+        name, own = type(self).__name__, self.bandwidths()
+        spread: list[float] = []
+        for part, length in dimensions.items():
+            numbers = _checks.positive(f"{name} {part}", own[part])
+            if len(numbers) not in (1, length):
+                raise ValueError(
+                    f"{name} {part} has {len(numbers)} numbers for {length} "
+                    f"{_DIMENSIONS.get(part, 'channels')}; give one, or {length}"
+                )
+            spread += numbers * length if len(numbers) == 1 else numbers
+        if learned is None:
+            return tuple(spread)
+        parts = [learned[part].reshape(-1).expand(length) for part, length in dimensions.items()]
+        return torch.cat(parts)
+
+    def with_bandwidths(self, numbers: Mapping[str, Any]) -> Kernel:
+        """The same kernel with other bandwidths, by name: numbers, or lists of them.
+
+        Example:
+            >>> from crfrnn import Gaussian
+            >>> Gaussian().with_bandwidths({"position": [2, 5]})
+            Gaussian(position=(2, 5), weight=3.0, lattice=False)
+        """
+        changed = {name: _frozen(value) for name, value in numbers.items()}
+        return cast(Kernel, dataclasses.replace(cast(Any, self), **changed))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Spell the kernel as JSON and YAML do: its `kind`, then its fields.
+
+        Example:
+            >>> from crfrnn import Gaussian
+            >>> Gaussian(position=2).to_dict()
+            {'kind': 'Gaussian', 'position': 2, 'weight': 3.0, 'lattice': False}
+        """
+        names = [field.name for field in dataclasses.fields(cast(Any, self)) if field.init]
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
+    @staticmethod
+    def from_dict(entry: Mapping[str, Any]) -> Kernel:
+        """Make the kernel that `to_dict` spelled; fields that are left out have their defaults.
+
+        Raises:
+            ValueError: the kind or a field is not known, or a number is out of range.
+            TypeError: a value is of a wrong type.
+
+        Example:
+            >>> from crfrnn import Kernel
+            >>> Kernel.from_dict({"kind": "Bilateral", "position": [30, 20], "color": 5})
+            Bilateral(position=(30, 20), color=5, weight=5.0)
+        """
+        kind, fields = Kernel.kind_of(entry)
+        known = [field.name for field in dataclasses.fields(kind) if field.init]
+        for name in fields:
+            _checks.one_of(f"field of {kind.__name__}", name, known)
+        return cast(Kernel, kind(**{name: _frozen(value) for name, value in fields.items()}))
+
+    @staticmethod
+    def kind_of(entry: Mapping[str, Any]) -> tuple[type[Any], dict[str, Any]]:
+        """The class that an entry of a file names, and the fields that the entry gives it.
+
+        Example:
+            >>> from crfrnn import Kernel
+            >>> Kernel.kind_of({"kind": "Gaussian", "position": 3})
+            (<class 'crfrnn.crf.kernels.Gaussian'>, {'position': 3})
+        """
+        fields = dict(entry)
+        if "kind" not in fields:
+            raise ValueError(f"a kernel needs its kind, one of: {', '.join(_KINDS)}; got {fields}")
+        kind = fields.pop("kind")
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise ValueError(
+                f"unknown kind {kind!r}; expected one of: {', '.join(_KINDS)}. Import the module "
+                f"of a kernel of your own first."
+            )
+        return _KINDS[kind], fields
+
+
+def _divided(maps: Sequence[Tensor], divisors: Sequence[float], like: Tensor) -> Tensor:
+    """Points (B, N, D) from one map a dimension by NumPy; `_checks.plain` says why."""
+    points = torch.empty((like.shape[0], *like.shape[2:], len(maps)), dtype=like.dtype)
+    numbers = np.asarray(divisors, points.numpy().dtype)
+    with np.errstate(all="ignore"):  # the filter refuses what is not finite
+        for k, (one, number) in enumerate(zip(maps, numbers, strict=True)):
+            np.divide(one.numpy(), number, out=points.numpy()[..., k])
+    return points.flatten(1, -2)
+
+
+def _is_ours(kind: type[Kernel]) -> bool:
+    return kind.__module__.startswith(f"{__package__}.")
+
+
+def _frozen(value: Any) -> Any:
+    """A value as a frozen dataclass holds it: files have lists where kernels have tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
