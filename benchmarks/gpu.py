@@ -31,7 +31,7 @@ from rich.table import Table
 from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, refine
-from crfrnn.crf.filters import KernelFilter, build_filters
+from crfrnn.crf.filters import KernelFilter, Recipe, build_filters
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.lattice import ExactFilter
 
@@ -219,9 +219,7 @@ def parts(size: int, classes: int) -> dict[str, float]:
     points = _bilateral_points(image)
 
     def filters() -> list[KernelFilter]:
-        return build_filters(
-            KERNELS, logits, image, (), normalization="symmetric", filter="lattice"
-        )
+        return build_filters(Recipe(tuple(KERNELS)), Scene(logits, image))
 
     terms = [kernel.term for kernel in filters()]
     flat, weights = logits.flatten(2), torch.ones(2, classes, device="cuda")

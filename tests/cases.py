@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from crfrnn import ops
-from crfrnn.crf import inference
-from crfrnn.crf.filters import KernelFilter
+from crfrnn.crf import filters, inference
+from crfrnn.crf.filters import KernelFilter, Recipe
 from crfrnn.crf.inference import Pairwise
+from crfrnn.crf.kernel import Kernel, Scene
 from crfrnn.ops import core_missing
 
 #: One table for all tests; a test that needs more says why. The first is the issue's promise.
@@ -205,3 +207,17 @@ def infer(
     pairwise = Pairwise(filters, weights, compatibility, engine)
     result = inference.infer(logits, pairwise, ops.Options(iterations, tolerance))
     return result.logits, result.steps
+
+
+def build_filters(
+    kernels: Sequence[Kernel],
+    logits: Tensor,
+    image: Tensor | None,
+    features: Sequence[Tensor],
+    *,
+    mask: Tensor | None = None,
+    **recipe: Any,
+) -> list[KernelFilter]:
+    """The filters of some kernels, their parts spelled out."""
+    scene = Scene(logits, image, features)
+    return filters.build_filters(Recipe(tuple(kernels), **recipe), scene, mask=mask)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from crfrnn import Bilateral, FeatureGaussian, Gaussian, refine
-from crfrnn.crf.filters import build_filters
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.kernels import weight_table
 from crfrnn.presets import PRESETS
@@ -17,6 +16,7 @@ from tests.cases import (
     NORMALIZATIONS,
     TOLERANCE,
     GridCase,
+    build_filters,
     gaussian_matrix,
     pixels,
 )

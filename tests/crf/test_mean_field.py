@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 
 from crfrnn import Bilateral, Gaussian, mean_field, ops, refine
-from crfrnn.crf.filters import build_filters
-from tests.cases import ENGINES, GRID_CASES, NORMALIZATIONS, TOLERANCE, GridCase, infer, needs_core
+from tests.cases import (
+    ENGINES,
+    GRID_CASES,
+    NORMALIZATIONS,
+    TOLERANCE,
+    GridCase,
+    build_filters,
+    infer,
+    needs_core,
+)
 
 DOUBLE = torch.float64
 POTTS = [[0.0, 1.0], [1.0, 0.0]]

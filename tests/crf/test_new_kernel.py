@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, FeatureGaussian, Gaussian, refine
-from crfrnn.crf.filters import GridFilter, build_filters
+from crfrnn.crf.filters import GridFilter
 from crfrnn.crf.kernel import Kernel, Number, Scene
 from crfrnn.io.storage import CONFIG
 from crfrnn.presets import PRESETS, Preset, find_preset, write_preset
 from crfrnn.training import CrfConfig, read_config
 from crfrnn.training.settings import same, to_tree, to_yaml
-from tests.cases import ENGINES, NORMALIZATIONS, TOLERANCE
+from tests.cases import ENGINES, NORMALIZATIONS, TOLERANCE, build_filters
 
 DOUBLE = torch.float64
 SIZE = (5, 7)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from crfrnn import Bilateral, Gaussian, ops, refine
-from crfrnn.crf.filters import KernelFilter, build_filters
+from crfrnn.crf.filters import KernelFilter
 from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.pruning import LIMIT, Pruned, certify
-from tests.cases import infer
+from tests.cases import build_filters, infer
 
 KERNELS = (Bilateral(position=12, color=20, weight=4), Gaussian(position=2, weight=3))
 SIZE = (24, 33)

@@ -29,10 +29,9 @@ from crfrnn import (
     ops,
     refine,
 )
-from crfrnn.crf.filters import build_filters
 from crfrnn.crf.lattice import ExactFilter
 from crfrnn.ops import reference
-from tests.cases import TOLERANCE, GridCase, PointCase, gaussian_sum, infer, pixels
+from tests.cases import TOLERANCE, GridCase, PointCase, build_filters, gaussian_sum, infer, pixels
 
 ROOT = Path(__file__).parents[2]
 DOUBLE = torch.float64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -96,45 +97,54 @@ class GridFilter:
 GaussianFilter = Lattice | ExactFilter | GridFilter
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How the filters of a model are built.
+
+    Attributes:
+        kernels: the pairwise kernels.
+        normalization: "symmetric", "after", "before" or "none".
+        filter: "lattice" or "exact".
+        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
+        feature_gradients: whether gradients reach the image and the feature maps.
+    """
+
+    kernels: tuple[Kernel, ...]
+    normalization: str = "symmetric"
+    filter: str = "lattice"
+    engine: str | None = None
+    feature_gradients: bool = False
+
+
 def build_filters(
-    kernels: Sequence[Kernel],
-    logits: Tensor,
-    image: Tensor | None,
-    features: Sequence[Tensor],
+    recipe: Recipe,
+    scene: Scene,
     *,
-    normalization: str,
-    filter: str,
     mask: Tensor | None = None,
-    engine: str | None = None,
     bandwidths: Sequence[Mapping[str, Tensor]] = (),
 ) -> list[KernelFilter]:
     """Build the normalized filter of every kernel for a batch.
 
     Args:
-        kernels: the pairwise kernels.
-        logits: (B, C, *S); gives the sizes, type and device of the computation.
-        image: (B, F, *S) on 0..255, which Bilateral kernels need.
-        features: maps (B, F, *S) that FeatureGaussian kernels refer to.
-        normalization: "symmetric", "after", "before" or "none".
-        filter: "lattice" or "exact".
+        recipe: kernels, normalization, filter and engine.
+        scene: what the kernels look at. Its logits give size, type and device.
         mask: (B, *S) bool; pixels outside take no part.
-        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
         bandwidths: for each kernel, tensors by the names of its bandwidths, in place of its own;
             gradients reach them, and the image and features that require one.
 
     Returns:
         One filter per kernel, each mapping (B, C, *S) to itself.
     """
+    logits, engine, normalization = scene.like, recipe.engine, recipe.normalization
     inside = None if mask is None else mask.flatten(1).to(logits.dtype)
     shape = logits.shape[0], math.prod(logits.shape[2:])
     filters = []
-    scene = Scene(logits, image, features)
-    for k, kernel in enumerate(kernels):
+    for k, kernel in enumerate(recipe.kernels):
         learned = bandwidths[k] if bandwidths else None
         if kernel.is_separable():
             # In exact mode the taps end where they vanish in this float type.
             vanishing = math.sqrt(-2 * math.log(torch.finfo(logits.dtype).eps))
-            reach = _REACH if filter == "lattice" else vanishing
+            reach = _REACH if recipe.filter == "lattice" else vanishing
             widths = kernel.divisors({"position": logits.dim() - 2}, learned)
             folded = normalization if inside is None else "none"
             grid = GridFilter(logits.shape[2:], widths, reach, folded, logits, engine)
@@ -143,7 +153,7 @@ def build_filters(
         else:
             scaled = kernel.points(scene, learned)
             gaussian: GaussianFilter
-            if filter == "exact":
+            if recipe.filter == "exact":
                 gaussian = ExactFilter(scaled, engine=engine)
             else:
                 gaussian = Lattice(scaled, engine=engine)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn.crf.filters import Recipe
 from crfrnn.crf.frank_wolfe import Inference, Rates, Step
 from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernel import Kernel
@@ -23,7 +24,7 @@ from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained
 from .inputs import check_logits, check_parameters
-from .prepared import Prepared, Recipe, prepare_alone, take
+from .prepared import Guide, Prepared, prepare_alone, take
 
 WEIGHTS = ("scalar", "class", "matrix")
 
@@ -105,7 +106,7 @@ class CRFRNN(nn.Module):
         _checks.one_of("normalization", normalization, NORMALIZATIONS)
         _checks.one_of("filter", filter, ("lattice", "exact"))
         chosen = checked_kernels(PAPER_KERNELS if kernels is None else kernels)
-        self.recipe = Recipe(chosen, normalization, filter, feature_gradients, engine)
+        self.recipe = Recipe(chosen, normalization, filter, engine, feature_gradients)
         self.weights = weights
         self.step = Step() if step is None else step
         self.tol = None if tol is None else _checks.positive("tol", tol, "a mean change")[0]
@@ -157,7 +158,8 @@ class CRFRNN(nn.Module):
         """
         iterations = self.iterations if self.training else self.eval_iterations
         tol = None if self.training else self.tol
-        return self._run(logits, image, mask, features, iterations, tol).logits
+        options = Options(iterations, tol or 0.0)
+        return self._run(logits, Guide(image, mask, features), options).logits
 
     def infer(
         self,
@@ -198,7 +200,7 @@ class CRFRNN(nn.Module):
             self.eval_iterations if iterations is None else _checks.count("iterations", iterations)
         )
         tol = self.tol if tol is None else _checks.positive("tol", tol, "a mean change")[0]
-        return self._run(logits, image, mask, features, most, tol, trace)
+        return self._run(logits, Guide(image, mask, features), Options(most, tol or 0.0), trace)
 
     def prepare(
         self,
@@ -223,9 +225,8 @@ class CRFRNN(nn.Module):
             True
         """
         learning = self.training and self.log_bandwidths is not None
-        return prepare_alone(
-            "CRFRNN", self.recipe, image, mask, features, dtype, self.log_bandwidths, learning
-        )
+        guide = Guide(image, mask, features)
+        return prepare_alone("CRFRNN", self.recipe, guide, dtype, self.log_bandwidths, learning)
 
     def penalty(self) -> Float[Tensor, "C C"]:
         """Return the present compatibility: the penalty for label c beside label d.
@@ -372,23 +373,15 @@ class CRFRNN(nn.Module):
         )
 
     def _run(
-        self,
-        logits: Tensor,
-        image: Tensor | Prepared | None,
-        mask: Tensor | None,
-        features: Sequence[Tensor],
-        iterations: int,
-        tol: float | None,
-        trace: bool = False,
+        self, logits: Tensor, guide: Guide, options: Options, trace: bool = False
     ) -> Inference:
-        check_logits("CRFRNN", logits, self.num_classes, image)
+        check_logits("CRFRNN", logits, self.num_classes, guide.image)
         check_parameters("CRFRNN", [*self.named_parameters(), *self.named_buffers()], logits)
         _checks.finite("CRFRNN: logits", logits)
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         with torch.autocast(logits.device.type, enabled=False):
             unary = logits.to(dtype)
-            logs = self.log_bandwidths
-            prepared = take("CRFRNN", self.recipe, unary, image, mask, features, logs)
+            prepared = take("CRFRNN", self.recipe, unary, guide, self.log_bandwidths)
             compatibility = None if self.compatibility is None else self.compatibility.to(dtype)
             weights = self.kernel_weights.to(dtype)
             pairwise = Pairwise(prepared.filters, weights, compatibility, self.recipe.engine)
@@ -396,6 +389,5 @@ class CRFRNN(nn.Module):
             if self.step.learn:
                 strength, size = self.step_strength.to(dtype), self.step_size.to(dtype)
                 rates = Rates(strength.exp(), size.sigmoid())
-            options = Options(iterations, tol or 0.0)
             done = infer(unary, pairwise, options, step=self.step, rates=rates, trace=trace)
         return dataclasses.replace(done, logits=done.logits.to(logits.dtype))

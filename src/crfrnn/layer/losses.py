@@ -9,12 +9,13 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn.crf.filters import Recipe
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import Bilateral, checked_kernels, weight_table
 from crfrnn.crf.lattice import NORMALIZATIONS
 
 from .inputs import check_logits
-from .prepared import Prepared, Recipe, prepare_alone, take
+from .prepared import Guide, Prepared, prepare_alone, take
 
 
 class DenseCRFLoss(nn.Module):
@@ -92,7 +93,7 @@ class DenseCRFLoss(nn.Module):
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         with torch.autocast(logits.device.type, enabled=False):
             s = logits.to(dtype).softmax(1)
-            prepared = take("DenseCRFLoss", self.recipe, s, image, mask, features, None)
+            prepared = take("DenseCRFLoss", self.recipe, s, Guide(image, mask, features))
             weights = weight_table(self.recipe.kernels, s.shape[1], s)
             pixels = s[:, 0].flatten(1).shape[1] if prepared.mask is None else prepared.mask.sum(1)
             energy = s.new_zeros(len(s))
@@ -119,7 +120,7 @@ class DenseCRFLoss(nn.Module):
             >>> torch.equal(loss(logits, prepared), loss(logits, image))
             True
         """
-        return prepare_alone("DenseCRFLoss", self.recipe, image, mask, features, dtype, None, False)
+        return prepare_alone("DenseCRFLoss", self.recipe, Guide(image, mask, features), dtype)
 
     def extra_repr(self) -> str:
         """Describe the loss in one line.

@@ -5,27 +5,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.crf.filters import KernelFilter, build_filters
-from crfrnn.crf.kernel import Kernel
+from crfrnn.crf.filters import KernelFilter, Recipe, build_filters
+from crfrnn.crf.kernel import Kernel, Scene
 
 from .inputs import check_gradients, check_map, check_mask
 from .parameters import learned_bandwidths
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How filters are built: what two layers must share to share `Prepared` filters."""
+class Guide(NamedTuple):
+    """What a layer is given beside the logits.
 
-    kernels: tuple[Kernel, ...]
-    normalization: str
-    filter: str
-    feature_gradients: bool = False
-    engine: str | None = None
+    Attributes:
+        image: (B, F, *S); or the filters that were prepared from one.
+        mask: (B, *S) bool; pixels outside take no part.
+        features: maps (B, F, *S) for the kernels that refer to them.
+    """
+
+    image: Tensor | Prepared | None
+    mask: Tensor | None = None
+    features: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Prepared:
         >>> prepared.shape, len(prepared.filters)
         ((2, 8, 9), 2)
         >>> ones = torch.ones(2, 1, 8, 9)
-        >>> bool(prepared.filters[1](ones).mean() > 0.9)  # normalised: constants nearly stay
+        >>> bool(prepared.filters[1](ones).mean() > 0.9)  # normalized: constants nearly stay
         True
     """
 
@@ -88,16 +92,12 @@ class Prepared:
 
 
 def prepare(
-    owner: str,
-    recipe: Recipe,
-    like: Tensor,
-    image: Tensor | None,
-    mask: Tensor | None,
-    features: Sequence[Tensor],
-    logs: nn.ModuleList | None = None,
+    owner: str, recipe: Recipe, like: Tensor, guide: Guide, logs: nn.ModuleList | None = None
 ) -> Prepared:
     """Check the maps and build filters for logits `like` (B C *S)."""
-    maps = [(f"features[{i}]", value) for i, value in enumerate(features)]
+    _, mask, features = guide
+    image = cast("Tensor | None", guide.image)  # what was prepared before never comes here
+    maps: list[tuple[str, Any]] = [(f"features[{i}]", value) for i, value in enumerate(features)]
     maps += [] if image is None else [("image", image)]
     for name, value in maps:
         check_map(owner, name, value, like)
@@ -106,17 +106,9 @@ def prepare(
         check_mask(owner, mask, like)
     if image is not None:
         _check_span(recipe.kernels, image)
-    filters = build_filters(
-        recipe.kernels,
-        like,
-        image,
-        features,
-        normalization=recipe.normalization,
-        filter=recipe.filter,
-        mask=mask,
-        engine=recipe.engine,
-        bandwidths=[] if logs is None else learned_bandwidths(logs, like.dtype),
-    )
+    bandwidths = [] if logs is None else learned_bandwidths(logs, like.dtype)
+    scene = Scene(like, image, features)
+    filters = build_filters(recipe, scene, mask=mask, bandwidths=bandwidths)
     shape = (like.shape[0], *like.shape[2:])
     inside = None if mask is None else mask.flatten(1)
     return Prepared(tuple(filters), shape, like.dtype, like.device, recipe, inside)
@@ -125,12 +117,10 @@ def prepare(
 def prepare_alone(
     owner: str,
     recipe: Recipe,
-    image: Tensor,
-    mask: Tensor | None,
-    features: Sequence[Tensor],
+    guide: Guide,
     dtype: torch.dtype,
-    logs: nn.ModuleList | None,
-    learning: bool,
+    logs: nn.ModuleList | None = None,
+    learning: bool = False,
 ) -> Prepared:
     """Build filters from an image without its logits, and without gradients."""
     if learning or (recipe.feature_gradients and torch.is_grad_enabled()):
@@ -138,33 +128,29 @@ def prepare_alone(
             f"{owner}: filters that are being learned change with every step and cannot be "
             f"prepared; call layer.eval() and torch.no_grad() first, or pass the image itself"
         )
+    image = guide.image
     if not isinstance(image, Tensor) or not 3 <= image.dim() <= 5:
         got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"{owner}: prepare needs an image tensor (B, F, *S); got {got}")
     size = (image.shape[0], 1, *image.shape[2:])
     like = torch.zeros((), dtype=dtype, device=image.device).expand(size)
     with torch.no_grad():
-        return prepare(owner, recipe, like, image, mask, features, logs)
+        return prepare(owner, recipe, like, guide, logs)
 
 
 def take(
-    owner: str,
-    recipe: Recipe,
-    unary: Tensor,
-    image: Tensor | Prepared | None,
-    mask: Tensor | None,
-    features: Sequence[Tensor],
-    logs: nn.ModuleList | None,
+    owner: str, recipe: Recipe, unary: Tensor, guide: Guide, logs: nn.ModuleList | None = None
 ) -> Prepared:
     """The filters for logits `unary`: those prepared before, or new ones."""
-    if not isinstance(image, Prepared):
-        return prepare(owner, recipe, unary, image, mask, features, logs)
-    if mask is not None or features:
+    prepared = guide.image
+    if not isinstance(prepared, Prepared):
+        return prepare(owner, recipe, unary, guide, logs)
+    if guide.mask is not None or guide.features:
         raise ValueError(
             f"{owner}: give mask and features to prepare, not together with its result"
         )
-    image.check(owner, unary, recipe)
-    return image
+    prepared.check(owner, unary, recipe)
+    return prepared
 
 
 def _check_span(kernels: Sequence[Kernel], image: Tensor) -> None:
@@ -180,8 +166,8 @@ def _check_span(kernels: Sequence[Kernel], image: Tensor) -> None:
         return
     if 0 < span <= 2 * min(finest):
         warnings.warn(
-            f"the image spans {span:.3g}, no more than two colour bandwidths of {min(finest):g}, "
-            f"so that edges hardly count. Is it on 0..1, or normalised? Kernels expect 0..255: "
+            f"the image spans {span:.3g}, no more than two color bandwidths of {min(finest):g}, "
+            f"so that edges hardly count. Is it on 0..1, or normalized? Kernels expect 0..255: "
             f"multiply it by 255, undo mean and std, or use Segmenter, which does.",
             UserWarning,
             stacklevel=8,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from crfrnn import _checks, ops
-from crfrnn.crf.filters import build_filters
+from crfrnn.crf.filters import Recipe, build_filters
 from crfrnn.crf.inference import Pairwise
-from crfrnn.crf.kernel import Kernel
+from crfrnn.crf.kernel import Kernel, Scene
 from crfrnn.crf.kernels import weight_table
 from crfrnn.crf.pruning import Marginals, Pruned, marginals
 from crfrnn.ops import Options, settle
@@ -176,16 +176,9 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     with torch.no_grad():
         # First, because a copy to a device waits for what was launched there before.
         weights = weight_table(kernels, unary.shape[1], unary)
-        filters = build_filters(
-            kernels if steps else (),
-            unary,
-            guide,
-            maps,
-            normalization=options.numbers.normalization,
-            filter=options.filter,
-            mask=where,
-            engine=engine,
-        )
+        used = kernels if steps else ()
+        recipe = Recipe(used, options.numbers.normalization, options.filter, engine)
+        filters = build_filters(recipe, Scene(unary, guide, maps), mask=where)
         pairwise = Pairwise(filters, weights, penalty, engine)
         numeric = Options(steps, options.tol or 0.0, half=options.precision == "half")
         result = marginals(unary, pairwise, numeric, prune=options.prune)
