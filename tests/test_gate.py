@@ -1,0 +1,56 @@
+"""The performance gate: what its rows say, and when it fails."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import gate
+
+
+def runs(*ratios: float) -> list[dict[str, float]]:
+    return [{"ratio": ratio, "seconds": 0.1, "labels_equal": 0.999} for ratio in ratios]
+
+
+def test_a_row_shows_the_median_and_the_ends() -> None:
+    row = gate.summary(runs(9.0, 4.0, 11.0))
+    assert (row["median"], row["slowest"], row["fastest"]) == (9.0, 4.0, 11.0)
+
+
+def test_only_a_loss_beyond_the_tolerance_fails() -> None:
+    before = {"a": gate.summary(runs(10.0)), "b": gate.summary(runs(10.0))}
+    now = {"a": gate.summary(runs(8.6)), "b": gate.summary(runs(8.4)), "new": gate.summary(runs(1))}
+    assert gate.failures(now, before, 0.15) == ["b: 8.40x, was 10.00x"]
+
+
+def test_each_case_takes_the_photograph_as_it_says() -> None:
+    image = np.zeros((300, 280, 3), np.uint8)
+    logits = np.random.default_rng(0).normal(size=(21, 300, 280)).astype(np.float32)
+    for case in gate.CASES:
+        seen, scores = case.inputs(image, logits)
+        assert seen.shape[:2] == scores.shape[1:] == ((case.side or 300), (case.side or 280))
+        assert len(scores) == (case.classes or 21)
+        assert scores.dtype == np.float32
+
+
+def test_another_machine_and_a_slower_version_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg")
+    pack = tmp_path / "scores.npz"
+    np.savez(pack, ids=np.array(["a"]), logits=np.zeros((1, 4, 5, 3), np.float32))
+    monkeypatch.setattr(gate, "measure", lambda case, pictures: runs(5.0) * len(pictures))
+    saved = tmp_path / "run.json"
+    arguments = ["--photographs", str(tmp_path), "--scores", str(pack)]
+    gate.main([*arguments, "--save", str(saved)])
+    gate.main([*arguments, "--against", str(saved)])
+    monkeypatch.setattr(gate, "measure", lambda case, pictures: runs(4.0) * len(pictures))
+    with pytest.raises(SystemExit, match=r"slower than the stored run: 160/3, two threads: 4\.00x"):
+        gate.main([*arguments, "--against", str(saved)])
+    facts = json.loads(saved.read_text())
+    saved.write_text(json.dumps({**facts, "machine": {"machine": "other", "processors": 64}}))
+    with pytest.raises(SystemExit, match="2"):
+        gate.main([*arguments, "--against", str(saved)])
+    assert "another machine" in capsys.readouterr().err
