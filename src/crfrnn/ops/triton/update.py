@@ -1,4 +1,4 @@
-"""Weighting, compatibility, unary and softmax of one step, fused with the slice before them."""
+"""Weighting, compatibility, unary and softmax of a step, fused with the slice before them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def filtered(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Some columns of a filter's result at the points `place`; see `weighted` for KIND."""
+    """Some columns of a filtered result at the points `place`; see `weighted` for KIND."""
     if KIND == "lattice":
         part = sliced(
             source, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS,
@@ -67,11 +67,11 @@ def weighted(
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Weights times a filter's result at the points `place`, a tile of all channels.
+    """Weights times the filtered result at the points `place`, as a tile of all channels.
 
-    KIND tells what `source` is: "lattice" a blurred table, "dense" the result itself. FULL weights
-    are a matrix that takes channels in to channels out, (in, out); else one number a channel.
-    With REDUCE, also write the sums over this block of the result times the marginals at `row`.
+    `source` is a blurred table (KIND "lattice") or the filtered values (KIND "dense"). The weights
+    are a matrix (in, out) with FULL, else a number per channel. With REDUCE, the sums over this
+    block of the result times the marginals at `row` are written too: a part of ∂L/∂w.
     """
     kind = mix.dtype.element_ty
     column = tl.arange(0, COLUMNS)
@@ -91,7 +91,7 @@ def weighted(
                 mask=(inner < CHANNELS)[:, None] & (column < CHANNELS)[None, :],
                 other=0.0,
             )
-            # Exact products: TF32 would round the messages to three digits.
+            # In float32 precision: TF32 would round the messages to three digits.
             result += tl.dot(part * scale[:, None], matrix, input_precision="ieee", out_dtype=kind)
     else:
         part = filtered(
@@ -137,7 +137,7 @@ def mix_kernel(
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Write the weighted result of one kernel to the message, or add it."""
+    """Write the weighted result of a filter to the message, or with ADD add it."""
     item, point, valid, place = own_points(points, ROWS)
     row = (item * q_rows + point) * WIDTH
     block = item * tl.num_programs(0) + tl.program_id(0)
@@ -186,11 +186,13 @@ def update_kernel(
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """End a step: z = u - A m, then q = softmax(z), which the LAST step leaves out.
+    """Finish a step: z = u - A m, then, unless it is the LAST step, q = softmax(z).
 
-    KIND "none" slices nothing. WRITE keeps z. With STOPS, items that are not `running` keep theirs,
-    and the change of the marginals is summed for each block.
+    KIND "none" has no source to weight. With WRITE, z is stored. With STOPS, items that are not
+    `running` keep their z, and each block stores the summed change of its marginals.
     """
+    # A row of channels is in registers from the slice to the softmax: the message of the fused
+    # filter and the penalty never reach memory, and z only if it is asked for.
     item, point, valid, place = own_points(points, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = valid[:, None] & (column < WIDTH)[None, :]
@@ -204,7 +206,7 @@ def update_kernel(
     if MESSAGE:
         held = message + place[:, None] * WIDTH + column[None, :]
         total += tl.load(held, mask=inside, other=0.0)
-    # Potts: what the other classes weigh.
+    # FULL weights contain A already. For Potts, (1 1ᵀ - I) m is the sum of m minus m.
     penalty = total if FULL else tl.sum(total, axis=1)[:, None] - total
     here = (item * CHANNELS + column[None, :]) * points + point[:, None]
     score = tl.load(logits + here, mask=real, other=0.0) - penalty
@@ -217,11 +219,12 @@ def update_kernel(
             tl.store(z + here, score, mask=real)
     if not LAST:
         score = tl.where(real, score, float("-inf"))
-        # A row beyond the image is all -inf: its zeros are not stored.
+        # Rows beyond the image are all -inf. Their maximum and sum are replaced to avoid NaN from
+        # inf - inf and 0 / 0. They are not stored.
         top = tl.where(valid, tl.max(score, axis=1), 0.0)
-        weightless = tl.exp(score - top[:, None])
-        sum_of = tl.where(valid, tl.sum(weightless, axis=1), 1.0)
-        q = tl.where(real, weightless / sum_of[:, None], 0.0)
+        exponential = tl.exp(score - top[:, None])
+        divisor = tl.where(valid, tl.sum(exponential, axis=1), 1.0)
+        q = tl.where(real, exponential / divisor[:, None], 0.0)
         spot = updated + (item * next_rows + point)[:, None] * WIDTH + column[None, :]
         if STOPS:
             before = tl.load(
@@ -261,10 +264,10 @@ def adjoint_kernel(
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """End a step of the adjoint: g = q ⊙ (h - Σ q h) with h = -Σ_k M_kᵀ R_k.
+    """Finish a step of the adjoint: g = q ⊙ (h - Σ q h) with h = -Σ_k M_kᵀ R_k.
 
-    Adds g to `to_logits`, and writes to `upstream` what the adjoint filters see next: Aᵀ g for
-    Potts, which is all other classes' g, or g itself.
+    Adds g to `to_logits`, and writes the next input of the adjoint filters to `upstream`: g, or
+    (1 1ᵀ - I) g for Potts. Derived in `reference.mean_field_backward`.
     """
     item, point, valid, place = own_points(points, ROWS)
     column = tl.arange(0, COLUMNS)
