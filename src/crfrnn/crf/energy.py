@@ -70,7 +70,7 @@ def may_oscillate(weights: Tensor, compatibility: Tensor) -> bool:
     # The pairwise energy is ½ Σ_k ⟨q, A W_k F_k q⟩. If it is concave, its tangent at the current q
     # lies above it; the update minimizes tangent + unary - entropy, an upper bound of the free
     # energy that touches it at q, so the free energy cannot rise. F_k is positive semi-definite and
-    # acts on pixels, A W_k acts on classes: their product is concave where A W_k is.
+    # acts on pixels, A W_k acts on classes: their product is negative semi-definite if A W_k is.
     # A change d of marginals sums to zero over the classes, so only A W_k on that subspace counts:
     # `center` = I - 1 1ᵀ/C projects onto it. A quadratic form dᵀ M d sees only the symmetric part
     # of M. For Potts with a diagonal W >= 0, dᵀ (1 1ᵀ - I) W d = -dᵀ W d <= 0, because dᵀ 1 = 0.
@@ -83,5 +83,5 @@ def may_oscillate(weights: Tensor, compatibility: Tensor) -> bool:
     if not model.numel():
         return False
     largest = torch.linalg.eigvalsh(model + model.mT)[:, -1]
-    # The tolerance is relative: rounding gives the zero eigenvalue of 1 a random sign.
+    # The vector 1 has the eigenvalue 0, to which rounding gives a sign: hence the tolerance.
     return bool((largest > 1e-9 * model.abs().amax((1, 2)).clamp_min(1e-9)).any())

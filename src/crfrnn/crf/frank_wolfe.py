@@ -137,9 +137,9 @@ def frank_wolfe(
         log_q = torch.where(running.view(column), target, log_q)
         steps = steps + running
         if (guard or tolerance > 0) and index + 1 < options.iterations:
-            # The guard: at a fixed point of a contraction the change shrinks in every step. A
-            # repulsive model that overshoots doubles back, and its change grows. One growth may be
-            # a transient; after two in a row the step of that image is halved for good. A smaller
+            # The guard: at a fixed point of a contraction the change shrinks in every step. If
+            # a repulsive model overshoots, it swings back and the change grows. One growth may be a
+            # transient; after two in a row the step of that image is halved for good. A smaller
             # step follows the continuous flow dq/dt = s - q more closely and overshoots less.
             change = (log_q.exp() - q).detach().abs().flatten(1).mean(1)
             growths = torch.where(change > last, growths + 1, 0)

@@ -128,7 +128,7 @@ def gaussian_filter(
 
     Returns:
         (..., N, C), of the type of `values`. Differentiable with respect to `values` and
-        `features`. The lattice has first derivatives only with respect to `features`, and none on
+        `features`. With respect to `features`, the lattice has a first derivative only, and none on
         the faces of its simplices.
 
     Example:

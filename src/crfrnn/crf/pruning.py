@@ -1,4 +1,4 @@
-"""Leaves out of the recurrence classes that provably stay unlikely."""
+"""Leaves classes that provably stay unlikely out of the recurrence."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LIMIT = 0.5
 #: Classes whose marginals stay below this fraction of the likeliest class's are tested together.
 _RARE = 0.05
 
-#: Number of tests, the rare classes' included. Each test filters one column; four cost almost
-#: nothing.
+#: Largest number of tests, with one for the rare classes. A test filters one column; four columns
+#: cost almost nothing.
 _TESTS = 4
 
 #: A class whose marginals nowhere exceed this fraction of the likeliest class's cannot win by a

@@ -111,6 +111,8 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     """Run the recurrence from `logits` (B C N); see `reference.mean_field`."""
     logits, weights = logits.detach().contiguous(), model.weights.detach().contiguous()
     batch, classes, n = logits.shape
+    # One image at a time, each with all threads: images share no work, and the buffers of the core
+    # stay as large as those of a single image.
     saved_steps = options.iterations if options.save else 0
     z = _empty(logits.shape, logits.dtype)
     saved = _empty((batch, saved_steps, n, saved_width(classes)), logits.dtype)
@@ -217,6 +219,7 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
             sums[b],
             torch.get_num_threads(),
         )
+    # The core sums R_k Q_{t-1}ᵀ over the steps; ∂L/∂M_k is minus that.
     return to_logits, -sums.sum(0).to(weights.dtype)
 
 
@@ -259,5 +262,7 @@ def _core_term(term: Term, b: int, adjoint: bool = False, half: bool = False) ->
     if term.kind == "exact":
         features = term.arrays[0][b].detach().contiguous()
         return _core.exact_term(features, EXACT_TOLERANCE[features.dtype], *scales)
+    # For the adjoint, the core itself swaps the factors and reverses the blurs of a lattice. Only
+    # the bands of a grid have to be transposed for it.
     bands = [transpose_band(band) for band in term.arrays] if adjoint else term.arrays
     return _core.grid_term(_plain(bands), *scales)

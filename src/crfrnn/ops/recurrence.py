@@ -84,6 +84,8 @@ def fill_totals(logits: Tensor, model: Model) -> None:
                 term.total = response(term, (batch, n), model.size, model.engine)
 
 
+# The arrays of the terms are arguments without a gradient: if a feature or bandwidth needs one, the
+# recurrence runs in plain PyTorch instead (`crf.inference`).
 @torch.library.custom_op("crfrnn::mean_field", mutates_args=())
 def _mean_field(
     logits: Tensor, arrays: list[Tensor], size: list[int], kinds: str, numbers: list[float]

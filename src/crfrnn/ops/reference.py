@@ -144,7 +144,7 @@ def marginals(
     """Run the recurrence for marginals and labels, without gradients.
 
     If `model.kept` names classes, the Potts recurrence runs on these and on a single class that
-    stands for all others; the last column of the weights is its.
+    stands for all others. The last column of the weights belongs to that class.
 
     Args:
         logits: the unary term (B C N).

@@ -58,8 +58,7 @@ def filter_to_weight(
     Gradients reach the weights only; the vertices are constants.
     """
     # Let out = α Sᵀ B S v, where S[ν, i] is the weight of point i at vertex ν, α the gain and B the
-    # product of all blurs. Every weight acts twice, in the slice and in the splat. With dL/dout =
-    # g,
+    # product of all blurs. Every weight acts twice, in the slice and in the splat. Let dL/dout = g:
     #   dL = α ⟨g, dSᵀ (B S v)⟩ + α ⟨g, Sᵀ B dS v⟩ = α ⟨g, dSᵀ X⟩ + α ⟨Y, dS v⟩
     # for the tables X = B S v and Y = Bᵀ S g. So dL/dS[ν, i] = α (⟨g_i, X_ν⟩ + ⟨v_i, Y_ν⟩), and Bᵀ
     # is the blur in reverse order.
@@ -104,10 +103,10 @@ def embed(features: Tensor) -> tuple[Tensor, Tensor]:
     before = residue[:, :, None] < residue[:, None, :]
     later = torch.ones(d + 1, d + 1, dtype=torch.bool, device=features.device).triu(1)
     rank = ((before & later) | (~before.transpose(1, 2) & later.T)).sum(2)
-    # Rounding each coordinate alone may leave the hyperplane: the quotients sum to some h. If h >
-    # 0, the h coordinates with the smallest residues go down by D+1; if h < 0, the |h| coordinates
-    # with the largest go up by D+1. Adding h to all ranks pushes exactly these out of 0..D. Their
-    # residues change by D+1 in the other direction, so their ranks wrap around.
+    # Rounding each coordinate alone may leave the hyperplane: the quotients sum to some h. If it is
+    # positive, the h coordinates with the smallest residues go down by D+1; if negative, the |h|
+    # coordinates with the largest go up by D+1. Adding h to all ranks pushes exactly these out of
+    # 0..D. Their residues change by D+1 in the other direction, so their ranks wrap around.
     rank = rank + quotient.sum(1, keepdim=True).long()
     shift = (rank < 0).long() - (rank > d).long()
     rank = rank + shift * (d + 1)
@@ -134,11 +133,12 @@ def _elevate(features: Tensor) -> Tensor:
     """Map points (N D) onto the hyperplane of D+1 coordinates that sum to zero."""
     # Feature j goes along the vector (1, ..., 1, -j, 0, ..., 0) with j ones. The coordinates of
     # each vector sum to zero. The vectors are orthogonal and of length √(j (j+1)), so dividing by
-    # that makes the map a rotation times c. It is evaluated with one running sum: y_j = Σ_{k>j} s_k
-    # - j s_j. c = (D+1) √(2/3) gives the filter unit variance. In units of (D+1)², per direction:
-    # blurring one axis moves mass by ±v_a with probability ¼ each, and ½ Σ_a v_a v_aᵀ is ½ in every
-    # direction of the hyperplane; splat and slice each replace a point by a random corner, which
-    # adds 1/12 on average. ½ + 1/12 + 1/12 = 2/3.
+    # that makes the map a rotation times c. With s_j the scaled feature, a running sum gives
+    #   y_j = Σ_{k>j} s_k - j s_j.
+    # The factor c = (D+1) √(2/3) gives the filter unit variance. Count variances per direction of
+    # the hyperplane, in units of (D+1)². Blurring axis a moves mass by ±v_a with probability ¼
+    # each, and over all axes ½ Σ_a v_a v_aᵀ is ½. Splat and slice each replace a point by a random
+    # corner of its simplex, which adds 1/12 on average. The sum ½ + 1/12 + 1/12 = 2/3 is c².
     d = features.shape[1]
     total = torch.zeros_like(features[:, 0])
     elevated = [total] * (d + 1)

@@ -1,4 +1,4 @@
-"""The recurrence as a sequence of launches; between two steps, nothing returns to the host."""
+"""The recurrence as a sequence of launches; without a tolerance, the host never waits."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     steps = torch.zeros(batch, dtype=torch.int64, device=logits.device)
     if iterations == 0:
         return logits.clone(), saved, steps
+    # Steps write their marginals straight to `saved`. Without it, one buffer is updated in place:
+    # an update reads and writes its own pixels only, after the filters have read them all.
     q = saved[:, 0] if save else logits.new_empty((batch, n, width))
     recurrence = _Steps(q, classes, model, False, storage)
     # Without a source and a message, the update is Q_0 = softmax(u).
@@ -47,7 +49,7 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
             z,
             q,
             after,
-            write=last or stopping,
+            write=last or stopping,  # any step may be the last one of an item
             last=last,
             message=message,
             running=recurrence.running if stopping else None,
@@ -75,6 +77,7 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
     upstream = pad_channels(upstream, saved.shape[3])
     to_weights = torch.zeros_like(weights, dtype=torch.float64)
     steps = _Steps(upstream, classes, model, True, None)
+    # `upstream` is the input of the adjoint filters of a step; `to_logits` sums up all g so far.
     for step in reversed(range(saved.shape[1])):
         q = saved[:, step]
         fused, message = steps.adjoint_messages(upstream, q, to_weights)
@@ -268,6 +271,7 @@ class _Steps:
         )
 
     def _multiply(self, result: Tensor, k: int, add: bool) -> None:
+        """Write the result times the matrix of kernel `k` to the message, or `add` it."""
         product = result[..., : self.classes] @ self.weights[k]
         if not add:
             self.message.zero_()

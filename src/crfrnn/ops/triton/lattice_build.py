@@ -177,8 +177,10 @@ def embed_kernel(
     residue = elevated - quotient * (D + 1)
     rank = tl.zeros([BLOCK, AXES], tl.int32)
     for other in tl.static_range(D + 1):
-        theirs = tl.sum(tl.where(column == other, residue, 0.0), axis=1)[:, None]
-        below = ((residue < theirs) & (column < other)) | ((residue <= theirs) & (column > other))
+        other_residue = tl.sum(tl.where(column == other, residue, 0.0), axis=1)[:, None]
+        below = ((residue < other_residue) & (column < other)) | (
+            (residue <= other_residue) & (column > other)
+        )
         rank += below.to(tl.int32)
     whole = quotient.to(tl.int32)
     rank += tl.sum(whole, axis=1)[:, None]
@@ -202,9 +204,9 @@ def embed_kernel(
         # A coordinate is (D+1) times its quotient plus the remainder, which is the corner's number.
         digit = (whole - (rank > D - corner).to(tl.int32)).to(tl.int64) - lowest
         for word in tl.static_range(WORDS):
-            worth = stride + word * (D + 2)
-            key = tl.sum(digit * tl.load(worth + column, mask=column < D, other=0), axis=1)
-            key += tl.load(worth + D) * corner + tl.load(worth + D + 1) * item
+            place_value = stride + word * (D + 2)
+            key = tl.sum(digit * tl.load(place_value + column, mask=column < D, other=0), axis=1)
+            key += tl.load(place_value + D) * corner + tl.load(place_value + D + 1) * item
             target = keys + word * (total.to(tl.int64) * (D + 1)) + place
             tl.store(target, key.to(keys.dtype.element_ty), mask=inside)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crfrnn.ops.arrays import LatticeArrays
 
-from .launch import channel_block, item_of, launch, own_points, padded_width, pieces, row_block
+from .launch import channel_block, item_of, launch, padded_width, pieces, program_points, row_block
 from .splat import splat
 from .splat_plan import Splat, plan
 
@@ -176,6 +176,9 @@ def blur_kernel(
     COLUMNS: tl.constexpr,
 ):
     """Blur along one axis with CENTER times (½, 1, ½)."""
+    # Vertices are rows of channels, so the threads of a warp load consecutive addresses although
+    # the rows of the neighbors are scattered. Reading one table and writing the other, each vertex
+    # is independent of all others: no order of programs changes the result.
     vertex = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = vertex < vertices
@@ -213,7 +216,7 @@ def sliced(
     COLUMNS: tl.constexpr,
 ):
     """Sums of the rows of the corners, times their weights, for the points `place` of a batch."""
-    begin = tl.load(starts + item) - 1
+    begin = tl.load(starts + item) - 1  # vertices of an item are numbered from 1
     real = (column < WIDTH)[None, :]
     sums = tl.zeros([ROWS, COLUMNS], weight.dtype.element_ty)
     for corner in tl.static_range(CORNERS):
@@ -243,7 +246,8 @@ def slice_kernel(
     COLUMNS: tl.constexpr,
 ):
     """Slice: each point gathers the rows of the corners around it."""
-    item, _, valid, place = own_points(points, ROWS)
+    # The gain multiplies the sum, once per value. It also undoes the halved blurs of float16.
+    item, _, valid, place = program_points(points, ROWS)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     sums = sliced(
         table, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS, COLUMNS
@@ -274,7 +278,7 @@ def weight_kernel(
     """The gradient of each weight of the lattice."""
     # It is GAIN (⟨g, X⟩ + ⟨v, Y⟩), with the blurred tables X of the values, `forward`, and Y of the
     # gradient, `adjoint`; derived in `reference_lattice.filter_to_weight`.
-    item, _, valid, place = own_points(points, ROWS)
+    item, _, valid, place = program_points(points, ROWS)
     begin = tl.load(starts + item) - 1
     for corner in tl.static_range(CORNERS):
         row = begin + tl.load(vertex + place * CORNERS + corner, mask=valid, other=1)

@@ -19,7 +19,7 @@ def item_of(vertex, starts, batch):
 
 
 @triton.jit
-def own_points(points, ROWS: tl.constexpr):
+def program_points(points, ROWS: tl.constexpr):
     """The batch item and the points of a program, whether they exist, and their batch positions."""
     # Program ids are widened before they are multiplied: products exceed 32 bits.
     item = tl.program_id(1).to(tl.int64)
@@ -27,8 +27,7 @@ def own_points(points, ROWS: tl.constexpr):
     return item, point, point < points, item * points + point
 
 
-#: Whether Triton kernels run in Triton's interpreter on CPU tensors instead of compiled on a
-#: device.
+#: Whether Triton kernels run in Triton's interpreter, on CPU tensors.
 INTERPRETED = not isinstance(item_of, triton.JITFunction)
 
 #: Compiled Triton kernels with the values of their constants, for each kind of launch.

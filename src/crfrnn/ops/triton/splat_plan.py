@@ -29,7 +29,8 @@ class Splat(NamedTuple):
 
     share: Tensor  # B N*(D+1): weights in CSR order, times the scale of the input
     ends: Tensor  # M, int64: the number of parts up to a vertex + 2^32 · that of split vertices
-    part: Tensor  # P 4, int64: item, begin and end of the entries, and the vertex; -1 if it is split
+    # P 4, int64: item, begin and end of the part's entries, and its vertex, or -1 if that is split
+    part: Tensor
     split: Tensor  # H 3, int64: a vertex of several parts, and begin and end of these
     partial: Tensor  # P C: sums of the parts of split vertices
 
@@ -53,8 +54,8 @@ def plan(lattice: LatticeArrays, scale: Tensor | None, width: int) -> Splat:
         SCALED=scale is not None,
         BLOCK=block,
     )
-    # The host allocates for the worst case. A split vertex has more than PART entries and a heavy one
-    # more than LIGHT, and a heavy vertex of x entries has fewer than x / PART + 1 parts.
+    # The host allocates for the worst case. A split vertex has more than PART entries and a heavy
+    # vertex more than LIGHT; a heavy vertex of x entries has fewer than x / PART + 1 parts.
     most_split = batch * each // (PART + 1) + 1
     most_parts = batch * each // (LIGHT + 1) + batch * each // PART + 1
     ends = torch.empty(vertices, dtype=torch.int64, device=share.device)

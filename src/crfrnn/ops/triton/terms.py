@@ -81,8 +81,8 @@ class Filtering:
 
     def source(self, values: Tensor) -> Source:
         """Filter values (B N width), but leave the slice and `after` to the reader."""
-        # A lattice applies `before` in the weights of its splat, the exact sum as it loads values, so
-        # only a grid needs a scaled copy.
+        # A lattice applies `before` in the weights of its splat, and the exact sum as it loads
+        # values. Only a grid needs a scaled copy.
         source = Source("dense", self.like)
         if self.after is not None:
             source.after, source.scaled = self.after, True

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from .lattice_filter import sliced
-from .launch import own_points
+from .launch import program_points
 
 
 @triton.jit
@@ -73,6 +73,8 @@ def weighted(
     are a matrix (in, out) with FULL, else a number per channel. With REDUCE, the sums over this
     block of the result times the marginals at `row` are written too: a part of ∂L/∂w.
     """
+    # The factors `after`, the gain and the weights multiply the result. The first two are joined to
+    # a number per point, `scale`.
     kind = mix.dtype.element_ty
     column = tl.arange(0, COLUMNS)
     result = tl.zeros([ROWS, COLUMNS], kind)
@@ -80,6 +82,8 @@ def weighted(
     if SCALED:
         scale *= tl.load(after + place, mask=valid, other=0.0)
     if FULL:
+        # The product takes a chunk of input channels at a time: the whole matrix, beside a tile
+        # with all channels, would overflow the shared memory.
         for first in range(0, WIDTH, CHUNK):
             inner = first + tl.arange(0, CHUNK)
             part = filtered(
@@ -101,6 +105,8 @@ def weighted(
         part *= scale[:, None]
         result = part * tl.load(mix + column, mask=column < CHANNELS, other=0.0)[None, :]
         if REDUCE:
+            # ∂L/∂w_c = -Σ_i R_ic q_ic. Each block writes its part to a row of its own. The rows
+            # are added later, in one order and without atomics.
             q = tl.load(
                 marginals + row[:, None] + column[None, :],
                 mask=valid[:, None] & (column < WIDTH)[None, :],
@@ -138,7 +144,7 @@ def mix_kernel(
     CHUNK: tl.constexpr,
 ):
     """Write the weighted result of a filter to the message, or with ADD add it."""
-    item, point, valid, place = own_points(points, ROWS)
+    item, point, valid, place = program_points(points, ROWS)
     row = (item * q_rows + point) * WIDTH
     block = item * tl.num_programs(0) + tl.program_id(0)
     result = weighted(
@@ -193,7 +199,7 @@ def update_kernel(
     """
     # A row of channels is in registers from the slice to the softmax: the message of the fused
     # filter and the penalty never reach memory, and z only if it is asked for.
-    item, point, valid, place = own_points(points, ROWS)
+    item, point, valid, place = program_points(points, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = valid[:, None] & (column < WIDTH)[None, :]
     real = valid[:, None] & (column < CHANNELS)[None, :]
@@ -212,6 +218,8 @@ def update_kernel(
     score = tl.load(logits + here, mask=real, other=0.0) - penalty
     if STOPS:
         active = tl.load(running + item) != 0
+        # A stopped item goes on updating its marginals, which nothing but that item reads. Its z is
+        # the result, and stays.
         if WRITE:
             tl.store(z + here, score, mask=real & active)
     else:
@@ -269,7 +277,7 @@ def adjoint_kernel(
     Adds g to `to_logits`, and writes the next input of the adjoint filters to `upstream`: g, or
     (1 1ᵀ - I) g for Potts. Derived in `reference.mean_field_backward`.
     """
-    item, point, valid, place = own_points(points, ROWS)
+    item, point, valid, place = program_points(points, ROWS)
     column = tl.arange(0, COLUMNS)
     row = (item * q_rows + point) * WIDTH
     block = item * tl.num_programs(0) + tl.program_id(0)
@@ -290,6 +298,7 @@ def adjoint_kernel(
     g = tl.where(real, q * (h - tl.sum(q * h, axis=1)[:, None]), 0.0)
     here = to_logits + (item * CHANNELS + column[None, :]) * points + point[:, None]
     tl.store(here, tl.load(here, mask=real, other=0.0) + g, mask=real)
+    # The filters of this step have read `upstream` in earlier launches, so it can be overwritten.
     if not FULL:
         g = tl.where(real, tl.sum(g, axis=1)[:, None] - g, 0.0)
     tl.store(upstream + held, g, mask=inside)
