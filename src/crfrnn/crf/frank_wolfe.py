@@ -1,4 +1,4 @@
-"""The recurrence with a step of its own: regularized Frank-Wolfe, early stop, guard and trace."""
+"""The recurrence in plain PyTorch with other updates, early stopping, a guard and a trace."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ REGULARIZERS = ("entropy", "l2")
 class Step:
     """The update of one iteration: regularized Frank-Wolfe (Lê-Huu & Alahari, arXiv 2110.14759).
 
-    With z = logits - penalty(q), the scores that the other pixels leave:
-    `s = argmax ⟨z, s⟩ - strength · r(s)` over distributions, then `q ← q + size · (s - q)`.
-    r is the negative entropy, which makes s = softmax(z / strength), or half the squared norm,
-    which makes s sparse. The default, entropy with strength and size 1, is the paper's mean field
-    and the only one that runs as a fused operator; the others run in plain PyTorch.
+    With z = logits - penalty(q), the step takes `s = argmax ⟨z, s⟩ - strength · r(s)` over
+    distributions s, and moves there: `q ← q + size · (s - q)`. The regularizer r is the negative
+    entropy, for which s = softmax(z / strength), or half the squared norm, for which s is sparse.
+    The default, "entropy" with strength and size 1, is the paper's mean field. Only this step runs
+    as a fused operator; all others run in plain PyTorch.
 
     Args:
         regularizer: "entropy" or "l2".
         strength: λ > 0; smaller is greedier.
         size: α in (0, 1]; smaller steps damp oscillation.
-        learn: learn both. λ stays positive and α below 1; α starts from 0.95 at most.
-        mix: share of the starting distribution in the result, in [0, 1). With "l2", whose result
-            has exact zeros, it keeps a gradient alive while training; the authors used 0.5.
+        learn: learn both. λ stays positive and α below 1; α starts at 0.95 or less.
+        mix: share of the starting distribution in the result, in [0, 1). The result of "l2" has
+            exact zeros; a mix keeps their gradient alive in training. The authors used 0.5.
 
     Example:
         >>> from crfrnn import Step
@@ -59,7 +59,7 @@ class Step:
 
 
 class Rates(NamedTuple):
-    """The numbers of a step, as they are or as they are being learned: λ and α."""
+    """λ and α of a step: numbers, or tensors if they are learned."""
 
     strength: Tensor | float
     size: Tensor | float
@@ -70,8 +70,8 @@ class Inference:
     """What `CRFRNN.infer` returns.
 
     Attributes:
-        logits: (B, C, *S) logits of the marginals, of the type of the given ones.
-        steps: (B,) mean-field steps that each image made.
+        logits: (B, C, *S) logits of the marginals, of the same type as the input.
+        steps: (B,) mean-field steps computed for each image.
         energy: (T + 1, B) free energy before each step and at the end, if traced; see
             `free_energy`. An image that has stopped keeps its last value.
 
@@ -79,8 +79,8 @@ class Inference:
         >>> import torch
         >>> from crfrnn import CRFRNN
         >>> logits, image = torch.zeros(1, 2, 4, 5), torch.zeros(1, 3, 4, 5)
-        >>> done = CRFRNN(2).infer(logits, image, iterations=9, tol=1e-3)
-        >>> done.steps, done.energy is None  # undecided everywhere, and so at rest at once
+        >>> inference = CRFRNN(2).infer(logits, image, iterations=9, tol=1e-3)
+        >>> inference.steps, inference.energy is None  # uniform marginals do not change
         (tensor([1]), True)
     """
 
@@ -99,21 +99,22 @@ def frank_wolfe(
     guard: bool = False,
     trace: bool = False,
 ) -> Inference:
-    """Run steps from `logits` (B C *S), in plain differentiable PyTorch.
+    """Run Frank-Wolfe steps from `logits` (B C *S) in plain, differentiable PyTorch.
 
     Args:
         logits: the unary term, -energy.
-        penalty_of: marginals -> what each label costs beside them, A Σ_k W_k F_k q.
-        options: iterations, and the tolerance.
+        penalty_of: maps marginals q to A Σ_k W_k F_k q, the cost of each label beside them.
+        options: iterations and tolerance.
         step: regularizer, λ, α and mix.
-        rates: learned λ and α in place of the step's.
-        guard: halve the step of an image whose change has grown twice in a row.
+        rates: learned λ and α that replace those of `step`.
+        guard: halve the step size of an image whose change has grown twice in a row.
         trace: also compute the free energy before each step and at the end.
     """
     strength, size = Rates(step.strength, step.size) if rates is None else rates
     tolerance = options.tolerance
     count = len(logits)
     column = (count,) + (1,) * (logits.dim() - 1)
+    # Marginals are kept as logarithms: a confident network's small ones underflow as numbers.
     start = log_q = logits.log_softmax(1)
     scores = logits
     running = torch.ones(count, dtype=torch.bool, device=logits.device)
@@ -121,24 +122,32 @@ def frank_wolfe(
     halvings, growths = torch.zeros_like(steps), torch.zeros_like(steps)
     last = logits.new_full((count,), math.inf)
     energies = []
-    for done in range(options.iterations):
+    for index in range(options.iterations):
         q = log_q.exp()
         penalty = penalty_of(q)
         energies += [combine(-logits, q, penalty)] if trace else []
+        # At q the energy without entropy has the gradient -z. The minimizer over s of
+        # -⟨z, s⟩ + λ r(s) is the maximizer of ⟨z / λ, s⟩ - r(s).
         z = logits - penalty
         target = _log_minimizer(z / strength, step.regularizer)
+        # A whole step replaces q. Without the blend, the default is mean field to the bit.
         if guard or isinstance(size, Tensor) or size != 1:
             target = _blend(log_q, target, (size * 0.5**halvings).view(column))
         scores = torch.where(running.view(column), z, scores)
         log_q = torch.where(running.view(column), target, log_q)
         steps = steps + running
-        if (guard or tolerance > 0) and done + 1 < options.iterations:
+        if (guard or tolerance > 0) and index + 1 < options.iterations:
+            # The guard: at a fixed point of a contraction the change shrinks in every step. If
+            # a repulsive model overshoots, it swings back and the change grows. One growth may be a
+            # transient; after two in a row the step of that image is halved for good. A smaller
+            # step follows the continuous flow dq/dt = s - q more closely and overshoots less.
             change = (log_q.exp() - q).detach().abs().flatten(1).mean(1)
             growths = torch.where(change > last, growths + 1, 0)
             halvings = halvings + (growths >= 2)
             growths = growths * (growths < 2)
             last = change
             running = running & (change >= tolerance)
+            # A trace has a value for every step, so it goes on with all images at rest.
             if tolerance > 0 and not trace and not bool(running.any()):
                 break
     if trace:
@@ -148,25 +157,33 @@ def frank_wolfe(
         return Inference(logits, steps, energy)
     if step.mix > 0:
         log_q = _blend(start, log_q, 1 - step.mix)
-    # The sum over classes is free; this one makes the default step return the paper's logits.
+    # Softmax ignores a constant per pixel. This one turns log-probabilities back into logits: with
+    # the default step log_q = z - logsumexp(z), so the sum is z, the paper's result.
     return Inference(log_q + scores.logsumexp(1, keepdim=True), steps, energy)
 
 
 def _log_minimizer(scores: Tensor, regularizer: str) -> Tensor:
     if regularizer == "entropy":
         return scores.log_softmax(1)
-    # Euclidean projection onto the simplex: sparsemax of Martins & Astudillo (ICML 2016).
+    # Sparsemax (Martins & Astudillo, ICML 2016): argmax ⟨z, s⟩ - ½ |s|² is the point of the simplex
+    # nearest to z. By the KKT conditions s_c = max(z_c - τ, 0) with τ such that s sums to one. Let
+    # a_1 >= a_2 >= ... be z sorted. If the ρ largest are the support, their sum gives
+    # τ = (Σ_{j<=ρ} a_j - 1) / ρ. Entry ρ is positive where a_ρ > τ, that is where
+    # ρ a_ρ > Σ_{j<=ρ} a_j - 1. This holds for a prefix of ranks, so counting them gives ρ.
     ordered = scores.sort(dim=1, descending=True).values
     rank = torch.arange(1, scores.shape[1] + 1, dtype=scores.dtype, device=scores.device)
     rank = rank.view(-1, *[1] * (scores.dim() - 2))
     excess = ordered.cumsum(1) - 1
     support = (rank * ordered > excess).sum(1, keepdim=True)
     threshold = excess.gather(1, support - 1) / support
+    # Zeros become the smallest normal number, whose logarithm is finite.
     return (scores - threshold).clamp_min(torch.finfo(scores.dtype).tiny).log()
 
 
 def _blend(log_q: Tensor, log_s: Tensor, size: Tensor | float) -> Tensor:
-    """log((1 - size) q + size s); a size of one keeps a rounding's worth of q, and its gradient."""
+    """log((1 - size) q + size s); with size 1, a rounding error's worth of q remains."""
+    # In log space: log(e^(log q + log(1 - α)) + e^(log s + log α)). At α = 1,
+    # log(1 - α) is -inf and has an infinite derivative, which times zero is NaN. So α <= 1 - eps.
     size = torch.as_tensor(size, dtype=log_q.dtype, device=log_q.device)
     size = size * (1 - torch.finfo(log_q.dtype).eps)
     return torch.logaddexp(log_q + torch.log1p(-size), log_s + size.log())

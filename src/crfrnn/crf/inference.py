@@ -1,4 +1,4 @@
-"""Running an inference: by the fused operator of an engine, or in plain PyTorch."""
+"""Runs an inference, either by the fused operator of an engine or in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Pairwise(NamedTuple):
     Attributes:
         filters: the normalized filter of each kernel, from `build_filters`.
         weights: kernel weights, (K,), (K, C) or (K, C, C).
-        compatibility: (C, C) penalty for one label beside another; None is Potts, which runs
-            faster than the same matrix.
-        engine: "reference", "cpu" or "triton"; by default the fastest that suits the logits.
+        compatibility: (C, C) penalty for one label beside another. None is Potts and runs faster
+            than the equal matrix.
+        engine: "reference", "cpu" or "triton"; by default the fastest one for the logits.
     """
 
     filters: Sequence[KernelFilter]
@@ -34,17 +34,17 @@ class Pairwise(NamedTuple):
     engine: str | None = None
 
     def matrix(self, logits: Tensor) -> Tensor:
-        """The compatibility (C, C), also where it is Potts."""
+        """The compatibility as a (C, C) matrix, even if it is Potts."""
         return potts(logits) if self.compatibility is None else self.compatibility
 
     def model(self, logits: Tensor) -> ops.Model:
-        """What the fused operators take for `logits` (B C *S)."""
+        """The model that the fused operators take for `logits` (B C *S)."""
         engine = ops.resolve_engine(self.engine, logits.device, logits.dtype)
         terms = [kernel.term for kernel in self.filters]
         return ops.Model(self._penalty_weights(logits), logits.shape[2:], terms, engine)
 
     def wants_gradient(self, logits: Tensor) -> bool:
-        """Whether a gradient is asked for, to the logits or to anything here."""
+        """Whether the logits, or any part of the pairwise term, require a gradient."""
         parameters = (logits, self.weights, self.compatibility)
         return torch.is_grad_enabled() and (
             any(tensor is not None and tensor.requires_grad for tensor in parameters)
@@ -58,7 +58,8 @@ class Pairwise(NamedTuple):
         if self.compatibility is None and weights.dim() == 2:
             return weights
         matrix = self.matrix(logits)
-        # A product of small matrices would wake a library's threads, which spin for milliseconds.
+        # A W_k with a diagonal W_k scales the columns of A. A product of small matrices would wake
+        # the threads of a BLAS library, which then spin for milliseconds beside the core's.
         return matrix * weights[:, None] if weights.dim() == 2 else matrix @ weights
 
 
@@ -73,22 +74,25 @@ def infer(
 ) -> Inference:
     """Run an inference from `logits` (B C *S).
 
-    The fused operator runs plain mean field. Plain PyTorch runs what it cannot do: another step, a
-    trace, gradients to what the filters were built from, early stopping with gradients, and the
-    guard that an oscillating model needs.
+    The fused operator runs plain mean field. Plain PyTorch runs everything else: another step, a
+    trace, gradients to the inputs of the filters, early stopping with gradients, and the guard that
+    an oscillating model needs.
 
     Args:
         logits: the unary term, -energy.
         pairwise: kernels, weights and compatibility. Gradients reach them and the logits.
-        options: iterations, tolerance and the rest.
+        options: iterations, tolerance, storage and saving.
         step: the update of one iteration; default mean field.
-        rates: learned numbers in place of the step's own.
+        rates: learned λ and α that replace those of `step`.
         trace: also compute the free energy before each step and at the end.
 
     Returns:
-        Logits (B C *S), and the steps that each image made (B).
+        Logits (B C *S), and the steps computed for each image (B).
     """
     step = Step() if step is None else step
+    # The backward of the fused operator goes through all T steps, so it cannot follow an image that
+    # stopped early. Without a tolerance, inference is T steps as the paper defines them, and no
+    # guard changes those. Under torch.compile the parameters have no values to test.
     oscillates = stops_with_gradient = False
     if options.tolerance > 0 and not torch.compiler.is_compiling():
         oscillates = may_oscillate(pairwise.weights, pairwise.matrix(logits))
@@ -104,6 +108,7 @@ def infer(
             guard=oscillates,
             trace=trace,
         )
+    # The fused operator has gradients to logits and weights only, not to features or bandwidths.
     if torch.is_grad_enabled() and any(kernel.differentiable for kernel in pairwise.filters):
         matrix = pairwise.matrix(logits)
         z = mean_field(-logits, pairwise.filters, pairwise.weights, matrix, options.iterations)

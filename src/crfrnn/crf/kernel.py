@@ -1,6 +1,6 @@
-"""What a pairwise kernel is: points, bandwidths, and how files spell it.
+"""The base class of pairwise kernels: their points, bandwidths and form in files.
 
-To add a kernel, add a subclass of `Kernel`: every other module asks the kernel.
+To add a kernel, write a subclass of `Kernel`; no other module changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crfrnn import _checks, ops
 
 Number = float | tuple[float, ...]
 
-#: What the dimensions of a bandwidth are called in errors; those of any other are "channels".
+#: Names in error messages for the dimensions of these bandwidths; the others have "channels".
 _DIMENSIONS = {"position": "axes", "color": "image channels"}
 
 _KINDS: dict[str, type[Kernel]] = {}
@@ -27,10 +27,10 @@ _KINDS: dict[str, type[Kernel]] = {}
 
 @dataclass(frozen=True)
 class Scene:
-    """What a kernel may look at: the images of a batch, and the grid that they lie on.
+    """The input of a kernel: the images of a batch and their pixel grid.
 
     Attributes:
-        like: (B, C, *S), of which the size, type and device count.
+        like: (B, C, *S); only its size, type and device are used.
         image: (B, F, *S) on 0..255; None if there is none.
         features: maps (B, F, *S), any number.
 
@@ -101,7 +101,7 @@ class Kernel(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Let files name the subclass.
 
-        A class of the same name takes its place, so that a notebook's cell may run again.
+        A later class of the same name replaces it, so that a notebook cell may be run again.
         """
         super().__init_subclass__(**options)
         taken = _KINDS.get(cls.__name__)
@@ -122,9 +122,9 @@ class Kernel(ABC):
     def bandwidths(self) -> dict[str, Number]:
         """The bandwidths by the names of their fields, in the order of the dimensions of a point.
 
-        `learn_bandwidths=True` learns them. Two names have a meaning: `position` is in pixels, with
-        a dimension for each axis, and `color` in units of an image on 0..255, with a dimension for
-        each of its channels.
+        `learn_bandwidths=True` learns them. Two names have a fixed meaning: `position` is in pixels
+        and has a dimension per axis; `color` is in units of an image on 0..255 and has a dimension
+        per channel.
 
         Example:
             >>> from crfrnn import Bilateral
@@ -134,7 +134,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def maps(self, scene: Scene) -> Mapping[str, Sequence[Tensor]]:
-        """What each bandwidth divides: a list of maps, one for each dimension of a point.
+        """The maps that each bandwidth divides: a list with one map per dimension of a point.
 
         A map is (B, *S), or broadcasts to it. The names and their order are those of `bandwidths`.
 
@@ -165,10 +165,10 @@ class Kernel(ABC):
 
         Args:
             scene: the batch.
-            learned: bandwidths to use in place of the kernel's own, by name; gradients reach them.
+            learned: bandwidths by name that replace the kernel's; gradients reach them.
 
         Raises:
-            ValueError: the scene lacks what the kernel looks at, or the numbers of bandwidths and
+            ValueError: the scene lacks an input of the kernel, or the numbers of bandwidths and
                 dimensions differ.
 
         Example:
@@ -202,7 +202,7 @@ class Kernel(ABC):
 
         Args:
             dimensions: how many dimensions each bandwidth has.
-            learned: bandwidths to use in place of the kernel's own, by name.
+            learned: bandwidths by name that replace the kernel's.
 
         Example:
             >>> from crfrnn import Bilateral
@@ -236,7 +236,7 @@ class Kernel(ABC):
         return cast(Kernel, dataclasses.replace(cast(Any, self), **changed))
 
     def to_dict(self) -> dict[str, Any]:
-        """Spell the kernel as JSON and YAML do: its `kind`, then its fields.
+        """The kernel as JSON and YAML store it: its `kind`, then its fields.
 
         Example:
             >>> from crfrnn import Gaussian
@@ -248,7 +248,7 @@ class Kernel(ABC):
 
     @staticmethod
     def from_dict(entry: Mapping[str, Any]) -> Kernel:
-        """Make the kernel that `to_dict` spelled; fields that are left out have their defaults.
+        """Make a kernel from the result of `to_dict`; missing fields have their defaults.
 
         Raises:
             ValueError: the kind or a field is not known, or a number is out of range.
@@ -267,7 +267,7 @@ class Kernel(ABC):
 
     @staticmethod
     def kind_of(entry: Mapping[str, Any]) -> tuple[type[Any], dict[str, Any]]:
-        """The class that an entry of a file names, and the fields that the entry gives it.
+        """The class that a file's entry names, and the fields in that entry.
 
         Example:
             >>> from crfrnn import Kernel
@@ -301,5 +301,5 @@ def _is_ours(kind: type[Kernel]) -> bool:
 
 
 def _frozen(value: Any) -> Any:
-    """A value as a frozen dataclass holds it: files have lists where kernels have tuples."""
+    """A value as a frozen dataclass stores it: lists from files become tuples."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value

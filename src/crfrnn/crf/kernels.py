@@ -21,8 +21,8 @@ class Gaussian(Kernel):
         position: bandwidth θ_γ in pixels; one number, or one per axis in the order (x, y, z).
             Default 3 (Zheng et al., 2015).
         weight: kernel weight; one number, or one per class. Default 3 (Zheng et al., 2015).
-        lattice: filter on a 2-D permutohedral lattice instead of a separable convolution: slower
-            and 25 times less accurate, but what `pydensecrf` and published weights used.
+        lattice: filter on a 2-D permutohedral lattice instead of a separable convolution. This is
+            slower and 25 times less accurate, but `pydensecrf` and published weights used it.
 
     Example:
         >>> from crfrnn import Gaussian
@@ -54,8 +54,8 @@ class Bilateral(Kernel):
     Args:
         position: bandwidth θ_α in pixels; one number, or one per axis in the order (x, y, z).
             Default 160 (Zheng et al., 2015).
-        color: bandwidth θ_β in color units of the image, which is on 0..255; one number, or one
-            per channel. Default 3 (Zheng et al., 2015).
+        color: bandwidth θ_β in units of an image on 0..255; one number, or one per channel.
+            Default 3 (Zheng et al., 2015).
         weight: kernel weight; one number, or one per class. Default 5 (Zheng et al., 2015).
 
     Example:
@@ -69,7 +69,7 @@ class Bilateral(Kernel):
     weight: Number = 5.0
 
     def bandwidths(self) -> dict[str, Number]:
-        """The bandwidths of position and colour."""
+        """The bandwidths of position and color."""
         return {"position": self.position, "color": self.color}
 
     def maps(self, scene: Scene) -> dict[str, Sequence[Tensor]]:
@@ -84,7 +84,7 @@ class FeatureGaussian(Kernel):
     Args:
         features: index of the map in the `features=` list given with the image.
         bandwidth: standard deviation in units of the map; one number, or one per channel.
-        position: bandwidth in pixels to join the position to the features; None leaves it out.
+        position: bandwidth in pixels of the position, which joins the features; None leaves it out.
         weight: kernel weight; one number, or one per class.
 
     Example:
@@ -116,7 +116,7 @@ class FeatureGaussian(Kernel):
 
 
 def checked_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
-    """The kernels as a tuple, or a TypeError."""
+    """The kernels as a tuple; raises TypeError for anything else."""
     listed = tuple(kernels) if isinstance(kernels, Iterable) else (kernels,)
     for kernel in listed:
         if not isinstance(kernel, Kernel):

@@ -8,28 +8,28 @@ from torch import Tensor
 
 from crfrnn import _checks, ops
 
-#: How a filter K with n = K·1 is scaled on its input and output (design of Krähenbühl & Koltun).
+#: Scalings of a filter G on its input and output by powers of n = G·1 (Krähenbühl & Koltun, 2013).
 NORMALIZATIONS = ops.NORMALIZATIONS
 
-#: Most feature dimensions of a lattice, in every engine.
+#: Largest number of feature dimensions of a lattice, in every engine.
 MAX_DIMENSIONS = 32
 
 
 class Lattice:
     """A permutohedral lattice around a set of points: build once, filter many times.
 
-    Splat, blur and slice of Adams, Baek & Davis (2010): an approximation of the Gaussian sum
-    `out_i = Σ_j exp(-½ |f_i - f_j|²) v_j` in time linear in N. The raw gain differs from the exact
-    sum's (0.5 to 0.9 of it), which normalizing removes; `gaussian_filter` does that.
+    Splat, blur and slice of Adams, Baek & Davis (2010) approximate the Gaussian sum
+    `out_i = Σ_j exp(-½ |f_i - f_j|²) v_j` in time linear in N. The result is 0.5 to 0.9 of the
+    exact sum. Normalization removes this gain; see `gaussian_filter`.
 
     Args:
         features: (..., N, D) points, already divided by their bandwidths; D from 1 to 32. The
             lattice is not invariant to the order of the D axes; kernels here use (x, y, color...).
-        engine: "reference", "cpu" or "triton"; by default the fastest that suits the tensor.
+        engine: "reference", "cpu" or "triton"; by default the fastest one for the tensor.
 
     Raises:
-        ValueError: features are empty, not finite, or reach beyond 2¹⁷ bandwidths (2²³ in float64),
-            which means that a bandwidth is far too small.
+        ValueError: features are empty or not finite, or reach beyond 2¹⁷ bandwidths (2²³ in
+            float64). In the last case a bandwidth is far too small.
 
     Example:
         >>> import torch
@@ -62,7 +62,7 @@ class Lattice:
             return
         try:
             self.arrays = ops.build(flat, self.engine)
-        except ValueError:  # the core looks for itself, but says less
+        except ValueError:  # the core checks the range too, but its message has no remedy
             _refuse_far(features)
             raise
 
@@ -83,7 +83,7 @@ class Lattice:
 
         Args:
             values: (..., N, C), with the leading sizes of the features.
-            reverse: blur the axes in reverse order: the exact adjoint,
+            reverse: blur the axes in reverse order. This is the exact adjoint:
                 ⟨filter(u), v⟩ = ⟨u, filter(v, reverse=True)⟩.
 
         Returns:
@@ -117,19 +117,19 @@ def gaussian_filter(
     The sum includes j = i, as in every dense-CRF implementation.
 
     Args:
-        values: (..., N, C) what is summed.
+        values: (..., N, C) values v to sum.
         features: (..., N, D) points, already divided by their bandwidths.
         method: "lattice", linear in N and approximate (a few percent of a normalized message);
             or "exact", the sum itself, quadratic in N.
-        normalization: with n the filtered ones, "none" (default), "after" divides the output by n,
-            "before" the input, "symmetric" both by √n. "none" with the lattice has the raw gain of
-            the lattice, which is not that of the sum.
-        engine: "reference", "cpu" or "triton"; by default the fastest that suits the tensor.
+        normalization: "none" (default) changes nothing. With n, the filter's response to ones,
+            "after" divides the output by n, "before" divides the input by n, and "symmetric"
+            divides both by √n. With "none" the gain of the lattice remains in the result.
+        engine: "reference", "cpu" or "triton"; by default the fastest one for the tensor.
 
     Returns:
         (..., N, C), of the type of `values`. Differentiable with respect to `values` and
-        `features`; with the lattice, once with respect to `features`, and not on the faces of its
-        simplices.
+        `features`. With respect to `features`, the lattice has a first derivative only, and none on
+        the faces of its simplices.
 
     Example:
         >>> import torch
@@ -144,18 +144,18 @@ def gaussian_filter(
     _check_values(values, features.shape[:-1], features.device)
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
     if method == "lattice":
-        run = Lattice(features.to(dtype), engine=engine).filter
+        gaussian = Lattice(features.to(dtype), engine=engine).filter
     else:
-        run = ExactFilter(features.to(dtype), engine=engine).filter
+        gaussian = ExactFilter(features.to(dtype), engine=engine).filter
     if normalization == "none":
-        return run(values.to(dtype)).to(values.dtype)
+        return gaussian(values.to(dtype)).to(values.dtype)
     ones = values.new_ones(*values.shape[:-1], 1, dtype=dtype)
-    before, after = ops.factors(run(ones), normalization)
-    return (after * run(before * values.to(dtype))).to(values.dtype)
+    before, after = ops.factors(gaussian(ones), normalization)
+    return (after * gaussian(before * values.to(dtype))).to(values.dtype)
 
 
 class ExactFilter:
-    """The Gaussian sum itself, with the calls of `Lattice`."""
+    """The exact Gaussian sum, with the interface of `Lattice`."""
 
     kind = "exact"
 
@@ -184,7 +184,7 @@ def _check_features(features: Tensor) -> None:
 
 
 def _refuse_far(features: Tensor) -> None:
-    """Refuse features out of reach, where they can be read; on a device, building tells."""
+    """Refuse features out of range if the host can read them; on a device, `build` checks them."""
     reach = _checks.number(features.detach().abs().max()) if _checks.readable(features) else None
     if reach is not None:
         ops.refuse_far(reach, features.dtype)

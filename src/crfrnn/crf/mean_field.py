@@ -1,4 +1,4 @@
-"""Mean-field inference as the paper writes it; the oracle of the fused operators."""
+"""Mean-field inference as the paper writes it: the oracle of the fused operators."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mean_field(
         Logits of the approximate marginals. Apply softmax for probabilities.
 
     Raises:
-        ValueError: the shapes do not fit each other, or `iterations` is negative.
+        ValueError: the shapes do not match, or `iterations` is negative.
 
     Example:
         >>> import torch
@@ -58,7 +58,8 @@ def mean_field(
         q = logits.softmax(dim=1)
         messages = torch.stack([f(q) for f in filters])
         message = torch.einsum(weigh, weights, messages)
-        logits = -unary - torch.einsum("cd,bd...->bc...", compatibility, message)
+        penalty = torch.einsum("cd,bd...->bc...", compatibility, message)
+        logits = -unary - penalty
     return logits
 
 
@@ -74,6 +75,6 @@ def _check_shapes(unary: Tensor, kernels: int, weights: Tensor, compatibility: T
         )
     if tuple(compatibility.shape) != (classes, classes):
         raise ValueError(
-            f"compatibility must be {(classes, classes)}, one row and column a class; got "
+            f"compatibility must be {(classes, classes)}, one row and column per class; got "
             f"{_checks.shape_text(compatibility)}"
         )

@@ -1,4 +1,4 @@
-"""The registered operators: schema, gradient, and which engine runs them."""
+"""The registered operators: their schemas and gradients, and the choice of an engine."""
 
 from __future__ import annotations
 

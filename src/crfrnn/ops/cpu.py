@@ -35,10 +35,10 @@ __all__ = [
     "worth_pruning",
 ]
 
-#: The core takes CPU tensors where its stub, which knows NumPy only, says arrays.
+#: The core takes CPU tensors. Its stub declares NumPy arrays only, hence `Any`.
 _core: Any = _compiled
 
-#: Bytes of the smallest block that the core keeps.
+#: Size in bytes of the smallest block that the core keeps for reuse.
 _LARGE = 1 << 20
 
 saved_width = _core.saved_width
@@ -51,6 +51,8 @@ def build(features: Tensor) -> LatticeArrays:
     """Build the lattice around `features` (B N D)."""
     features = features.detach().contiguous()
     batch, n, d = features.shape
+    # Sizes per point are known and filled in place. The number of vertices is not: the core
+    # allocates what depends on it, and hands it over as NumPy arrays without a copy.
     vertex = _empty((batch, n, d + 1), torch.int32)
     weight = _empty((batch, n, d + 1), features.dtype)
     entry = _empty((batch, n * (d + 1)), torch.int32)
@@ -96,10 +98,12 @@ def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
 
 
 def needs_total(classes: int) -> bool:
-    """Whether terms need their responses to ones: where the core does not filter the last class.
+    """Whether terms need their responses to ones, from which the core derives the last class.
 
-    Says what `_core.needs_total` does, into which torch.compile cannot look.
+    Gives torch.compile the answer of `_core.needs_total`, which it cannot trace.
     """
+    # Marginals sum to one, so F Q_C = F 1 - Σ_{c<C} F Q_c: C - 1 columns are enough. That pays for
+    # filtering F 1 only if it shortens the padded rows of 1, 2, 4, 8, 12... values.
     return classes in (2, 3) or (classes > 3 and classes % 4 == 1)
 
 
@@ -107,6 +111,8 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     """Run the recurrence from `logits` (B C N); see `reference.mean_field`."""
     logits, weights = logits.detach().contiguous(), model.weights.detach().contiguous()
     batch, classes, n = logits.shape
+    # One image at a time, each with all threads: images share no work, and the buffers of the core
+    # stay as large as those of a single image.
     saved_steps = options.iterations if options.save else 0
     z = _empty(logits.shape, logits.dtype)
     saved = _empty((batch, saved_steps, n, saved_width(classes)), logits.dtype)
@@ -129,7 +135,7 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
 def marginals(
     logits: Tensor, model: Model, options: Options
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Run the recurrence on some or all classes for its result; see `reference.marginals`."""
+    """Run the recurrence for marginals and labels; see `reference.marginals`."""
     logits, weights = logits.detach().contiguous(), model.weights.detach().contiguous()
     batch, _, n = logits.shape
     probs = _empty(logits.shape, logits.dtype)
@@ -137,7 +143,7 @@ def marginals(
     steps = torch.zeros(batch, dtype=torch.int64)
     finite = True
     for b in range(batch):
-        steps[b], fine = _core.marginals(
+        steps[b], item_finite = _core.marginals(
             logits[b],
             weights,
             [_core_term(term, b, half=options.half) for term in model.terms],
@@ -149,12 +155,12 @@ def marginals(
             labels[b],
             torch.get_num_threads(),
         )
-        finite = finite and fine
+        finite = finite and item_finite
     return probs, labels, steps, finite
 
 
 def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> Tensor:
-    """F 1 (B N) at `shape` (B, N) points, to some power; kept from zero if that is negative."""
+    """(F 1)^power at `shape` (B, N) points; a negative power first raises F 1 above zero."""
     like = term.arrays[1] if term.kind == "lattice" else term.arrays[0]
     out = like.new_empty(shape)
     for b in range(shape[0]):
@@ -165,17 +171,18 @@ def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: flo
 
 
 def class_peaks(logits: Tensor) -> list[float]:
-    """The largest ratios of marginals to the likeliest one's; see `reference`."""
+    """The largest ratio of each class to the likeliest one; see `reference.class_peaks`."""
     items = [_core.class_peaks(item.contiguous(), torch.get_num_threads()) for item in logits]
     return [max(peaks) for peaks in zip(*items, strict=True)]
 
 
 def message_peaks(logits: Tensor, groups: Sequence[Sequence[int]], model: Model) -> list[float]:
     """Upper bounds of the first message to groups of classes; see `reference.message_peaks`."""
-    at_once: int = _core.message_groups
-    if len(groups) > at_once:
-        parts = (groups[:at_once], groups[at_once:])
-        columns = (model.weights[:, :at_once], model.weights[:, at_once:])
+    # The core filters a fixed number of columns at once; more groups take more calls.
+    limit: int = _core.message_groups
+    if len(groups) > limit:
+        parts = (groups[:limit], groups[limit:])
+        columns = (model.weights[:, :limit], model.weights[:, limit:])
         first, rest = (
             message_peaks(logits, part, model._replace(weights=column))
             for part, column in zip(parts, columns, strict=True)
@@ -199,6 +206,7 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
     """From dL/dz (B C N) to dL/dlogits and dL/dweights; see `reference.mean_field_backward`."""
     gradient, weights = gradient.detach().contiguous(), model.weights.detach().contiguous()
     to_logits = _empty(gradient.shape, gradient.dtype)
+    # In double precision: each sum runs over all pixels, with terms of both signs.
     sums = torch.empty((len(gradient), *weights.shape), dtype=torch.float64)
     for b in range(len(gradient)):
         _core.mean_field_backward(
@@ -211,14 +219,15 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
             sums[b],
             torch.get_num_threads(),
         )
+    # The core sums R_k Q_{t-1}ᵀ over the steps; ∂L/∂M_k is minus that.
     return to_logits, -sums.sum(0).to(weights.dtype)
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor; a large one lies in large pages that the core keeps for the next.
-
-    The system would hand over its memory page by page, which takes as long as a step or two.
-    """
+    """An uninitialized tensor; a large one lies in memory that the core keeps for reuse."""
+    # The system hands over fresh memory zeroed and page by page, at first touch: for a photograph
+    # that takes as long as one or two steps. The core asks for large pages and keeps freed blocks,
+    # so only the first call pays.
     size = math.prod(shape) * dtype.itemsize
     if size < _LARGE:
         return torch.empty(shape, dtype=dtype)
@@ -253,5 +262,7 @@ def _core_term(term: Term, b: int, adjoint: bool = False, half: bool = False) ->
     if term.kind == "exact":
         features = term.arrays[0][b].detach().contiguous()
         return _core.exact_term(features, EXACT_TOLERANCE[features.dtype], *scales)
+    # For the adjoint, the core itself swaps the factors and reverses the blurs of a lattice. Only
+    # the bands of a grid have to be transposed for it.
     bands = [transpose_band(band) for band in term.arrays] if adjoint else term.arrays
     return _core.grid_term(_plain(bands), *scales)

@@ -1,4 +1,4 @@
-"""What an engine offers, and which one runs a tensor."""
+"""The interface of an engine, and the choice of the engine for a tensor."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from . import reference
 from .arrays import LatticeArrays
 from .model import Model, Options, Term
 
-#: Engine names that an `engine=` argument takes.
+#: Names that an `engine=` argument accepts.
 ENGINES = ("reference", "cpu", "triton")
 
 _FAST = (torch.float32, torch.float64)
 
 
 def core_missing() -> str:
-    """Why the C++ core cannot run, or "" when it can."""
+    """The reason why the C++ core cannot run, or "" if it can."""
     if util.find_spec("crfrnn._core") is None:
         return "the C++ core was not built: no working compiler was found at installation"
     try:
-        from . import cpu  # noqa: F401 - only the core decides whether this loads
+        from . import cpu  # noqa: F401 - fails to load without the core
     except ImportError as error:
         return f"the C++ core does not load: {error}"
     return ""
 
 
 def core_instructions() -> str:
-    """The vector instructions that the C++ core runs on here, or "" when it cannot run."""
+    """The vector instructions that the C++ core uses here, or "" if it cannot run."""
     if core_missing():
         return ""
     from .cpu import instruction_set  # late: it needs the compiled core
@@ -42,33 +42,33 @@ def core_instructions() -> str:
 
 
 def triton_missing() -> str:
-    """Why kernels in Triton cannot run, whatever the device, or "" when they can."""
+    """The reason why Triton kernels cannot run on any device, or "" if they can."""
     if util.find_spec("triton") is None:
         return "Triton is not installed; pip install 'crfrnn[gpu]' brings it, on Linux"
     try:
-        from . import triton  # noqa: F401 - only Triton decides whether this loads
+        from . import triton  # noqa: F401 - fails to load without Triton
     except ImportError as error:
         return f"Triton does not load: {error}"
     return ""
 
 
 def engine_for(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    """The fastest engine for tensors of this device and type, and why no faster one runs."""
+    """The fastest engine for this device and type, and the reason if it is only the reference."""
     if dtype not in _FAST:
         return "reference", f"{dtype} runs in plain PyTorch"
     if device.type == "cpu":
         missing = core_missing()
         return ("reference", missing) if missing else ("cpu", "")
-    if device.type == "cuda":  # ROCm too calls its devices so
+    if device.type == "cuda":  # the device type of ROCm as well
         missing = triton_missing()
         return ("reference", missing) if missing else ("triton", "")
     return "reference", f"there is no faster engine for {device.type} devices"
 
 
 def resolve_engine(engine: str | None, device: torch.device, dtype: torch.dtype) -> str:
-    """Name the engine that runs tensors of this device and type; `engine` asks for one.
+    """Name the engine for tensors of this device and type; `engine`, if given, must suit them.
 
-    Says so, once a device type, when a device has to make do with the reference engine.
+    Warns once per device type if only the reference engine can run there.
     """
     if engine is not None and engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; expected one of: {', '.join(ENGINES)}")
@@ -122,13 +122,13 @@ class Engine(Protocol):
     def filter_to_weight(
         self, values: Tensor, gradient: Tensor, lattice: LatticeArrays, reverse: bool
     ) -> Tensor:
-        """From the gradient of `filter`'s result to that of the lattice's weights."""
+        """The gradient of the lattice's weights, from that of the result of `filter`."""
 
     def separable(self, values: Tensor, bands: Sequence[Tensor]) -> Tensor:
         """Multiply by a band matrix along each axis."""
 
     def exact(self, values: Tensor, features: Tensor, tolerance: float) -> Tensor:
-        """Sum the Gaussian itself."""
+        """Compute the exact Gaussian sum."""
 
     def mean_field(
         self, logits: Tensor, model: Model, options: Options
@@ -138,38 +138,38 @@ class Engine(Protocol):
     def mean_field_backward(
         self, gradient: Tensor, saved: Tensor, model: Model
     ) -> tuple[Tensor, Tensor]:
-        """Run its adjoint."""
+        """Run the adjoint of the recurrence."""
 
     def marginals(
         self, logits: Tensor, model: Model, options: Options
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """Run the recurrence on some or all classes for its marginals and labels."""
+        """Run the recurrence on some or all classes; return marginals and labels."""
 
     def worth_pruning(self, logits: Tensor) -> bool:
         """Whether leaving classes out can save more than the search for them costs."""
 
     def class_peaks(self, logits: Tensor) -> list[float]:
-        """Find how near each class comes to the likeliest one."""
+        """The largest ratio of each class's marginal to the likeliest one's."""
 
     def message_peaks(
         self, logits: Tensor, groups: Sequence[Sequence[int]], model: Model
     ) -> list[float]:
-        """Bound the first message to groups of classes from above."""
+        """Upper bounds of the first message to groups of classes."""
 
     def response(
         self, term: Term, shape: tuple[int, int], size: Sequence[int], power: float
     ) -> Tensor | None:
-        """Compute the response to ones, or None where the filters of this engine serve as well."""
+        """A power of the response to ones; None if the engine has no faster way than `filter`."""
 
     def needs_total(self, classes: int) -> bool:
         """Whether terms of the recurrence need their responses to ones."""
 
     def saved_width(self, classes: int) -> int:
-        """Values that the recurrence saves for each pixel and step."""
+        """Number of values that the recurrence saves per pixel and step."""
 
 
 def implementation(engine: str) -> Engine:
-    """The module that holds an engine's operators."""
+    """The module with an engine's operators."""
     if engine == "cpu":
         from . import cpu  # late: it needs the compiled core
 
@@ -187,7 +187,7 @@ def worth_pruning(logits: Tensor, engine: str) -> bool:
 
 
 def release_memory() -> None:
-    """Give the blocks that the C++ core keeps for its next call back to the system."""
+    """Return to the system the memory that the C++ core keeps for its next call."""
     if not core_missing():
         from .cpu import release_memory as release  # late: it needs the compiled core
 

@@ -18,14 +18,14 @@ from .transforms import direct, no_forward_mode, no_second_derivative, one_by_on
 @torch.library.custom_op("crfrnn::build", mutates_args=())
 def _build(features: Tensor, engine: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     vertex, weight, neighbor, entry, offset, starts = implementation(engine).build(features)
-    return vertex, weight, neighbor, entry, offset, starts  # torch takes no named tuple here
+    return vertex, weight, neighbor, entry, offset, starts  # torch accepts no named tuple here
 
 
 def build(features: Tensor, engine: str) -> LatticeArrays:
     """Build the permutohedral lattice around `features` (B N D); see `reference.build`.
 
-    The topology has no gradient. Where the features need one, the weights are computed again, to
-    the same bits, by differentiable operations.
+    The vertices have no gradient. If the features need one, the weights are computed again by
+    differentiable operations, with the same result to the bit.
     """
     if direct(features):
         return implementation(engine).build(features)
@@ -55,7 +55,7 @@ def _(features: Tensor, engine: str) -> tuple[Tensor, ...]:
 @_build.register_vmap
 def _(info: Any, in_dims: Any, *_: Any) -> Any:
     raise NotImplementedError(
-        "a lattice cannot be built under vmap, because each item has another number of vertices. "
+        "a lattice cannot be built under vmap, because items differ in their number of vertices. "
         "Build it outside, with CRFRNN.prepare(image) or Lattice(features), and map over the "
         "logits; or give the whole batch at once."
     )
@@ -97,7 +97,10 @@ def _save_filter(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 
 def _filter_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    # Each blur is symmetric, so the backward is the operator itself with the axes reversed.
+    # The filter is G = α Sᵀ B_D ... B_0 S: splat S, blurs B_a, slice Sᵀ and gain α. Each blur is
+    # symmetric, since the neighbor relation is: v is w's neighbor forth where w is v's neighbor
+    # back. So Gᵀ = α Sᵀ B_0 ... B_D S is the operator itself with the axes reversed. The order
+    # matters: blurs commute only on a complete lattice, and one around real points lacks vertices.
     lattice = LatticeArrays(*ctx.saved_tensors[:6])
     to_values = filter(gradient, lattice, not ctx.reverse, ctx.engine)
     to_weight = None
@@ -162,6 +165,7 @@ def _(values: Tensor, *_: Any) -> Tensor:
 
 def _save_separable(ctx: Any, inputs: Any, output: Tensor) -> None:
     values, bands, ctx.engine = inputs
+    # torch lists the tensors of a list argument one after the other among the inputs.
     ctx.to_bands = any(ctx.needs_input_grad[1 : 1 + len(bands)])
     ctx.save_for_backward(*bands, *([values] if ctx.to_bands else []))
 
@@ -173,6 +177,7 @@ def _separable_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor, list[Tensor 
     else:
         bands = ctx.saved_tensors
         to_bands = [None] * len(bands)
+    # Convolutions along different axes commute, so only each band matrix is transposed.
     transposed = [reference.transpose_band(band) for band in bands]
     return separable(gradient, transposed, ctx.engine), to_bands, None
 
@@ -210,8 +215,13 @@ def _exact_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     to_values = exact(gradient, features, ctx.tolerance, ctx.engine)  # the kernel is symmetric
     if not ctx.needs_input_grad[1]:
         return to_values, None, None, None
-    # With K_ij = exp(-½|f_i - f_j|²): dL/df_i = Σ_j K_ij (g_i·v_j + v_i·g_j) (f_j - f_i), whose
-    # two sums over j are the same filter with the values times each feature as more channels.
+    # With K_ij = exp(-½|f_i - f_j|²), dK_ij/df_i = K_ij (f_j - f_i). Feature i acts as that of
+    # output i and as that of source i, and K is symmetric:
+    #   dL/df_i = Σ_j K_ij (g_i·v_j + v_i·g_j) (f_j - f_i).
+    # The first half is Σ_c g_ic (Σ_j K_ij v_jc f_j - f_i Σ_j K_ij v_jc): exact filters of v and of
+    # v times each feature, as more channels of one call. The second half swaps g and v.
+    # Only differences of features count. Centering them keeps the two terms, and so the rounding
+    # error of their difference, small.
     centered = features - features.mean(1, keepdim=True)
 
     def moment(left: Tensor, right: Tensor) -> Tensor:
@@ -229,7 +239,7 @@ _exact.register_vmap(one_by_one(_exact))
 
 
 def apply(term: Term, values: Tensor, size: Sequence[int], engine: str) -> Tensor:
-    """F = D_after G D_before on `values` (B N C), differentiable in values and arrays."""
+    """Apply F = D_after G D_before to `values` (B N C); differentiable in values and arrays."""
     values = values if term.before is None else values * term.before[..., None]
     if term.kind == "lattice":
         values = filter(values, LatticeArrays(*term.arrays), False, engine)

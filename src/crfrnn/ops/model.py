@@ -1,4 +1,4 @@
-"""What the operators of an inference take: the pairwise model, and how it is run."""
+"""The arguments of an inference: the pairwise model and the options."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-#: Arrays of a term of each kind; a grid has one band matrix for each axis.
+#: Number of arrays in a term of each kind; a grid has one band matrix per axis instead.
 _ARRAYS = {"lattice": 6, "exact": 1}
 
-#: A sum that float16 holds, with room to spare.
+#: Largest sum of marginals that lattices store as float16, which reaches 65504.
 _HALF_RANGE = 32768
 
 
@@ -22,11 +22,11 @@ class Term:
 
     Attributes:
         kind: "lattice", "grid" or "exact".
-        arrays: `LatticeArrays`; one band matrix for each axis; features (B N D).
+        arrays: by kind, the `LatticeArrays`, one band matrix per axis, or the features (B N D).
         before: (B N) factors of the input.
         after: (B N) factors of the output.
-        total: (B N) the response to ones, F 1. Only some engines need it (`needs_total`). It is
-            computed when it is first needed and then stays, so that all calls share it.
+        total: (B N) the response to ones, F 1. Only some engines need it (`needs_total`). The first
+            call that needs it computes it, and all later calls share it.
     """
 
     kind: str
@@ -41,11 +41,11 @@ class Model(NamedTuple):
 
     Attributes:
         weights: (K C) kernel weights of a Potts model; or (K C C), compatibility times weights.
-        size: S of the grid; N is its product.
-        terms: one for each kernel.
-        engine: the engine that runs it. The arrays of the terms are that engine's.
-        kept: the classes that take part, for `marginals`; empty for all. The weights are then
-            (K len(kept) + 1): the last column stands for all other classes.
+        size: S, the size of the grid; N is the product of its numbers.
+        terms: one per kernel.
+        engine: the name of the engine, which also built the arrays of the terms.
+        kept: the classes that take part in `marginals`; empty for all. If given, the weights are
+            (K len(kept) + 1), and the last column stands for all other classes.
     """
 
     weights: Tensor
@@ -55,7 +55,9 @@ class Model(NamedTuple):
     kept: tuple[int, ...] = ()
 
     def flatten(self) -> tuple[list[Tensor], list[int], str]:
-        """The model as a registered operator takes it: tensors, the grid, and a string."""
+        """The model in the types of a registered operator: tensors, the grid, and a string."""
+        # An operator's schema has no type for a dataclass or an optional tensor in a list: empty
+        # tensors stand for absent ones, and one string holds the engine and the kinds.
         absent = self.weights.new_empty(0)
         arrays = [self.weights]
         for term in self.terms:
@@ -66,22 +68,22 @@ class Model(NamedTuple):
 
     @classmethod
     def unflatten(cls, arrays: Sequence[Tensor], size: Sequence[int], kinds: str) -> Model:
-        """The model that `flatten` took apart."""
+        """The inverse of `flatten`."""
         engine, *names = kinds.split()
-        terms, at = [], 1
+        terms, begin = [], 1
         for kind in names:
-            end = at + _ARRAYS.get(kind, len(size))
+            end = begin + _ARRAYS.get(kind, len(size))
             scales = [scale if scale.numel() else None for scale in arrays[end : end + 3]]
-            terms.append(Term(kind, tuple(arrays[at:end]), *scales))
-            at = end + 3
+            terms.append(Term(kind, tuple(arrays[begin:end]), *scales))
+            begin = end + 3
         return cls(arrays[0], size, terms, engine)
 
     def in_half_range(self, shape: tuple[int, int]) -> Model:
-        """The model for `shape` (B, N) points, with its lattices' values in float16's range.
-
-        A vertex adds up to N marginals. The factors of a normalized filter's input outweigh that. A
-        filter whose input has no factors gets a power of two, which costs no digit.
-        """
+        """The model for `shape` (B, N) points, scaled so that its lattices fit float16."""
+        # A vertex sums up to N marginals of at most 1. Where many points meet, the response to ones
+        # n is as large, and the factors n^-½ or n^-1 of a normalized input keep the sum small. Any
+        # other input is divided by a power of two, and the output multiplied by it: only exponents
+        # change, so no digit is lost.
         excess = math.ceil(math.log2(max(shape[1] / _HALF_RANGE, 1.0)))
 
         def bounded(term: Term) -> Term:
@@ -96,12 +98,13 @@ class Model(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How an inference is run. All are numbers, so that a registered operator takes them as a list.
+    """The options of an inference; all are numbers, so a registered operator takes a list.
 
     Attributes:
         iterations: mean-field steps; 0 returns the logits.
-        tolerance: an image stops when the mean change of its marginals falls below this; 0 never.
-        half: whether lattices store their values as float16, where the engine can.
+        tolerance: an image stops when the mean change of its marginals falls below this; 0 never
+            stops it.
+        half: whether lattices store their values as float16 if the engine supports it.
         save: whether the marginals before each step are kept for the backward.
     """
 
@@ -111,11 +114,11 @@ class Options(NamedTuple):
     save: bool = False
 
     def flatten(self) -> list[float]:
-        """The options as a registered operator takes them."""
+        """The options as a list of numbers."""
         return [float(number) for number in self]
 
     @classmethod
     def unflatten(cls, numbers: Sequence[float]) -> Options:
-        """The options that `flatten` took apart."""
+        """The inverse of `flatten`."""
         iterations, tolerance, half, save = numbers
         return cls(int(iterations), tolerance, bool(half), bool(save))

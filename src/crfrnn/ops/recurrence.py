@@ -1,4 +1,4 @@
-"""The whole recurrence as one registered operator, which stores only the marginals."""
+"""The whole recurrence as one registered operator that stores only the marginals."""
 
 # No postponed annotations: torch reads an operator's schema from them.
 from collections.abc import Sequence
@@ -25,22 +25,22 @@ _NO_SECOND_DERIVATIVE = (
 
 
 def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, Tensor]:
-    """Run the recurrence from `logits` (B C N); return logits (B C N) and the steps made (B).
+    """Run the recurrence from `logits` (B C N); return logits (B C N) and numbers of steps (B).
 
     Gradients reach `logits` and the model's weights only; see `reference.mean_field`.
     """
     no_forward_mode(logits, model.weights)
     fill_totals(logits, model)
-    # Under vmap a tensor does not tell whether a gradient will be asked for.
-    wanted = logits.requires_grad or model.weights.requires_grad or under_transform()
-    options = options._replace(save=torch.is_grad_enabled() and wanted)
+    # Inside a transform, a wrapped tensor does not show whether an outer level needs a gradient.
+    needs_gradient = logits.requires_grad or model.weights.requires_grad or under_transform()
+    options = options._replace(save=torch.is_grad_enabled() and needs_gradient)
     if direct(logits, model.weights):
         z, _, steps = implementation(model.engine).mean_field(logits, model, options)
         return z, steps
     arrays, size, kinds = model.flatten()
     if under_transform():
-        # The registered operator's own gradient cannot be nested in torch.func's transforms: torch
-        # generates an autograd.Function for it that lacks `setup_context`.
+        # torch.func cannot differentiate through a registered operator: the autograd.Function that
+        # torch generates for it has no separate `setup_context`. Hence `_MeanField`.
         z, _, steps = _MeanField.apply(  # type: ignore[no-untyped-call]
             logits, size, kinds, options.flatten(), *arrays
         )
@@ -52,9 +52,9 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
 def marginals(
     logits: Tensor, model: Model, options: Options
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Run the recurrence for its result, without gradients; see `reference.marginals`."""
+    """Run the recurrence for marginals and labels, without gradients; see `reference.marginals`."""
     batch, _, n = logits.shape
-    if not model.kept:
+    if not model.kept:  # else the last class has weight zero, and its message does not matter
         fill_totals(logits, model)
     model = model.in_half_range((batch, n)) if options.half else model
     return implementation(model.engine).marginals(logits, model, options)
@@ -71,12 +71,12 @@ def message_peaks(logits: Tensor, groups: Sequence[Sequence[int]], model: Model)
 
 
 def needs_total(classes: int, engine: str) -> bool:
-    """Whether the recurrence of so many classes needs terms with their responses to ones."""
+    """Whether terms need their responses to ones in a recurrence of this many classes."""
     return implementation(engine).needs_total(classes)
 
 
 def fill_totals(logits: Tensor, model: Model) -> None:
-    """Compute the responses to ones that the engine needs for `logits` (B C N) and lacks."""
+    """Compute the responses to ones that the engine needs for `logits` (B C N) but terms lack."""
     batch, classes, n = logits.shape
     if needs_total(classes, model.engine):
         for term in model.terms:
@@ -84,6 +84,8 @@ def fill_totals(logits: Tensor, model: Model) -> None:
                 term.total = response(term, (batch, n), model.size, model.engine)
 
 
+# The arrays of the terms are arguments without a gradient: if a feature or bandwidth needs one, the
+# recurrence runs in plain PyTorch instead (`crf.inference`).
 @torch.library.custom_op("crfrnn::mean_field", mutates_args=())
 def _mean_field(
     logits: Tensor, arrays: list[Tensor], size: list[int], kinds: str, numbers: list[float]
@@ -107,7 +109,7 @@ def _(
 @torch.library.custom_op("crfrnn::mean_field_backward", mutates_args=())
 def _mean_field_backward(
     gradient: Tensor,
-    logits: Tensor,  # unused: ties the result to them, so that a second derivative is refused
+    logits: Tensor,  # unused, but makes the result depend on them: `_NO_SECOND_DERIVATIVE` raises
     saved: Tensor,
     arrays: list[Tensor],
     size: list[int],
@@ -132,10 +134,11 @@ no_second_derivative(_mean_field_backward, _NO_SECOND_DERIVATIVE)
 def _save(ctx: Any, inputs: Any, output: Any) -> None:
     logits, arrays, ctx.size, ctx.kinds, numbers = inputs
     options = Options.unflatten(numbers)
+    # The backward goes through T saved steps; an image that stopped early has fewer.
     ctx.complete = (options.save and options.tolerance == 0) or options.iterations == 0
     ctx.save_for_backward(logits, output[1], *arrays)
     ctx.mark_non_differentiable(output[1], output[2])
-    ctx.set_materialize_grads(False)  # or zeros as large as all that is saved
+    ctx.set_materialize_grads(False)  # else torch allocates zeros for `saved`, T·N·C values
 
 
 def _backward(ctx: Any, gradient: Tensor | None, _saved: None, _steps: None) -> tuple[Any, ...]:
@@ -155,11 +158,14 @@ _mean_field.register_vmap(one_by_one(_mean_field))
 
 
 class _MeanField(torch.autograd.Function):
-    """The operator with the same gradient, as torch.func can see it.
+    """`_mean_field` with its gradient, in the form that torch.func's transforms accept.
 
-    Its tensors are arguments of their own, because an autograd.Function does not look into lists.
+    The arrays are separate arguments because an autograd.Function does not look into lists.
     """
 
+    # The gradient exists twice. `register_autograd` serves eager mode, torch.compile and export,
+    # which see one opaque operator. torch.func needs a Function with `setup_context`, and derives
+    # the batching rule of forward and backward from it. Both call the same two operators.
     generate_vmap_rule = True
 
     @staticmethod
@@ -190,6 +196,7 @@ class _MeanField(torch.autograd.Function):
 
 
 class _MeanFieldBackward(torch.autograd.Function):
+    # A Function too, so that vmap of a gradient works and the gradient of a gradient raises.
     generate_vmap_rule = True
 
     @staticmethod
@@ -219,6 +226,6 @@ class _MeanFieldBackward(torch.autograd.Function):
 def _check_complete(ctx: Any) -> None:
     if not ctx.complete:
         raise RuntimeError(
-            "this recurrence stopped early or ran without gradients in mind, and saved no steps "
-            "to go back through; set the tolerance to 0 and enable gradients"
+            "this recurrence saved no steps to go back through, because it had a tolerance or ran "
+            "without gradients. Set the tolerance to 0 and enable gradients."
         )

@@ -34,16 +34,19 @@ __all__ = [
 #: The `mean_field` of an engine.
 Recurrence = Callable[[Tensor, Model, Options], tuple[Tensor, Tensor, Tensor]]
 
-#: Elements of the largest temporary matrix that `exact` makes, whatever N is.
+#: Size, in elements, of the largest temporary matrix in `exact`, for any N.
 _EXACT_CHUNK = 1 << 23
 
 
 def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:
     """Multiply `values` (B *S C) along each axis of S by the band matrix of that axis.
 
-    `bands[a][i, r + k]` is the weight of source i + k for output i, |k| <= r; sources beyond the
+    `bands[a][i, r + k]` is the weight of source i + k for output i, |k| <= r. Sources beyond the
     border count as zero.
     """
+    # The weights of a row differ near borders, where normalization divides by what is inside. So
+    # this is a banded matrix product, not a convolution with a constant kernel: tap k multiplies
+    # the values shifted by k - r with column k of the band.
     for axis, band in enumerate(bands, start=1):
         size, radius = values.shape[axis], band.shape[1] // 2
         edge = values.new_zeros(*values.shape[:axis], radius, *values.shape[axis + 1 :])
@@ -58,6 +61,8 @@ def separable_to_bands(
     values: Tensor, gradient: Tensor, bands: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """From dL/dout (B *S C) of `separable` to the gradient of each band matrix."""
+    # Pass a maps x_a to x_{a+1} = K_a x_a. With g_{a+1} = dL/dx_{a+1}, entry (i, r + k) of the band
+    # gets Σ g_{a+1}[i] x_a[i + k] over all other axes, and g_a = K_aᵀ g_{a+1}.
     stages = [values]
     for axis, band in enumerate(bands, start=1):
         stages.append(_along(stages[-1], axis, band))
@@ -77,8 +82,8 @@ def separable_to_bands(
 def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
     """Sum exp(-½|f_i - f_j|²) v_j over all j, including j = i, for `values` (B N C).
 
-    The N x N kernel is made in slabs of rows and thrown away. `tolerance` is the kernel value below
-    which an engine may leave a pair out; this one leaves none out.
+    The N x N kernel matrix is computed in slabs of rows, and none is stored. `tolerance` is the
+    kernel value below which an engine may leave out a pair; the reference leaves out none.
     """
     del tolerance
     n = features.shape[1]
@@ -89,6 +94,8 @@ def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
         squared = torch.zeros(
             slab.shape[0], slab.shape[1], n, dtype=features.dtype, device=features.device
         )
+        # Squared differences axis by axis, not |f_i|² + |f_j|² - 2 f_i·f_j: that cancels the digits
+        # of points that lie close together but far from the origin.
         for axis in range(features.shape[2]):
             squared = squared + (slab[:, :, None, axis] - features[:, None, :, axis]) ** 2
         slabs.append(torch.exp(-0.5 * squared) @ values)
@@ -99,18 +106,21 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     """Run the recurrence from `logits` (B C N).
 
     Returns:
-        The logits; the marginals before each step (B T N C) if they are to be saved; the steps
-        made (B).
+        The logits (B C N); the marginals before each step (B T N C), with T = 0 unless
+        `options.save`; the number of steps of each image (B).
     """
+    # One step, with M_k = A W_k and marginals as rows (N C):
+    #   z_t = u - Σ_k M_k F_k Q_{t-1},   Q_t = softmax(z_t).
+    # The backward needs Q_{t-1} and nothing else of a step, so only that is saved.
     unary = logits.transpose(1, 2)
     z = unary
-    history = []
+    saved_q = []
     steps = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     running = torch.ones_like(steps, dtype=torch.bool)
     q = z.softmax(2)
     storage = torch.float16 if options.half else None
     for step in range(options.iterations):
-        history += [q] if options.save else []
+        saved_q += [q] if options.save else []
         penalty = sum(
             (
                 _penalty(apply(term, q, model.size, storage=storage), model.weights[k])
@@ -118,26 +128,40 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
             ),
             torch.zeros_like(q),
         )
+        # An image that has stopped keeps its logits, so a batch gives what its images give alone.
         z = torch.where(running[:, None, None], unary - penalty, z)
         steps = steps + running
         before, q = q, z.softmax(2)
         if options.tolerance > 0 and step + 1 < options.iterations:
             running = running & ((q - before).abs().mean((1, 2)) >= options.tolerance)
-    saved = torch.stack(history, dim=1) if history else q.new_empty(len(q), 0, *q.shape[1:])
+    saved = torch.stack(saved_q, dim=1) if saved_q else q.new_empty(len(q), 0, *q.shape[1:])
     return z.transpose(1, 2).clone(memory_format=torch.contiguous_format), saved, steps
 
 
 def marginals(
-    logits: Tensor, model: Model, options: Options, run: Recurrence = mean_field
+    logits: Tensor, model: Model, options: Options, recurrence: Recurrence = mean_field
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Run the recurrence for its marginals (B C N) and labels (B N), without gradients.
+    """Run the recurrence for marginals and labels, without gradients.
 
-    With `model.kept` classes, the Potts recurrence runs on these, and the last weight stands for
-    all others: in the softmax they are one class whose logit is the log of the sum of their exps,
-    and each of them then moves as that one did. Also returned: the steps made (B), and whether all
-    marginals are finite, as far as the CPU knows. `run` is another engine's `mean_field`.
+    If `model.kept` names classes, the Potts recurrence runs on these and on a single class that
+    stands for all others. The last column of the weights belongs to that class.
+
+    Args:
+        logits: the unary term (B C N).
+        model: the pairwise model.
+        options: iterations, tolerance and storage.
+        recurrence: the `mean_field` of an engine.
+
+    Returns:
+        Marginals (B C N); labels (B N); the number of steps of each image (B); whether all
+        marginals are finite, which is checked on the CPU only.
     """
     if model.kept:
+        # The classes left out share one penalty p_t in every step: none of them sends or receives a
+        # message, and Potts adds the same sum to all. So their logits stay u_c - p_t, and
+        #   Σ_c exp(u_c - p_t) = exp(logsumexp_c(u_c) - p_t)
+        # is what a single class with the logit logsumexp(u) adds to the softmax. Its change at the
+        # end, -p_T, is the change of each of them.
         kept = set(model.kept)
         others = [c for c in range(logits.shape[1]) if c not in kept]
         parts = (list(model.kept), others)
@@ -145,13 +169,14 @@ def marginals(
         left_out = logits.index_select(1, outside)
         rest = left_out.logsumexp(1, keepdim=True)
         chosen = torch.cat([logits.index_select(1, inside), rest], dim=1)
-        moved, _, steps = run(chosen, model, options)
+        updated, _, steps = recurrence(chosen, model, options)
         z = torch.empty_like(logits)
-        z.index_copy_(1, inside, moved[:, :-1])
-        z.index_copy_(1, outside, left_out + (moved[:, -1:] - rest))
+        z.index_copy_(1, inside, updated[:, :-1])
+        z.index_copy_(1, outside, left_out + (updated[:, -1:] - rest))
     else:
-        z, _, steps = run(logits, model, options)
+        z, _, steps = recurrence(logits, model, options)
     q = z.softmax(dim=1)
+    # On a device, the test would wait for it.
     finite = q.device.type != "cpu" or bool(torch.isfinite(q.sum()))
     return q, q.max(dim=1).indices, steps, finite
 
@@ -164,32 +189,56 @@ def worth_pruning(logits: Tensor) -> bool:
 
 def class_peaks(logits: Tensor) -> list[float]:
     """The largest ratio of each class's marginal to the likeliest one's, over batch and pixels."""
-    below = logits - logits.amax(1, keepdim=True)
-    peaks: list[float] = below.amax((0, 2)).exp().tolist()
+    # Q(c) / Q(d) = exp(u(c) - u(d)): the sum in the softmax cancels.
+    differences = logits - logits.amax(1, keepdim=True)
+    peaks: list[float] = differences.amax((0, 2)).exp().tolist()
     return peaks
 
 
 def message_peaks(
-    logits: Tensor, groups: Sequence[Sequence[int]], model: Model, run: Recurrence = mean_field
+    logits: Tensor,
+    groups: Sequence[Sequence[int]],
+    model: Model,
+    recurrence: Recurrence = mean_field,
 ) -> list[float]:
     """Upper bounds of the first Potts message Σ w_k F_k Q to any class of each group.
 
-    The model's weights are (K G), not negative. A group stands for its likeliest class at each
-    pixel, so that one channel bounds them all. `run` is another engine's `mean_field`.
+    Args:
+        logits: the unary term (B C N).
+        groups: G groups of classes that do not overlap.
+        model: the normalized kernels, and non-negative weights (K G): per kernel and group, the
+            largest weight of a class in the group.
+        recurrence: the `mean_field` of an engine.
     """
-    alone = [c for c in range(logits.shape[1]) if not any(c in group for group in groups)]
+    # At each pixel the logit of a group g is the largest of its classes. Let Q' be the softmax over
+    # the groups and the ungrouped classes. For c in g,
+    #   Q'(g) = max_{c in g} e^u(c) / (Σ_groups max e^u + Σ_ungrouped e^u) >= e^u(c) / Σ_d e^u(d),
+    # because the maximum over a group is at most the sum over it. F_k is monotone and w_k(g) is at
+    # least w_k(c), so Σ w_k(g) F_k Q'(g) bounds the message to every class of the group.
+    ungrouped = [c for c in range(logits.shape[1]) if not any(c in group for group in groups)]
     columns = [logits[:, list(group)].amax(1) for group in groups]
-    columns += [logits[:, c] for c in alone]
+    columns += [logits[:, c] for c in ungrouped]
     unary = torch.stack(columns, dim=1)
-    # A step with -W_k in place of A W_k adds the message itself.
-    wide = torch.nn.functional.pad(model.weights, (0, len(alone)))
-    z, _, _ = run(unary, model._replace(weights=-wide.diag_embed()), Options(iterations=1))
+    # A step gives z = u - Σ_k M_k F_k Q. With M_k = -diag(w_k), z - u is the message itself.
+    wide = torch.nn.functional.pad(model.weights, (0, len(ungrouped)))
+    z, _, _ = recurrence(unary, model._replace(weights=-wide.diag_embed()), Options(iterations=1))
     peaks: list[float] = (z - unary)[:, : len(groups)].amax((0, 2)).tolist()
     return peaks
 
 
 def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[Tensor, Tensor]:
-    """From dL/dz (B C N) to dL/dlogits and dL/dweights: one adjoint filter a kernel and step."""
+    """From dL/dz (B C N) to dL/dlogits and dL/dweights: one adjoint filter per kernel and step."""
+    # Let M_k = A W_k and g_t = dL/dz_t. A change of z_t = u - Σ_k M_k F_k Q_{t-1} changes L by
+    #   dL = ⟨g_t, du⟩ - Σ_k ⟨g_t, dM_k F_k Q_{t-1}⟩ - Σ_k ⟨g_t, M_k F_k dQ_{t-1}⟩.
+    # F_k acts on pixels and M_k on classes, so they commute. With R_k = F_kᵀ g_t,
+    #   dL = ⟨g_t, du⟩ - Σ_k ⟨R_k Q_{t-1}ᵀ, dM_k⟩ + ⟨h, dQ_{t-1}⟩,   h = -Σ_k M_kᵀ R_k,
+    # and the softmax, dQ = Q ⊙ (dz - Σ_c Q_c dz_c), gives g_{t-1} = Q ⊙ (h - Σ_c Q_c h_c).
+    # u enters every step and Q_0, so dL/du is the sum of all g_t, t = 0..T.
+    #
+    # Potts with weights per class has M_k = (1 1ᵀ - I) diag(w_k). Its left factor is symmetric and
+    # is moved in front of the filter: with R_k = F_kᵀ (1 1ᵀ - I) g_t, that is "sum of g - g",
+    #   dL/dw_kc = -Σ_i R_kic Q_ic   and   h_c = -Σ_k w_kc R_kc.
+    # The other form stores rows of pixels, so M_kᵀ R_k is `filtered @ weights[k]`.
     weights, size = model.weights, model.size
     g = gradient.transpose(1, 2)
     to_logits = g
@@ -211,7 +260,7 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
 
 
 def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> None:
-    """(F 1)^power (B N), kept from zero for a negative power. The filters serve as well here."""
+    """None: this engine has no faster way to (F 1)^power than its filters."""
     del term, shape, size, power
 
 
@@ -222,7 +271,7 @@ def needs_total(classes: int) -> bool:
 
 
 def saved_width(classes: int) -> int:
-    """Values that `mean_field` saves for each pixel and step."""
+    """Number of values that `mean_field` saves per pixel and step."""
     return classes
 
 
@@ -233,7 +282,9 @@ def apply(
     adjoint: bool = False,
     storage: torch.dtype | None = None,
 ) -> Tensor:
-    """F = D_after G D_before on `values` (B N C), or its adjoint."""
+    """Apply F = D_after G D_before to `values` (B N C), or its adjoint."""
+    # Fᵀ = D_before Gᵀ D_after: the factors swap places. A lattice reverses its blurs, a grid
+    # transposes its bands, and the exact kernel is symmetric.
     first, last = (term.after, term.before) if adjoint else (term.before, term.after)
     values = values if first is None else values * first[:, :, None]
     if term.kind == "lattice":
@@ -249,6 +300,8 @@ def apply(
 
 def transpose_band(band: Tensor) -> Tensor:
     """The band matrix of the transpose: entry (i, r + k) is entry (i + k, r - k) of `band`."""
+    # The matrix K has K[i, i + k] = band[i, r + k]. So Kᵀ[i, i + k] = K[i + k, i], which is
+    # K[j, j - k] at row j = i + k: band[i + k, r - k].
     size, taps = band.shape
     radius = taps // 2
     row = torch.arange(size, device=band.device)[:, None] + torch.arange(
@@ -264,8 +317,9 @@ def _along(values: Tensor, axis: int, band: Tensor) -> Tensor:
 
 
 def _penalty(filtered: Tensor, weights: Tensor) -> Tensor:
-    """A W F for one kernel: Potts with one weight a class, or any matrix."""
+    """M F for one kernel: Potts with one weight per class, or any matrix M = A W."""
     if weights.dim() == 2:
         return filtered @ weights.T
+    # (1 1ᵀ - I) m = sum of m - m: each label pays for the weighted neighbors of all other labels.
     weighted = filtered * weights
     return weighted.sum(2, keepdim=True) - weighted

@@ -1,4 +1,4 @@
-"""How the registered operators behave under torch's function transforms."""
+"""The behavior of the registered operators under torch's function transforms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 
 def one_by_one(operator: Any) -> Callable[..., Any]:
-    """A vmap rule that runs the operator once for each mapped item and stacks the results."""
+    """A vmap rule that runs the operator once per mapped item and stacks the results."""
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         results = [
@@ -27,7 +27,7 @@ def one_by_one(operator: Any) -> Callable[..., Any]:
 
 
 def no_second_derivative(operator: Any, reason: str) -> None:
-    """Give a backward operator a gradient of its own that raises, instead of one that is wrong."""
+    """Register for a backward operator a gradient that raises NotImplementedError with `reason`."""
 
     def refuse(ctx: Any, *gradients: Any) -> Any:
         raise NotImplementedError(reason)
@@ -38,8 +38,10 @@ def no_second_derivative(operator: Any, reason: str) -> None:
 def direct(*tensors: Tensor) -> bool:
     """Whether an operator may skip torch's dispatcher, which is slow at its first call.
 
-    So it is for plain tensors where no gradient is wanted and nothing is traced or transformed.
+    True for plain tensors if no gradient is needed and nothing is traced or transformed.
     """
+    # A subclass (a fake or functional tensor, a wrapper of a user's) has behavior that only the
+    # dispatcher knows. Tracers must see one opaque operator instead of the engine's calls.
     if torch.compiler.is_compiling() or under_transform():
         return False
     plain = all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
@@ -47,12 +49,13 @@ def direct(*tensors: Tensor) -> bool:
 
 
 def under_transform() -> bool:
-    """Whether vmap, grad or another transform of torch.func is at work."""
+    """Whether vmap, grad or another transform of torch.func is active."""
+    # torch has no public function for this.
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def no_forward_mode(*tensors: Tensor) -> None:
-    """Refuse forward-mode derivatives, which a registered operator would drop without a word."""
+    """Refuse forward-mode derivatives, which a registered operator would silently drop."""
     if torch.compiler.is_compiling():
         return
     for tensor in tensors:
@@ -64,7 +67,8 @@ def no_forward_mode(*tensors: Tensor) -> None:
 
 
 def _item(arg: Any, dim: Any, i: int) -> Any:
+    """Item `i` of an argument that vmap maps along `dim`; None means that all items share it."""
     if isinstance(arg, (list, tuple)):
         dims = dim if isinstance(dim, (list, tuple)) else [dim] * len(arg)
-        return [_item(one, d, i) for one, d in zip(arg, dims, strict=True)]
+        return [_item(part, d, i) for part, d in zip(arg, dims, strict=True)]
     return arg if dim is None else arg.select(dim, i)

@@ -1,6 +1,7 @@
-"""The operators in Triton, for CUDA and ROCm; in Triton's interpreter also on the CPU, for tests.
+"""The operators in Triton for CUDA and ROCm, and for tests on the CPU in Triton's interpreter.
 
-Only `ops.engines` imports this, and only when such a tensor has arrived.
+Only `ops.engines` imports this package, and only when a tensor needs it. Every result is
+deterministic: each sum has one fixed order, and no Triton kernel here uses atomics.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ __all__ = [
     "worth_pruning",
 ]
 
-#: The search for classes to leave out launches as much as two steps and waits three times for the
-#: device. Fewer scores than this are updated in less time.
+#: Number of logits from which pruning can pay. The search for classes to leave out takes as many
+#: launches as two steps and waits three times for the device; smaller updates take less time.
 _WORTH_PRUNING = 10_000_000
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _on_device(function: Function) -> Function:
-    """Launch on the device of the first tensor, which need not be the current one."""
+    """Launch on the device of the first tensor, which may differ from the current device."""
 
     @functools.wraps(function)
-    def run(first: Tensor, *args: Any, **options: Any) -> Any:
+    def launching(first: Tensor, *args: Any, **options: Any) -> Any:
         with torch.cuda.device_of(first), torch.no_grad():
             return function(first, *args, **options)
 
-    return cast(Function, run)
+    return cast(Function, launching)
 
 
 build = _on_device(lattice_build.build)
@@ -64,8 +65,8 @@ mean_field_backward = _on_device(inference.mean_field_backward)
 class_peaks = _on_device(reference.class_peaks)
 needs_total = reference.needs_total
 response = reference.response
-marginals = _on_device(functools.partial(reference.marginals, run=mean_field))
-message_peaks = _on_device(functools.partial(reference.message_peaks, run=mean_field))
+marginals = _on_device(functools.partial(reference.marginals, recurrence=mean_field))
+message_peaks = _on_device(functools.partial(reference.message_peaks, recurrence=mean_field))
 
 
 def worth_pruning(logits: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Separable convolution on a grid, one pass an axis."""
+"""Separable convolution on a grid, one pass per axis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .launch import item_rows, launch, pieces
 
-#: A program's tile of the result, how much of the sum it adds at a time, and its warps.
+#: Rows and columns of a program's tile of the result, length of the sum that it adds at a time, and
+#: number of its warps.
 _ROWS, _COLUMNS, _DEPTH, _WARPS = 16, 128, 16, 4
 
 
@@ -29,7 +30,7 @@ class Grid:
     """Band matrices for a grid of `size`, and the buffers between passes."""
 
     def __init__(self, size: tuple[int, ...], bands: Sequence[Tensor]) -> None:
-        """Take one contiguous band matrix an axis."""
+        """Take one contiguous band matrix per axis."""
         self.size = size
         self.bands = bands
         self.between: list[Tensor] = []
@@ -43,16 +44,17 @@ class Grid:
         weights: Tensor | None = None,
         add: bool = False,
     ) -> Tensor:
-        """Filter values (B N C), of which only the batch may be strided, into `out`.
+        """Filter values (B N C) into `out`; only the batch axis of the values may be strided.
 
-        The last pass also multiplies by `after` (B N) and `weights` (C), and adds to `out` if
-        asked: it weights a message while it has it in registers.
+        The last pass also multiplies by `after` (B N) and `weights` (C), and with `add` adds to
+        `out`. This weights the message while it is in registers.
         """
         while len(self.between) < min(len(self.size) - 1, 2):
             self.between.append(torch.empty_like(out))
         source = values
         for axis, band in enumerate(self.bands):
             last = axis == len(self.bands) - 1
+            # Two buffers in turn: a pass cannot write where other programs still read.
             target = out if last else self.between[axis % 2]
             _pass(
                 source,
@@ -138,16 +140,18 @@ def separable_kernel(
 ):
     """Convolve along one axis: a tile of the band matrix times a tile of values.
 
-    Rows are places on the axis, columns all that lies further outside or inside. Most of such a
-    tile of the matrix is zero, but a value is loaded once for all rows, not once for each tap.
+    Rows are positions on the axis. Columns are all other positions and channels.
     """
+    # A row of the band holds TAPS weights, so ROWS rows together reach ROWS + TAPS - 1 values.
+    # Written as a matrix product, most of a tile of the band is zero, but each value is loaded once
+    # for all rows instead of once per tap, which outweighs the products with zeros.
     program = tl.program_id(0)
     begin = (program % across) * ROWS
     row = begin + tl.arange(0, ROWS)
     span = inner.to(tl.int64) * WIDTH
     column = (program // across).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     real = (column < lines * span)[None, :]
-    line = column // span * length * inner  # of the first pixel, in the batch
+    line = column // span * length * inner  # first pixel of the column's line, in the batch
     item = line // points
     rest = column % span
     origin = source + (item * rows_each + line - item * points) * WIDTH + rest
@@ -165,10 +169,10 @@ def separable_kernel(
             mask=((place >= 0) & (place < length))[:, None] & real,
             other=0.0,
         )
-        # Three TF32 products make one of float32 accuracy.
+        # Three products in TF32 ("tf32x3") have together about the accuracy of float32.
         sums += tl.dot(matrix, value, input_precision=PRECISION, out_dtype=sums.dtype)
     valid = (row < length)[:, None] & real
-    if SCALED:  # the innermost axis: a row is a pixel
+    if SCALED:  # only in the pass along the innermost axis, where consecutive rows are pixels
         scale = after + line[None, :] + row[:, None]
         sums *= tl.load(scale, mask=valid, other=0.0)
     if WEIGHTED:

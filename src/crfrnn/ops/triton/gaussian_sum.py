@@ -1,4 +1,4 @@
-"""The Gaussian sum in tiles, as attention is computed, without the pairs that count for nothing."""
+"""The exact Gaussian sum, in tiles like attention, without pairs of tiles that are far apart."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from .launch import item_rows, launch, pieces
 from .ordering import Tiles, arrange
 
-#: Points of a tile: small tiles leave out more pairs, large ones keep the tensor cores busy.
+#: Points per tile. Small tiles leave out more pairs; large tiles keep the tensor cores busy.
 TILE = {torch.float32: 64, torch.float64: 32}
 
-#: Channels of one program, for which the kernel values are computed anew: with more, the registers
-#: of a thread do not hold them.
+#: Largest number of channels per program; more overflow a thread's registers. Each block of
+#: channels computes the kernel values again.
 _CHANNELS = 64
 
 
@@ -29,12 +29,12 @@ def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
 
 
 def run(values: Tensor, tiles: Tiles, before: Tensor | None, out: Tensor) -> Tensor:
-    """Fill `out` (B N C) with sums of values (B N C), of which only the batch may be strided.
+    """Fill `out` (B N C) with the sums of values (B N C) times `before` (B N).
 
-    `before` (B N) scales the values.
+    Only the batch axis of the values may be strided.
     """
     batch, n, channels = out.shape
-    # One channel is summed by hand; the tensor cores take 16 or more.
+    # Tensor cores multiply blocks of at least 16 columns. A single channel is summed without them.
     columns = 1 if channels == 1 else min(_CHANNELS, max(16, triton.next_power_of_2(channels)))
     tile = TILE[values.dtype]
     launch(
@@ -65,13 +65,12 @@ def run(values: Tensor, tiles: Tiles, before: Tensor | None, out: Tensor) -> Ten
 def kernel_tile(
     features, row, other, points, D: tl.constexpr, TILE: tl.constexpr, kind: tl.constexpr
 ):
-    """exp(-½ |f_i - f_j|²) for two tiles of points.
-
-    Distances are sums of squared differences, axis by axis, not |f_i|² + |f_j|² - 2 f_i·f_j on the
-    tensor cores: features reach a hundred bandwidths, where that form cancels all digits of TF32
-    and half of those of float32, even when centred. With few axes this costs two instructions each.
-    Absent points of the second tile are infinitely far, so that they need no mask here.
-    """
+    """exp(-½ |f_i - f_j|²) for two tiles of points."""
+    # Distances are sums of squared differences, axis by axis. The form |f_i|² + |f_j|² - 2 f_i·f_j
+    # would run on the tensor cores, but features reach a hundred bandwidths. There it cancels all
+    # digits of TF32 and half of those of float32, even with centered features. A difference and a
+    # fused multiply-add per axis are cheap for few axes.
+    # Absent points of the second tile are infinitely far: their kernel value is exp(-∞) = 0.
     squared = tl.zeros([TILE, TILE], kind)
     if D <= 8:
         for axis in tl.static_range(D):
@@ -115,12 +114,14 @@ def exact_kernel(
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     real = column < CHANNELS
     row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    own = features + item * D * points
+    item_features = features + item * D * points
     sums = tl.zeros([TILE, COLUMNS], kind)
+    # A program owns its rows of the result and visits their near tiles in the order of the list. So
+    # the sum needs no atomics and has the same rounding in every call.
     for p in range(tl.load(begin + tile), tl.load(begin + tile + 1)):
         other = tl.load(near + p).to(tl.int64) * TILE + tl.arange(0, TILE)
         valid = other < points
-        weight = kernel_tile(own, row, other, points.to(tl.int64), D, TILE, kind)
+        weight = kernel_tile(item_features, row, other, points.to(tl.int64), D, TILE, kind)
         point = tl.load(order + item * points + other, mask=valid, other=0).to(tl.int64)
         value = tl.load(
             values + (item * rows_each + point)[:, None] * CHANNELS + column[None, :],
@@ -132,7 +133,7 @@ def exact_kernel(
         if COLUMNS == 1:
             sums += tl.sum(weight[:, :, None] * value[None, :, :], axis=1)
         else:
-            # Three TF32 products make one of float32 accuracy.
+            # Three products in TF32 ("tf32x3") have together about the accuracy of float32.
             sums += tl.dot(weight, value, input_precision=PRECISION, out_dtype=kind)
     point = tl.load(order + item * points + row, mask=row < points, other=0).to(tl.int64)
     target = out + (item * points + point)[:, None] * CHANNELS + column[None, :]

@@ -1,4 +1,4 @@
-"""The recurrence: kernel launches alone between the first step and the last."""
+"""The recurrence as a sequence of launches; without a tolerance, the host never waits."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .launch import item_rows, launch, pad_channels, padded_width, pieces, whole
 from .terms import Filtering, Source
 from .update import adjoint_kernel, mix_kernel, update_kernel
 
-#: Most channels whose matrix of weights is multiplied inside a fused kernel.
+#: Largest number of channels for which a fused Triton kernel multiplies by a matrix of weights.
 _WIDEST = 256
 
 
 def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, Tensor, Tensor]:
     """Run the recurrence from `logits` (B C N); see `reference.mean_field`.
 
-    With a tolerance, each step waits for the device to hear whether any item still runs; without
-    one, nothing waits.
+    With a tolerance, the host waits after each step to learn whether any item still runs. Without
+    one, it never waits.
     """
     iterations, tolerance, save = options.iterations, options.tolerance, options.save
     storage = torch.float16 if options.half else None
@@ -30,33 +30,36 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     steps = torch.zeros(batch, dtype=torch.int64, device=logits.device)
     if iterations == 0:
         return logits.clone(), saved, steps
+    # Steps write their marginals straight to `saved`. Without it, one buffer is updated in place:
+    # an update reads and writes its own pixels only, after the filters have read them all.
     q = saved[:, 0] if save else logits.new_empty((batch, n, width))
-    made = _Steps(q, classes, model, False, storage)
-    nothing = Source("none", q)
-    made.update(nothing, logits, logits, q, q, write=False, last=False, message=False)
+    recurrence = _Steps(q, classes, model, False, storage)
+    # Without a source and a message, the update is Q_0 = softmax(u).
+    no_source = Source("none", q)
+    recurrence.update(no_source, logits, logits, q, q, write=False, last=False, message=False)
     z = torch.empty_like(logits)
     for step in range(iterations):
         last = step + 1 == iterations
-        fused, message = made.messages(q)
+        fused, message = recurrence.messages(q)
         after = saved[:, step + 1] if save and not last else q
         stopping = tolerance > 0
-        made.update(
+        recurrence.update(
             fused,
             logits,
             z,
             q,
             after,
-            write=last or stopping,
+            write=last or stopping,  # any step may be the last one of an item
             last=last,
             message=message,
-            running=made.running if stopping else None,
+            running=recurrence.running if stopping else None,
         )
         if stopping:
-            steps += made.running
+            steps += recurrence.running
             if not last:
-                change = made.change.sum(1) / (n * classes)
-                made.running.logical_and_(change >= tolerance)
-                if not bool(made.running.any()):
+                change = recurrence.change.sum(1) / (n * classes)
+                recurrence.running.logical_and_(change >= tolerance)
+                if not bool(recurrence.running.any()):
                     break
         q = after
     return z, saved, steps if tolerance > 0 else steps.fill_(iterations)
@@ -68,22 +71,29 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
     classes = gradient.shape[1]
     to_logits = gradient.detach().clone(memory_format=torch.contiguous_format)
     upstream = gradient.detach().transpose(1, 2)
+    # The adjoint filters of a Potts model take (1 1ᵀ - I) g; see `reference.mean_field_backward`.
     if weights.dim() == 2:
         upstream = upstream.sum(2, keepdim=True) - upstream
     upstream = pad_channels(upstream, saved.shape[3])
     to_weights = torch.zeros_like(weights, dtype=torch.float64)
-    made = _Steps(upstream, classes, model, True, None)
+    steps = _Steps(upstream, classes, model, True, None)
+    # `upstream` is the input of the adjoint filters of a step; `to_logits` sums up all g so far.
     for step in reversed(range(saved.shape[1])):
         q = saved[:, step]
-        fused, message = made.adjoint_messages(upstream, q, to_weights)
-        made.adjoint(fused, q, upstream, to_logits, message, to_weights)
-    if made.full:
-        to_weights -= made.products[:, :, :classes, :classes].sum(1)
+        fused, message = steps.adjoint_messages(upstream, q, to_weights)
+        steps.adjoint(fused, q, upstream, to_logits, message, to_weights)
+    if steps.full:
+        to_weights -= steps.products[:, :, :classes, :classes].sum(1)
     return to_logits, to_weights.to(weights.dtype)
 
 
 class _Steps:
-    """Buffers and launches of the steps for marginals laid out as `like` (B N width)."""
+    """Buffers and launches of the steps for marginals laid out as `like` (B N width).
+
+    A step filters with every kernel and adds up weighted messages. One lattice is not sliced to
+    memory: `update_kernel` slices it while it weights, adds the unary and takes the softmax. That
+    saves a write and a read of B·N·width values per step.
+    """
 
     def __init__(
         self,
@@ -96,18 +106,21 @@ class _Steps:
         self.batch, self.n, self.width = like.shape
         weights, terms = model.weights, model.terms
         self.full = weights.dim() == 3
-        # A matrix takes channels in to channels out: W for the adjoint, its transpose forward.
+        # Pixels are rows, so a matrix multiplies from the right. Forward, M q of a pixel is its row
+        # times Mᵀ; the adjoint, Mᵀ R, is its row times M.
         weights = weights.detach()
         weights = weights.transpose(1, 2) if self.full and not adjoint else weights
         self.weights = weights.contiguous().unbind(0)
         self.filters = [Filtering(term, like, model.size, adjoint, storage) for term in terms]
         lattices = [k for k, term in enumerate(terms) if term.kind == "lattice"]
-        # The adjoint of a matrix needs every result whole, for the gradient to the matrix.
+        # A softmax needs all channels of a pixel at once, so a program owns whole rows.
         rows, columns, warps = whole_rows(self.width, 16 if self.full else 1)
-        # Larger matrices than this overflow the shared memory of a fused product.
+        # Larger matrices overflow the shared memory of a fused product.
         self.wide = self.full and columns > _WIDEST
-        apart = self.wide or (adjoint and self.full)
-        self.fused = lattices[-1] if lattices and not apart else None
+        # The gradient to a matrix is a product over all points, Σ_i R_i q_iᵀ. It needs the filtered
+        # result in memory, so nothing is fused there.
+        separate = self.wide or (adjoint and self.full)
+        self.fused = lattices[-1] if lattices and not separate else None
         self.blocks = pieces(self.n, rows)
         self.options = {
             "FULL": self.full,
@@ -121,52 +134,58 @@ class _Steps:
         self.message = torch.empty_like(like, memory_format=torch.contiguous_format)
         self.running = torch.ones(self.batch, dtype=torch.bool, device=like.device)
         self.change = like.new_empty(self.batch, self.blocks)
+        # Each block of points writes its sum to a row of its own, and torch adds the rows in one
+        # order: no atomics, so gradients are the same in every call.
         self.sums = like.new_empty(self.batch * self.blocks, self.width) if adjoint else like
         self.classes = classes
         if adjoint and self.full:  # sums over points of the results times the marginals
             self.products = like.new_zeros(len(terms), self.batch, self.width, self.width)
 
     def messages(self, q: Tensor) -> tuple[Source, bool]:
-        """Add up the messages of all filters but one lattice, which is left to fuse."""
-        held = False
-        for k, one in enumerate(self.filters):
+        """Add up the messages of all filters but one lattice, which `update` fuses.
+
+        Returns:
+            The source of the fused lattice, and whether the message holds anything.
+        """
+        has_message = False
+        for k, filtering in enumerate(self.filters):
             if k == self.fused:
                 continue
-            if one.kind == "grid" and not self.full:
-                one.weigh(q, self.weights[k], self.message, held)
+            if filtering.kind == "grid" and not self.full:
+                filtering.weigh(q, self.weights[k], self.message, has_message)
             elif self.wide:
-                self._multiply(one.result(q), k, held)
+                self._multiply(filtering.result(q), k, has_message)
             else:
-                self._mix(one.source(q), k, q, held, reduce=False)
-            held = True
+                self._mix(filtering.source(q), k, q, has_message, reduce=False)
+            has_message = True
         if self.fused is None:
-            return Source("none", self.message), held
-        return self.filters[self.fused].source(q), held
+            return Source("none", self.message), has_message
+        return self.filters[self.fused].source(q), has_message
 
     def adjoint_messages(
         self, upstream: Tensor, q: Tensor, to_weights: Tensor
     ) -> tuple[Source, bool]:
-        """The same for the adjoint filters, with the gradient to the weights of all but one."""
-        held = False
-        for k, one in enumerate(self.filters):
+        """Like `messages` for the adjoint filters; also adds the gradients to their weights."""
+        has_message = False
+        for k, filtering in enumerate(self.filters):
             if k == self.fused:
                 continue
             if self.full:
-                made = Source("dense", self.message)
-                made.tensor = one.result(upstream)
-                self.products[k].baddbmm_(made.tensor.transpose(1, 2), q)
+                source = Source("dense", self.message)
+                source.tensor = filtering.result(upstream)
+                self.products[k].baddbmm_(source.tensor.transpose(1, 2), q)
             else:
-                made = one.source(upstream)
+                source = filtering.source(upstream)
             if self.wide:
-                self._multiply(made.tensor, k, held)
+                self._multiply(source.tensor, k, has_message)
             else:
-                self._mix(made, k, q, held, reduce=not self.full)
+                self._mix(source, k, q, has_message, reduce=not self.full)
             if not self.full:
                 self._add_weights(to_weights, k)
-            held = True
+            has_message = True
         if self.fused is None:
-            return Source("none", self.message), held
-        return self.filters[self.fused].source(upstream), held
+            return Source("none", self.message), has_message
+        return self.filters[self.fused].source(upstream), has_message
 
     def update(
         self,
@@ -214,7 +233,7 @@ class _Steps:
         message: bool,
         to_weights: Tensor,
     ) -> None:
-        """Launch `adjoint_kernel`, and keep the gradient to the fused weights."""
+        """Launch `adjoint_kernel`, and add the gradient to the fused weights."""
         launch(
             adjoint_kernel,
             (self.blocks, self.batch),
@@ -234,11 +253,11 @@ class _Steps:
         if self.fused is not None and not self.full:
             self._add_weights(to_weights, self.fused)
 
-    def _mix(self, made: Source, k: int, q: Tensor, add: bool, reduce: bool) -> None:
+    def _mix(self, source: Source, k: int, q: Tensor, add: bool, reduce: bool) -> None:
         launch(
             mix_kernel,
             (self.blocks, self.batch),
-            *made.arguments(),
+            *source.arguments(),
             self.weights[k],
             q,
             self.sums,
@@ -247,11 +266,12 @@ class _Steps:
             item_rows(q),
             REDUCE=reduce,
             ADD=add,
-            **made.options(),
+            **source.options(),
             **self.options,
         )
 
     def _multiply(self, result: Tensor, k: int, add: bool) -> None:
+        """Write the result times the matrix of kernel `k` to the message, or `add` it."""
         product = result[..., : self.classes] @ self.weights[k]
         if not add:
             self.message.zero_()

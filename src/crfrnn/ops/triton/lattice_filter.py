@@ -1,4 +1,4 @@
-"""Splat, blur and slice on the whole batch at once."""
+"""Splat, blur and slice, for the whole batch in each launch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crfrnn.ops.arrays import LatticeArrays
 
-from .launch import channel_block, item_of, launch, own_points, padded_width, pieces, row_block
+from .launch import channel_block, item_of, launch, padded_width, pieces, program_points, row_block
 from .splat import splat
 from .splat_plan import Splat, plan
 
@@ -19,14 +19,13 @@ def filter(
 ) -> Tensor:
     """Splat, blur and slice `values` (B N C); `reverse` blurs the axes backwards: the adjoint.
 
-    `storage` is the float type of the vertices' values in memory, that of `values` by default;
-    arithmetic is never in less than float32.
+    `storage` is the float type of the values of vertices in memory; default, the type of `values`.
+    Arithmetic is in float32 or float64.
     """
     values = values.detach().contiguous()
     channels = values.shape[2]
-    table, gain = Blur(lattice, None, padded_width(channels), storage).run(
-        values, channels, reverse
-    )
+    blur = Blur(lattice, None, padded_width(channels), storage)
+    table, gain = blur.run(values, channels, reverse)
     out = torch.empty_like(values)
     slice(table, lattice, gain, out)
     return out
@@ -40,7 +39,7 @@ def filter_to_weight(
     batch, n, channels = values.shape
     blur = Blur(lattice, None, padded_width(channels), None)
     table, gain = blur.run(values, channels, reverse)
-    seen = table.clone()  # the next run overwrites it
+    forward = table.clone()  # the next call of `run` overwrites the table
     adjoint, _ = blur.run(gradient, channels, not reverse)
     out = torch.empty_like(lattice.weight)
     columns = channel_block(channels)
@@ -51,7 +50,7 @@ def filter_to_weight(
         (pieces(n, rows), batch),
         values,
         gradient,
-        seen,
+        forward,
         adjoint,
         lattice.vertex,
         lattice.starts,
@@ -68,7 +67,7 @@ def filter_to_weight(
 
 
 class Blur:
-    """Splat and blur on one lattice, with buffers that serve every step."""
+    """Splat and blur on one lattice, with buffers for all steps."""
 
     def __init__(
         self,
@@ -78,7 +77,7 @@ class Blur:
         storage: torch.dtype | None,
         tables: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Prepare for values times `scale` (B N), with `width` channels a vertex."""
+        """Prepare for values times `scale` (B N), with `width` channels per vertex."""
         self.lattice = lattice
         self.plan: Splat = plan(lattice, scale, width)
         shape = (lattice.neighbor.shape[1], width)
@@ -89,18 +88,19 @@ class Blur:
         self.tables = tables
 
     def run(self, values: Tensor, channels: int, reverse: bool) -> tuple[Tensor, float]:
-        """The blurred table (M C) of values (B N >=C), and the factor that slicing owes it."""
+        """Splat and blur values (B N >=C); return the table (M C) and the factor for the slice."""
         splat(values, channels, self.lattice, self.plan, self.tables[0])
         return self.spread(reverse)
 
     def spread(self, reverse: bool) -> tuple[Tensor, float]:
-        """Blur what was splatted, along one axis after the other."""
+        """Blur the splatted table along all axes; return the table and the factor for the slice."""
         source, target = self.tables
         vertices, width = source.shape
         columns = channel_block(width)
-        rows = 2 * row_block(columns, 1)  # with one warp, more of them fit a multiprocessor
+        rows = 2 * row_block(columns, 1)  # with one warp, more programs fit a multiprocessor
         axes = self.lattice.neighbor.shape[0]
-        # Each blur adds up to twice a value. In half precision it is halved, to stay in range.
+        # Each blur can double a value. In float16 it is halved to stay in range, and the factor for
+        # the slice undoes the powers of two.
         halved = source.dtype == torch.float16
         for axis in reversed(range(axes)) if reverse else range(axes):
             launch(
@@ -113,19 +113,20 @@ class Blur:
                 vertices,
                 len(self.lattice.starts) - 1,
                 axis,
-                OWN=0.5 if halved else 1.0,
+                CENTER=0.5 if halved else 1.0,
                 WIDTH=width,
                 ROWS=rows,
                 COLUMNS=columns,
                 num_warps=1,
             )
+            # In turn: other programs still read the source as a neighbor.
             source, target = target, source
         self.tables = source, target
         return source, gain(axes) * (2.0**axes if halved else 1.0)
 
 
 def gain(corners: int) -> float:
-    """The factor that makes splat, blur and slice keep the mass of a filled lattice."""
+    """1 / (1 + 2^-D) for D+1 corners; see `reference_lattice._gain`."""
     return 1 / (1 + 2.0 ** (1 - corners))
 
 
@@ -134,7 +135,7 @@ def slice(
 ) -> None:
     """Fill `out` (B N C) from the table, times `after` (B N) if given.
 
-    Channels of `out` beyond the table's are not there.
+    The table has at least as many channels as `out`.
     """
     batch, n, corners = lattice.vertex.shape
     channels = out.shape[2]
@@ -169,12 +170,15 @@ def blur_kernel(
     vertices,
     batch,
     axis,
-    OWN: tl.constexpr,
+    CENTER: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Blur along one axis with OWN times (½, 1, ½)."""
+    """Blur along one axis with CENTER times (½, 1, ½)."""
+    # Vertices are rows of channels, so the threads of a warp load consecutive addresses although
+    # the rows of the neighbors are scattered. Reading one table and writing the other, each vertex
+    # is independent of all others: no order of programs changes the result.
     vertex = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = vertex < vertices
@@ -182,16 +186,16 @@ def blur_kernel(
     pair = neighbor + (axis * vertices.to(tl.int64) + vertex) * 2
     back = tl.load(pair, mask=inside, other=0)
     forth = tl.load(pair + 1, mask=inside, other=0)
-    # Neighbors are numbered from 1 within their item; 0 is absent, and is not read.
+    # Neighbors are numbered from 1 within their item. 0 stands for an absent one and is not read.
     begin = tl.load(starts + item_of(vertex, starts, batch), mask=inside, other=0) - 1
     kind = tl.float64 if target.dtype.element_ty == tl.float64 else tl.float32
-    own = source + vertex[:, None] * WIDTH + column[None, :]
+    center = source + vertex[:, None] * WIDTH + column[None, :]
     left = source + (begin + back)[:, None] * WIDTH + column[None, :]
     right = source + (begin + forth)[:, None] * WIDTH + column[None, :]
-    value = tl.load(own, mask=inside[:, None] & real, other=0.0).to(kind)
+    value = tl.load(center, mask=inside[:, None] & real, other=0.0).to(kind)
     sides = tl.load(left, mask=(back > 0)[:, None] & real, other=0.0).to(kind)
     sides += tl.load(right, mask=(forth > 0)[:, None] & real, other=0.0).to(kind)
-    blurred = OWN * value + (0.5 * OWN) * sides
+    blurred = CENTER * value + (0.5 * CENTER) * sides
     place = target + vertex[:, None] * WIDTH + column[None, :]
     tl.store(place, blurred.to(target.dtype.element_ty), mask=inside[:, None] & real)
 
@@ -211,8 +215,8 @@ def sliced(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Sums of the corners' rows times their weights, for the points at `place` of a batch."""
-    begin = tl.load(starts + item) - 1
+    """Sums of the rows of the corners, times their weights, for the points `place` of a batch."""
+    begin = tl.load(starts + item) - 1  # vertices of an item are numbered from 1
     real = (column < WIDTH)[None, :]
     sums = tl.zeros([ROWS, COLUMNS], weight.dtype.element_ty)
     for corner in tl.static_range(CORNERS):
@@ -242,7 +246,8 @@ def slice_kernel(
     COLUMNS: tl.constexpr,
 ):
     """Slice: each point gathers the rows of the corners around it."""
-    item, _, valid, place = own_points(points, ROWS)
+    # The gain multiplies the sum, once per value. It also undoes the halved blurs of float16.
+    item, _, valid, place = program_points(points, ROWS)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     sums = sliced(
         table, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS, COLUMNS
@@ -257,7 +262,7 @@ def slice_kernel(
 def weight_kernel(
     values,
     gradient,
-    seen,
+    forward,
     adjoint,
     vertex,
     starts,
@@ -270,8 +275,10 @@ def weight_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """A weight slices the table that was seen, and splats into the one that the adjoint sees."""
-    item, _, valid, place = own_points(points, ROWS)
+    """The gradient of each weight of the lattice."""
+    # It is GAIN (⟨g, X⟩ + ⟨v, Y⟩), with the blurred tables X of the values, `forward`, and Y of the
+    # gradient, `adjoint`; derived in `reference_lattice.filter_to_weight`.
+    item, _, valid, place = program_points(points, ROWS)
     begin = tl.load(starts + item) - 1
     for corner in tl.static_range(CORNERS):
         row = begin + tl.load(vertex + place * CORNERS + corner, mask=valid, other=1)
@@ -279,11 +286,11 @@ def weight_kernel(
         for first in range(0, CHANNELS, COLUMNS):
             column = first + tl.arange(0, COLUMNS)
             real = valid[:, None] & (column < CHANNELS)[None, :]
-            own = place[:, None] * CHANNELS + column[None, :]
-            there = row[:, None] * WIDTH + column[None, :]
-            sliced = tl.load(gradient + own, mask=real, other=0.0)
-            sliced *= tl.load(seen + there, mask=real, other=0.0)
-            splatted = tl.load(values + own, mask=real, other=0.0)
-            splatted *= tl.load(adjoint + there, mask=real, other=0.0)
-            sums += tl.sum(sliced + splatted, axis=1)
+            at_point = place[:, None] * CHANNELS + column[None, :]
+            at_vertex = row[:, None] * WIDTH + column[None, :]
+            by_slice = tl.load(gradient + at_point, mask=real, other=0.0)
+            by_slice *= tl.load(forward + at_vertex, mask=real, other=0.0)
+            by_splat = tl.load(values + at_point, mask=real, other=0.0)
+            by_splat *= tl.load(adjoint + at_vertex, mask=real, other=0.0)
+            sums += tl.sum(by_slice + by_splat, axis=1)
         tl.store(out + place * CORNERS + corner, sums * GAIN, mask=valid)

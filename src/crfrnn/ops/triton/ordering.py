@@ -1,4 +1,4 @@
-"""Points in the order of a k-d tree, and which of its leaves are near each other."""
+"""Sorts points into the leaves of a k-d tree, and lists the leaves that are near each other."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from .launch import launch, pieces
 
 
 class Tiles(NamedTuple):
-    """Points by tiles of near ones, and for each tile the tiles that it must look at."""
+    """Points sorted into tiles of near points, and for each tile the list of tiles near it."""
 
-    order: Tensor  # B N, int32: point at each place
+    order: Tensor  # B N, int32: the point at each place
     features: Tensor  # B D N, in that order
-    begin: Tensor  # B*tiles + 1, int64: where each tile's own list begins
-    near: Tensor  # int32: tiles of the same item
+    begin: Tensor  # B*tiles + 1, int64: where the list of each tile begins in `near`
+    near: Tensor  # int32: the lists, of tiles of the same item
 
 
 def arrange(features: Tensor, tolerance: float, tile: int) -> Tiles:
-    """Order points (B N D) and list the tiles of `tile` points nearer than the tolerance's radius.
+    """Sort points (B N D) into tiles of `tile` points, and list the tiles near each tile.
 
-    Waits for the device once, for the length of the list.
+    A pair of tiles is near unless the kernel is below `tolerance` for all of its points. The host
+    waits for the device once, to learn the length of the list.
     """
     batch, n, d = features.shape
     order = kd_order(features, tile)
@@ -37,13 +38,14 @@ def arrange(features: Tensor, tolerance: float, tile: int) -> Tiles:
         boxes = torch.nn.functional.pad(placed, (0, tiles * tile - n), mode="replicate")
     boxes = boxes.view(batch, d, tiles, tile)
     low, high = boxes.amin(3), boxes.amax(3)
-    # Widened by rounding, so that no pair above the tolerance is lost.
+    # exp(-½ d²) <= ε where d² >= -2 ln ε. Boxes at that distance hold only pairs below ε. The
+    # margin covers rounding, so that no pair above the tolerance is lost.
     limit = -2 * math.log(tolerance) * (1 + 1e-5) if tolerance > 0 else math.inf
     count = torch.empty(batch * tiles, dtype=torch.int64, device=features.device)
     begin = count.new_zeros(batch * tiles + 1)
     block = min(256, triton.next_power_of_2(tiles))
 
-    def run(near: Tensor, fill: bool) -> None:
+    def launch_pairs(near: Tensor, fill: bool) -> None:
         launch(
             pair_kernel,
             (tiles, batch),
@@ -59,24 +61,27 @@ def arrange(features: Tensor, tolerance: float, tile: int) -> Tiles:
             BLOCK=block,
         )
 
-    run(count, fill=False)
+    # Twice: counting first gives every tile its place in the list, without atomics.
+    launch_pairs(count, fill=False)
     begin[1:] = count.cumsum(0)
     near = torch.empty(int(begin[-1]), dtype=torch.int32, device=features.device)
-    run(near, fill=True)
+    launch_pairs(near, fill=True)
     return Tiles(order.int(), placed, begin, near)
 
 
 def kd_order(features: Tensor, tile: int) -> Tensor:
-    """Orders (B N) of points (B N D) by halving sets along their widest axis down to tiles.
+    """Orders (B N) of points (B N D): sets of points are halved along their widest axis.
 
-    All tiles but the last of an item are full. Each level of the tree sorts all points of the batch
-    once, by their set and then by the coordinate.
+    The last sets are tiles. All tiles but the last of an item are full.
     """
+    # Each level of the tree is one sort of all points of the batch, by set and then by coordinate,
+    # instead of a sort per set: the number of launches grows with the logarithm of the number of
+    # tiles. The host knows the sizes of all sets without asking the device.
     batch, n, d = features.shape
     tiles = pieces(n, tile)
     total = batch * tiles
     device = features.device
-    # Float32 tells the order well enough; absent points come last.
+    # Float32 is accurate enough for an order. Absent points are infinite, so they come last.
     points = features.new_full((batch, tiles * tile, d), math.inf, dtype=torch.float32)
     points[:, :n] = features
     points = points.view(-1, d)
@@ -100,13 +105,15 @@ def kd_order(features: Tensor, tile: int) -> Tensor:
 
 
 def _reduced(values: Tensor, owner: Tensor, count: int, how: str) -> Tensor:
-    """Least or largest values (T D) of each owner."""
+    """Smallest or largest values (T D) per owner."""
     start = values.new_full((count, values.shape[1]), math.inf if how == "amin" else -math.inf)
     return start.scatter_reduce_(0, owner[:, None].expand_as(values), values, how)
 
 
 def _ascending(numbers: Tensor) -> Tensor:
-    """Integers below 2^32 in the order of float32 numbers."""
+    """Integers below 2^32 in the same order as float32 numbers."""
+    # The bits of positive floats ascend like integers, and those of negative ones descend. Setting
+    # the sign bit of the former and inverting all bits of the latter gives one ascending order.
     bits = numbers.view(torch.int32).long() & 0xFFFFFFFF
     return torch.where(bits >= 2**31, 0xFFFFFFFF - bits, bits + 2**31)
 
@@ -124,10 +131,12 @@ def pair_kernel(
     FILL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Count, or list, the tiles whose boxes lie within √LIMIT of the box of this one."""
+    """Count or, with FILL, list the tiles whose boxes lie within √LIMIT of this tile's box."""
+    # Boxes are [low, high] per axis. Their gap along an axis is the distance of the facing sides,
+    # or zero if they overlap; the squared distance of two boxes is the sum of squared gaps.
     item = tl.program_id(1).to(tl.int64)
     tile = item * tiles + tl.program_id(0)
-    found = tl.load(begin + tile)
+    listed = tl.load(begin + tile)
     for first in range(0, tiles, BLOCK):
         other = first + tl.arange(0, BLOCK)
         inside = other < tiles
@@ -139,11 +148,11 @@ def pair_kernel(
             back = tl.load(low + row + here) - tl.load(high + row + other, mask=inside, other=0.0)
             gap = tl.maximum(tl.maximum(gap, back), 0.0)
             squared += gap * gap
-        # Not beyond, rather than within: a tile of NaN stays in sight of all.
+        # "Not above" instead of "below": the distance to a tile with NaN is NaN, and it is kept.
         kept = (inside & ~(squared > LIMIT)).to(tl.int32)
         if FILL:
-            place = found + tl.cumsum(kept, axis=0) - 1
+            place = listed + tl.cumsum(kept, axis=0) - 1
             tl.store(near + place, other, mask=kept > 0)
-        found += tl.sum(kept, axis=0)
+        listed += tl.sum(kept, axis=0)
     if not FILL:
-        tl.store(count + tile, found)
+        tl.store(count + tile, listed)

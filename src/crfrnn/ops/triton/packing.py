@@ -1,4 +1,4 @@
-"""How the key of a lattice vertex is packed into 64-bit words."""
+"""Packs the key of a lattice vertex into 32- or 64-bit words."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from torch import Tensor
 
 from crfrnn.ops.arrays import refuse_far
 
-#: A key strays from the rounded point by 2 in its simplex, 1 as a neighbor, and 1 by rounding.
+#: Largest distance, in quotients, of a key from the bounds of the elevated points: 2 inside the
+#: simplex, 1 for a neighbor and 1 for rounding.
 _MARGIN = 4
 
-#: Values of a word stay below this, so that sums of a key and a step cannot overflow.
+#: Bound of the values of a word; the sum of a key and a step then fits int64.
 _CAPACITY = 2**62
 
 
 class Packing(NamedTuple):
-    """Vertex keys as mixed-radix numbers in one or more int64 words, sorted word by word.
+    """Vertex keys as mixed-radix numbers in one or more integer words, sorted word by word.
 
-    All D+1 coordinates of a vertex are equal modulo D+1, and they sum to zero: the remainder and D
-    quotients tell them all. The digits, from the top: batch item, remainder, quotients 0..D-1.
-    Every digit has room for a step to a neighbor, so that a step is one addition a word.
+    The D+1 coordinates of a vertex are equal modulo D+1 and sum to zero. The common remainder and D
+    quotients determine them. The digits, from the top: batch item, remainder, quotients 0..D-1.
+    Every digit has room for a step to a neighbor, so a step is one addition per word.
     """
 
-    scale: Tensor  # D+1, in the type of the features: 1 / (D+1), then each feature's factor
+    scale: Tensor  # D+1, in the type of the features: 1 / (D+1), then the factor of each feature
     low: Tensor  # D: the smallest quotient of each axis
-    stride: Tensor  # W D+2: worth of each quotient, the remainder and the item in each word
-    step: Tensor  # 2 D+1 W: forth along an axis, for remainders below D and for D
-    radix: int  # worth of the remainder in word 0
-    type: torch.dtype  # of a word: int32 where that holds a key, which halves the sort
+    stride: Tensor  # W D+2: place value, in each word, of the quotients, the remainder and the item
+    step: Tensor  # 2 D+1 W: a step forth along each axis, from remainders below D and from D
+    radix: int  # place value of the remainder in word 0
+    type: torch.dtype  # of a word: int32 if it holds a key, which halves the work of the sort
 
     @property
     def words(self) -> int:
-        """Words of a key."""
+        """Number of words per key."""
         return self.stride.shape[0]
 
 
 def pack(features: Tensor) -> Packing:
-    """Lay out the keys for features (B N D); reads their ranges, which waits for the device."""
+    """Lay out the keys for features (B N D); waits for the device to read their ranges."""
     batch, _, d = features.shape
     low, high = torch.stack(features.flatten(0, 1).aminmax(dim=0)).tolist()
     if not all(math.isfinite(value) for value in (*low, *high)):
@@ -53,7 +54,10 @@ def pack(features: Tensor) -> Packing:
     words = _strides(digits)
     lowest = [first for first, _ in ranges]
     stride = [[*axes, remainder, item] for item, remainder, *axes in words]
-    # Adding one to all coordinates and taking D+1 from that of the axis; see `reference`.
+    # A step forth along an axis adds (1, ..., 1) - (D+1) e_axis. From a remainder below D, the
+    # remainder grows by 1 and the quotient of the axis falls by 1. From remainder D, it returns to
+    # 0 (-D) and every quotient grows by 1, but that of the axis by 0. Axis D has no digit, hence
+    # the appended 0.
     step = [
         [
             (sum(axes) - d * remainder if wraps else remainder) - (*axes, 0)[axis]
@@ -79,13 +83,14 @@ def pack(features: Tensor) -> Packing:
 
 
 def _scales(d: int) -> list[float]:
-    """The factor 1 / (D+1), and those of the D features; see `reference_lattice._elevate`."""
+    """1 / (D+1), then the factors of the D features in `reference_lattice._elevate`."""
     factors = [(d + 1) * math.sqrt(2 / 3) / math.sqrt(j * (j + 1)) for j in range(1, d + 1)]
     return [1.0 / (d + 1), *factors]
 
 
 def _quotients(low: list[float], high: list[float], axis: int) -> tuple[int, int]:
     """Bounds of quotient `axis` of every vertex, by interval arithmetic on the elevation."""
+    # y_axis = Σ_{k > axis} s_k - axis · s_axis, with each s_k between its minimum and maximum.
     d = len(low)
     factors = _scales(d)
     first = sum(factors[k] * low[k - 1] for k in range(axis + 1, d + 1))
@@ -97,7 +102,7 @@ def _quotients(low: list[float], high: list[float], axis: int) -> tuple[int, int
 
 
 def _strides(digits: list[int]) -> list[list[int]]:
-    """Worth of each digit in each word: as many digits to a word as fit, the first at the top."""
+    """Place value of each digit in each word; words are filled in order, first digit at the top."""
     words: list[list[int]] = [[]]
     for position, radix in enumerate(digits):
         if math.prod(digits[p] for p in words[-1]) * radix > _CAPACITY:
@@ -105,9 +110,9 @@ def _strides(digits: list[int]) -> list[list[int]]:
         words[-1].append(position)
     table = []
     for word in words:
-        row, worth = [0] * len(digits), 1
+        row, value = [0] * len(digits), 1
         for position in reversed(word):
-            row[position] = worth
-            worth *= digits[position]
+            row[position] = value
+            value *= digits[position]
         table.append(row)
     return table

@@ -1,4 +1,4 @@
-"""Splat: each vertex gathers the values of its own points, in CSR order and without atomics."""
+"""Splat: each vertex gathers the values of its points, in CSR order and without atomics."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from crfrnn.ops.arrays import LatticeArrays
 from .launch import channel_block, item_rows, launch, pieces, row_block
 from .splat_plan import LIGHT, Splat, entries_of
 
-#: Programs that share the parts, however many those are: the host need not know.
+#: Largest number of programs that share the parts. The number of parts is known on the device only.
 _PROGRAMS = 4096
 
-#: Warps of a program: with one, no vertex waits for a longer one of another warp.
+#: Warps per program. With one, no vertex waits for a longer one in another warp.
 _WARPS = 1
 
 
 def splat(
     values: Tensor, channels: int, lattice: LatticeArrays, plan: Splat, table: Tensor
 ) -> None:
-    """Fill `table` (M C) from values (B N >=C), of which only the batch may be strided."""
+    """Fill `table` (M C) from values (B N >=C); only the batch axis of these may be strided."""
+    # The obvious scatter, each point adding to its corners, needs atomics: vertices of flat regions
+    # would serialize them, and the order of float additions would change from call to call. In a
+    # gather each sum has one program and one order.
     batch, n, corners = lattice.vertex.shape
     vertices, width = table.shape
     columns = channel_block(width)
@@ -84,7 +87,7 @@ def entry_values(
     STRIDE: tl.constexpr,
     CORNERS: tl.constexpr,
 ):
-    """What the entries at `place` add to their vertices; `before` rows come first."""
+    """Values times weights of the entries at `place`; `before` is the first row of their item."""
     point = (tl.load(entry + place, mask=active, other=0) // CORNERS).to(tl.int64)
     weight = tl.load(share + place, mask=active, other=0.0)
     row = values + (before + point) * STRIDE
@@ -117,10 +120,9 @@ def splat_kernel(
     ENTRIES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The first programs sum parts of heavy vertices; the others, light vertices by the block.
-
-    A part that is all of its vertex goes to the table at once, the others to `partial`.
-    """
+    """Sum the parts of heavy vertices in the first programs, and light vertices in all others."""
+    # Both in one launch, so that light vertices fill the device while long parts finish. A vertex
+    # of a single part is written to the table; sums of several parts go to `partial`.
     program = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     given = (column < CHANNELS)[None, :]
@@ -131,7 +133,7 @@ def splat_kernel(
             begin = tl.load(part + p * 4 + 1)
             end = tl.load(part + p * 4 + 2)
             alone = tl.load(part + p * 4 + 3)
-            # Summed over entries only at the end: one reduction a part.
+            # Entries stay apart until the end, for one reduction per part instead of one per block.
             sums = tl.zeros([ENTRIES, COLUMNS], share.dtype.element_ty)
             for first in range(begin, end, ENTRIES):
                 place = first + tl.arange(0, ENTRIES)
@@ -151,7 +153,7 @@ def splat_kernel(
         length = tl.where(light, length, 0)
         sums = tl.zeros([ROWS, COLUMNS], share.dtype.element_ty)
         for step in range(0, tl.max(length, axis=0), 4):
-            for k in tl.static_range(4):  # four gathers in flight
+            for k in tl.static_range(4):  # unrolled, so that four loads are in flight
                 active = step + k < length
                 place = first + step + k
                 sums += entry_values(
@@ -174,7 +176,7 @@ def combine_kernel(
     PARTS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Add up the parts of each split vertex, always in the same order."""
+    """Add up the parts of each split vertex in a fixed order."""
     program = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     real = column < WIDTH

@@ -1,4 +1,4 @@
-"""What a splat needs beside the lattice: which entries each program sums."""
+"""The plan of a splat: the entries of the lattice that each program sums."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from crfrnn.ops.arrays import LatticeArrays
 
 from .launch import item_of, launch, pieces, row_block
 
-#: A vertex with more entries than this is splatted in parts, which programs share.
+#: A vertex with more entries than this is heavy: it is splatted in parts, which programs share.
 LIGHT = 8
 
-#: Entries of one part of a heavy vertex. Flat regions put tens of thousands on one vertex.
+#: Entries per part of a heavy vertex. In flat regions a vertex has tens of thousands of entries.
 PART = 128
 
 
 class Splat(NamedTuple):
-    """What splatting onto a lattice needs, beside the lattice: made once for all steps.
+    """The arrays of a splat beside the lattice, computed once for all steps.
 
-    Everything stays on the device and has a size that the host knows, so that making it waits for
-    nothing and a CUDA graph can hold it.
+    They stay on the device and have sizes that the host knows. So planning never waits for the
+    device, and a CUDA graph can record it.
     """
 
     share: Tensor  # B N*(D+1): weights in CSR order, times the scale of the input
-    ends: Tensor  # M, int64: parts up to a vertex, and split vertices up to it times 2^32
-    part: Tensor  # P 4, int64: item, begin and end of its entries, its vertex or -1 if it has more
+    ends: Tensor  # M, int64: the number of parts up to a vertex + 2^32 · that of split vertices
+    # P 4, int64: item, begin and end of the part's entries, and its vertex, or -1 if that is split
+    part: Tensor
     split: Tensor  # H 3, int64: a vertex of several parts, and begin and end of these
     partial: Tensor  # P C: sums of the parts of split vertices
 
 
 def plan(lattice: LatticeArrays, scale: Tensor | None, width: int) -> Splat:
-    """Prepare splats of `width` channels, of values times `scale` (B N) where it is given."""
+    """Prepare splats of values with `width` channels, times `scale` (B N) if given."""
     batch, n, corners = lattice.vertex.shape
     each, vertices = n * corners, lattice.neighbor.shape[1]
     weight = lattice.weight.detach()
@@ -53,21 +54,24 @@ def plan(lattice: LatticeArrays, scale: Tensor | None, width: int) -> Splat:
         SCALED=scale is not None,
         BLOCK=block,
     )
+    # The host allocates for the worst case. A split vertex has more than PART entries and a heavy
+    # vertex more than LIGHT; a heavy vertex of x entries has fewer than x / PART + 1 parts.
     most_split = batch * each // (PART + 1) + 1
     most_parts = batch * each // (LIGHT + 1) + batch * each // PART + 1
     ends = torch.empty(vertices, dtype=torch.int64, device=share.device)
     part, split = ends.new_empty(most_parts, 4), ends.new_empty(most_split, 3)
-    given = (lattice.offset, lattice.starts, ends, part, split, vertices, batch, each)
+    arrays = (lattice.offset, lattice.starts, ends, part, split, vertices, batch, each)
     for listing in (False, True):
         launch(
             part_kernel,
             (pieces(vertices, block),),
-            *given,
+            *arrays,
             LIST=listing,
             LIGHT=LIGHT,
             PART=PART,
             BLOCK=block,
         )
+        # Sums of the counts give every part its place in the list. One sum serves both counts.
         if not listing:
             torch.cumsum(ends, 0, out=ends)
     return Splat(share, ends, part, split, share.new_empty(most_parts, width))
@@ -75,7 +79,7 @@ def plan(lattice: LatticeArrays, scale: Tensor | None, width: int) -> Splat:
 
 @triton.jit
 def entries_of(vertex, inside, offset, starts, batch, each):
-    """Batch item of vertices (int64), and where their entries begin in the batch and how many."""
+    """The batch item of vertices (int64), their first entry in the batch and number of entries."""
     item = item_of(vertex, starts, batch)
     begin = tl.load(offset + vertex + item, mask=inside, other=0)
     length = tl.load(offset + vertex + item + 1, mask=inside, other=0) - begin
@@ -98,10 +102,10 @@ def share_kernel(
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     each = points.to(tl.int64) * CORNERS
     inside = place < each
-    own = tl.load(entry + item * each + place, mask=inside, other=0)
-    value = tl.load(weight + item * each + own, mask=inside, other=0.0)
+    corner = tl.load(entry + item * each + place, mask=inside, other=0)
+    value = tl.load(weight + item * each + corner, mask=inside, other=0.0)
     if SCALED:
-        value *= tl.load(scale + item * points + own // CORNERS, mask=inside, other=0.0)
+        value *= tl.load(scale + item * points + corner // CORNERS, mask=inside, other=0.0)
     tl.store(share + item * each + place, value, mask=inside)
 
 
@@ -120,7 +124,7 @@ def part_kernel(
     PART: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Count the parts of each vertex; once `ends` holds their sums, LIST them."""
+    """Count the parts of each vertex; with LIST, when `ends` holds the sums, list them."""
     vertex = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = vertex < vertices
     item, begin, length = entries_of(vertex, inside, offset, starts, batch, each)

@@ -1,4 +1,4 @@
-"""The kernels of the recurrence, each with all that its filter needs at every step."""
+"""The filters of the recurrence, each with the arrays and buffers for all steps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from .ordering import arrange
 
 
 class Source:
-    """What a filter leaves for the kernels of a step: a blurred table, or the result itself."""
+    """The output of a filter, as the Triton kernels in `update` read it.
+
+    It is either the filtered values, or the blurred table of a lattice that those kernels slice.
+    """
 
     def __init__(self, kind: str, like: Tensor) -> None:
-        """Take the kind, "lattice", "dense" or "none"; `like` stands for arrays that are absent."""
+        """Set the kind, "lattice", "dense" or "none"; `like` stands for arrays that are absent."""
         self.kind = kind
         self.tensor = like
         self.vertex = self.weight = self.starts = self.after = like
@@ -31,11 +34,11 @@ class Source:
         self.gain = 1.0
 
     def arguments(self) -> tuple[Tensor, ...]:
-        """The first arguments of the kernels in `update`."""
+        """The first arguments of the Triton kernels in `update`."""
         return self.tensor, self.vertex, self.weight, self.starts, self.after
 
     def options(self) -> dict[str, Any]:
-        """Their compile-time options."""
+        """The compile-time options of these Triton kernels."""
         return {
             "KIND": self.kind,
             "SCALED": self.scaled,
@@ -56,6 +59,7 @@ class Filtering:
         storage: torch.dtype | None,
     ) -> None:
         """Prepare for values laid out as `like` (B N width) on a grid of `size`."""
+        # Fᵀ = D_before Gᵀ D_after: for the adjoint the factors swap places.
         first, last = (term.after, term.before) if adjoint else (term.before, term.after)
         self.kind = term.kind
         self.adjoint = adjoint
@@ -71,41 +75,45 @@ class Filtering:
             bands = [transpose_band(band).contiguous() for band in arrays] if adjoint else arrays
             self.grid = Grid(tuple(size), bands)
         else:
+            # The kernel is symmetric, so the adjoint is the filter itself.
             tolerance = EXACT_TOLERANCE[like.dtype]
             self.tiles = arrange(arrays[0], tolerance, gaussian_sum.TILE[like.dtype])
 
     def source(self, values: Tensor) -> Source:
-        """Filter values (B N width); a lattice is left unsliced."""
-        made = Source("dense", self.like)
+        """Filter values (B N width), but leave the slice and `after` to the reader."""
+        # A lattice applies `before` in the weights of its splat, and the exact sum as it loads
+        # values. Only a grid needs a scaled copy.
+        source = Source("dense", self.like)
         if self.after is not None:
-            made.after, made.scaled = self.after, True
+            source.after, source.scaled = self.after, True
         if self.kind == "lattice":
-            made.kind = "lattice"
-            made.tensor, made.gain = self.blur.run(values, self.like.shape[2], self.adjoint)
-            made.vertex, made.weight = self.lattice.vertex, self.lattice.weight
-            made.starts, made.corners = self.lattice.starts, self.lattice.vertex.shape[2]
+            source.kind = "lattice"
+            source.tensor, source.gain = self.blur.run(values, self.like.shape[2], self.adjoint)
+            source.vertex, source.weight = self.lattice.vertex, self.lattice.weight
+            source.starts, source.corners = self.lattice.starts, self.lattice.vertex.shape[2]
         elif self.kind == "grid":
-            made.tensor = self.grid.run(self._scaled(values), self._dense())
+            source.tensor = self.grid.run(self._scaled(values), self._dense())
         else:
-            made.tensor = gaussian_sum.run(values, self.tiles, self.before, self._dense())
-        return made
+            source.tensor = gaussian_sum.run(values, self.tiles, self.before, self._dense())
+        return source
 
     def result(self, values: Tensor) -> Tensor:
-        """Filter values (B N width) all the way."""
-        made = self.source(values)
+        """Filter values (B N width), with the slice and `after`."""
+        source = self.source(values)
         if self.kind == "lattice":
-            slice(made.tensor, self.lattice, made.gain, self._dense(), self.after)
+            slice(source.tensor, self.lattice, source.gain, self._dense(), self.after)
             return self._dense()
-        return made.tensor if self.after is None else made.tensor.mul_(self.after[:, :, None])
+        return source.tensor if self.after is None else source.tensor.mul_(self.after[:, :, None])
 
     def weigh(self, values: Tensor, weights: Tensor, message: Tensor, add: bool) -> None:
-        """On a grid: filter, and write the result times weights (C) to the message, or add it."""
+        """Filter on a grid, and write the result times weights (C) to the message, or `add` it."""
         self.grid.run(self._scaled(values), message, after=self.after, weights=weights, add=add)
 
     def _scaled(self, values: Tensor) -> Tensor:
         return values if self.before is None else values * self.before[:, :, None]
 
     def _dense(self) -> Tensor:
+        """The buffer for results, allocated at first use: a fused lattice needs none."""
         if self.dense is None:
             self.dense = torch.empty_like(self.like, memory_format=torch.contiguous_format)
         return self.dense

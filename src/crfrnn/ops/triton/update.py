@@ -1,4 +1,4 @@
-"""Weighting, compatibility, unary and softmax of one step, fused with the slice before them."""
+"""Weighting, compatibility, unary and softmax of a step, fused with the slice before them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from .lattice_filter import sliced
-from .launch import own_points
+from .launch import program_points
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def filtered(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Some columns of a filter's result at the points `place`; see `weighted` for KIND."""
+    """Some columns of a filtered result at the points `place`; see `weighted` for KIND."""
     if KIND == "lattice":
         part = sliced(
             source, vertex, weight, starts, place, item, valid, column, CORNERS, WIDTH, ROWS,
@@ -67,12 +67,14 @@ def weighted(
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Weights times a filter's result at the points `place`, a tile of all channels.
+    """Weights times the filtered result at the points `place`, as a tile of all channels.
 
-    KIND tells what `source` is: "lattice" a blurred table, "dense" the result itself. FULL weights
-    are a matrix that takes channels in to channels out, (in, out); else one number a channel.
-    With REDUCE, also write the sums over this block of the result times the marginals at `row`.
+    `source` is a blurred table (KIND "lattice") or the filtered values (KIND "dense"). The weights
+    are a matrix (in, out) with FULL, else a number per channel. With REDUCE, the sums over this
+    block of the result times the marginals at `row` are written too: a part of ∂L/∂w.
     """
+    # The factors `after`, the gain and the weights multiply the result. The first two are joined to
+    # a number per point, `scale`.
     kind = mix.dtype.element_ty
     column = tl.arange(0, COLUMNS)
     result = tl.zeros([ROWS, COLUMNS], kind)
@@ -80,6 +82,8 @@ def weighted(
     if SCALED:
         scale *= tl.load(after + place, mask=valid, other=0.0)
     if FULL:
+        # The product takes a chunk of input channels at a time: the whole matrix, beside a tile
+        # with all channels, would overflow the shared memory.
         for first in range(0, WIDTH, CHUNK):
             inner = first + tl.arange(0, CHUNK)
             part = filtered(
@@ -91,7 +95,7 @@ def weighted(
                 mask=(inner < CHANNELS)[:, None] & (column < CHANNELS)[None, :],
                 other=0.0,
             )
-            # Exact products: TF32 would round the messages to three digits.
+            # In float32 precision: TF32 would round the messages to three digits.
             result += tl.dot(part * scale[:, None], matrix, input_precision="ieee", out_dtype=kind)
     else:
         part = filtered(
@@ -101,6 +105,8 @@ def weighted(
         part *= scale[:, None]
         result = part * tl.load(mix + column, mask=column < CHANNELS, other=0.0)[None, :]
         if REDUCE:
+            # ∂L/∂w_c = -Σ_i R_ic q_ic. Each block writes its part to a row of its own. The rows
+            # are added later, in one order and without atomics.
             q = tl.load(
                 marginals + row[:, None] + column[None, :],
                 mask=valid[:, None] & (column < WIDTH)[None, :],
@@ -137,8 +143,8 @@ def mix_kernel(
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Write the weighted result of one kernel to the message, or add it."""
-    item, point, valid, place = own_points(points, ROWS)
+    """Write the weighted result of a filter to the message, or with ADD add it."""
+    item, point, valid, place = program_points(points, ROWS)
     row = (item * q_rows + point) * WIDTH
     block = item * tl.num_programs(0) + tl.program_id(0)
     result = weighted(
@@ -186,12 +192,14 @@ def update_kernel(
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """End a step: z = u - A m, then q = softmax(z), which the LAST step leaves out.
+    """Finish a step: z = u - A m, then, unless it is the LAST step, q = softmax(z).
 
-    KIND "none" slices nothing. WRITE keeps z. With STOPS, items that are not `running` keep theirs,
-    and the change of the marginals is summed for each block.
+    KIND "none" has no source to weight. With WRITE, z is stored. With STOPS, items that are not
+    `running` keep their z, and each block stores the summed change of its marginals.
     """
-    item, point, valid, place = own_points(points, ROWS)
+    # A row of channels is in registers from the slice to the softmax: the message of the fused
+    # filter and the penalty never reach memory, and z only if it is asked for.
+    item, point, valid, place = program_points(points, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = valid[:, None] & (column < WIDTH)[None, :]
     real = valid[:, None] & (column < CHANNELS)[None, :]
@@ -204,12 +212,14 @@ def update_kernel(
     if MESSAGE:
         held = message + place[:, None] * WIDTH + column[None, :]
         total += tl.load(held, mask=inside, other=0.0)
-    # Potts: what the other classes weigh.
+    # FULL weights contain A already. For Potts, (1 1ᵀ - I) m is the sum of m minus m.
     penalty = total if FULL else tl.sum(total, axis=1)[:, None] - total
     here = (item * CHANNELS + column[None, :]) * points + point[:, None]
     score = tl.load(logits + here, mask=real, other=0.0) - penalty
     if STOPS:
         active = tl.load(running + item) != 0
+        # A stopped item goes on updating its marginals, which nothing but that item reads. Its z is
+        # the result, and stays.
         if WRITE:
             tl.store(z + here, score, mask=real & active)
     else:
@@ -217,11 +227,12 @@ def update_kernel(
             tl.store(z + here, score, mask=real)
     if not LAST:
         score = tl.where(real, score, float("-inf"))
-        # A row beyond the image is all -inf: its zeros are not stored.
+        # Rows beyond the image are all -inf. Their maximum and sum are replaced to avoid NaN from
+        # inf - inf and 0 / 0. They are not stored.
         top = tl.where(valid, tl.max(score, axis=1), 0.0)
-        weightless = tl.exp(score - top[:, None])
-        sum_of = tl.where(valid, tl.sum(weightless, axis=1), 1.0)
-        q = tl.where(real, weightless / sum_of[:, None], 0.0)
+        exponential = tl.exp(score - top[:, None])
+        divisor = tl.where(valid, tl.sum(exponential, axis=1), 1.0)
+        q = tl.where(real, exponential / divisor[:, None], 0.0)
         spot = updated + (item * next_rows + point)[:, None] * WIDTH + column[None, :]
         if STOPS:
             before = tl.load(
@@ -261,12 +272,12 @@ def adjoint_kernel(
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """End a step of the adjoint: g = q ⊙ (h - Σ q h) with h = -Σ_k M_kᵀ R_k.
+    """Finish a step of the adjoint: g = q ⊙ (h - Σ q h) with h = -Σ_k M_kᵀ R_k.
 
-    Adds g to `to_logits`, and writes to `upstream` what the adjoint filters see next: Aᵀ g for
-    Potts, which is all other classes' g, or g itself.
+    Adds g to `to_logits`, and writes the next input of the adjoint filters to `upstream`: g, or
+    (1 1ᵀ - I) g for Potts. Derived in `reference.mean_field_backward`.
     """
-    item, point, valid, place = own_points(points, ROWS)
+    item, point, valid, place = program_points(points, ROWS)
     column = tl.arange(0, COLUMNS)
     row = (item * q_rows + point) * WIDTH
     block = item * tl.num_programs(0) + tl.program_id(0)
@@ -287,6 +298,7 @@ def adjoint_kernel(
     g = tl.where(real, q * (h - tl.sum(q * h, axis=1)[:, None]), 0.0)
     here = to_logits + (item * CHANNELS + column[None, :]) * points + point[:, None]
     tl.store(here, tl.load(here, mask=real, other=0.0) + g, mask=real)
+    # The filters of this step have read `upstream` in earlier launches, so it can be overwritten.
     if not FULL:
         g = tl.where(real, tl.sum(g, axis=1)[:, None] - g, 0.0)
     tl.store(upstream + held, g, mask=inside)
