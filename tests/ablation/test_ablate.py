@@ -126,7 +126,7 @@ def test_five_rows_a_variant_and_two_seeds(
     assert made == [(3, "default")]
     for key in ("mean_iou_by_steps", "scores"):
         assert again["rows"]["default"][key] == rows["default"][key]
-    with pytest.raises(ValueError, match=r"seed0.network: this row was made with another trimap"):
+    with pytest.raises(ValueError, match=r"seed0.network: this row has another trimap"):
         ablate(dataclasses.replace(chosen, trimap=2), quiet=True)
 
 
@@ -161,7 +161,7 @@ def test_the_middle_rows_need_no_network(
     assert rows["crf"]["scores"]["mean_iou"]["mean"] > rows["network"]["scores"]["mean_iou"]["mean"]
     assert "network" not in rows["crf"]["costs"]
     assert main(["ablate", str(file)]) == 0
-    assert capsys.readouterr().out.startswith("# What each part gives")
+    assert capsys.readouterr().out.startswith("# Gain of each part")
 
 
 def test_a_predictor_counts_for_each_number_of_steps() -> None:
@@ -234,7 +234,9 @@ def test_ablations_that_would_be_unfair_or_impossible(tmp_path: Path) -> None:
         config(tmp_path, report=10)
     with pytest.raises(ValueError, match=r"seeds: expected one or more, all different"):
         config(tmp_path, seeds=(1, 1))
-    with pytest.raises(ValueError, match=r"give base or model.weights: the rows need a common"):
+    with pytest.raises(
+        ValueError, match=r"give base or model.weights: the rows need a common initial network"
+    ):
         config(tmp_path, base=())
     with pytest.raises(ValueError, match=r"base and network train the network; got joint"):
         config(tmp_path, base=(stage("joint"),))
@@ -244,7 +246,10 @@ def test_ablations_that_would_be_unfair_or_impossible(tmp_path: Path) -> None:
         config(
             tmp_path, variants=(VariantConfig("a b", "crf", {}), VariantConfig("A-B", "crf", {}))
         )
-    with pytest.raises(ValueError, match=r"name: expected one that is not a row's; got 'joint'"):
+    with pytest.raises(
+        ValueError,
+        match=r"name: expected letters or digits, and not the name of a row; got 'joint'",
+    ):
         VariantConfig("joint", "joint", {})
     with pytest.raises(ValueError, match=r"network and joint: both are needed"):
         config(tmp_path, joint=())

@@ -262,7 +262,7 @@ def test_other_models_of_transformers_are_refused(
     Path("theirs").mkdir()
     Path("theirs/config.json").write_text('{"model_type": "bert"}')
     assert segment("--model", "theirs") == 2
-    assert "theirs: no semantic segmentation model of transformers" in capsys.readouterr().err
+    assert "theirs: not a semantic segmentation model of transformers" in capsys.readouterr().err
 
 
 def test_without_transformers_the_extra_is_named(

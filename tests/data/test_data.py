@@ -174,12 +174,12 @@ def test_bad_arguments(tmp_path: Path) -> None:
     photograph(tmp_path / "i" / "p.png")
     (tmp_path / "m").mkdir()
     folder = (tmp_path / "i", tmp_path / "m")
-    refuse(ValueError, "how many are there", lambda: open_folder(*folder))
+    refuse(ValueError, "the number of classes is unknown", lambda: open_folder(*folder))
     refuse(FileNotFoundError, "1 of 1 masks", lambda: open_folder(*folder, num_classes=2))
     refuse(
         ValueError, "no image", lambda: open_folder(tmp_path / "m", tmp_path / "m", num_classes=2)
     )
-    for text, line in (("expected R G B name", "1 2 x"), ("comes twice", "1 2 3 b")):
+    for text, line in (("expected R G B name", "1 2 x"), ("is listed twice", "1 2 3 b")):
         listing(tmp_path / "map.txt", "1 2 3 a", line)
         refuse(ValueError, text, lambda: open_folder(*folder, label_map=tmp_path / "map.txt"))
     refuse(ValueError, "unknown data set 'coco'", lambda: open_dataset("coco"))

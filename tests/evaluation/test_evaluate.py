@@ -304,7 +304,10 @@ def test_bad_sources(
     [
         (["--data", "voc"], "data set 'voc' needs root"),
         (["--data", "voc", "--root", "."], "JPEGImages: expected the photographs"),
-        (["--data", "folder", "--images", "images", "--masks", "masks"], "how many are there"),
+        (
+            ["--data", "folder", "--images", "images", "--masks", "masks"],
+            "the number of classes is unknown: give num_classes",
+        ),
         (["--data", "folder", "--root", "."], "unknown argument of data set 'folder' 'root'"),
         (["--data", "camvid", "--root", "."], "val.txt: expected a text file"),
         (["--data", "coco"], "invalid choice: 'coco'"),

@@ -97,14 +97,14 @@ def test_a_run_killed_at_any_moment_gives_the_same_weights(
     killed = dataclasses.replace(full, output=tmp_path / "killed")
     file = tmp_path / "killed.yaml"
     file.write_text(to_yaml(killed))
-    chance = random.Random(os.urandom(8))
+    generator = random.Random(os.urandom(8))
     made = [0]
     # In the first stage and in the last, where dropout draws.
-    for least in (chance.randrange(4, 9), chance.randrange(29, 36)):
+    for least in (generator.randrange(4, 9), generator.randrange(29, 36)):
         process = start([str(file)])
         while len(rows(killed.output / "steps.csv")) <= least and process.poll() is None:
             time.sleep(0.001)
-        time.sleep(chance.random() * 0.02)
+        time.sleep(generator.random() * 0.02)
         process.send_signal(signal.SIGKILL)
         _, said = process.communicate()
         assert process.returncode == -signal.SIGKILL, said
@@ -142,7 +142,9 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     assert len(rows(both.output / "steps.csv")) == 9
     assert load_state(both.output / "state.pt")["world"] == 2
     # One process cannot go on with what two have done.
-    with pytest.raises(ValueError, match=r"had 2 processes, now 1; start as many, or --restart"):
+    with pytest.raises(
+        ValueError, match=r"had 2 processes, now 1; start as many, or start over with --restart"
+    ):
         train(both, quiet=True)
 
 
@@ -203,7 +205,7 @@ def test_frozen_statistics_and_rates_of_zero(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_worth_its_mean(tmp_path: Path) -> None:
-    """The loss is a mean over labelled pixels, whatever the batch; ignored pixels do not count."""
+    """The loss is a mean over labeled pixels, whatever the batch; ignored pixels do not count."""
     objective = Objective(None, CRFRNN(2, []))
     objective.enter(stage("crf"))
     logits = torch.randn(2, 2, 4, 5)
@@ -364,7 +366,7 @@ def test_configurations_that_say_nothing_sensible(tmp_path: Path) -> None:
         "output=3": r"output: expected a path; got 3",
         "ema=1": r"ema: expected a decay between 0 and 1; got 1.0",
         "stages.0.scale=[2, 1]": r"crop: needed to batch images of random scale",
-        "nonsense": r"expected KEY=VALUE, as stages.0.epochs=3; got 'nonsense'",
+        "nonsense": r"expected KEY=VALUE, such as stages.0.epochs=3; got 'nonsense'",
     }.items():
         with pytest.raises(ValueError, match=match):
             read_config(TrainConfig, good, [override])
@@ -404,7 +406,7 @@ def test_data_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[st
     other = dataclasses.replace(MODEL, weights=tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other.pt does not fit network 'light' of 3 classes"):
         train(config(tmp_path / "a", stage(), model=other), quiet=True)
-    with pytest.raises(ValueError, match=r"must have one size.*Set crop"):
+    with pytest.raises(ValueError, match=r"must have the same size.*Set crop"):
         list(_mixed().batches([[0, 1]], stage(), (0,), 0))
     file = tmp_path / "train.yaml"
     file.write_text(to_yaml(config(tmp_path / "run", stage(epochs=1))))
@@ -480,7 +482,9 @@ def test_a_checkpoint_of_other_classes_is_told(tmp_path: Path) -> None:
         train(config(tmp_path / "two", stage(batch_size=2), data=two), quiet=True)
     (tmp_path / "empty").mkdir()
     model = dataclasses.replace(MODEL, weights=tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"empty is a folder, but no model of crfrnn"):
+    with pytest.raises(
+        ValueError, match=r"expected a folder that crfrnn wrote; .*empty holds no model"
+    ):
         train(config(tmp_path / "none", stage(), model=model), quiet=True)
 
 
@@ -581,7 +585,7 @@ def test_devices_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"precision: 'bf16' needs a CUDA device; cpu computes"):
         train(config(tmp_path, stage(), precision="bf16"), quiet=True)
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match=r"device: cuda was asked for, but torch finds no"):
+        with pytest.raises(ValueError, match=r"device: cuda was requested, but torch finds no"):
             train(config(tmp_path, stage(), device="cuda"), quiet=True)
 
 

@@ -1,4 +1,4 @@
-"""What each part gives: network, CRF attached, tuned, trained, and all trained end to end."""
+"""Ablation: the gain of each part, from the network alone to end-to-end training."""
 
 from .config import AblateConfig, VariantConfig
 from .run import ablate

@@ -1,4 +1,4 @@
-"""What an ablation is made of."""
+"""The configuration of an ablation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crfrnn.training import CrfConfig, DataConfig, ModelConfig, StageConfig, Tra
 from crfrnn.training.settings import build
 from crfrnn.tuning import SearchConfig
 
-#: The rows, and what each is.
+#: The rows and their titles.
 ROWS = {
     "network": "network alone",
     "default": "+ disconnected CRF, default parameters",
@@ -25,13 +25,13 @@ ROWS = {
 
 @dataclass(frozen=True)
 class VariantConfig:
-    """A row once more, with another CRF.
+    """Another version of a row, with a different CRF.
 
     Attributes:
-        name: what the table calls it.
-        row: which row: "default", "tuned", "crf" or "joint".
-        crf: keys of `model.crf` that differ, as `{weights: matrix}`, `{normalization: after}` or
-            `{step: {regularizer: l2, size: 0.5}}`.
+        name: title in the table.
+        row: the row: "default", "tuned", "crf" or "joint".
+        crf: keys of `model.crf` that differ, such as `{weights: matrix}`, `{normalization: after}`
+            or `{step: {regularizer: l2, size: 0.5}}`.
     """
 
     name: str
@@ -39,13 +39,15 @@ class VariantConfig:
     crf: dict[str, Any]
 
     def __post_init__(self) -> None:
-        """Check the name, of which a folder is made."""
+        """Check the name, which becomes the name of a folder."""
         if not self.key or self.key in ROWS:
-            raise ValueError(f"name: expected one that is not a row's; got {self.name!r}")
+            raise ValueError(
+                f"name: expected letters or digits, and not the name of a row; got {self.name!r}"
+            )
 
     @property
     def key(self) -> str:
-        """The name as a folder."""
+        """The name of the folder."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
@@ -53,28 +55,27 @@ class VariantConfig:
 class AblateConfig:
     """The five rows over several seeds.
 
-    All rows of a seed start from the same network. The network alone is trained for as many further
-    epochs as the joint model, else the comparison would be unfair: `network` and the sum of `joint`
-    must have the same number.
+    All rows of a seed start from the same network. For a fair comparison, the network alone is then
+    trained for as many epochs as the joint model: the epochs of `network` must equal the sum of
+    those of `joint`.
 
     Attributes:
-        output: folder of everything; an interrupted ablation goes on from it.
-        data: the data set; all rows are scored on its `val`, and nothing is chosen on it.
-        model: network, the weights that it starts from, and the CRF of the trained rows.
-        base: stages that train the network that all rows start from; may be empty where `model`
-            has weights.
-        network: the further training of the network alone.
-        crf: the training of the CRF's parameters, on top of the network so trained.
-        joint: the stages that train both, from the same start as `network`.
-        seeds: one run of all rows for each.
-        iterations: mean-field steps at test time.
-        report: that of them for which intervals and boundary scores are given.
+        output: folder of all results; an interrupted ablation resumes from it.
+        data: the data set. All rows are scored on its `val`; nothing is selected on it.
+        model: the network, its initial weights, and the CRF of the trained rows.
+        base: stages that train the common network of all rows; may be empty if `model` has weights.
+        network: further training of the network alone.
+        crf: training of the CRF's parameters, on top of the network that `network` trained.
+        joint: stages that train both, from the same start as `network`.
+        seeds: all rows are repeated for each seed.
+        iterations: numbers of mean-field steps at test time.
+        report: the entry of `iterations` for intervals and boundary scores.
         preset: parameters of the row "default".
-        search: of the row "tuned".
-        from_tuned: start the trained rows from the kernels that the search found.
+        search: the search of the row "tuned".
+        from_tuned: initialize the kernels of the trained rows from the search.
         variants: further rows.
-        trimap: width in pixels of the band for trimap IoU.
-        device: default the first that exists of cuda, mps, cpu.
+        trimap: distance in pixels of the band for trimap IoU from a boundary.
+        device: default is the first available of cuda, mps, cpu.
         precision: of training, as in `TrainConfig`.
         threads: of torch.
         workers: processes that load images ahead.
@@ -103,7 +104,7 @@ class AblateConfig:
     save_every: int | None = None
 
     def __post_init__(self) -> None:
-        """Check what the parts say together."""
+        """Check the parts against each other."""
         find_preset(self.preset)
         if self.report not in self.iterations or min(self.iterations) < 1:
             raise ValueError(
@@ -113,7 +114,7 @@ class AblateConfig:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: expected one or more, all different; got {list(self.seeds)}")
         if self.data.val is None:
-            raise ValueError("data.val: the rows are scored on it")
+            raise ValueError("data.val: expected a split on which to score the rows; got none")
         self._check_stages()
         keys = [variant.key for variant in self.variants]
         if len(set(keys)) < len(keys):
@@ -121,17 +122,20 @@ class AblateConfig:
         for index, variant in enumerate(self.variants):
             self.crf_of(variant, f"variants.{index}.crf")
             if variant.row not in self.rows():
-                raise ValueError(f"variants.{index}.row: there is no row {variant.row!r} here")
+                raise ValueError(
+                    f"variants.{index}.row: expected one of {', '.join(self.rows())}; got "
+                    f"{variant.row!r}"
+                )
         for row, stages in self.stages().items():
-            # The rest of the checks are those of training.
+            # Training checks the rest, now rather than after hours.
             self.train_config(stages, 0, self.output / row, self.model)
 
     def rows(self) -> tuple[str, ...]:
-        """The rows that can be made: without a network there is no joint training."""
+        """The rows; without a network there is no joint training."""
         return tuple(row for row in ROWS if row != "joint" or self.joint)
 
     def stages(self) -> dict[str, tuple[StageConfig, ...]]:
-        """The stages of each training."""
+        """The stages of each trained row, and of the common network."""
         network = () if self.network is None else (self.network,)
         return {"base": self.base, "network": network, "crf": (self.crf,), "joint": self.joint}
 
@@ -140,10 +144,10 @@ class AblateConfig:
         if variant is None:
             return self.model.crf
         known = {field.name for field in dataclasses.fields(CrfConfig)}
-        own = {name: getattr(self.model.crf, name) for name in known}
-        # Through `build`, which names what it does not know.
+        base = {name: getattr(self.model.crf, name) for name in known}
+        # `build` names unknown keys; the dataclass itself would not.
         changed = build(CrfConfig, variant.crf, where)
-        return CrfConfig(**{**own, **{name: getattr(changed, name) for name in variant.crf}})
+        return CrfConfig(**{**base, **{name: getattr(changed, name) for name in variant.crf}})
 
     def train_config(
         self,
@@ -152,7 +156,7 @@ class AblateConfig:
         output: Path,
         model: ModelConfig,
     ) -> TrainConfig:
-        """The training of a row."""
+        """The configuration of the training of a row."""
         return TrainConfig(
             output,
             self.data,
@@ -172,18 +176,22 @@ class AblateConfig:
             raise ValueError(f"crf.train: expected crf; got {self.crf.train}")
         if self.model.network is None:
             if self.base or self.network or self.joint:
-                raise ValueError("base, network and joint need model.network")
+                raise ValueError(
+                    "base, network and joint need model.network; set it, or remove the three"
+                )
             return
         if self.network is None or not self.joint:
-            raise ValueError("network and joint: both are needed where there is a network")
+            raise ValueError(
+                "network and joint: both are needed with model.network; set the other one too"
+            )
         for index, stage in enumerate((*self.base, self.network)):
             if stage.train != "network":
                 raise ValueError(f"base and network train the network; got {stage.train} ({index})")
         if not self.base and self.model.weights is None:
-            raise ValueError("give base or model.weights: the rows need a common start")
+            raise ValueError("give base or model.weights: the rows need a common initial network")
         epochs = sum(stage.epochs for stage in self.joint)
         if self.network.epochs != epochs:
             raise ValueError(
-                f"network.epochs: expected the {epochs} of joint, so that both train the network's "
-                f"images as often; got {self.network.epochs}"
+                f"network.epochs: expected the {epochs} of joint, so that both see the images "
+                f"equally often; got {self.network.epochs}"
             )

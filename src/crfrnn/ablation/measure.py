@@ -1,4 +1,4 @@
-"""Time and memory of a piece of work."""
+"""measure(): time and peak memory of a call."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Cost:
-    """What work took.
+    """Time and memory of a call.
 
     Attributes:
         seconds: wall time, the median of several.
-        megabytes: peak of memory above what was held before, what libraries keep for their next
-            call not counted as held; None where it cannot be told.
+        megabytes: peak memory minus the memory in use before. Buffers that libraries keep for
+            their next call do not count as in use. None where the system does not report it.
     """
 
     seconds: float
@@ -33,7 +33,7 @@ class Cost:
 
 
 def measure(work: Callable[[], Any], device: torch.device, *, repeats: int = 3) -> Cost:
-    """Run a piece of work several times, after once to warm up and once for its memory."""
+    """Call `work` once to warm up, once for its memory, and `repeats` times for its time."""
     work()
     before = _reset(device)
     work()
@@ -45,8 +45,8 @@ def measure(work: Callable[[], Any], device: torch.device, *, repeats: int = 3) 
         work()
         _finish(device)
         times.append(time.perf_counter() - start)
-    held = None if before is None or peak is None else max(0.0, peak - before) / 2**20
-    return Cost(sorted(times)[len(times) // 2], held)
+    used = None if before is None or peak is None else max(0.0, peak - before) / 2**20
+    return Cost(sorted(times)[len(times) // 2], used)
 
 
 def _finish(device: torch.device) -> None:
@@ -55,22 +55,22 @@ def _finish(device: torch.device) -> None:
 
 
 def _reset(device: torch.device) -> float | None:
-    """Forget the peak so far; gives what is held now, in bytes."""
+    """Reset the peak, and return the bytes in use now."""
     _finish(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return float(torch.cuda.memory_allocated(device))
     if not _CLEAR.exists():
         return None
-    # Memory that was freed, but is kept for the next call, is resident: work that uses it
-    # would seem to need none.
+    # Freed memory that is kept for the next call is still resident; a call that reuses it would
+    # seem to need none.
     gc.collect()
     release_memory()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
     if trim is not None:
         trim(0)
     try:
-        _CLEAR.write_text("5")  # Linux: makes the peak what is resident now
+        _CLEAR.write_text("5")  # Linux: resets the peak to the resident memory
     except OSError:
         return None
     return _status("VmRSS")
@@ -87,5 +87,5 @@ def _status(name: str) -> float | None:
         lines = _STATUS.read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-    return float(found[0]) * 1024 if found else None
+    kilobytes = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return float(kilobytes[0]) * 1024 if kilobytes else None

@@ -1,4 +1,4 @@
-"""A plot of lines over a few numbers, drawn with Pillow."""
+"""A line plot over a few integers, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _PAPER, _INK, _QUIET, _GRID = (255, 255, 255), (32, 33, 36), (110, 113, 118), (228, 230, 233)
 
-#: Okabe and Ito's colors, which the color-blind can tell apart.
+#: The colors of Okabe and Ito, distinct to color-blind readers.
 _COLORS = (
     (0, 0, 0), (86, 180, 233), (0, 114, 178), (0, 158, 115), (213, 94, 0), (204, 121, 167),
     (230, 159, 0), (150, 150, 30),
@@ -22,11 +22,11 @@ _LEGEND = 420
 
 @dataclass(frozen=True)
 class Line:
-    """One line.
+    """A line of the plot.
 
     Attributes:
         title: in the legend.
-        values: one for each number on the x axis.
+        values: one per number on the x axis.
     """
 
     title: str
@@ -36,7 +36,7 @@ class Line:
 def draw_lines(
     numbers: Sequence[int], lines: Sequence[Line], *, x_title: str, y_title: str
 ) -> Image.Image:
-    """Draw lines over numbers that are spaced evenly, with a legend beside them."""
+    """Draw lines over evenly spaced numbers, with a legend beside them."""
     figure = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
     draw = ImageDraw.Draw(figure)
     ticks = _ticks([value for line in lines for value in line.values])
@@ -69,7 +69,7 @@ def draw_lines(
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """Round numbers that enclose the values."""
+    """Round numbers whose range covers the values."""
     low, high = min(values), max(values)
     rough = max(high - low, 0.5) / 5
     unit = 10 ** math.floor(math.log10(rough))

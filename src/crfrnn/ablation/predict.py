@@ -1,4 +1,4 @@
-"""What a row predicts: labels of an image for several numbers of steps."""
+"""Predictor: the labels of a row for several numbers of mean-field steps."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from crfrnn.io.progress import Progress
 from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.training import StageConfig
 from crfrnn.training.batches import order
-from crfrnn.training.objective import Objective, labelled
+from crfrnn.training.objective import Objective, count_labeled
 from crfrnn.training.source import Source
 from crfrnn.tuning.scored import in_threads
 
 from .measure import Cost, measure
 
-#: Images on which time and memory are measured.
+#: Number of images for the measurement of time and memory.
 _TIMED = 3
 
 
 class Predictor:
-    """A row, ready to be scored.
+    """A row, ready to predict.
 
     Args:
-        objective: the network, if there is one.
+        objective: the network, if any.
         crf: the layer; None for the network alone.
-        device: where both are.
+        device: of both.
     """
 
     def __init__(self, objective: Objective, crf: CRFRNN | None, device: torch.device) -> None:
@@ -40,7 +40,7 @@ class Predictor:
 
     @torch.no_grad()
     def unary(self, source: Source, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Image and logits as the CRF takes them, and the true labels."""
+        """Image and logits for the CRF, and the true labels."""
         sample, logits = source.sample(index)
         image = sample.image[None].float().to(self.device)
         given = None if logits is None else logits[None].to(self.device)
@@ -52,7 +52,7 @@ class Predictor:
 
     @torch.no_grad()
     def labels(self, image: Tensor, unary: Tensor, steps: Sequence[int]) -> list[Tensor]:
-        """Labels (H, W) after each number of steps; filters are built once."""
+        """Labels (H, W) after each number of steps; the filters are built once for all."""
         if self.crf is None:
             return [unary[0].argmax(dim=0).cpu()]
         prepared = self.crf.prepare(image)
@@ -68,34 +68,38 @@ class Predictor:
         *,
         quiet: bool = True,
     ) -> tuple[Tensor, Counts]:
-        """Count all images, and show the progress unless `quiet`.
+        """Count the predictions on all images.
 
         Returns:
-            Confusions (N, S, C, C), one for each number of steps, and all counts (N, ...) for
-            `report` steps.
+            Confusion matrices (N, S, C, C), one per image and number of steps, and all counts
+            (N, ...) for `report` steps.
         """
         settings = Settings(widths=(trimap,))
         classes = source.num_classes
 
-        def one(index: int) -> tuple[Tensor, Counts]:
+        def count(index: int) -> tuple[Tensor, Counts]:
             image, unary, label = self.unary(source, index)
-            found = self.labels(image, unary, steps)
+            predictions = self.labels(image, unary, steps)
             at = list(steps).index(report) if self.crf is not None else 0
-            counts = Judge(label, classes, settings).count(found[at])
-            matrices = [confusion_matrix(labels, label, classes) for labels in found]
+            counts = Judge(label, classes, settings).count(predictions[at])
+            matrices = [confusion_matrix(labels, label, classes) for labels in predictions]
             progress.advance()
+            # A network alone predicts the same for every number of steps.
             return torch.stack(matrices * (len(steps) // len(matrices))), counts
 
         indices = range(len(source))
-        alone = self.device.type != "cpu"
+        # One image fills an accelerator; processors do better with an image on each thread.
+        is_sequential = self.device.type != "cpu"
         with Progress("scoring", len(indices), "images", quiet=quiet) as progress:
-            pairs = [one(index) for index in indices] if alone else in_threads(one, indices)
+            pairs = (
+                [count(index) for index in indices] if is_sequential else in_threads(count, indices)
+            )
         confusions, counts = zip(*pairs, strict=True)
         return torch.stack(confusions), stack(counts)
 
     def costs(self, source: Source, steps: Sequence[int]) -> dict[str, Cost]:
-        """Time and memory of an image: of the network, and of the CRF for each number of steps."""
-        found: list[dict[str, Cost]] = []
+        """Costs per image, of the network and of the CRF for each number of steps."""
+        measured: list[dict[str, Cost]] = []
         for index in range(min(_TIMED, len(source))):
             image, unary, _ = self.unary(source, index)
             costs = {}
@@ -104,11 +108,11 @@ class Predictor:
             for count in steps if self.crf is not None else ():
                 work = partial(self.labels, image, unary, [count])
                 costs[str(count)] = measure(work, self.device)
-            found.append(costs)
-        return {name: _middle([costs[name] for costs in found]) for name in found[0]}
+            measured.append(costs)
+        return {name: _median([costs[name] for costs in measured]) for name in measured[0]}
 
     def training_cost(self, source: Source, stage: StageConfig) -> Cost:
-        """Time and memory of a training step: forward and backward of one batch, once loaded."""
+        """Costs of a training step: forward and backward of one batch, without loading it."""
         objective = self.objective
         objective.enter(stage)
         plan = order(len(source), stage.batch_size, 0)[:1]
@@ -116,7 +120,7 @@ class Predictor:
 
         def step() -> None:
             loss: Any = objective(batch.image, batch.label, batch.inside, batch.logits)
-            (loss / labelled(batch)).backward()
+            (loss / count_labeled(batch)).backward()
             objective.zero_grad(set_to_none=True)
 
         cost = measure(step, self.device)
@@ -124,5 +128,5 @@ class Predictor:
         return cost
 
 
-def _middle(costs: Sequence[Cost]) -> Cost:
+def _median(costs: Sequence[Cost]) -> Cost:
     return sorted(costs, key=lambda cost: cost.seconds)[len(costs) // 2]

@@ -1,4 +1,4 @@
-"""One table, one plot, one page."""
+"""The report of an ablation: a JSON table, a plot and a Markdown page."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Result:
     """A row of one seed.
 
     Attributes:
-        key: of the row.
-        title: what the table calls it.
-        seed: which.
-        confusions: (N, S, C, C), one for each image and number of steps.
+        key: of the row or variant.
+        title: in the table.
+        seed: of the row.
+        confusions: (N, S, C, C), one per image and number of steps.
         counts: (N, ...) all counts for the reported number of steps.
-        costs: seconds and megabytes of an image, of "network" and of each number of steps, and of
-            a step of "training", if the row was trained.
+        costs: seconds and megabytes. Per image for "network" and each number of steps; per step for
+            "training", if the row was trained.
     """
 
     key: str
@@ -60,7 +60,7 @@ class Result:
 def write_report(
     config: AblateConfig, results: Sequence[Result], source: Source, *, resamples: int = 1000
 ) -> dict[str, Any]:
-    """Score all rows, write page, table and plot, and give what the table's file holds."""
+    """Score all rows, write page, table and plot, and return the content of the table."""
     keys = list(dict.fromkeys(result.key for result in results))
     settings = Settings(widths=(config.trimap,))
     drawn = _drawn(results, settings, resamples)
@@ -102,7 +102,7 @@ def write_report(
 def _drawn(
     results: Sequence[Result], settings: Settings, resamples: int
 ) -> dict[str, dict[str, Tensor]]:
-    """Bootstrap scores of each row in percent, averaged over its seeds; all see the same draws."""
+    """Bootstrap scores of each row in percent, averaged over its seeds; all share the draws."""
     named = {f"{r.key} {r.seed}": r.counts for r in results}
     drawn = resample(named, settings, resamples=resamples)
     keys = dict.fromkeys(result.key for result in results)
@@ -183,20 +183,20 @@ def _page(config: AblateConfig, tree: dict[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            "# What each part gives",
-            f"{tree['images']} validation images, on which nothing was chosen; seeds {seeds}. "
-            f"In parentheses: standard deviation over the seeds; in brackets: 95 % bootstrap "
-            f"interval over the images, of the mean over the seeds; differences are paired. "
-            f"Trimap: pixels within {config.trimap} of another label.",
+            "# Gain of each part",
+            f"{tree['images']} validation images, not used for any choice; seeds {seeds}. "
+            f"Parentheses hold the standard deviation over the seeds, brackets the 95 % bootstrap "
+            f"interval over the images of the mean over the seeds. Differences are paired. "
+            f"The trimap covers pixels within {config.trimap} pixels of another label.",
             f"## At T = {config.report}",
             _table(_SCORE_HEADS, scores),
             *_verdicts(tree),
             "## Mean IoU by steps at test time",
             _table(heads, sweep),
             f"![mean IoU by steps]({PLOT})",
-            "## Cost of an image, and of a training step",
-            "Of the network alone, and of the CRF on top, its filters included: time, and peak of "
-            "memory above what was held before.",
+            "## Cost per image, and per training step",
+            "Time and peak memory of the network alone, and of the CRF on top with its filters. "
+            "Memory in use before is subtracted.",
             _table(["row", "network", *heads[1:], "training step"], costs),
             "",
         ]
@@ -208,10 +208,10 @@ def _verdicts(tree: dict[str, Any]) -> list[str]:
     for key, gains in tree["gains"].items():
         for base, scores in gains.items():
             gain = scores["mean_iou"]
-            said = "better than" if gain["low"] > 0 else "not clearly different from"
-            said = "WORSE than" if gain["high"] < 0 else said
+            verdict = "better than" if gain["low"] > 0 else "not clearly different from"
+            verdict = "WORSE than" if gain["high"] < 0 else verdict
             title, other = (tree["rows"][name]["title"] for name in (key, base))
-            lines.append(f"- {title}: {said} {other} ({_signed(gain)})")
+            lines.append(f"- {title}: {verdict} {other} ({_signed(gain)})")
     return ["\n".join(lines)] if lines else []
 
 

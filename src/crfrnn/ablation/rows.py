@@ -1,4 +1,4 @@
-"""Making the rows of one seed: training, tuning, and what each starts from."""
+"""Rows: training and tuning the rows of one seed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Rows:
 
     Args:
         config: of the ablation.
-        seed: which.
+        seed: of training and search.
         classes: C.
-        device: where to predict.
-        quiet: no progress on stderr.
+        device: for predictions.
+        quiet: show no progress on stderr.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Rows:
         self.folder = config.output / f"seed{seed}"
 
     def make(self, row: str, variant: VariantConfig | None) -> Predictor:
-        """Train or tune what a row needs, or take it up where it is done, and load it."""
+        """Train or tune a row, reusing whatever is on disk already, and load it."""
         crf = self.config.crf_of(variant)
         key = row if variant is None else variant.key
         if row == "network":
             return self._predictor(self._network(), None)
         if row in ("default", "tuned"):
             source = self.config.preset if row == "default" else str(self._tuned())
-            # Weights and bandwidths are the preset's; the rest may be a variant's.
+            # Weights and bandwidths come from the preset, all else from the variant.
             changed = dataclasses.replace(
                 crf,
                 preset=source,
@@ -60,17 +60,18 @@ class Rows:
                 normalization=None if variant is None else crf.normalization,
             )
             return self._predictor(self._network(), changed.make(self.classes))
-        started = self._started(crf)
+        initial = self._initial(crf)
         joint = row == "joint"
         weights = self._base() if joint else self._network()
-        model = dataclasses.replace(self.config.model, weights=weights, crf=started)
+        model = dataclasses.replace(self.config.model, weights=weights, crf=initial)
         stages = self.config.joint if joint else (self.config.crf,)
         config = self.config.train_config(stages, self.seed, self.folder / key, model)
         trained = train(config, quiet=self.quiet)
-        layer = started.make(self.classes)
+        layer = initial.make(self.classes)
         if self.config.model.network is None:
             return self._predictor(None, CRFRNN.from_pretrained(trained.model))
         objective = make_objective(dataclasses.replace(model, weights=trained.model), self.classes)
+        # The configured layer, not the stored one, decides steps and solver of the evaluation.
         layer.load_state_dict(CRFRNN.from_pretrained(trained.model).state_dict())
         return Predictor(objective, layer, self.device)
 
@@ -79,7 +80,7 @@ class Rows:
         return Predictor(make_objective(model, self.classes), crf, self.device)
 
     def _base(self) -> Path | None:
-        """The network that all rows start from."""
+        """The common network of all rows."""
         if not self.config.base:
             return self.config.model.weights
         model = self.config.model
@@ -88,7 +89,7 @@ class Rows:
         return train(config, quiet=self.quiet).model
 
     def _network(self) -> Path | None:
-        """The network that was trained on alone."""
+        """The network after further training without a CRF."""
         if self.config.network is None:
             return None
         model = dataclasses.replace(self.config.model, weights=self._base())
@@ -97,7 +98,7 @@ class Rows:
         return train(config, quiet=self.quiet).model
 
     def _tuned(self) -> Path:
-        """The preset that the search finds on the training images."""
+        """The preset of the search on the training images."""
         folder = self.folder / "tuned"
         path = folder / PRESET
         if path.is_file():
@@ -106,18 +107,20 @@ class Rows:
         model: ModelConfig = dataclasses.replace(self.config.model, weights=self._network())
         objective = make_objective(model, self.classes).to(self.device).eval()
         scored = Scored(Source(self.config.data, "train"), objective, self.device)
-        searched = dataclasses.replace(self.config.search, seed=self.seed)
-        with Progress("tuning", searched.trials, "trials", quiet=self.quiet) as progress:
+        search_config = dataclasses.replace(self.config.search, seed=self.seed)
+        with Progress("tuning", search_config.trials, "trials", quiet=self.quiet) as progress:
 
             def advance(trials: int, best: float) -> None:
                 progress.update(trials, f"best mean IoU {best:.2f}")
 
-            found = search(scored, searched, storage=folder / "trials.journal", advance=advance)
-        write_preset(path, found.preset)
+            result = search(
+                scored, search_config, storage=folder / "trials.journal", advance=advance
+            )
+        write_preset(path, result.preset)
         return path
 
-    def _started(self, crf: CrfConfig) -> CrfConfig:
-        """What the CRF of a trained row starts from."""
+    def _initial(self, crf: CrfConfig) -> CrfConfig:
+        """The initial CRF of a trained row."""
         if not self.config.from_tuned:
             return crf
         return dataclasses.replace(crf, preset=str(self._tuned()), kernels=None)

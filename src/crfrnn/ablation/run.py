@@ -1,4 +1,4 @@
-"""ablate(): all rows of all seeds, each kept on disk when it is done, then the report."""
+"""ablate(): all rows of all seeds, each stored on disk when complete, then the report."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from .rows import Rows
 COUNTS = "counts.npz"
 RESULT = "result.json"
 
-#: What may change without making a row anew.
+#: Settings that may change without computing a row again.
 _FREE = ("output", "seeds", "variants", "device", "precision", "threads", "workers", "save_every")
 
 
 def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
-    """Make every row of every seed, score it on the validation images, and report.
+    """Compute every row of every seed, score it on the validation images, and write the report.
 
-    Rows that are done are not made again, and what is interrupted goes on where it stopped.
+    Complete rows are not computed again, and an interrupted row resumes where it stopped.
 
     Args:
-        config: what to do; see `AblateConfig`.
-        quiet: no progress on stderr.
+        config: see `AblateConfig`.
+        quiet: show no progress on stderr.
 
     Returns:
-        The report, as `report.json` holds it; `report.md` and `report.png` lie beside it.
+        The content of `report.json`; `report.md` and `report.png` lie beside it.
 
     Raises:
-        ValueError: the output folder holds rows that were made with other settings.
+        ValueError: the output folder holds rows with other settings.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -59,36 +59,36 @@ def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
         ]
     ]
     results: list[Result] = []
-    # A terminal has one bar, a log file also the lines of what each row is made of.
-    inner = quiet or on_terminal()
+    # A terminal shows one bar; a log file also gets the progress inside each row.
+    inner_quiet = quiet or on_terminal()
     with Progress("ablating", len(work), "rows", quiet=quiet) as progress:
         for seed, row, variant in work:
             key = row if variant is None else variant.key
             progress.update(len(results), f"at seed {seed}, {key}")
             folder = config.output / f"seed{seed}" / key
-            made_with = _settings(config, row, variant)
+            settings = _settings(config, row, variant)
             if not (folder / RESULT).is_file():
-                rows = Rows(config, seed, source.num_classes, device, quiet=inner)
+                rows = Rows(config, seed, source.num_classes, device, quiet=inner_quiet)
                 stages = config.stages().get(row, ())
                 predictor = rows.make(row, variant)
-                _make(predictor, config, source, stages, folder, made_with, quiet=inner)
+                _score(predictor, config, source, stages, folder, settings, quiet=inner_quiet)
             title = ROWS[row] if variant is None else variant.name
-            results.append(_read(folder, key, title, seed, made_with))
+            results.append(_read(folder, key, title, seed, settings))
         progress.update(len(results), "")
     return write_report(config, results, source)
 
 
-def _make(
+def _score(
     predictor: Predictor,
     config: AblateConfig,
     source: Source,
     stages: tuple[StageConfig, ...],
     folder: Path,
-    made_with: dict[str, Any],
+    settings: dict[str, Any],
     *,
     quiet: bool,
 ) -> None:
-    """Score a row and write what was counted, the file that marks it as done last."""
+    """Score a row and write its counts; the file that marks it as complete comes last."""
     steps = config.iterations
     confusions, counts = predictor.score(source, steps, config.report, config.trimap, quiet=quiet)
     costs = predictor.costs(source, steps)
@@ -102,19 +102,19 @@ def _make(
             **{name: value.numpy() for name, value in vars(counts).items()},
         )
     spelled = {name: asdict(cost) for name, cost in costs.items()}
-    record = {"costs": spelled, "settings": to_tree(made_with, absolute=True)}
+    record = {"costs": spelled, "settings": to_tree(settings, absolute=True)}
     write_text(folder / RESULT, json.dumps(record, indent=2) + "\n")
 
 
-def _read(folder: Path, key: str, title: str, seed: int, made_with: dict[str, Any]) -> Result:
-    """Read a row that is done, if it was made with these settings."""
+def _read(folder: Path, key: str, title: str, seed: int, settings: dict[str, Any]) -> Result:
+    """Read a complete row, if its settings are these."""
     record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    told = record["settings"]
-    changed = [name for name, value in made_with.items() if not same(told.get(name), value)]
+    reported = record["settings"]
+    changed = [name for name, value in settings.items() if not same(reported.get(name), value)]
     if changed:
         raise ValueError(
-            f"{folder}: this row was made with another {' and '.join(changed)}; remove the folder "
-            f"to make it again, or use another output"
+            f"{folder}: this row has another {' and '.join(changed)}; remove the folder to compute "
+            f"it again, or use another output"
         )
     arrays = {name: torch.from_numpy(a) for name, a in read_arrays(folder / COUNTS).items()}
     confusions = arrays.pop("confusions")
@@ -122,6 +122,6 @@ def _read(folder: Path, key: str, title: str, seed: int, made_with: dict[str, An
 
 
 def _settings(config: AblateConfig, row: str, variant: VariantConfig | None) -> dict[str, Any]:
-    """What decides a row."""
+    """The settings that decide a row."""
     kept = {name: value for name, value in vars(config).items() if name not in _FREE}
     return {**kept, "row": row, "variant": variant}

@@ -1,4 +1,4 @@
-"""Data sets and pictures to train and test on."""
+"""Data sets of photographs and masks, augmentation, and generated images."""
 
 from .camvid import CAMVID_CLASSES, open_camvid
 from .folder import open_folder

@@ -17,15 +17,15 @@ _VOID = 11
 
 
 def open_camvid(root: str | Path, split: str = "train") -> MaskedImages:
-    """Open a split of CamVid (Brostow et al., 2009), 11 classes; void, id 11, is ignored.
+    """Open a split of CamVid (Brostow et al., 2009), 11 classes; void (id 11) is ignored.
 
     Args:
-        root: the folder with `<split>.txt`, whose lines start with a name or the path of an image,
-            and the folders `<split>` and `<split>annot`.
+        root: the folder that holds the list `<split>.txt` and the folders `<split>` and
+            `<split>annot`. Each line of the list starts with the name or path of an image.
         split: "train", "val" or "test".
 
     Raises:
-        FileNotFoundError: a folder, the list, or files that it names are missing.
+        FileNotFoundError: a folder, the list, or a file that it names is missing.
     """
     root = require_folder(Path(root), "a CamVid folder with train.txt")
     names = [Path(word).stem for word in read_list(root / f"{split}.txt")]

@@ -1,4 +1,4 @@
-"""A folder of photographs and one of masks: ids, a palette, or colors with a label map."""
+"""A folder of photographs and a folder of masks: ids, a palette, or colors with a label map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crfrnn.io.files import IMAGE_SUFFIXES
 
 from .masked_images import IGNORE, Entry, MaskedImages, read_list, require_folder
 
-#: Names in a label map that mean "ignore".
+#: Names in a label map that mean "ignore", in both spellings.
 _VOID_NAMES = ("ignore", "unlabeled", "unlabelled", "void")
 
 
@@ -29,18 +29,19 @@ def open_folder(
     ids: str | Path | None = None,
     ignore: Sequence[int] = (),
 ) -> MaskedImages:
-    """Open photographs and masks that are matched by stem; a mask may be called `<stem>_mask` too.
+    """Open photographs and masks, matched by stem; a mask may also be named `<stem>_mask`.
 
     Args:
         images: folder of photographs.
-        masks: folder of masks: grey or palette images whose values are class ids, or RGB images
+        masks: folder of masks: gray or palette images whose values are class ids, or RGB images
             with a label map.
-        num_classes: C; default: as many as `classes` or the label map name.
+        num_classes: C; default is the number of names in `classes` or in the label map.
         classes: names of the classes.
-        label_map: a text file for masks in colors: a line `R G B name` for each class, in the order
-            of the ids; the names void, unlabeled and ignore, and lines after a #, are no classes.
-        ids: a text file with one stem a line, for a part of the folder; default: all of it.
-        ignore: further ids that mean "ignore", besides 255.
+        label_map: a text file for masks in colors, with a line `R G B name` for each class, in the
+            order of the ids. The names void, unlabeled and ignore mark pixels to ignore; # starts
+            a comment.
+        ids: a text file with one stem per line, to open part of the folder; default is all of it.
+        ignore: ids that mean "ignore", besides 255.
 
     Raises:
         ValueError: the number of classes is unknown, or no photograph has a mask.
@@ -50,7 +51,7 @@ def open_folder(
         >>> data = open_folder("photos", "masks", num_classes=2)  # doctest: +SKIP
     """
     pictures = _by_stem(require_folder(Path(images), "a folder of photographs"))
-    found = _by_stem(require_folder(Path(masks), "a folder of masks"))
+    masks_by_stem = _by_stem(require_folder(Path(masks), "a folder of masks"))
     decode: Callable[[Image.Image], np.ndarray] = _ids
     if label_map is not None:
         colors = read_label_map(label_map)
@@ -58,17 +59,19 @@ def open_folder(
         decode = colors.decode
     if num_classes is None:
         if classes is None:
-            raise ValueError("give num_classes, classes or a label map: how many are there?")
+            raise ValueError(
+                "the number of classes is unknown: give num_classes, classes or a label map"
+            )
         num_classes = len(classes)
     _checks.count("num_classes", num_classes, least=1)
     stems = sorted(pictures) if ids is None else [Path(word).stem for word in read_list(Path(ids))]
     if not stems:
-        raise ValueError(f"{images}: no image in this folder")
+        raise ValueError(f"{images}: expected a folder of photographs, found none in it")
     entries = [
         Entry(
             stem,
             pictures.get(stem, Path(images) / f"{stem}.jpg"),
-            found.get(stem, found.get(f"{stem}_mask", Path(masks) / f"{stem}.png")),
+            masks_by_stem.get(stem, masks_by_stem.get(f"{stem}_mask", Path(masks) / f"{stem}.png")),
         )
         for stem in stems
     ]
@@ -82,7 +85,7 @@ def open_folder(
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Colors of masks.
+    """The colors of masks and the classes that they mean.
 
     Attributes:
         names: of the classes, by id.
@@ -95,6 +98,7 @@ class LabelMap:
     def decode(self, image: Image.Image) -> np.ndarray:
         """Turn colors into ids (H, W)."""
         rgb = np.asarray(image.convert("RGB")).astype(np.int64)
+        # A color as one integer 0xRRGGBB: the table is looked up once per color, not per pixel.
         codes = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
         present, where = np.unique(codes, return_inverse=True)
         unknown = [f"{code:06x}" for code in present.tolist() if code not in self.ids]
@@ -109,10 +113,10 @@ class LabelMap:
 
 
 def read_label_map(path: str | Path) -> LabelMap:
-    """Read the colors of masks; see `open_folder`.
+    """Read a label map; see `open_folder`.
 
     Raises:
-        ValueError: a line is not `R G B name`, or a color comes twice.
+        ValueError: a line is not `R G B name`, or a color is listed twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,7 +134,7 @@ def read_label_map(path: str | Path) -> LabelMap:
             )
         code = (channels[0] << 16) | (channels[1] << 8) | channels[2]
         if code in ids:
-            raise ValueError(f"{path}:{number}: the color {code:06x} comes twice")
+            raise ValueError(f"{path}:{number}: the color {code:06x} is listed twice")
         name = words[3].strip()
         if name.lower() in _VOID_NAMES:
             ids[code] = IGNORE
@@ -138,12 +142,12 @@ def read_label_map(path: str | Path) -> LabelMap:
             ids[code] = len(names)
             names.append(name)
     if not names:
-        raise ValueError(f"{path}: the label map names no class")
+        raise ValueError(f"{path}: expected lines R G B name; the label map names no class")
     return LabelMap(tuple(names), ids)
 
 
 def _ids(image: Image.Image) -> np.ndarray:
-    """The pixel values; a grey picture saved as RGB is taken for its one channel."""
+    """The pixel values; a gray image saved as RGB is read as one channel."""
     values = np.asarray(image)
     if image.mode == "RGB" and bool((values == values[..., :1]).all()):
         return values[..., 0]
@@ -163,13 +167,13 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _warn_of_unused(folder: Path, used: Collection[Path]) -> None:
-    """Name pictures that take no part: without a partner, or with the stem of another file."""
+    """Warn of images that are not used: without a partner, or with the stem of another file."""
     names = [path.name for path in _pictures(folder) if path not in used]
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
         warnings.warn(
-            f"{folder}: {len(names)} pictures are not used, since no other picture has their name, "
-            f"or since two have one: {shown}",
+            f"{folder}: {len(names)} pictures are not used, because they have no partner of the "
+            f"same name or share their name with another file: {shown}",
             UserWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Photographs and their masks: what every data set here is, however it lies on disk."""
+"""Photographs and their masks: the common form of all data sets, however they lie on disk."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Sample:
     """A photograph and its mask.
 
     Attributes:
-        name: unique in its data set; file names are made of it.
+        name: unique in its data set; file names are derived from it.
         image: (3, H, W) uint8, RGB.
-        label: (H, W) int64, class ids and `IGNORE`.
+        label: (H, W) int64, class ids or `IGNORE`.
     """
 
     name: str
@@ -47,21 +47,21 @@ class Entry:
 
 
 class MaskedImages(Dataset[Sample]):
-    """A data set of photographs and masks, read from files when they are asked for.
+    """A data set of photographs and masks, read from files on demand.
 
     Args:
         entries: the files; all must exist.
         num_classes: C; class ids are 0 .. C - 1.
         classes: their names, if known.
-        decode: turns an opened mask into ids (H, W), any integers; default: the pixel values.
-        ignore: further ids that mean `IGNORE`.
+        decode: turns an opened mask into integer ids (H, W); default is the pixel values.
+        ignore: ids that mean `IGNORE`, besides 255.
 
     Attributes:
         names: the names of the samples, in order.
 
     Raises:
-        FileNotFoundError: files are missing; it says how many and names some.
-        ValueError: there is no entry, or two have one name.
+        FileNotFoundError: files are missing; the message counts them and names some.
+        ValueError: there is no entry, or two entries share a name.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class MaskedImages(Dataset[Sample]):
         ignore: Sequence[int] = (),
     ) -> None:
         if not entries:
-            raise ValueError("a data set needs at least one image; the list is empty")
+            raise ValueError("expected at least one image; the list of entries is empty")
         if classes is not None and len(classes) != num_classes:
             raise ValueError(f"expected {num_classes} names of classes; got {len(classes)}")
         self.entries = tuple(entries)
@@ -102,7 +102,7 @@ class MaskedImages(Dataset[Sample]):
         """Read one sample.
 
         Raises:
-            ValueError: image and mask differ in size, or the mask has ids that are no class.
+            ValueError: image and mask differ in size, or the mask holds ids without a class.
         """
         entry = self.entries[index]
         image = self.image(index)
@@ -111,7 +111,7 @@ class MaskedImages(Dataset[Sample]):
             raise ValueError(
                 f"{entry.mask}: the mask is {label.shape[1]}x{label.shape[0]} and the image "
                 f"{entry.image.name} {image.shape[2]}x{image.shape[1]} (width x height); they must "
-                "have one size"
+                "have the same size"
             )
         return Sample(entry.name, image, label)
 
@@ -130,9 +130,10 @@ class MaskedImages(Dataset[Sample]):
             raise ValueError(text if str(path) in text else f"{path}: {text}") from error
         if ids.ndim != 2:
             raise ValueError(
-                f"{path}: expected class ids, one channel; got shape {ids.shape}. For colors, give "
-                "a label map that says which color is which class"
+                f"{path}: expected class ids in one channel; got shape {ids.shape}. For colors, "
+                "give a label map that assigns a class to each color"
             )
+        # Signed and wide before the comparison: `decode` may return 8-bit ids, or negative ones.
         ids = ids.astype(np.int64)
         ids[np.isin(ids, self._ignore)] = IGNORE
         wrong = np.unique(ids[(ids != IGNORE) & ((ids < 0) | (ids >= self.num_classes))])
@@ -144,7 +145,7 @@ class MaskedImages(Dataset[Sample]):
         return torch.from_numpy(ids)
 
     def select(self, indices: Sequence[int]) -> MaskedImages:
-        """Return the data set of some of the samples."""
+        """Return a data set of the samples at `indices`."""
         chosen = [self.entries[index] for index in indices]
         return MaskedImages(
             chosen,
@@ -163,12 +164,12 @@ def _some(things: Sequence[object]) -> str:
 def read_list(path: Path) -> list[str]:
     """Read the first word of each line of a text file; empty lines are skipped."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a text file with one name a line, found none")
+        raise FileNotFoundError(f"{path}: expected a text file with one name per line, found none")
     names = [
         line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.split()
     ]
     if not names:
-        raise ValueError(f"{path}: the list is empty; expected one name a line")
+        raise ValueError(f"{path}: expected one name per line; the list is empty")
     return names
 
 

@@ -1,4 +1,4 @@
-"""Data sets by the names that configuration files and the command line call them."""
+"""The data sets by the names that configuration files and the command line use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_dataset(kind: str, **arguments: Any) -> MaskedImages:
         arguments: those of `open_voc`, `open_camvid` or `open_folder`.
 
     Raises:
-        ValueError: unknown layout, or an argument that it does not take or lacks.
+        ValueError: the layout is unknown, or an argument is unknown or missing.
     """
     _checks.one_of("data set", kind, DATASETS)
     known = inspect.signature(DATASETS[kind]).parameters

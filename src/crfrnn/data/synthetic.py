@@ -1,4 +1,4 @@
-"""Shapes with noisy edges, generated: a small segmentation problem that a CRF can help with."""
+"""Generated shapes with noisy edges: a small segmentation problem that a CRF can improve."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ CLASSES = 3
 def shapes(
     count: int, size: int = 48, *, noise: float = 14.0, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Make pictures of discs and bars in random colours on a random ground.
+    """Make images of discs and bars in random colors on a random ground.
 
-    The colours say nothing of the class, only where one object ends; pixel noise hides the edges
-    from small neighbourhoods.
+    The colors carry no information about the class, only about where an object ends. Pixel noise
+    hides the edges from small neighborhoods.
 
     Args:
-        count: number of pictures.
+        count: number of images.
         size: height and width in pixels.
-        noise: standard deviation of the pixel noise, in colour units of 0..255.
-        generator: source of chance; default torch's own.
+        noise: standard deviation of the pixel noise, in color units of 0..255.
+        generator: random state; default is torch's global one.
 
     Returns:
         Images (count, 3, size, size) float on 0..255, and labels (count, size, size) int64:
@@ -46,6 +46,7 @@ def shapes(
     for i in range(count):
         for shape in (1, 2, 1, 2):
             center_x, center_y, turn = uniform(0, 1, 3).mul(torch.tensor([size, size, math.pi]))
+            # Coordinates in the frame of the shape: along its axis, and across it.
             along = (x - center_x) * turn.cos() + (y - center_y) * turn.sin()
             across = (y - center_y) * turn.cos() - (x - center_x) * turn.sin()
             if shape == 1:

@@ -1,4 +1,4 @@
-"""Joint augmentations of an image and its label map: pure functions of tensors, chance given."""
+"""Joint augmentations of an image and its label map: pure functions, random state passed in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .masked_images import IGNORE
 #: Weights of red, green and blue in brightness (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)
 
-#: The mean color of ImageNet's photographs: what padding shows.
+#: Mean color of ImageNet's photographs, used as padding.
 MEAN_COLOR = (123.7, 116.3, 103.5)
 
 Pair = tuple[Float[Tensor, "3 H W"], Int64[Tensor, "H W"]]
@@ -27,14 +27,14 @@ class Augment:
     """Random scaling, cropping, flipping and recoloring, in this order.
 
     Attributes:
-        scale: least and largest factor on height and width, drawn evenly on a log scale.
-        crop: height and width cut out, at a random place; a smaller image is padded at a random
-            place with `color` and ignored labels. None keeps the size.
+        scale: smallest and largest factor on height and width, drawn uniformly on a log scale.
+        crop: height and width of the window, cut out at a random place. A smaller image is placed
+            in it at random, padded with `color` and ignored labels. None keeps the size.
         flip: probability of a horizontal flip.
         brightness: colors are multiplied by 1 - b .. 1 + b.
-        contrast: likewise, differences to the mean brightness.
-        saturation: likewise, differences to grey.
-        color: what padding shows, RGB on 0..255.
+        contrast: likewise for differences to the mean brightness.
+        saturation: likewise for differences to gray.
+        color: RGB of the padding, on 0..255.
 
     Example:
         >>> import torch
@@ -66,19 +66,21 @@ class Augment:
                 raise ValueError(f"{name} must lie in 0..1; got {getattr(self, name)}")
 
     def __call__(self, image: Tensor, label: Tensor, generator: torch.Generator) -> Pair:
-        """Augment one sample: image (3, H, W) on 0..255 of any type, label (H, W)."""
+        """Augment one sample: image (3, H, W) on 0..255 of any dtype, label (H, W)."""
 
         def uniform(low: float, high: float) -> float:
             return low + (high - low) * float(torch.rand((), generator=generator))
 
         image = image.float()
+        # Uniform in the logarithm: halving is as likely as doubling. The draw comes first and
+        # always, so that turning scaling off leaves the later draws as they are.
         low, high = (float(torch.tensor(s).log()) for s in self.scale)
         factor = float(torch.tensor(uniform(low, high)).exp())
         if self.scale != (1.0, 1.0):
             image, label = rescale(image, label, factor)
         if self.crop is not None:
-            spare = [own - side for own, side in zip(label.shape, self.crop, strict=True)]
-            # Negative room is padding: the window starts before the image.
+            spare = [length - side for length, side in zip(label.shape, self.crop, strict=True)]
+            # Negative spare room is padding: the window starts before the image.
             top, left = (round(uniform(min(0, s), max(0, s))) for s in spare)
             image, label = crop(image, label, (top, left), self.crop, color=self.color)
         if uniform(0, 1) < self.flip:
@@ -88,7 +90,7 @@ class Augment:
 
 
 def rescale(image: Float[Tensor, "3 H W"], label: Int64[Tensor, "H W"], factor: float) -> Pair:
-    """Scale by a factor: the image bilinearly with antialiasing, the labels by the nearest."""
+    """Scale by a factor: the image bilinearly with antialiasing, the labels to the nearest."""
     size = [max(1, round(side * factor)) for side in label.shape]
     return resize(image, label, (size[0], size[1]))
 
@@ -96,12 +98,14 @@ def rescale(image: Float[Tensor, "3 H W"], label: Int64[Tensor, "H W"], factor: 
 def resize(
     image: Float[Tensor, "3 H W"], label: Int64[Tensor, "H W"], size: tuple[int, int]
 ) -> Pair:
-    """Bring to a height and width; pixel centers stay over each other in image and labels."""
+    """Resize to a height and width; image and labels stay aligned at pixel centers."""
     if tuple(label.shape) == tuple(size):
         return image, label
     image = nn.functional.interpolate(
         image[None], size=size, mode="bilinear", align_corners=False, antialias=True
     )[0]
+    # Center i + 1/2 of the new grid lies at (i + 1/2) · old / new of the old one, the convention of
+    # align_corners=False. torch's "nearest" reads at i · old / new and would shift the labels.
     rows, columns = (
         ((torch.arange(new) + 0.5) * old / new).long()
         for old, new in zip(label.shape, size, strict=True)
@@ -117,34 +121,34 @@ def crop(
     *,
     color: Sequence[float] = MEAN_COLOR,
 ) -> Pair:
-    """Cut out a window; what lies outside of the image shows `color` and is ignored.
+    """Cut out a window; pixels outside the image show `color` and are ignored.
 
     Args:
         image: on 0..255.
         label: class ids.
-        corner: row and column of the window's first pixel; negative is outside.
+        corner: row and column of the window's first pixel; negative lies before the image.
         size: height and width of the window.
         color: RGB on 0..255.
     """
-    picture = torch.tensor(color, dtype=image.dtype)[:, None, None].expand(-1, *size).clone()
+    window = torch.tensor(color, dtype=image.dtype)[:, None, None].expand(-1, *size).clone()
     ids = label.new_full(size, IGNORE)
     target, source = [], []
-    for start, length, own in zip(corner, size, label.shape, strict=True):
-        first, last = max(0, start), min(own, start + length)
+    for start, side, length in zip(corner, size, label.shape, strict=True):
+        first, last = max(0, start), min(length, start + side)
         source.append(slice(first, last))
         target.append(slice(first - start, max(first, last) - start))
-    picture[:, target[0], target[1]] = image[:, source[0], source[1]]
+    window[:, target[0], target[1]] = image[:, source[0], source[1]]
     ids[target[0], target[1]] = label[source[0], source[1]]
-    return picture, ids
+    return window, ids
 
 
 def recolor(
     image: Float[Tensor, "3 H W"], brightness: float, contrast: float, saturation: float
 ) -> Float[Tensor, "3 H W"]:
-    """Multiply colors, differences to the mean brightness, and differences to grey; clip."""
+    """Multiply colors, differences to the mean brightness and differences to gray, then clip."""
     luma = torch.tensor(_LUMA)[:, None, None]
     image = image * brightness
     mean = (image * luma).sum(dim=0).mean()
     image = (image - mean) * contrast + mean
-    grey = (image * luma).sum(dim=0, keepdim=True)
-    return ((image - grey) * saturation + grey).clamp(0, 255)
+    gray = (image * luma).sum(dim=0, keepdim=True)
+    return ((image - gray) * saturation + gray).clamp(0, 255)

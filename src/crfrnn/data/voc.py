@@ -1,4 +1,4 @@
-"""PASCAL VOC, and lists of it such as SBD's: JPEGImages, SegmentationClass, ImageSets."""
+"""PASCAL VOC and its extensions such as SBD: JPEGImages, SegmentationClass, ImageSets."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def open_voc(
     ids: str | Path | None = None,
     masks: str | Path = "SegmentationClass",
 ) -> MaskedImages:
-    """Open a split of PASCAL VOC (Everingham et al.), 21 classes, void pixels ignored.
+    """Open a split of PASCAL VOC (Everingham et al.), 21 classes; void pixels are ignored.
 
-    For the images of SBD (Hariharan et al., ICCV 2011), whose masks people keep as PNG in a folder
-    of their own, give `ids` and `masks`.
+    For SBD (Hariharan et al., ICCV 2011), with its masks as PNG in a separate folder, give `ids`
+    and `masks`.
 
     Args:
         root: the folder with `JPEGImages`.
         split: reads `ImageSets/Segmentation/<split>.txt`.
-        ids: a text file with one id a line instead; of a path only the stem counts, and of several
-            words only the first.
+        ids: a text file with one id per line, read in place of `split`. The stem of the first word
+            of each line counts.
         masks: the folder of masks `<id>.png`; relative to `root`, or absolute.
 
     Raises:
-        FileNotFoundError: a folder, the list, or files that it names are missing.
+        FileNotFoundError: a folder, the list, or a file that it names is missing.
 
     Example:
         >>> from crfrnn.data import open_voc

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-#: How the images were normalised that torchvision's weights were trained on, on 0..1.
+#: Mean and deviation of ImageNet on 0..1, with which torchvision's weights were trained.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
@@ -17,8 +17,8 @@ class TorchvisionNetwork(nn.Module):
     """A segmentation network of torchvision that takes images on 0..255.
 
     Args:
-        network: gives a mapping whose "out" holds logits (B, C, h, w), for images normalised with
-            ImageNet's mean and deviation.
+        network: gives a mapping whose "out" holds logits (B, C, h, w), for images normalized
+            with ImageNet's mean and deviation.
 
     Example:
         >>> import torch
@@ -37,6 +37,7 @@ class TorchvisionNetwork(nn.Module):
         super().__init__()
         self.network = network
         for name, values in (("mean", _MEAN), ("std", _STD)):
+            # The constants are on 0..1, the images on 0..255.
             column = torch.tensor(values).view(1, 3, 1, 1) * 255
             self.register_buffer(name, column, persistent=False)
 
@@ -50,13 +51,13 @@ class TorchvisionNetwork(nn.Module):
 def torchvision_network(
     name: str, num_classes: int = 21, *, weights: str | None = None, **arguments: Any
 ) -> TorchvisionNetwork:
-    """Make a segmentation network of torchvision by its name there, such as "fcn_resnet50".
+    """Make a segmentation network of torchvision by name, such as "fcn_resnet50".
 
     Args:
         name: a key of torchvision's model registry.
         num_classes: C.
-        weights: None for random ones; "DEFAULT" or another name of torchvision's is fetched by
-            torchvision. Without them nothing is fetched, a backbone neither.
+        weights: None (default) for random weights, with nothing fetched, not even a backbone;
+            "DEFAULT" or another of torchvision's names to let torchvision fetch them.
         arguments: further arguments of torchvision's function.
 
     Raises:
@@ -66,7 +67,12 @@ def torchvision_network(
         from torchvision.models import get_model
     except ImportError as error:
         raise ImportError(
-            "torchvision is needed for its networks; install the build that goes with your torch"
+            "torchvision is needed for its networks; install the build that matches your torch"
         ) from error
-    given = {"weights": weights, "weights_backbone": None, "num_classes": num_classes, **arguments}
-    return TorchvisionNetwork(get_model(name, **given))
+    options = {
+        "weights": weights,
+        "weights_backbone": None,
+        "num_classes": num_classes,
+        **arguments,
+    }
+    return TorchvisionNetwork(get_model(name, **options))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from crfrnn import _checks
 from crfrnn.models.segmenter import network_logits
 
-#: ImageNet's, on 0..1: what most of these models were trained with.
+#: Mean and deviation of ImageNet on 0..1, with which most of these models were trained.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
@@ -27,9 +27,9 @@ class TransformersNetwork(nn.Module):
 
     Args:
         model: gives an object with `.logits` for `pixel_values`.
-        mean: per channel, what is subtracted after `scale`.
-        std: likewise, what it is divided by then.
-        scale: factor on the image before, 1 / 255 as in most image processors.
+        mean: per channel, subtracted from the scaled image.
+        std: per channel, divisor after that.
+        scale: factor on the image, applied first; 1 / 255 in most image processors.
     """
 
     mean: Tensor
@@ -52,7 +52,7 @@ class TransformersNetwork(nn.Module):
             self.register_buffer(name, column, persistent=False)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Score a batch of RGB images on 0..255, at the resolution that the model gives."""
+        """Score a batch of RGB images on 0..255, at the resolution of the model's logits."""
         pixels = (image * self.scale - self.mean) / self.std
         logits: Tensor = self.model(pixel_values=pixels).logits
         return logits
@@ -60,7 +60,7 @@ class TransformersNetwork(nn.Module):
 
 @dataclass
 class TransformersModel:
-    """A model ready to segment, like `crfrnn.models.checkpoint.Checkpoint`, without its own CRF.
+    """A model ready to segment, like `crfrnn.models.checkpoint.Checkpoint`, but without a CRF.
 
     Attributes:
         network: takes images on 0..255.
@@ -83,7 +83,7 @@ def transformers_network(config: Any, **preprocessing: Any) -> TransformersNetwo
     """Make a model with random weights from a configuration of transformers; nothing is fetched.
 
     Args:
-        config: such as `SegformerConfig(num_labels=21)`.
+        config: for example `SegformerConfig(num_labels=21)`.
         preprocessing: arguments of `TransformersNetwork`.
     """
     model = _library().AutoModelForSemanticSegmentation.from_config(config)
@@ -91,18 +91,18 @@ def transformers_network(config: Any, **preprocessing: Any) -> TransformersNetwo
 
 
 def load_transformers(name: str, *, fetch: bool = False) -> TransformersModel:
-    """Load a model, for use.
+    """Load a model in evaluation mode.
 
-    Images are normalised with the numbers of its image processor, but not resized.
+    Images are normalized as its image processor does, but not resized.
 
     Args:
         name: a directory, or the name of a model on the hub.
-        fetch: let the library fetch what is not on this machine; otherwise only what it has
-            fetched before is used.
+        fetch: let the library fetch files that are not on this machine. By default only files
+            that it has fetched before are used.
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: it is no model for semantic segmentation.
+        ValueError: `name` is not a model for semantic segmentation.
     """
     library = _library()
     try:
@@ -112,7 +112,7 @@ def load_transformers(name: str, *, fetch: bool = False) -> TransformersModel:
     except (ValueError, OSError, KeyError) as error:
         text = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{name}: no semantic segmentation model of transformers: {text}"
+            f"{name}: not a semantic segmentation model of transformers: {text}"
         ) from error
     network = TransformersNetwork(model, **_preprocessing(name, fetch=fetch))
     names = model.config.id2label
@@ -125,27 +125,27 @@ def _preprocessing(name: str, *, fetch: bool) -> dict[str, Any]:
     """Mean, deviation and scale of the image processor, read from its file."""
     from transformers.utils import cached_file
 
-    found = cached_file(
+    path = cached_file(
         name,
         _PROCESSOR,
         local_files_only=not fetch,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    if found is None:
+    if path is None:
         return {}
-    settings = json.loads(Path(found).read_text(encoding="utf-8"))
-    given: dict[str, Any] = {}
+    settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    preprocessing: dict[str, Any] = {}
     if settings.get("do_rescale", True):
-        given["scale"] = float(settings.get("rescale_factor", 1 / 255))
+        preprocessing["scale"] = float(settings.get("rescale_factor", 1 / 255))
     else:
-        given["scale"] = 1.0
+        preprocessing["scale"] = 1.0
     if settings.get("do_normalize", True):
-        given["mean"] = settings.get("image_mean", _MEAN)
-        given["std"] = settings.get("image_std", _STD)
+        preprocessing["mean"] = settings.get("image_mean", _MEAN)
+        preprocessing["std"] = settings.get("image_std", _STD)
     else:
-        given["mean"], given["std"] = (0.0,) * 3, (1.0,) * 3
-    return given
+        preprocessing["mean"], preprocessing["std"] = (0.0,) * 3, (1.0,) * 3
+    return preprocessing
 
 
 def _library() -> Any:

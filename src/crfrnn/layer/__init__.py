@@ -1,1 +1,1 @@
-"""The CRF as a layer of a network: CRFRNN, its losses, what it learns and how it is stored."""
+"""The CRF as a layer of a network: CRFRNN, its loss, its parameters and its storage."""

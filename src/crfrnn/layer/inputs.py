@@ -1,4 +1,4 @@
-"""What the layer and the loss accept, and what they say to everything else."""
+"""Checks of the tensors that users pass to the layer and the loss; errors name the remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crfrnn import _checks
 
 
 def check_logits(owner: str, logits: Any, num_classes: int | None, image: Any) -> None:
-    """Refuse logits of a wrong rank, class count or type; recognize (image, logits)."""
+    """Refuse logits of a wrong rank, class count or dtype; recognize swapped arguments."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"{owner}: logits must be a torch tensor; got {type(logits).__name__}")
     if not 3 <= logits.dim() <= 5 or 0 in logits.shape:
@@ -30,17 +30,18 @@ def check_logits(owner: str, logits: Any, num_classes: int | None, image: Any) -
             )
         raise ValueError(
             f"{owner}: logits must have num_classes = {num_classes} channels; {got}. "
-            f"Make the layer with num_classes={logits.shape[1]}, or the network with {num_classes}."
+            f"Build the layer with num_classes={logits.shape[1]}, or the network with "
+            f"{num_classes}."
         )
     _checks.floating(f"{owner}: logits", logits)
 
 
 def check_map(owner: str, name: str, value: Any, logits: Tensor) -> None:
-    """Refuse an image or feature map (B, F, *S) that does not lie on the logits."""
+    """Refuse an image or feature map (B, F, *S) whose batch or size is not that of the logits."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{owner}: {name} must be a torch tensor (B, F, *S); got {type(value).__name__}. "
-            f"A NumPy picture (H, W, 3) becomes one by torch.from_numpy(x).permute(2, 0, 1)[None]."
+            f"Convert a NumPy image (H, W, 3) with torch.from_numpy(x).permute(2, 0, 1)[None]."
         )
     both = f"logits {_checks.shape_text(logits)} and {name} {_checks.shape_text(value)}"
     if value.dim() != logits.dim():
@@ -48,15 +49,17 @@ def check_map(owner: str, name: str, value: Any, logits: Tensor) -> None:
             f"{owner}: logits and {name} must have as many axes, (B, C, *S) and (B, F, *S); "
             f"got {both}"
         )
-    same = (value.shape[0], *value.shape[2:]) == (logits.shape[0], *logits.shape[2:])
-    if not same:
-        last = (value.shape[0], *value.shape[1:-1]) == (logits.shape[0], *logits.shape[2:])
+    expected = (logits.shape[0], *logits.shape[2:])
+    if (value.shape[0], *value.shape[2:]) != expected:
+        # Three causes look alike here, and each has another remedy: channels on the last axis,
+        # logits at the network's stride, and a batch of another length.
+        has_channels_last = tuple(value.shape[:-1]) == expected
         remedy = (
             f"Put the channels first: {name}.movedim(-1, 1)."
-            if last
+            if has_channels_last
             else "Upsample the logits first, for example with torch.nn.functional.interpolate."
             if value.shape[0] == logits.shape[0]
-            else f"Give one {name} per item of the batch."
+            else f"Pass one {name} per item of the batch."
         )
         raise ValueError(
             f"{owner}: logits and {name} must have the same batch and size; got {both}. {remedy}"
@@ -64,7 +67,9 @@ def check_map(owner: str, name: str, value: Any, logits: Tensor) -> None:
     if value.shape[1] == 0:
         raise ValueError(f"{owner}: {name} has no channels; got {_checks.shape_text(value)}")
     if value.dtype == torch.bool or value.is_complex():
-        raise TypeError(f"{owner}: {name} must hold numbers, 8-bit or float; got {value.dtype}")
+        raise TypeError(
+            f"{owner}: {name} must hold real numbers, 8-bit or float; got {value.dtype}"
+        )
     check_device(owner, name, value, logits)
     if value.is_floating_point():
         _checks.finite(f"{owner}: {name}", value)
@@ -92,32 +97,32 @@ def check_device(owner: str, name: str, value: Tensor, logits: Tensor) -> None:
     """Refuse a tensor on another device."""
     if value.device != logits.device:
         raise ValueError(
-            f"{owner}: logits are on {logits.device} but {name} on {value.device}; "
+            f"{owner}: logits are on {logits.device} but {name} is on {value.device}; "
             f"move one of them with .to(...)"
         )
 
 
 def check_gradients(owner: str, maps: Sequence[tuple[str, Tensor]], wanted: bool) -> None:
-    """Refuse to drop a gradient that the caller seems to expect."""
+    """Refuse a map whose gradient would silently be dropped."""
     for name, value in maps:
         if value.requires_grad and torch.is_grad_enabled() and not wanted:
             raise ValueError(
-                f"{owner}: {name} requires a gradient, which this layer does not compute. Make it "
+                f"{owner}: {name} requires a gradient, which this layer does not compute. Build it "
                 f"with feature_gradients=True (slower), or pass {name}.detach()."
             )
 
 
 def check_parameters(owner: str, parameters: Sequence[tuple[str, Tensor]], logits: Tensor) -> None:
-    """Refuse parameters on another device than the logits, and such as a bad update has spoilt."""
+    """Refuse parameters that are not finite or lie on another device than the logits."""
     for name, value in parameters:
         if value.device != logits.device:
             raise ValueError(
-                f"{owner}: parameters are on {value.device} but logits on {logits.device}; "
+                f"{owner}: parameters are on {value.device} but logits are on {logits.device}; "
                 f"move the layer with layer.to({str(logits.device)!r})"
             )
         if not _checks.is_finite(value):
             raise ValueError(
-                f"{owner}: parameter {name} is not finite: an earlier update has overflowed or "
-                f"carried NaN. Go back to the last checkpoint, and lower the learning rate of the "
-                f"CRF (parameter_groups) or clip the gradients."
+                f"{owner}: parameter {name} is not finite: an earlier update overflowed or "
+                f"contained NaN. Go back to the last checkpoint, and lower the learning rate of "
+                f"the CRF (parameter_groups) or clip the gradients."
             )

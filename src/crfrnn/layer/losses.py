@@ -27,15 +27,15 @@ class DenseCRFLoss(nn.Module):
 
     `loss = 1/N Σ_k w_k Σ_c ⟨S_c, F_k (1 - S_c)⟩`,
 
-    averaged over the batch; N counts the pixels that take part. It has no parameters to learn.
+    averaged over the batch. N is the number of pixels that take part. The loss has no parameters.
 
     Args:
-        kernels: default one `Bilateral` of 100 pixels and 15 color units (their setting), weight
-            1; with a weight per class the penalty of class c is scaled by it.
-        normalization: of the kernels, "symmetric" (default; the loss then lies between 0 and about
-            the sum of the weights), "after", "before" or "none".
+        kernels: default is one `Bilateral` of 100 pixels and 15 color units, the authors' setting,
+            with weight 1. A kernel with one weight per class scales the terms of each class.
+        normalization: "symmetric", "after", "before" or "none". With "symmetric", the default, the
+            loss lies between 0 and about the sum of the weights.
         filter: "lattice" or "exact".
-        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
+        engine: "reference", "cpu" or "triton"; default is the fastest for the device.
 
     Example:
         >>> import torch
@@ -72,9 +72,9 @@ class DenseCRFLoss(nn.Module):
 
         Args:
             logits: (B, C, *S) scores before softmax.
-            image: (B, F, *S) on 0..255, as `CRFRNN` takes it, or what `prepare` made of it.
-            mask: bool; pixels outside (padding, void) take no part. Unlabeled pixels do take part:
-                they are what this loss is for.
+            image: (B, F, *S) on 0..255, as `CRFRNN` takes it, or the result of `prepare`.
+            mask: bool; False leaves out a pixel, such as padding or void. Unlabeled pixels belong
+                inside: this loss is for them.
             features: maps (B, F, *S) that `FeatureGaussian` kernels refer to.
 
         Example:
@@ -91,15 +91,21 @@ class DenseCRFLoss(nn.Module):
         check_logits("DenseCRFLoss", logits, None, image)
         _checks.finite("DenseCRFLoss: logits", logits)
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        # A sum over all pixels needs more digits than half precision has.
         with torch.autocast(logits.device.type, enabled=False):
             s = logits.to(dtype).softmax(1)
             prepared = take("DenseCRFLoss", self.recipe, s, Guide(image, mask, features))
             weights = weight_table(self.recipe.kernels, s.shape[1], s)
             pixels = s[:, 0].flatten(1).shape[1] if prepared.mask is None else prepared.mask.sum(1)
+            # The Potts energy of soft labels is the sum of S_c(i) F(i, j) S_d(j) over ordered pairs
+            # of pixels and over d ≠ c. Since Σ_d S_d = 1, the sum over d is 1 - S_c: one filter
+            # per class is enough. F (1 - S_c) is not 1 - F S_c, because only filters normalized
+            # "after" keep the constant 1.
             energy = s.new_zeros(len(s))
-            for run, weight in zip(prepared.filters, weights, strict=True):
-                price = s * run(1 - s)
-                energy = energy + price.flatten(2).sum(2) @ weight
+            for kernel_filter, weight in zip(prepared.filters, weights, strict=True):
+                disagreement = s * kernel_filter(1 - s)
+                energy = energy + disagreement.flatten(2).sum(2) @ weight
+            # Per pixel: the factor beside a mean cross-entropy then holds for every image size.
             return (energy / pixels).mean()
 
     def prepare(

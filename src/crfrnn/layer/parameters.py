@@ -14,11 +14,13 @@ from crfrnn.crf.kernels import weight_table
 
 
 def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> Tensor:
-    """Kernel weights to start from: (K,), (K, C) or (K, C, C)."""
+    """Initial kernel weights: (K,), (K, C) or (K, C, C)."""
     table = weight_table(kernels, classes, torch.zeros(()))
     if form == "class":
         return table
     if form == "matrix":
+        # Off the diagonal the messages of other classes start at zero, so the layer starts as the
+        # one with a weight per class.
         return table.diag_embed()
     if not bool((table == table[:, :1]).all()):
         raise ValueError("weights='scalar' needs kernels with one weight each, not one per class")
@@ -26,7 +28,7 @@ def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> Tenso
 
 
 def initial_compatibility(given: Any, classes: int) -> Tensor:
-    """The penalty to start from (C, C)."""
+    """Initial compatibility (C, C)."""
     if isinstance(given, str):
         _checks.one_of("compatibility", given, ("potts",))
         return 1 - torch.eye(classes)
@@ -34,8 +36,8 @@ def initial_compatibility(given: Any, classes: int) -> Tensor:
     matrix = matrix.detach().clone() if matrix.is_floating_point() else matrix.float()
     if matrix.shape != (classes, classes):
         raise ValueError(
-            f"compatibility must be 'potts' or a matrix ({classes}, {classes}), one row and column "
-            f"a class; got {tuple(matrix.shape)}"
+            f"compatibility must be 'potts' or a matrix ({classes}, {classes}), one row and "
+            f"one column per class; got {tuple(matrix.shape)}"
         )
     _checks.finite("compatibility", matrix)
     return matrix
@@ -44,7 +46,9 @@ def initial_compatibility(given: Any, classes: int) -> Tensor:
 def log_bandwidths(kernels: Sequence[Kernel]) -> nn.ModuleList:
     """The logarithms of all bandwidths as parameters.
 
-    So a bandwidth stays positive, and an optimizer changes it by a share of itself.
+    The exponential of any number is positive, so no update can produce an invalid bandwidth. Since
+    d log θ = dθ / θ, a step changes a bandwidth by a fraction of its value: one learning rate
+    serves for 3 pixels and for 100.
     """
     return nn.ModuleList(
         nn.ParameterDict(
@@ -58,7 +62,7 @@ def log_bandwidths(kernels: Sequence[Kernel]) -> nn.ModuleList:
 
 
 def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tuple[Kernel, ...]:
-    """The kernels with learned bandwidths in place of their own."""
+    """The kernels with the learned bandwidths in place of the initial ones."""
     if logs is None:
         return tuple(kernels)
     return tuple(
@@ -70,7 +74,7 @@ def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tu
 def grouped(
     parameters: Iterable[tuple[str, nn.Parameter]], lr: float, factors: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Optimizer groups by name; a parameter without a factor of its own is one of the "others"."""
+    """Optimizer groups by name; a parameter without a named factor joins "others"."""
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in factors}
     for name, parameter in parameters:
         groups[name if name in factors else "others"].append(parameter)
@@ -82,7 +86,7 @@ def grouped(
 
 
 def learned_bandwidths(logs: nn.ModuleList, dtype: torch.dtype) -> list[dict[str, Tensor]]:
-    """The bandwidths of each kernel by name, of the shapes that the kernel was given."""
+    """The learned bandwidths of each kernel by name, in the shapes of the initial ones."""
     return [
         {name: parameter.to(dtype).exp() for name, parameter in parameters.items()}
         for parameters in map(_dictionary, logs)
@@ -94,5 +98,5 @@ def _dictionary(parameters: nn.Module) -> nn.ParameterDict:
 
 
 def _floats(value: Number) -> Number:
-    """The same numbers as floats, which make a parameter of the default type."""
+    """The numbers as floats: integers would make an integer tensor, which has no gradient."""
     return tuple(map(float, value)) if isinstance(value, (tuple, list)) else float(value)

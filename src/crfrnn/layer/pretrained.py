@@ -1,4 +1,4 @@
-"""Layers on disk, in the format of `io.storage`, and published weights."""
+"""Layers on disk in the format of `io.storage`, and weights published by others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crfrnn.crf.frank_wolfe import Step
 from crfrnn.crf.kernel import Kernel
 from crfrnn.io import storage
 
-#: How the names of the CRF's tensors begin in a file.
+#: Prefix of the CRF's tensors in a file.
 PREFIX = "crf."
 
 #: The parameters of the layer of crfasrnn_pytorch, each C x C.
@@ -22,7 +22,7 @@ _PUBLISHED = ("bilateral_ker_weights", "spatial_ker_weights", "compatibility_mat
 
 
 def write(directory: Path, layer: Any) -> None:
-    """Write a `CRFRNN`; the directory is made if it is missing."""
+    """Write a `CRFRNN`, and create the directory if it is missing."""
     tensors = {f"{PREFIX}{name}": tensor for name, tensor in layer.state_dict().items()}
     storage.write(directory, {"crf": config_of(layer)}, tensors)
 
@@ -36,7 +36,7 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def crf_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of a stored model that belong to its CRF, by their names in the layer."""
+    """The tensors of the CRF in a stored model, by their names in the layer."""
     return {
         name.removeprefix(PREFIX): tensor
         for name, tensor in tensors.items()
@@ -45,7 +45,7 @@ def crf_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def config_of(layer: Any) -> dict[str, Any]:
-    """The arguments that make a `CRFRNN` like this one, as plain numbers and strings."""
+    """The arguments that construct an equal `CRFRNN`, as plain numbers and strings."""
     learned = isinstance(layer.compatibility, nn.Parameter)
     return {
         "num_classes": layer.num_classes,
@@ -65,7 +65,7 @@ def config_of(layer: Any) -> dict[str, Any]:
 
 
 def arguments(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments of `CRFRNN` that `config_of` wrote down."""
+    """The arguments of `CRFRNN` from a configuration of `config_of`."""
     compatibility = config["compatibility"]
     return {
         **config,
@@ -76,25 +76,27 @@ def arguments(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
 
 
 def published_tensors(source: Mapping[str, Tensor] | str | Path) -> tuple[Tensor, Tensor]:
-    """Kernel weights (2 C C), bilateral first, and penalty (C C), of a crfasrnn_pytorch state dict.
+    """Kernel weights (2 C C) and compatibility (C C) of a crfasrnn_pytorch state dict.
 
-    That layer adds its message, z = u + C Σ_k W_k F_k, where ours subtracts it: A = -C.
+    The bilateral kernel comes first. That layer adds its pairwise term, z = u + C Σ_k W_k F_k q;
+    this library subtracts it, z = u - A Σ_k W_k F_k q. So A = -C.
     """
     state = source
     if not isinstance(state, Mapping):
         state = torch.load(Path(state), map_location="cpu", weights_only=True)
-    found = {}
-    for wanted in _PUBLISHED:
-        names = [name for name in state if name == wanted or name.endswith(f".{wanted}")]
+    published = {}
+    for parameter in _PUBLISHED:
+        # A whole network's state dict puts a prefix before the names of the layer.
+        names = [name for name in state if name == parameter or name.endswith(f".{parameter}")]
         if len(names) != 1:
             raise ValueError(
-                f"expected one {wanted} in the state dict of crfasrnn_pytorch; got {len(names)}. "
-                f"It has: {', '.join(list(state)[-6:]) or 'nothing'}."
+                f"expected one {parameter} in the state dict of crfasrnn_pytorch; got "
+                f"{len(names)}. It has: {', '.join(list(state)[-6:]) or 'nothing'}."
             )
-        found[wanted] = state[names[0]].detach().clone()
-    bilateral, spatial, compatibility = (found[name] for name in _PUBLISHED)
+        published[parameter] = state[names[0]].detach().clone()
+    bilateral, spatial, compatibility = (published[name] for name in _PUBLISHED)
     classes = len(bilateral)
-    for name, tensor in found.items():
+    for name, tensor in published.items():
         if tensor.shape != (classes, classes):
             raise ValueError(
                 f"{name} must be square and as large as the others, {classes}; "

@@ -1,4 +1,4 @@
-"""Networks, and what joins one to the layer."""
+"""Segmentation networks, and `Segmenter`, which joins any network to the layer."""
 
 from .deeplab import DeepLabMobileNet
 from .fcn8s import FCN8s

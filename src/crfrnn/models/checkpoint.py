@@ -1,4 +1,4 @@
-"""Models on disk, in the format of `io.storage`."""
+"""Checkpoint: a network and its CRF, on disk in the format of `io.storage`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .segmenter import network_logits
 
 @dataclass
 class Checkpoint:
-    """A network of the registry, perhaps with a CRF on top, and what its classes are called.
+    """A network of the registry, with or without a CRF on top, and the names of its classes.
 
     Attributes:
         name: the network's name in `crfrnn.models.NETWORKS`.
         num_classes: C.
         arguments: further arguments of the network, as plain numbers and strings.
-        network: made from these if it is not given.
+        network: default is a new network made from name and arguments.
         crf: None for the network alone.
         classes: names of the classes, in order of their ids.
-        notes: anything else to keep in config.json, as numbers, strings, lists, and mappings whose
-            keys are strings.
+        notes: further entries of config.json: numbers, strings, lists, and mappings whose keys are
+            strings.
 
     Example:
         >>> import torch
@@ -54,7 +54,7 @@ class Checkpoint:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make the network if need be, and check that the parts fit."""
+        """Make the network unless it was given, and check that the parts fit."""
         if self.network is None:
             self.network = make_network(self.name, self.num_classes, **self.arguments)
         if self.classes is not None and len(self.classes) != self.num_classes:
@@ -67,7 +67,7 @@ class Checkpoint:
             )
 
     def logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C, H, W) of the network, at the size of the image, and those after the CRF.
+        """Logits (B, C, H, W) before and after the CRF, at the size of the image.
 
         Without a CRF both are the same tensor. The image is RGB (B, 3, H, W) on 0..255.
         """
@@ -84,19 +84,19 @@ class Checkpoint:
         return nn.ModuleDict({"network": self.network, **({"crf": self.crf} if self.crf else {})})
 
     def eval(self) -> Checkpoint:
-        """Switch to evaluation mode; returns itself."""
+        """Switch to evaluation mode and return the checkpoint."""
         self.parts().eval()
         return self
 
     def to(self, device: torch.device | str) -> Checkpoint:
-        """Move to a device; returns itself."""
+        """Move to a device and return the checkpoint."""
         self.parts().to(device)
         return self
 
     def save(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors.
 
-        A write that is interrupted leaves the model that was there before, or the new one.
+        An interrupted write leaves either the previous model or the new one.
         """
         config = {
             "network": {"name": self.name, **self.arguments},
@@ -114,16 +114,16 @@ def is_checkpoint(directory: str | Path) -> bool:
 
 
 def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) -> Checkpoint:
-    """Read a model that `Checkpoint.save` wrote; it comes in evaluation mode, on the CPU.
+    """Read a model that `Checkpoint.save` wrote, in evaluation mode and on the CPU.
 
     Args:
-        directory: with config.json and model.safetensors, or as older versions wrote it.
-        num_classes: refuse a model of another number of classes.
+        directory: holds config.json and model.safetensors, or the files of an older version.
+        num_classes: refuse a model with another number of classes.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the configuration is not readable, has other classes than asked for, or the
-            weights do not fit it.
+        ValueError: the configuration is not readable, the number of classes is not the one asked
+            for, or the weights do not fit.
     """
     directory = Path(directory)
     stored = storage.read(directory)
@@ -169,7 +169,7 @@ def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) ->
 
 
 def load_weights(model: Checkpoint, directory: str | Path) -> LoadReport:
-    """Copy from a saved model whatever fits `model` by name and shape; tell what was skipped."""
+    """Copy the tensors of a saved model that fit `model` by name and shape; report the rest."""
     stored = storage.read(Path(directory))
     return load_by_name(
         model.parts(), stored.tensors, strict=False, source=str(stored.tensors_path)

@@ -1,4 +1,4 @@
-"""DeepLabMobileNet: DeepLabv3 on MobileNetV2, without batch norm, for networks from a .npz file."""
+"""DeepLabMobileNet: DeepLabv3 on MobileNetV2 without batch norm, with weights from a .npz file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from crfrnn import _checks
 
 #: MobileNetV2 (Sandler et al., CVPR 2018, table 2): expansion, channels, repeats, stride of the
-#: first. The last two groups keep stride 16, and what they would have halved is dilated.
+#: first block. The last two groups keep stride 16 and dilate instead of halving the resolution.
 _GROUPS = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 1),
     (6, 320, 1, 1),
 )  # fmt: skip
-_DILATED = 13  # blocks before the first dilated one, where ImageNet's network halves again
+# Index of the block where the classifier halves the resolution again; later ones are dilated.
+_DILATED = 13
 _STRIDE = 16
 _HEAD = 256
 
@@ -28,16 +29,16 @@ _HEAD = 256
 class DeepLabMobileNet(nn.Module):
     """DeepLabv3 (Chen et al., arXiv 1706.05587) on MobileNetV2 with image-level pooling.
 
-    The mobile form without atrous pyramid, at stride 16. Batch norm is folded into the
-    convolutions, as in the files that `from_npz` reads: made to be trained further, not from
-    scratch.
+    This is the mobile form, at stride 16 and without an atrous pyramid. Batch norm is folded into
+    the convolutions, as in the files that `from_npz` reads, so the network is meant for
+    fine-tuning rather than for training from scratch.
 
     Args:
         num_classes: C, the channels of the logits.
         width: factor on the channels of MobileNetV2.
-        canvas: smaller images are padded at right and bottom to this side, which is what a
-            network saw in training that never met another size; its image-level pooling depends
-            on it. None pads to the next 16 n + 1 only.
+        canvas: side to which smaller images are padded at right and bottom. A network that was
+            trained at one size needs it, since the image-level pooling averages over the padding
+            too. None pads to the next 16 n + 1 only.
 
     Example:
         >>> import torch
@@ -70,9 +71,12 @@ class DeepLabMobileNet(nn.Module):
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C H W"]:
         """Score a batch of RGB images on 0..255."""
+        # Sides of 16 n + 1 put the first and the last of n + 1 cells on the corner pixels, so that
+        # upsampling with aligned corners returns each cell to its place.
         sides = [max(side + (1 - side) % _STRIDE, self.canvas or 1) for side in image.shape[2:]]
         sides = [side + (1 - side) % _STRIDE for side in sides]
-        down, right = (side - own for side, own in zip(sides, image.shape[2:], strict=True))
+        down, right = (padded - side for padded, side in zip(sides, image.shape[2:], strict=True))
+        # Colors on -1..1; zero padding then shows mid-gray.
         x = nn.functional.pad(image / 127.5 - 1, (0, right, 0, down))
         x = nn.functional.relu6(self.stem(x))
         x = self.blocks(x)
@@ -87,9 +91,9 @@ class DeepLabMobileNet(nn.Module):
     def from_npz(cls, path: str | Path, *, canvas: int | None = 513) -> DeepLabMobileNet:
         """Read a network from a .npz of convolutions and the graph that joins them.
 
-        The file holds `convNN.weight` (OIHW, one input channel a group where depthwise) and
-        `convNN.bias`, and `graph`, a JSON list of operations in order; what follows the
-        convolution that gives the logits is left out. Width and classes are read off it.
+        The file holds arrays `convNN.weight` (OIHW; depthwise weights have one input channel) and
+        `convNN.bias`, and `graph`, a JSON list of the operations in order. Operations after the
+        convolution that gives the logits are ignored. The shapes give width and classes.
 
         Raises:
             ValueError: the file lacks an array, or its graph is not that of this network.
@@ -108,14 +112,14 @@ class DeepLabMobileNet(nn.Module):
             raise ValueError(f"{path}: expected a network; its graph has {len(kernels)} layers")
         network = cls(len(kernels[-1]), width=len(kernels[0]) / 32, canvas=canvas)
         convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-        own = [_spell(layer) for layer in convolutions]
-        theirs = [_spell_step(s, w) for s, w in zip(steps, kernels, strict=True)]
-        if own != theirs:
-            at = next((i for i, pair in enumerate(zip(own, theirs)) if pair[0] != pair[1]), -1)  # noqa: B905 - lengths may differ
+        expected = [_spell(layer) for layer in convolutions]
+        given = [_spell_step(s, w) for s, w in zip(steps, kernels, strict=True)]
+        if expected != given:
+            at = next((i for i, pair in enumerate(zip(expected, given)) if pair[0] != pair[1]), -1)  # noqa: B905 - lengths may differ
             raise ValueError(
-                f"{path}: not a DeepLabv3 on MobileNetV2: expected {len(own)} convolutions, got "
-                f"{len(theirs)}; the first that differs is number {at}: expected {own[at]}, got "
-                f"{theirs[at]}"
+                f"{path}: not a DeepLabv3 on MobileNetV2: expected {len(expected)} convolutions, "
+                f"got {len(given)}; the first that differs is number {at}: expected "
+                f"{expected[at]}, got {given[at]}"
             )
         with torch.no_grad():
             for layer, weight, bias in zip(convolutions, kernels, biases, strict=True):
@@ -128,7 +132,7 @@ class DeepLabMobileNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Inverted residual: expand, filter each channel, project; the input is added if it fits."""
+    """Inverted residual: expand, filter each channel, project; add the input if shapes agree."""
 
     def __init__(self, channels: int, out: int, expansion: int, stride: int, dilation: int) -> None:
         super().__init__()
@@ -138,12 +142,12 @@ class _Block(nn.Module):
             inner, inner, 3, stride=stride, padding=dilation, dilation=dilation, groups=inner
         )
         self.project = nn.Conv2d(inner, out, 1)
-        self.adds = stride == 1 and channels == out
+        self.has_residual = stride == 1 and channels == out
 
     def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B d k l"]:
         y = x if self.expand is None else nn.functional.relu6(self.expand(x))
         y = self.project(nn.functional.relu6(self.depthwise(y)))
-        z: Tensor = x + y if self.adds else y
+        z: Tensor = x + y if self.has_residual else y
         return z
 
 

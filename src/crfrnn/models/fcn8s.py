@@ -19,10 +19,12 @@ _BLOCKS = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
 #: What was subtracted from the blue, green and red of VGG-16's training images.
 _MEAN_BGR = (103.939, 116.779, 123.68)
 
-#: Where its convolutions stand in torchvision's list of layers.
+#: Positions of its convolutions in torchvision's list of layers.
 _VGG_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
-#: Zero padding that lets a small image pass the 7 x 7 layer, and what it shifts each skip by.
+#: conv1_1 pads by 100 zeros, so that even a small image leaves at least 7 x 7 cells for fc6. The
+#: padding shifts the coarse scores against each skip and against the image; these crops, in
+#: pixels of the layer that is cropped, are those of the published network.
 _PADDING = 100
 _CROP_POOL4, _CROP_POOL3, _CROP_IMAGE = 5, 9, 31
 
@@ -30,9 +32,9 @@ _CROP_POOL4, _CROP_POOL3, _CROP_IMAGE = 5, 9, 31
 class FCN8s(nn.Module):
     """FCN-8s of Long, Shelhamer & Darrell (CVPR 2015, arXiv 1411.4038) on VGG-16.
 
-    Parameters are called as in the published networks (`conv1_1` .. `fc7`, `score_fr`,
+    Parameters are named as in the published networks (`conv1_1` .. `fc7`, `score_fr`,
     `score_pool4`, `score_pool3`, `upscore2`, `upscore_pool4`, `upscore8`), so that their weights
-    load by name. Those that upsample start as bilinear interpolation, those that score at zero.
+    load by name. Upsampling layers start as bilinear interpolation, scoring layers at zero.
 
     Args:
         num_classes: C, the channels of the logits.
@@ -97,27 +99,27 @@ class FCN8s(nn.Module):
     def load_crfasrnn(
         self, weights: Mapping[str, Tensor] | str | Path, *, strict: bool = True
     ) -> LoadReport:
-        """Load the network's part of the published weights of `sadeepj/crfasrnn_pytorch`.
+        """Load the network from the published weights of `sadeepj/crfasrnn_pytorch`.
 
-        The CRF's part is for `CRFRNN.from_crfasrnn`.
+        `CRFRNN.from_crfasrnn` loads the CRF from the same file.
 
         Args:
             weights: a state dict, or its file.
-            strict: see `load_by_name`; with another number of classes, pass False and the scoring
-                layers keep their start.
+            strict: see `load_by_name`. For another number of classes pass False; the scoring
+                layers then keep their initial values.
         """
         state = weights
         if not isinstance(state, Mapping):
             state = torch.load(Path(state), map_location="cpu", weights_only=True)
-        own = {name: tensor for name, tensor in state.items() if not name.startswith("crfrnn.")}
+        network = {n: tensor for n, tensor in state.items() if not n.startswith("crfrnn.")}
         source = "state dict" if isinstance(weights, Mapping) else str(weights)
-        return load_by_name(self, own, strict=strict, source=source)
+        return load_by_name(self, network, strict=strict, source=source)
 
     def load_vgg16(self, state: Mapping[str, Tensor]) -> LoadReport:
         """Start from an ImageNet classifier: a state dict in the layout of torchvision's VGG-16.
 
-        fc6 and fc7 are its first two fully connected layers, read as convolutions. torchvision
-        normalises images otherwise (RGB on 0..1, divided by a deviation), so conv1_1 is converted.
+        Its first two fully connected layers become the convolutions fc6 and fc7. torchvision
+        normalizes images differently (RGB on 0..1, divided by a deviation), so conv1_1 is rescaled.
         """
         names = [
             f"conv{block}_{index}"
@@ -126,23 +128,26 @@ class FCN8s(nn.Module):
         ]
         layers = [f"features.{position}" for position in _VGG_POSITIONS]
         layers += ["classifier.0", "classifier.3"]
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for name, layer in zip([*names, "fc6", "fc7"], layers, strict=True):
             for part in ("weight", "bias"):
                 if f"{layer}.{part}" not in state:
                     raise ValueError(
                         f"expected a VGG-16 of torchvision; the state dict has no {layer}.{part}"
                     )
-                found[f"{name}.{part}"] = state[f"{layer}.{part}"]
+                tensors[f"{name}.{part}"] = state[f"{layer}.{part}"]
+        # torchvision flattens the last 7 x 7 cells channel by channel, the order of a convolution's
+        # weights: a reshape is enough.
         for name, conv in (("fc6", self.fc6), ("fc7", self.fc7)):
-            weight = found[f"{name}.weight"]
+            weight = tensors[f"{name}.weight"]
             if weight[0].numel() == conv.weight[0].numel():
                 shape = (len(weight), *conv.weight.shape[1:])
-                found[f"{name}.weight"] = weight.reshape(shape)
-        # w · ((x / 255 - m) / s) = (w / (255 s)) · (x - 255 m); the means agree to 0.4 of 255.
+                tensors[f"{name}.weight"] = weight.reshape(shape)
+        # w · ((x / 255 - m) / s) = (w / (255 s)) · (x - 255 m). 255 m differs from the mean that
+        # this network subtracts by at most 0.5, so only the weights change; `flip` makes RGB BGR.
         scale = 255 * torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
-        found["conv1_1.weight"] = (found["conv1_1.weight"] / scale).flip(1)
-        return load_by_name(self, found, strict=False, source="VGG-16 state dict")
+        tensors["conv1_1.weight"] = (tensors["conv1_1.weight"] / scale).flip(1)
+        return load_by_name(self, tensors, strict=False, source="VGG-16 state dict")
 
     def _initialize(self) -> None:
         for score in (self.score_fr, self.score_pool4, self.score_pool3):
@@ -156,7 +161,7 @@ class FCN8s(nn.Module):
 
 
 def _crop(x: Tensor, offset: int, like: Tensor) -> Tensor:
-    """Cut the part of `x` that lies over `like`."""
+    """Cut out the part of `x` that covers `like`."""
     height, width = like.shape[2:]
     return x[:, :, offset : offset + height, offset : offset + width]
 
@@ -164,5 +169,6 @@ def _crop(x: Tensor, offset: int, like: Tensor) -> Tensor:
 def _bilinear(weight: Tensor) -> Tensor:
     """Weights of a transposed convolution that interpolates each channel bilinearly."""
     side = weight.shape[-1]
+    # Stride s and side 2 s: the weight falls linearly from the center and is zero s cells away.
     ramp = 1 - (torch.arange(side) - (side - 1) / 2).abs() / (side / 2)
     return torch.eye(weight.shape[0])[:, :, None, None] * torch.outer(ramp, ramp)

@@ -16,13 +16,13 @@ _DEEPEST = 32
 class LightFCN(nn.Module):
     """Six stages of convolutions with batch norm; scores at strides 32, 16 and 8 are added.
 
-    The structure of FCN-8s (Long et al., CVPR 2015) in 0.4 million parameters. Cells lie exactly
-    over the pixels that they pool, so the final bilinear upsampling by 8 does not shift anything.
+    The structure of FCN-8s (Long et al., CVPR 2015) with 0.4 million parameters. Each cell is
+    centered on the pixels that it pools, so the final bilinear upsampling by 8 shifts nothing.
 
     Args:
         num_classes: C, the channels of the logits.
         width: channels of the first stage; the last has eight times as many.
-        dropout: share of channels dropped before the deepest scores while training.
+        dropout: share of channels dropped before the coarsest scores while training.
 
     Example:
         >>> import torch
@@ -55,16 +55,17 @@ class LightFCN(nn.Module):
         height, width = image.shape[2:]
         x = (image - 128) / 64
         down, right = -height % _DEEPEST, -width % _DEEPEST
+        # Sides divisible by 32 halve five times without rounding. A repeated border adds no edge.
         x = nn.functional.pad(x, (0, right, 0, down), mode="replicate")
-        found = []
+        outputs = []
         for index, stage in enumerate(self.stages):
             x = stage(x if index == 0 else nn.functional.max_pool2d(x, 2))
-            found.append(x)
-        z = _twice(self.score32(self.dropout(found[5]))) + self.score16(found[4])
-        z = _twice(z) + self.score8(found[3])
+            outputs.append(x)
+        z = _upsample(self.score32(self.dropout(outputs[5]))) + self.score16(outputs[4])
+        z = _upsample(z) + self.score8(outputs[3])
         z = nn.functional.interpolate(z, scale_factor=_STRIDE, mode="bilinear", align_corners=False)
         return z[:, :, :height, :width]
 
 
-def _twice(x: Tensor) -> Tensor:
+def _upsample(x: Tensor) -> Tensor:
     return nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Loading weights by name and shape, and telling what was left out."""
+"""Loading weights by name and shape, with a report of what was left out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NAMES_SHOWN = 4
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to the tensors of a file.
+    """The outcome of loading, by name of the tensor.
 
     Attributes:
-        loaded: names that found their place.
-        missing: names that the network has and the file has not; they keep their values.
-        unexpected: names that only the file has; they were skipped.
-        mismatched: names that both have in different shapes, with both; they were skipped.
+        loaded: copied into the network.
+        missing: only the network has them; they keep their values.
+        unexpected: only the file has them; they were skipped.
+        mismatched: the shapes differ, and both are listed; they were skipped.
     """
 
     loaded: tuple[str, ...]
@@ -30,11 +30,11 @@ class LoadReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every tensor of the network and of the file found its partner."""
+        """Whether every tensor of the network was loaded, and every tensor of the file used."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        """Say it on one line."""
+        """Summarize the report on one line."""
         parts = [f"{len(self.loaded)} tensors loaded"]
         for what in ("mismatched", "missing", "unexpected"):
             if names := getattr(self, what):
@@ -52,9 +52,9 @@ def load_by_name(
     Args:
         network: parameters and persistent buffers are filled in place.
         tensors: by name, as in `network.state_dict()`.
-        strict: refuse anything but a complete match, and then change nothing. If not, what does
-            not fit is skipped and told in the report.
-        source: what the error calls the tensors.
+        strict: refuse anything but a complete match, and change nothing then. With False, tensors
+            that do not fit are skipped, and the report lists them.
+        source: name of the tensors' origin in errors.
 
     Raises:
         ValueError: nothing fits; or, with `strict`, something does not.
@@ -67,16 +67,20 @@ def load_by_name(
         >>> print(report)
         1 tensors loaded; 1 missing: weight
     """
-    own = network.state_dict()
-    fitting = {name: t for name, t in tensors.items() if name in own and t.shape == own[name].shape}
+    expected = network.state_dict()
+    fitting = {
+        name: t
+        for name, t in tensors.items()
+        if name in expected and t.shape == expected[name].shape
+    }
     report = LoadReport(
         loaded=tuple(fitting),
-        missing=tuple(name for name in own if name not in tensors),
-        unexpected=tuple(name for name in tensors if name not in own),
+        missing=tuple(name for name in expected if name not in tensors),
+        unexpected=tuple(name for name in tensors if name not in expected),
         mismatched=tuple(
-            f"{name} (file {_checks.shape_text(t)}, network {_checks.shape_text(own[name])})"
+            f"{name} (file {_checks.shape_text(t)}, network {_checks.shape_text(expected[name])})"
             for name, t in tensors.items()
-            if name in own and name not in fitting
+            if name in expected and name not in fitting
         ),
     )
     if not fitting or (strict and not report.is_complete):

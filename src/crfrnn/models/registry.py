@@ -1,4 +1,4 @@
-"""Networks by the names that configuration files call them."""
+"""The networks by the names that configuration files use."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .deeplab import DeepLabMobileNet
 from .fcn8s import FCN8s
 from .light import LightFCN
 
-#: Name -> what makes the network from a number of classes and further arguments. All take RGB
-#: images (B, 3, H, W) on 0..255 and normalise them inside.
+#: Each makes a network from a number of classes and further arguments. All networks take RGB
+#: images (B, 3, H, W) on 0..255 and normalize them themselves.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "deeplab_mobilenet": DeepLabMobileNet,
     "fcn8s": FCN8s,

@@ -19,15 +19,15 @@ class Segmenter(nn.Module):
     """A segmentation network with a CRF on top, trained end to end or used as it is.
 
     Args:
-        network: a module or any callable: image -> logits (B, C, *s), as a tensor, a mapping with
-            "out" (torchvision) or an object with `.logits` (transformers), at the size of the image
-            or lower.
+        network: a module or any callable from image to logits (B, C, *s), at the size of the image
+            or a lower one. The logits may be a tensor, a mapping with "out" (torchvision) or an
+            object with `.logits` (transformers).
         crf: the layer.
-        mean: per channel, or one number: what was subtracted from the image that the network sees.
-        std: likewise, what it was divided by then.
-        image_range: the value of white before that: 1 (default, torchvision) or 255.
+        mean: subtracted when the image was normalized for the network; per channel, or one number.
+        std: divisor of that normalization, likewise.
+        image_range: value of white before normalization: 1 (default, as in torchvision) or 255.
 
-    With neither `mean` nor `std` and `image_range` 255 the CRF sees the image as it is.
+    With the default `mean` and `std`, and `image_range=255`, the CRF sees the image unchanged.
 
     Example:
         >>> import torch
@@ -76,10 +76,9 @@ class Segmenter(nn.Module):
         """Segment a batch.
 
         Args:
-            image: (B, F, *S), as the network takes it.
-            guide: (B, G, *S) on 0..255 that the CRF looks at; default the image, with `mean` and
-                `std` undone.
-            mask: bool; pixels outside take no part in the CRF.
+            image: (B, F, *S), normalized as the network expects it.
+            guide: (B, G, *S) on 0..255, the image for the CRF; default is `undo(image)`.
+            mask: bool; False leaves a pixel out of the CRF.
             features: maps (B, F, *S) for `FeatureGaussian` kernels.
 
         Returns:
@@ -94,25 +93,25 @@ class Segmenter(nn.Module):
             torch.Size([2, 5, 8, 12])
         """
         logits = self.unary(image)
-        seen = self.undo(image) if guide is None else guide
-        refined: Tensor = self.crf(logits, seen, mask=mask, features=features)
+        guide = self.undo(image) if guide is None else guide
+        refined: Tensor = self.crf(logits, guide, mask=mask, features=features)
         return refined
 
     def unary(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B C *S"]:
-        """Return the network's logits alone, upsampled to the image.
+        """Return the network's logits, without the CRF, upsampled to the image.
 
         Example:
             >>> import torch
             >>> from crfrnn import CRFRNN, Segmenter
             >>> model = Segmenter(torch.nn.Conv2d(3, 5, 4, stride=4), CRFRNN(5, iterations=0))
             >>> image = torch.rand(1, 3, 8, 12)
-            >>> torch.equal(model.unary(image), model(image))  # no iterations: the network's own
+            >>> torch.equal(model.unary(image), model(image))  # no iterations, no change
             True
         """
         return network_logits(self.network, image)
 
     def undo(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B F *S"]:
-        """Return the image as it was before `mean` and `std`, on 0..255.
+        """Undo `mean` and `std`: return the image on 0..255.
 
         Example:
             >>> import torch
@@ -127,7 +126,7 @@ class Segmenter(nn.Module):
         for name, value in parts.items():
             if value.numel() not in (1, channels):
                 raise ValueError(
-                    f"{name} has {value.numel()} numbers for an image of {channels} channels; give "
+                    f"{name} has {value.numel()} numbers for an image of {channels} channels; pass "
                     f"one, or {channels}, or a separate guide image"
                 )
             parts[name] = value.reshape(column)
@@ -136,7 +135,7 @@ class Segmenter(nn.Module):
     def parameter_groups(
         self, lr: float, *, weights: float = 1e4, compatibility: float = 1e3, others: float = 1e3
     ) -> list[dict[str, Any]]:
-        """Make groups for an optimizer: the network at `lr`, the CRF as `CRFRNN.parameter_groups`.
+        """Return optimizer groups: the network at `lr`, the CRF as in `CRFRNN.parameter_groups`.
 
         Example:
             >>> import torch
@@ -157,7 +156,7 @@ class Segmenter(nn.Module):
 
 
 def network_logits(network: Callable[[Tensor], Any], image: Tensor) -> Tensor:
-    """The logits (B, C, *S) of any network that `Segmenter` takes, upsampled to the image."""
+    """The logits (B, C, *S) of a network as `Segmenter` takes it, upsampled to the image."""
     logits = _logits_of(network(image))
     if logits.dim() != image.dim() or logits.dim() not in _MODES:
         raise ValueError(

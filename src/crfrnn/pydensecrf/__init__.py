@@ -1,7 +1,7 @@
 """A drop-in for `pydensecrf`: the same names and calls, on this library's engines.
 
-Either change one import, `import crfrnn.pydensecrf.densecrf as dcrf`, or call `install()` once,
-before code that imports `pydensecrf` itself.
+Either change one import, `import crfrnn.pydensecrf.densecrf as dcrf`, or call `install()` once
+before other code imports `pydensecrf`.
 
 Example:
     >>> import crfrnn
@@ -27,19 +27,19 @@ __all__ = ["densecrf", "eigen", "install", "uninstall", "utils"]
 
 _NAME = "pydensecrf"
 
-#: What `install` put aside: modules of a real installation that were already imported.
+#: Modules of a real installation that were imported before `install` replaced them.
 _replaced: dict[str, ModuleType] = {}
 
 
 def install(*, override: bool = False) -> bool:
     """Let `import pydensecrf` find this package, for code that cannot be changed.
 
-    Registers the four modules under the old names, in this process only and until `uninstall`.
-    Processes started afresh (not forked) need the call again.
+    Registers the four modules under the original names, in this process and until `uninstall`.
+    New processes, unless they are forked, must call it again.
 
     Args:
-        override: take the place of a real `pydensecrf` too. By default a real one stays, and a
-            warning says so.
+        override: replace a real `pydensecrf` too. By default a real one stays in use, with a
+            warning.
 
     Returns:
         Whether `import pydensecrf` now finds this package.
@@ -58,8 +58,8 @@ def install(*, override: bool = False) -> bool:
     place = _real_installation()
     if place and not override:
         warnings.warn(
-            f"a real pydensecrf is there already ({place}) and stays in use; to run crfrnn's "
-            f"instead, call crfrnn.pydensecrf.install(override=True)",
+            f"a real pydensecrf is installed ({place}) and stays in use; to use crfrnn instead, "
+            f"call crfrnn.pydensecrf.install(override=True)",
             UserWarning,
             stacklevel=2,
         )
@@ -71,9 +71,9 @@ def install(*, override: bool = False) -> bool:
 
 
 def uninstall() -> None:
-    """Undo `install`: `import pydensecrf` finds again what it found before.
+    """Undo `install`: `import pydensecrf` finds the previous package again.
 
-    Code that has imported the names already keeps them.
+    Names that were imported in the meantime stay as they are.
 
     Example:
         >>> import crfrnn.pydensecrf
@@ -109,16 +109,16 @@ def _ours() -> dict[str, ModuleType]:
 
 
 def _real_installation() -> str:
-    """Where a pydensecrf that works is, or "" if there is none.
+    """The place of a working pydensecrf, or "" if there is none.
 
-    A source tree or an empty folder of that name, without the compiled module, is none.
+    A source tree or an empty folder of that name lacks the compiled module and does not count.
     """
     if f"{_NAME}.densecrf" in sys.modules:
         return str(getattr(sys.modules[f"{_NAME}.densecrf"], "__file__", None) or "memory")
     try:
         spec = importlib.util.find_spec(_NAME)
-    except (ImportError, ValueError):  # something else under that name, half made
+    except (ImportError, ValueError):  # something else has the name, or an import is under way
         return ""
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    found = bool(folders) and PathFinder.find_spec(f"{_NAME}.densecrf", folders) is not None
-    return folders[0] if found else ""
+    is_compiled = bool(folders) and PathFinder.find_spec(f"{_NAME}.densecrf", folders) is not None
+    return folders[0] if is_compiled else ""

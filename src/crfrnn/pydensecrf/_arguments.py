@@ -1,4 +1,4 @@
-"""What callers hand over: read in every form the original knows, or refused with a reason."""
+"""Reading of arguments, in every form that the original accepts; errors for all others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _Member = TypeVar("_Member", bound=IntEnum)
 
 
 def whole(name: str, value: Any, *, least: int = 0) -> int:
-    """Read a count; what has a fraction is cut off, as in the original, but not in silence."""
+    """Read a count. A fraction is truncated as in the original, but with a warning."""
+    # The original truncates a fraction silently, and a negative count may end its process.
     try:
         number = math.nan if isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError):
@@ -37,7 +38,7 @@ def whole(name: str, value: Any, *, least: int = 0) -> int:
 
 
 def member(name: str, value: Any, kind: type[_Member]) -> _Member:
-    """Read a constant of the original, or its number."""
+    """Read a constant of the original, given as such or as a number."""
     try:
         return kind(value)
     except ValueError:
@@ -46,7 +47,7 @@ def member(name: str, value: Any, kind: type[_Member]) -> _Member:
 
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
-    """Read any array of real numbers, of any type, order and permission."""
+    """Read an array of real numbers of any type and order, writable or not."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -62,41 +63,43 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
 
 
 def as_floats(name: str, value: Any, axes: int, *, copy: bool = False) -> Floats:
-    """Read an array of so many axes as C-ordered, writable float32, without a copy if it is."""
+    """Read an array of `axes` axes as C-ordered, writable float32, without a copy if possible."""
     array = as_array(name, value)
     if array.ndim != axes:
         raise ValueError(
             f"{name} must have {axes} {'axis' if axes == 1 else 'axes'}; got shape {array.shape}"
         )
-    with np.errstate(over="ignore"):  # what leaves float32's range becomes inf, which is refused
+    with np.errstate(
+        over="ignore"
+    ):  # a value beyond float32 becomes infinite, and is refused later
         if copy:
             return np.array(array, dtype=np.float32, order="C")
         return np.require(array, np.float32, ["C", "W"])
 
 
-def refuse_nan(name: str, array: NDArray[Any], *, infinite: bool = True) -> None:
-    """Refuse NaN, and infinity too unless told otherwise, saying where."""
+def refuse_nan(name: str, array: NDArray[Any], *, allows_infinity: bool = False) -> None:
+    """Refuse NaN, and infinity unless it is allowed; the error says where."""
     with np.errstate(over="ignore", invalid="ignore"):
         if array.dtype.kind != "f" or np.isfinite(array.sum()):
             return  # one NaN or infinity would have spoilt the sum
-    bad = ~np.isfinite(array) if infinite else np.isnan(array)
+    bad = np.isnan(array) if allows_infinity else ~np.isfinite(array)
     if not bad.any():
         return
     first = tuple(int(i) for i in np.argwhere(bad)[0])
-    what = "NaN or infinity" if infinite else "NaN"
+    what = "NaN" if allows_infinity else "NaN or infinity"
     raise ValueError(
         f"{name} must be free of {what}; got {int(bad.sum())}, the first at index {first}. "
-        f"A logarithm of zero, an overflow in half precision, or an unreadable input?"
+        f"Look for a logarithm of zero, an overflow in half precision, or an unreadable input."
     )
 
 
 def numbers(value: Any) -> Any:
-    """Read a NumPy scalar or array as plain Python numbers; leave anything else as it is."""
+    """Convert a NumPy scalar or array to plain Python numbers; return anything else unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def bandwidths(name: str, value: Any, length: int, what: str) -> tuple[float, ...]:
-    """Read one bandwidth, or one for each of `length` axes or channels."""
+    """Read a bandwidth for each of `length` axes or channels; a single number serves all."""
     given = _checks.positive(name, numbers(value))
     if len(given) == 1 and not hasattr(value, "__len__"):
         return given * length

@@ -1,4 +1,4 @@
-"""Label compatibility: number, vector or matrix, in the original's signs."""
+"""Label compatibility: number, vector or matrix, with the signs of the original."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ._arguments import as_array, refuse_nan
 
-#: Times the pixels of any image, still within float32.
+#: Bound of `compat`: a sum over the pixels of any image then stays within float32.
 _LARGEST = 1e25
 
 
-def read_penalty(compat: Any, labels: int) -> Tensor:
-    """Turn `compat` into penalties: (), (C,) or (C, C), to be multiplied with filtered marginals.
+def read_compatibility(compat: Any, labels: int) -> Tensor:
+    """Read `compat` as a compatibility: a multiple of I (), a diagonal (C,) or a matrix (C, C).
 
-    A number rewards equal labels, so its penalty is the negative number. A vector (the diagonal)
-    and a matrix are penalties as they stand; a matrix is replaced by its symmetric part.
+    A number c rewards equal labels: it reads as -c times I. A vector is the diagonal as it stands,
+    and a matrix is replaced by its symmetric part.
     """
     array = as_array("compat", compat)
     if array.ndim > 2:
@@ -31,42 +31,47 @@ def read_penalty(compat: Any, labels: int) -> Tensor:
             f"got a {kind} of shape {array.shape}"
         )
     with np.errstate(over="ignore"):
-        penalty = np.array(array, dtype=np.float32)
-    refuse_nan("compat", penalty)
-    if np.abs(penalty).max() > _LARGEST:
+        compatibility = np.array(array, dtype=np.float32)
+    refuse_nan("compat", compatibility)
+    if np.abs(compatibility).max() > _LARGEST:
         raise ValueError(
             f"compat must stay below {_LARGEST:g}, or messages overflow; got {compat!r}"
         )
-    if penalty.ndim == 2:
-        penalty = (penalty + penalty.T) / 2
-    return torch.from_numpy(penalty) * (-1 if penalty.ndim == 0 else 1)
+    if compatibility.ndim == 2:
+        compatibility = (compatibility + compatibility.T) / 2
+    # The original subtracts its Potts term and adds the other two: a positive number rewards equal
+    # labels, but a positive vector penalizes them.
+    return torch.from_numpy(compatibility) * (-1 if compatibility.ndim == 0 else 1)
 
 
-def apply_penalty(penalty: Tensor, message: Tensor) -> Tensor:
-    """Multiply penalties with filtered marginals (1, C, N)."""
-    return penalty @ message if penalty.dim() == 2 else penalty[..., None] * message
+def penalize(compatibility: Tensor, message: Tensor) -> Tensor:
+    """Multiply a compatibility with a message (1, C, N): the penalty of each label."""
+    if compatibility.dim() == 2:
+        return compatibility @ message
+    return compatibility[..., None] * message
 
 
-def as_weights(penalties: Sequence[Tensor], labels: int) -> tuple[Tensor, Tensor | None]:
-    """Write penalties as the kernel weights and the compatibility that `infer` takes.
+def as_weights(compatibilities: Sequence[Tensor], labels: int) -> tuple[Tensor, Tensor | None]:
+    """Convert one compatibility per kernel to the weights and the compatibility of `Pairwise`.
 
-    Where every penalty is a diagonal up to a constant, it is Potts (None) with weights (K, C),
-    which engines do fast. The constant adds the same to all labels of a pixel, which the softmax
-    takes away. Otherwise the weights are matrices (K, C, C).
+    Potts (None) with weights (K, C) if every compatibility is a diagonal plus a constant matrix;
+    this is the fast case of the engines. Otherwise weights (K, C, C) and the identity.
     """
+    # A constant matrix adds the same energy to all labels of a pixel, and softmax ignores it. Potts,
+    # 1 - I, is a constant matrix less the identity: with weights -d it is equivalent to diag(d).
     identity = torch.from_numpy(np.eye(labels, dtype=np.float32))
-    rows = [_diagonal(penalty, labels) for penalty in penalties]
+    rows = [_potts_weights(compatibility, labels) for compatibility in compatibilities]
     table = [row for row in rows if row is not None]
     if len(table) == len(rows):
         return torch.stack(table), None
-    matrices = [p if p.dim() == 2 else p * identity for p in penalties]
+    matrices = [a if a.dim() == 2 else a * identity for a in compatibilities]
     return torch.stack(matrices), identity
 
 
-def _diagonal(penalty: Tensor, labels: int) -> Tensor | None:
-    """The weights (C,) for which Potts says the same as `penalty`, if there are such."""
-    if penalty.dim() < 2:
-        return (-penalty).expand(labels)
-    others = penalty[~torch.from_numpy(np.eye(labels, dtype=bool))]
+def _potts_weights(compatibility: Tensor, labels: int) -> Tensor | None:
+    """The weights (C,) with which Potts equals `compatibility` up to a constant, if they exist."""
+    if compatibility.dim() < 2:
+        return (-compatibility).expand(labels)
+    others = compatibility[~torch.from_numpy(np.eye(labels, dtype=bool))]
     constant = others.new_zeros(()) if labels == 1 else others[0]
-    return constant - penalty.diagonal() if bool((others == constant).all()) else None
+    return constant - compatibility.diagonal() if bool((others == constant).all()) else None

@@ -1,4 +1,4 @@
-"""The constants of the original, with its numbers."""
+"""The constants of the original, with their numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class KernelType(IntEnum):
-    """Which parameters of a kernel could be learned: no effect on inference, here or there.
+    """The learnable parameters of a kernel. Inference ignores them, as in the original.
 
     Example:
         >>> from crfrnn.pydensecrf.densecrf import DIAG_KERNEL, KernelType
@@ -20,7 +20,7 @@ class KernelType(IntEnum):
 
 
 class NormalizationType(IntEnum):
-    """How a kernel is divided by its sums.
+    """The normalization of a kernel by its sums.
 
     Example:
         >>> from crfrnn.pydensecrf.densecrf import NORMALIZE_SYMMETRIC, NormalizationType
@@ -42,7 +42,7 @@ NORMALIZE_BEFORE = NormalizationType.NORMALIZE_BEFORE
 NORMALIZE_AFTER = NormalizationType.NORMALIZE_AFTER
 NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
 
-#: The library's own names of the schemes.
+#: The names of the schemes in the rest of this library.
 SCHEMES = {
     NO_NORMALIZATION: "none",
     NORMALIZE_BEFORE: "before",

@@ -16,7 +16,7 @@ from crfrnn.crf.pruning import marginals
 from crfrnn.ops import Options, settle
 
 from ._arguments import Floats, as_floats, member, refuse_nan, whole
-from ._compat import apply_penalty, as_weights, read_penalty
+from ._compat import as_weights, penalize, read_compatibility
 from ._constants import DIAG_KERNEL, NORMALIZE_SYMMETRIC, SCHEMES, KernelType, NormalizationType
 from ._unary import LogisticUnary, Unary, as_logits
 
@@ -47,13 +47,13 @@ class DenseCRF:
         self._terms: list[tuple[KernelFilter, Tensor]] = []
         if self._nlabel == 1:
             warnings.warn(
-                "a CRF with one label gives every pixel that label; a binary mask needs two",
+                "a CRF with one label gives every pixel that label; a binary mask needs two labels",
                 UserWarning,
                 stacklevel=2,
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Give copies a list of terms of their own."""
+        """Copy the list of terms, so that a copy of the model can gain terms by itself."""
         return {**self.__dict__, "_terms": list(self._terms)}
 
     def setUnaryEnergy(self, u: Any, f: Any = None) -> None:
@@ -69,7 +69,7 @@ class DenseCRF:
             >>> probs = np.array([[0.9, 0.4], [0.1, 0.6]], np.float32)  # labels by pixels
             >>> crf = DenseCRF(2, 2)
             >>> crf.setUnaryEnergy(-np.log(probs))
-            >>> np.allclose(crf.inference(0), probs)  # no step: the probabilities again
+            >>> np.allclose(crf.inference(0), probs)  # no steps: the probabilities, unchanged
             True
         """
         if f is None:
@@ -106,8 +106,9 @@ class DenseCRF:
 
         Args:
             features: (D, N), already divided by their bandwidths; see `utils.create_pairwise_*`.
-            compat: a number c rewards equal labels (Potts, weight c); a vector (C,) is the diagonal
-                and a matrix (C, C) the whole of a penalty, replaced by its symmetric part.
+            compat: a number c rewards equal labels (Potts with weight c). A vector (C,) is the
+                diagonal of a compatibility and a matrix (C, C) all of it; these penalize where
+                they are positive. A matrix is replaced by its symmetric part.
             kernel: accepted and without effect, as in the original.
             normalization: one of the four constants.
 
@@ -116,8 +117,8 @@ class DenseCRF:
             >>> from crfrnn.pydensecrf.densecrf import DenseCRF
             >>> crf = DenseCRF(3, 2)
             >>> crf.setUnaryEnergy(np.array([[0.0, 1.0, 0.0], [2.0, 0.0, 2.0]]))
-            >>> crf.addPairwiseEnergy(np.array([[0.0, 0.1, 0.2]]), compat=3)  # one feature, alike
-            >>> crf.inference(5).argmax(axis=0).tolist()  # the odd one gives in
+            >>> crf.addPairwiseEnergy(np.array([[0.0, 0.1, 0.2]]), compat=3)  # similar features
+            >>> crf.inference(5).argmax(axis=0).tolist()  # the second point joins the others
             [0, 0, 0]
         """
         array = as_floats("features", features, 2)
@@ -131,15 +132,15 @@ class DenseCRF:
         """Run mean-field inference.
 
         Args:
-            niter: number of steps; 0 gives the softmax of the negative unary. Labels that
-                provably never come near to winning a pixel take no part in them.
+            niter: number of steps; 0 gives the softmax of the negative unary. Labels whose
+                marginals provably stay negligible are left out.
 
         Returns:
             Marginals (C, N), a float32 NumPy array.
 
         Example:
             >>> from crfrnn.pydensecrf.densecrf import DenseCRF
-            >>> q = DenseCRF(4, 2).inference(5)  # no unary term: undecided
+            >>> q = DenseCRF(4, 2).inference(5)  # without unary energies: undecided
             >>> q.shape, float(q[0, 0])
             ((2, 4), 0.5)
         """
@@ -168,11 +169,11 @@ class DenseCRF:
         return self.inference(0), empty, empty.copy()
 
     def stepInference(self, Q: Any, tmp1: Any = None, tmp2: Any = None) -> None:
-        """Make one mean-field step, in place.
+        """Apply one mean-field step, in place.
 
         Args:
             Q: marginals (C, N) from `startInference`, replaced by those after the step.
-            tmp1: accepted and without effect; the original works in it.
+            tmp1: accepted and without effect; the original uses it as scratch memory.
             tmp2: likewise.
 
         Example:
@@ -195,15 +196,16 @@ class DenseCRF:
         q = self._marginals(Q)
         with torch.no_grad():
             logits = self._start().clone()
-            for filter, penalty in list(self._terms):
-                logits -= apply_penalty(penalty, filter(q))
+            for filter, compatibility in list(self._terms):
+                logits -= penalize(compatibility, filter(q))
             Q[...] = logits.softmax(dim=1)[0].numpy()
 
     def klDivergence(self, Q: Any) -> float:
         """Return the divergence of marginals from the model, as the original defines it.
 
-        That is negative entropy + expected unary + Σ of the pairwise terms over ordered pairs, each
-        pixel with itself included, and without the partition function: it may well be negative.
+        It is the negative entropy, plus the expected unary energy, plus the pairwise terms summed
+        over ordered pairs, including each pixel with itself. The partition function is missing, so
+        the value may be negative.
 
         Args:
             Q: marginals (C, N).
@@ -219,10 +221,11 @@ class DenseCRF:
         """
         q = self._marginals(Q)
         with torch.no_grad():
+            # In double: a float32 sum over all pixels would hide the small change of a late step.
             total = torch.xlogy(q, q.clamp_min(1e-20)).sum(dtype=torch.float64)
             total -= (self._start() * q).sum(dtype=torch.float64)
-            for filter, penalty in list(self._terms):
-                total += (apply_penalty(penalty, filter(q)) * q).sum(dtype=torch.float64)
+            for filter, compatibility in list(self._terms):
+                total += (penalize(compatibility, filter(q)) * q).sum(dtype=torch.float64)
         return float(total)
 
     def _set(self, energies: Floats) -> None:
@@ -230,11 +233,11 @@ class DenseCRF:
         self._logits = as_logits(energies, self._nlabel, self._nvar)
 
     def _infer(self, logits: Tensor, steps: int) -> Tensor:
-        """Marginals (1, C, N), without the classes that provably stay negligible."""
-        filters, penalties = zip(*list(self._terms), strict=True)
-        weights, penalty = as_weights(penalties, self._nlabel)
+        """Marginals (1, C, N), computed without the labels that provably stay negligible."""
+        filters, compatibilities = zip(*list(self._terms), strict=True)
+        weights, compatibility = as_weights(compatibilities, self._nlabel)
         grid = logits.view(1, self._nlabel, *self._size)
-        pairwise = Pairwise(filters, weights, penalty)
+        pairwise = Pairwise(filters, weights, compatibility)
         return marginals(grid, pairwise, Options(steps)).probs.flatten(2)
 
     def _start(self) -> Tensor:
@@ -252,13 +255,13 @@ class DenseCRF:
         return torch.from_numpy(q)[None]
 
     def _add(self, points: Floats, compat: Any, kernel: int, normalization: int) -> None:
-        """Add the term of features (N, D) or (h, w, D)."""
+        """Add the pairwise term of features (N, D) or (h, w, D)."""
         member("kernel", kernel, KernelType)
         scheme = SCHEMES[member("normalization", normalization, NormalizationType)]
-        penalty = read_penalty(compat, self._nlabel)
+        compatibility = read_compatibility(compat, self._nlabel)
         settle()
         features = torch.from_numpy(points.reshape(1, self._nvar, -1))
         with torch.no_grad():
             lattice = Lattice(features)
             filter = KernelFilter.normalized(lattice, (1, self._nvar), scheme)
-        self._terms.append((filter, penalty))
+        self._terms.append((filter, compatibility))

@@ -1,4 +1,4 @@
-"""Unary terms as objects, which `DenseCRF.setUnary` takes."""
+"""Unary terms as objects, for `DenseCRF.setUnary`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ._arguments import Floats, as_floats, refuse_nan
 
-#: Stands for the logit of an infinite energy, so that nothing is subtracted from infinity.
+#: Logit of an infinite energy: finite, since infinity minus infinity in a softmax is NaN.
 _IMPOSSIBLE = -1e37
 
 
 class Unary:
-    """A unary term. Use `ConstUnary` or `LogisticUnary`; one may serve several models.
+    """A unary term: `ConstUnary` or `LogisticUnary`. Several models may share it.
 
     Example:
         >>> from crfrnn.pydensecrf.densecrf import ConstUnary, LogisticUnary, Unary
@@ -37,7 +37,7 @@ class Unary:
 
 
 class ConstUnary(Unary):
-    """Given energies.
+    """Fixed unary energies.
 
     Args:
         u: energies -log P, (C, N): labels by pixels.
@@ -64,11 +64,11 @@ class ConstUnary(Unary):
 
 
 class LogisticUnary(Unary):
-    """Energies that are linear in features of the pixels: L @ f.
+    """Unary energies that are linear in features of the pixels: L @ f.
 
     Args:
-        L: coefficients (C, D), one row a label.
-        f: features (D, N), one column a pixel.
+        L: coefficients (C, D), one row per label.
+        f: features (D, N), one column per pixel.
 
     Example:
         >>> from crfrnn.pydensecrf.densecrf import LogisticUnary
@@ -100,22 +100,23 @@ class LogisticUnary(Unary):
 
 
 def as_logits(energies: Floats, labels: int, pixels: int) -> Tensor:
-    """Turn energies into logits (1, C, N), or say why they do not fit the model."""
+    """Convert energies to logits (1, C, N), or raise an error that says why they do not fit."""
     shape = energies.shape
     if shape != (labels, pixels):
         hint = " Transpose it." if shape == (pixels, labels) else ""
         raise ValueError(
             f"the unary energies must be ({labels}, {pixels}), labels by pixels; got {shape}.{hint}"
         )
-    # NumPy here: torch would wake its threads, which then spin in the way of the engine's own.
+    # NumPy, because torch would wake its threads, which then spin on the engine's processors.
     logits = torch.from_numpy(np.negative(energies)[None])
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(energies.sum()):
             return logits  # one NaN or infinity would have spoilt the sum
-    refuse_nan("the unary energies", energies, infinite=False)
+    refuse_nan("the unary energies", energies, allows_infinity=True)
     if np.isneginf(energies).any():
         raise ValueError(
-            "an unary energy is -infinity, an infinitely sure label; use a large negative number"
+            "the unary energies must not be -infinity, a label beyond doubt; use a large negative "
+            "number, such as -1e4"
         )
     impossible = np.isposinf(energies).all(axis=0)
     if impossible.any():

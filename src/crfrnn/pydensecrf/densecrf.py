@@ -1,4 +1,4 @@
-"""DenseCRF2D, and every other name that the original keeps in this module."""
+"""DenseCRF2D, and all other names of the original module."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DenseCRF2D(DenseCRF):
     """A fully connected CRF over the pixels of an image.
 
     Args:
-        w: width. Pixels are numbered along rows, so pixel (x, y) is column y * w + x.
+        w: width. Pixels are numbered row by row: pixel (x, y) is column y * w + x of the energies.
         h: height.
         nlabels: number of labels C.
 
@@ -86,8 +86,8 @@ class DenseCRF2D(DenseCRF):
             >>> import numpy as np
             >>> from crfrnn.pydensecrf.densecrf import DenseCRF2D
             >>> energies = np.zeros((2, 5, 5), np.float32)
-            >>> energies[1] = 1  # all pixels prefer label 0 ...
-            >>> energies[:, 2, 2] = 1, 0  # ... but one
+            >>> energies[1] = 1  # all pixels prefer label 0,
+            >>> energies[:, 2, 2] = 1, 0  # except one
             >>> crf = DenseCRF2D(5, 5, 2)
             >>> crf.setUnaryEnergy(energies.reshape(2, -1))
             >>> crf.addPairwiseGaussian(sxy=3, compat=3)
@@ -110,8 +110,8 @@ class DenseCRF2D(DenseCRF):
         Args:
             sxy: bandwidth in pixels; one number, or (x, y).
             srgb: bandwidth in units of the image; one number, or one for each channel.
-            rgbim: (H, W, 3) image, usually uint8; beyond the original also (H, W), any number of
-                channels, and any type of number.
+            rgbim: (H, W, 3) image, usually uint8. Unlike the original this also takes (H, W), any
+                number of channels, and any type of number.
             compat: see `addPairwiseEnergy`.
             kernel: accepted and without effect, as in the original.
             normalization: one of the four constants.
@@ -122,7 +122,7 @@ class DenseCRF2D(DenseCRF):
             >>> image = np.zeros((4, 6, 3), np.uint8)
             >>> image[:, 3:] = 200
             >>> energies = np.zeros((2, 4, 6), np.float32)
-            >>> energies[1, :, :2], energies[0, :, 4:] = 2, 2  # sure on the outside alone
+            >>> energies[1, :, :2], energies[0, :, 4:] = 2, 2  # certain on the outside only
             >>> crf = DenseCRF2D(6, 4, 2)
             >>> crf.setUnaryEnergy(energies.reshape(2, -1))
             >>> crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
@@ -136,7 +136,8 @@ class DenseCRF2D(DenseCRF):
         self._add(points, compat, kernel, normalization)
 
     def _points(self, sxy: Any, channels: int) -> Floats:
-        """Features (h, w, 2 + channels): position in bandwidths, x first, and room for the rest."""
+        """Features (h, w, 2 + channels): x and y in bandwidths, then empty space for channels."""
+        # x first, as in the original: the order of features decides how the lattice rounds.
         x, y = bandwidths("sxy", sxy, 2, "axis")
         points = np.empty((self._h, self._w, 2 + channels), np.float32)
         points[..., 0] = np.arange(self._w, dtype=np.float32) / np.float32(x)

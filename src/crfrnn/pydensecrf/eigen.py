@@ -10,10 +10,12 @@ from ._arguments import Floats, as_floats
 
 
 class _ArrayType(type):
-    """Makes a class a name for the float32 NumPy arrays of so many axes."""
+    """Metaclass of names for the float32 NumPy arrays with a number of axes."""
 
     axes: ClassVar[int]
 
+    # Arrays stand in for the original's Eigen objects. The two names can still be called and used
+    # with isinstance.
     def __call__(cls) -> Floats:
         return np.empty((0,) * cls.axes, np.float32)
 
@@ -26,7 +28,7 @@ class _ArrayType(type):
 
 
 class MatrixXf(metaclass=_ArrayType):
-    """A matrix: any float32 NumPy array of two axes is one, and calling it makes an empty one.
+    """The type of float32 NumPy arrays with two axes; a call returns an empty array.
 
     Example:
         >>> import numpy as np
@@ -41,7 +43,7 @@ class MatrixXf(metaclass=_ArrayType):
 
 
 class VectorXf(metaclass=_ArrayType):
-    """A vector: any float32 NumPy array of one axis is one, and calling it makes an empty one.
+    """The type of float32 NumPy arrays with one axis; a call returns an empty array.
 
     Example:
         >>> from crfrnn.pydensecrf.eigen import VectorXf
@@ -53,7 +55,7 @@ class VectorXf(metaclass=_ArrayType):
 
 
 def matrixXf(arr: Any) -> Floats:
-    """Copy a two-dimensional array into float32.
+    """Copy a two-dimensional array to float32.
 
     Example:
         >>> from crfrnn.pydensecrf.eigen import matrixXf
@@ -64,7 +66,7 @@ def matrixXf(arr: Any) -> Floats:
 
 
 def vectorXf(arr: Any) -> Floats:
-    """Copy a one-dimensional array into float32.
+    """Copy a one-dimensional array to float32.
 
     Example:
         >>> from crfrnn.pydensecrf.eigen import vectorXf

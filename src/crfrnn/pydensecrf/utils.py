@@ -1,4 +1,4 @@
-"""Unary energies from scores and labels, and features for free pairwise terms."""
+"""Unary energies from probabilities and labels, and features for general pairwise terms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ._arguments import Floats, as_array, numbers, refuse_nan, whole
 
-#: How far probabilities may leave 0..1 by rounding and resizing before it is a mistake.
+#: Tolerance on 0..1 for probabilities after rounding and resizing.
 _ROUNDING = 0.01
 
 _LOG = logging.getLogger(__name__)
@@ -22,13 +22,13 @@ _LOG = logging.getLogger(__name__)
 def unary_from_labels(
     labels: Any, n_labels: float, gt_prob: float, zero_unsure: bool = True
 ) -> Floats:
-    """Make unary energies from a map of labels of which each is right with probability `gt_prob`.
+    """Make unary energies from a label map, each label correct with probability `gt_prob`.
 
     Args:
         labels: integers of any shape, N in all.
-        n_labels: number of labels C, at least 2; without the 0 if `zero_unsure`.
-        gt_prob: how sure the labels are, between 0 and 1.
-        zero_unsure: whether 0 means "no idea" (the default, as in the original): such pixels get
+        n_labels: number of labels C, at least 2; 0 is not counted if `zero_unsure`.
+        gt_prob: confidence in the labels, between 0 and 1.
+        zero_unsure: whether 0 means "unknown" (the default, as in the original). Such pixels get
             the same energy for all labels, and label 1 becomes row 0. With False, 0 is a label
             like any other.
 
@@ -49,6 +49,7 @@ def unary_from_labels(
     if not 0 < gt_prob < 1:
         raise ValueError(f"gt_prob must lie between 0 and 1, both excluded; got {gt_prob!r}")
     rows = _label_rows(labels, count, zero_unsure)
+    # The other C - 1 labels share the remaining probability; an unsure pixel has 1 / C for each.
     energy = np.full((count, rows.size), -math.log((1 - gt_prob) / (count - 1)), np.float32)
     sure = rows >= 0
     energy[rows[sure], np.flatnonzero(sure)] = -math.log(gt_prob)
@@ -57,7 +58,7 @@ def unary_from_labels(
 
 
 def compute_unary(labels: Any, M: float, GT_PROB: float = 0.5) -> Floats:
-    """Call `unary_from_labels`; an older name of it.
+    """Call `unary_from_labels`; a deprecated name for it.
 
     Example:
         >>> from crfrnn.pydensecrf.utils import compute_unary
@@ -73,9 +74,10 @@ def unary_from_softmax(sm: Any, scale: float | None = None, clip: float | None =
 
     Args:
         sm: probabilities, the labels on the first axis: (C, H, W), (C, N) or the like.
-        scale: how far to trust them, above 0 and up to 1: mixes so much of them with the uniform
-            distribution. None (the default) trusts them fully.
-        clip: smallest probability, 1e-5 by default, so that no energy is infinite. None: no limit.
+        scale: confidence in the probabilities, above 0 and up to 1: their share in a mixture with
+            the uniform distribution. None (the default) means 1.
+        clip: smallest probability, 1e-5 by default, so that no energy is infinite. None sets no
+            limit.
 
     Returns:
         Energies (C, N), float32.
@@ -99,22 +101,22 @@ def unary_from_softmax(sm: Any, scale: float | None = None, clip: float | None =
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         warnings.warn(
             f"sm should hold probabilities, but has values from {low:.4g} to {high:.4g}, which are "
-            f"cut off. Apply softmax first if these are the logits of a network",
+            f"clipped. Apply softmax first if these are the logits of a network",
             UserWarning,
             stacklevel=2,
         )
     if scale is not None:
         if not 0 < scale <= 1:
-            raise ValueError(f"scale must lie above 0 and not above 1; got {scale!r}")
+            raise ValueError(f"scale must be greater than 0 and at most 1; got {scale!r}")
         probs = scale * probs + (1 - scale) / probs.shape[0]
     energies = np.array(probs, order="C") if clip is None else np.clip(probs, clip, 1.0, order="C")
-    with np.errstate(divide="ignore"):  # log 0: an impossible label, which setUnaryEnergy takes
+    with np.errstate(divide="ignore"):  # log 0 is an impossible label, which setUnaryEnergy accepts
         np.negative(np.log(energies, out=energies), out=energies)
     return energies.reshape(len(energies), -1).astype(np.float32, copy=False)
 
 
 def softmax_to_unary(sm: Any, GT_PROB: float = 1) -> Floats:
-    """Call `unary_from_softmax` without a limit; an older name of it.
+    """Call `unary_from_softmax` without clipping; a deprecated name for it.
 
     Example:
         >>> import numpy as np
@@ -129,12 +131,12 @@ def softmax_to_unary(sm: Any, GT_PROB: float = 1) -> Floats:
 def create_pairwise_gaussian(sdims: Any, shape: Sequence[float]) -> Floats:
     """Make the features of a smoothness term for a grid of any dimension.
 
-    For `DenseCRF.addPairwiseEnergy`. Axes keep their order (rows first), unlike the methods of
-    `DenseCRF2D`, which take x first; the lattice rounds the two a little differently.
+    The result is for `DenseCRF.addPairwiseEnergy`. Axes keep their order, rows first. The methods
+    of `DenseCRF2D` take x first, and the lattice rounds the two orders slightly differently.
 
     Args:
         sdims: bandwidth along each axis of the grid, in grid steps; one number serves for all.
-        shape: sizes of the grid.
+        shape: size of the grid along each axis.
 
     Returns:
         Features (D, N), float32.
@@ -153,14 +155,15 @@ def create_pairwise_gaussian(sdims: Any, shape: Sequence[float]) -> Floats:
 def create_pairwise_bilateral(sdims: Any, schan: Any, img: Any, chdim: int = -1) -> Floats:
     """Make the features of an appearance term for an image of any dimension and channel count.
 
-    For `DenseCRF.addPairwiseEnergy`.
+    The result is for `DenseCRF.addPairwiseEnergy`.
 
     Args:
         sdims: bandwidth along each axis of the grid, in grid steps; one number serves for all.
-        schan: bandwidth of the channels: one number for all, or a sequence. As in the original, a
-            sequence shorter than the channels leaves the rest undivided (with a warning here).
+        schan: bandwidth of the channels: one number for all, or one per channel. As in the
+            original, a shorter sequence leaves the remaining channels undivided, but here with a
+            warning.
         img: the image.
-        chdim: which axis holds the channels; -1 (the default) means that there is no such axis.
+        chdim: axis of the channels; -1 (the default) means that there is no such axis.
 
     Returns:
         Features (D + channels, N), float32: position, then channels.
@@ -174,9 +177,13 @@ def create_pairwise_bilateral(sdims: Any, schan: Any, img: Any, chdim: int = -1)
     """
     image = as_array("img", img)
     if not -image.ndim <= chdim < image.ndim:
-        raise ValueError(f"chdim={chdim} names no axis of img, which has shape {image.shape}")
+        raise ValueError(
+            f"chdim must be an axis of img, or -1 without channels; got {chdim} for shape "
+            f"{image.shape}"
+        )
+    # As in the original -1 is not the last axis, as it would be in NumPy, but "no channels".
     image = image[None] if chdim == -1 else np.moveaxis(image, chdim, 0)
-    place = create_pairwise_gaussian(sdims, image.shape[1:])
+    position = create_pairwise_gaussian(sdims, image.shape[1:])
     channels = image.shape[0]
     count = channels if np.ndim(schan) == 0 else min(len(schan), channels)
     if count < channels:
@@ -189,17 +196,17 @@ def create_pairwise_bilateral(sdims: Any, schan: Any, img: Any, chdim: int = -1)
     values = image.astype(np.float32)
     values[:count] = _divide(values[:count], "schan", schan, count, "channel")
     refuse_nan("img", values)
-    return np.concatenate([place, values.reshape(channels, -1)])
+    return np.concatenate([position, values.reshape(channels, -1)])
 
 
 def _label_rows(labels: Any, count: int, zero_unsure: bool) -> NDArray[np.int64]:
-    """The row of the energies that each label owns, flat; -1 where it is unsure."""
+    """The row of the energies for each label, flattened; -1 where the label is unsure."""
     array = as_array("labels", labels).ravel()
     if array.size == 0:
-        raise ValueError("labels must not be empty")
+        raise ValueError(f"labels must not be empty; got shape {np.shape(labels)}")
     rows: NDArray[np.int64] = array.astype(np.int64)
     if array.dtype.kind == "f" and not np.array_equal(rows, array):
-        raise ValueError("labels must be whole numbers; scores go to unary_from_softmax")
+        raise ValueError("labels must be whole numbers; pass probabilities to unary_from_softmax")
     low, high = int(rows.min()), int(rows.max())
     largest = count if zero_unsure else count - 1
     if low < 0 or high > largest:
@@ -209,7 +216,7 @@ def _label_rows(labels: Any, count: int, zero_unsure: bool) -> NDArray[np.int64]
             + (
                 "Count 0 in n_labels and pass zero_unsure=False if 0 is a label."
                 if not zero_unsure or high > largest
-                else "Map the value that means unsure to 0."
+                else "Map the value that means unknown to 0."
             )
         )
     return rows - 1 if zero_unsure else rows

@@ -1,4 +1,4 @@
-"""Training: of a network, of the CRF on top of it, or of both; in stages, and resumable."""
+"""Resumable training in stages: of a network, of the CRF on top of it, or of both."""
 
 from .config import DataConfig, ModelConfig, ScoresConfig, TrainConfig
 from .config_crf import CrfConfig

@@ -1,4 +1,4 @@
-"""Batches: which images make each, in an order that depends on nothing but the seed."""
+"""Batches: examples stacked, in an order that depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Item:
         image: (3, H, W) float on 0..255.
         label: (H, W) int64.
         inside: (H, W) bool, False where a crop reaches beyond the image.
-        logits: (C, H, W) computed before; None where a network gives them.
+        logits: (C, H, W) precomputed; None where a network computes them.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples stacked; the fields are those of `Item` with a leading axis, and the names."""
+    """Stacked examples; the fields are those of `Item` with a leading batch axis."""
 
     names: tuple[str, ...]
     image: Tensor
@@ -57,7 +57,7 @@ def stack(items: Sequence[Item]) -> Batch:
     shapes = {tuple(item.label.shape) for item in items}
     if len(shapes) > 1:
         raise ValueError(
-            f"the images of a batch must have one size; got {sorted(shapes)}. "
+            f"the images of a batch must have the same size; got {sorted(shapes)}. "
             f"Set crop in the stage, or batch_size: 1"
         )
     logits = [item.logits for item in items if item.logits is not None]
@@ -71,16 +71,20 @@ def stack(items: Sequence[Item]) -> Batch:
 
 
 def order(count: int, batch_size: int, *seeds: int) -> list[list[int]]:
-    """The images of each batch of one epoch; a last batch that is not full is left out.
+    """The indices of each batch of one epoch; an incomplete last batch is left out.
 
-    A data set smaller than one batch makes one batch of itself.
+    A data set smaller than one batch is one batch.
     """
+    # A new permutation from (seed, stage, epoch), not the next one of a global generator: a resumed
+    # run computes the order of its epoch without those before it.
     shuffled = np.random.default_rng(seeds).permutation(count).tolist()
     size = min(batch_size, count)
     return [shuffled[at : at + size] for at in range(0, count - size + 1, size)]
 
 
 def generator(*seeds: int) -> torch.Generator:
-    """A source of chance for one image of one epoch, whoever loads it and whenever."""
+    """The random state of one image in one epoch, whichever process loads it and whenever."""
+    # SeedSequence mixes the seeds, so that neighbors such as (0, 1) and (1, 0) are unrelated; the
+    # shift fits its 64 bits into the signed integer that torch takes.
     state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]) >> 1)

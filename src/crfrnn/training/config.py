@@ -1,4 +1,4 @@
-"""What a training run is made of: frozen dataclasses, checked when they are made."""
+"""The configuration of a training run: frozen dataclasses that check themselves."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .config_stage import StageConfig
 
 @dataclass(frozen=True)
 class ScoresConfig:
-    """Logits computed before, in place of a network: a pack of 8-bit logits per split.
+    """Precomputed logits in place of a network: one pack of 8-bit logits per split.
 
     Attributes:
         train: `.npz` with `ids`, `logits` (N, h, w, C), `scale` and `zero`.
-        val: likewise, of the validation images.
-        canvas: side in pixels of the square that the network saw, the image at its top left; None
-            if the logits span the image.
-        align_corners: whether corner cells lie on corner pixels.
-        temperature: training logits are divided by it: above 1 it undoes some of the confidence
-            that a network has on the images that it was trained on.
+        val: likewise for the validation images.
+        canvas: side in pixels of the square that the network saw, with the image at its top left;
+            None if the logits span the image.
+        align_corners: whether the centers of corner cells lie on corner pixels.
+        temperature: divisor of the training logits. A value above 1 undoes some of the excess
+            confidence of a network on the images that it was trained on.
     """
 
     train: Path
@@ -46,18 +46,18 @@ class ScoresConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data set: which, where, and which of its lists.
+    """The data set, its place, and its splits.
 
     Attributes:
-        kind: "voc", "camvid", "folder", or "shapes": generated pictures, which need no root.
-        root: its folder. Of "folder": with `images` and `masks` in it, and the lists as
-            `train.txt` and so on; `options` may name others.
+        kind: "voc", "camvid", "folder", or "shapes" for generated images, which need no root.
+        root: folder of the data. For "folder" it holds `images`, `masks` and the lists `train.txt`
+            and so on; `options` may give other names.
         train: list or split to train on.
-        val: list or split to validate on; None for none.
-        size: height and width that every image and mask is brought to; None keeps theirs.
-        limit: use only so many images of each split.
-        cache: keep the images in memory once they are read, at `size`.
-        scores: logits computed before, for training the CRF without a network.
+        val: list or split to validate on; None for no validation.
+        size: height and width to which every image and mask is resized; None keeps each size.
+        limit: use only the first images of each split, this many.
+        cache: keep images in memory after reading and resizing.
+        scores: precomputed logits, for training the CRF without a network.
         options: further arguments of the data set, by name.
     """
 
@@ -72,25 +72,27 @@ class DataConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what does not need the files."""
+        """Check what can be checked without the files."""
         if self.root is None and self.kind != "shapes":
-            raise ValueError(f"root: the folder of the {self.kind} data is missing")
+            raise ValueError(
+                f"root: expected the folder of the {self.kind} data, got none; set data.root"
+            )
         if self.limit is not None:
             at_least("limit", self.limit, 1)
         if self.size is not None:
             at_least("size", min(self.size), 8)
             if self.scores is not None:
-                raise ValueError("size: scores computed before cannot be resized; leave it out")
+                raise ValueError("size: precomputed scores cannot be resized; remove data.size")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network, what it starts from, and the CRF.
+    """The network, its initial weights, and the CRF.
 
     Attributes:
-        network: name in `crfrnn.models`; None where scores computed before take its place.
+        network: name in `crfrnn.models`; None where precomputed scores take its place.
         options: arguments of the network, by name.
-        weights: file or checkpoint that the network starts from.
+        weights: file or checkpoint with the network's initial weights.
         crf: the layer on top.
     """
 
@@ -105,20 +107,21 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        output: folder of everything that the run writes.
+        output: folder for everything that the run writes.
         data: the data set.
         model: the network and the CRF.
-        stages: what is trained, one after the other.
-        seed: of the order of images, their augmentation, and all else.
-        device: "cpu", "cuda", "cuda:1" or "mps"; default the first that exists of cuda, mps, cpu.
-        precision: "32", "bf16" or "16" (mixed, on cuda only), or "auto": bf16 where the device has
-            it, else 32.
-        threads: of torch; default as torch chooses. An exact resume needs the same number.
+        stages: the stages of training, in order.
+        seed: of the initial weights, the order of images, their augmentation and dropout.
+        device: "cpu", "cuda", "cuda:1" or "mps"; default is the first available of cuda, mps, cpu.
+        precision: "32", "bf16" or "16" (mixed, on cuda only), or "auto": bf16 where the device
+            supports it, else 32.
+        threads: of torch; default is torch's choice. A bit-exact resume needs the same number.
         workers: processes that load images ahead; 0 loads them between the steps.
-        save_every: steps between checkpoints, besides those after each epoch; None for none.
+        save_every: steps between checkpoints, in addition to one after each epoch; None for no
+            more.
         validate_every: epochs between validations; 0 for never.
-        ema: decay of a moving average of the parameters, such as 0.999, which is then what is
-            validated and kept; None for none.
+        ema: decay of an exponential moving average of the parameters, such as 0.999. The average
+            is then validated and exported; None for no average.
         tensorboard: also write TensorBoard logs.
     """
 
@@ -137,7 +140,7 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        """Check what the parts say together."""
+        """Check the parts against each other."""
         for name, least in (("seed", 0), ("workers", 0), ("validate_every", 0)):
             at_least(name, getattr(self, name), least)
         for name in ("save_every", "threads"):
@@ -146,7 +149,10 @@ class TrainConfig:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema: expected a decay between 0 and 1; got {self.ema}")
         if (self.model.network is None) == (self.data.scores is None):
-            raise ValueError("give one of model.network and data.scores: logits come from one")
+            raise ValueError(
+                "give one of model.network and data.scores, not both and not neither: one must "
+                "provide the logits"
+            )
         for index, stage in enumerate(self.stages):
             _check_stage(f"stages.{index}", stage, self)
 
@@ -155,4 +161,4 @@ def _check_stage(where: str, stage: StageConfig, config: TrainConfig) -> None:
     if stage.train != "crf" and config.model.network is None:
         raise ValueError(f"{where}.train: without a network only 'crf' can be trained")
     if config.data.scores is not None and stage.scale != (1.0, 1.0):
-        raise ValueError(f"{where}.scale: scores computed before cannot be resized; use [1, 1]")
+        raise ValueError(f"{where}.scale: precomputed scores cannot be resized; use [1, 1]")

@@ -1,4 +1,4 @@
-"""The layer on top of the network, as configuration files spell it."""
+"""The configuration of the layer on top of the network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class CrfConfig:
     """The layer to put on top of the network; the fields are the arguments of `CRFRNN`.
 
     Attributes:
-        preset: named parameters or a preset file, to start from.
-        kernels: kernels instead of those of the preset; in a file, each a mapping with its `kind`,
-            the name of its class, and its arguments.
-        iterations: mean-field steps while training.
-        eval_iterations: steps at test time.
+        preset: name of a preset, or a preset file, with the initial parameters.
+        kernels: kernels in place of the preset's. A file spells each as a mapping of `kind`, the
+            name of its class, and the arguments of that class.
+        iterations: mean-field steps during training.
+        eval_iterations: mean-field steps during evaluation.
         weights: "scalar", "class" or "matrix".
         learn_compatibility: learn the label compatibility.
-        normalization: "symmetric", "after", "before" or "none"; default as in the preset.
+        normalization: "symmetric", "after", "before" or "none"; default is the preset's.
         filter: "lattice" or "exact".
         learn_bandwidths: learn the bandwidths too.
         step: arguments of `crfrnn.Step`: regularizer, strength, size, learn, mix.
@@ -43,14 +43,14 @@ class CrfConfig:
     step: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the preset, the counts and the step, which the layer would refuse later."""
+        """Check the preset, the counts and the step now; the layer would refuse them only later."""
         find_preset(self.preset)
         at_least("iterations", self.iterations, 0)
         at_least("eval_iterations", self.eval_iterations, 0)
         self._step()
 
     def make(self, num_classes: int) -> CRFRNN:
-        """The layer for a number of classes."""
+        """Make the layer for a number of classes."""
         preset = find_preset(self.preset)
         return CRFRNN(
             num_classes,

@@ -1,4 +1,4 @@
-"""One stage of training: what is trained, how long and how fast."""
+"""The configuration of one stage of training: parameters, duration and learning rates."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from ._limits import at_least, positive
 class RatesConfig:
     """Learning rates, one per group of parameters, on a mean loss.
 
-    The paper trained with a loss summed over the pixels at a rate of 1e-13 and momentum 0.99; on
-    a mean over 500 x 500 pixels that is 2.5e-8 for the network, and 1e4 and 1e3 times more for the
-    kernel weights and the compatibility: `PAPER_RATES`.
+    The loss is a mean over pixels. The paper sums it over the pixels and trains at a rate of 1e-13
+    with momentum 0.99. `PAPER_RATES` holds the equivalent rates on a mean.
 
     Attributes:
         network: of the network's parameters.
         weights: of the kernel weights.
         compatibility: of the label compatibility.
-        bandwidths: of the logarithms of the bandwidths, and of a learned step.
+        bandwidths: of the logarithms of the bandwidths, and of a learned step size.
 
     Example:
         >>> from crfrnn.training import RatesConfig
@@ -39,7 +38,11 @@ class RatesConfig:
             at_least(name, value, 0)
 
 
-#: The released solver's, as rates on a mean loss; go with `momentum: 0.99`.
+# A mean loss over N pixels has 1/N of the gradient of the sum, so the same update needs N times
+# the rate. The images of the released solver are padded to 500 x 500 pixels: 1e-13 · 500 · 500 =
+# 2.5e-8 for the network. It multiplies the rate by 1e4 for the kernel weights and by 1e3 for the
+# compatibility; the paper has no learned bandwidths, and they share the latter.
+#: Rates of the paper's released solver, converted to a mean loss; use them with `momentum: 0.99`.
 PAPER_RATES = RatesConfig(network=2.5e-8, weights=2.5e-4, compatibility=2.5e-5, bandwidths=2.5e-5)
 
 
@@ -48,28 +51,28 @@ class StageConfig:
     """One stage of training.
 
     Attributes:
-        train: "network" (alone, without the CRF), "crf" (its parameters only, the network frozen)
-            or "joint".
+        train: "network" (without the CRF), "crf" (the CRF's parameters, with the network frozen)
+            or "joint" (both).
         epochs: passes over the training images.
         rates: learning rates by group.
         optimizer: "sgd" (with `momentum`) or "adamw".
-        momentum: of SGD; the first beta of AdamW.
+        momentum: of SGD, or the first beta of AdamW.
         weight_decay: on the network's parameters only.
         schedule: "poly" ((1 - t)^power), "onecycle" or "constant".
         power: of the poly schedule.
-        warmup: steps over which the rates rise linearly at first; not with "onecycle".
-        batch_size: images per step, over all processes.
+        warmup: first steps, over which the rates rise linearly; unused with "onecycle".
+        batch_size: images per step, summed over all processes.
         crop: side of the square crop in pixels; None for whole images.
-        scale: least and greatest factor of the random resize.
+        scale: smallest and largest factor of the random resize.
         flip: mirror half of the images.
-        color: strength of the colour jitter, in 0..1; 0 for none.
+        color: strength of the color jitter, in 0..1; 0 for no jitter.
         label_smoothing: share of the target that is spread over all classes.
-        temperature: the loss sees the CRF's logits divided by it. A CRF is surer than it is right;
-            above 1 the loss does not drive its weights down for that, which the labels, being the
-            likeliest class, do not depend on.
-        auxiliary: weight of a second loss on the network's own logits, when the CRF is trained.
-        clip: greatest norm of the gradient; None for no clipping.
-        freeze_statistics: keep the running statistics of batch normalisation.
+        temperature: divisor of the CRF's logits in the loss. The marginals of a CRF are more
+            confident than accurate, and the loss answers by shrinking the kernel weights. A value
+            above 1 avoids that and leaves the predicted labels as they are.
+        auxiliary: weight of a second loss on the logits before the CRF, where the CRF is trained.
+        clip: largest norm of the gradient; None for no clipping.
+        freeze_statistics: keep the running statistics of batch normalization.
     """
 
     train: Literal["network", "crf", "joint"] = "joint"
@@ -105,8 +108,12 @@ class StageConfig:
         if self.crop is not None:
             at_least("crop", self.crop, 8)
         elif self.batch_size > 1 and self.scale != (1.0, 1.0):
-            raise ValueError("crop: needed to batch images of random scale")
+            raise ValueError(
+                "crop: needed to batch images of random scale; set crop, or batch_size: 1"
+            )
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale: expected two factors, the lesser first; got {self.scale}")
+            raise ValueError(
+                f"scale: expected two positive factors, the smaller first; got {self.scale}"
+            )
         if self.clip is not None:
             positive("clip", self.clip)

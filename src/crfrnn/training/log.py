@@ -1,4 +1,4 @@
-"""What a run writes: a line of CSV a step, TensorBoard if wanted, and its progress."""
+"""The logs of a training run: CSV lines per step and epoch, TensorBoard, and progress."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _COLUMNS = {
 
 
 class Log:
-    """The logs of one run.
+    """The logs of one training run.
 
     Args:
-        folder: where they go.
-        step: steps made before; later lines, of a run that was killed, are taken away.
+        folder: where they are written.
+        step: steps already trained. Lines of later steps, left by a killed run, are removed.
         total: steps of all stages.
         tensorboard: also write TensorBoard events.
         quiet: no progress on stderr.
@@ -54,7 +54,7 @@ class Log:
         self.progress = Progress("training", total, "steps", done=step, quiet=quiet)
 
     def __enter__(self) -> Log:
-        """Show the progress."""
+        """Start the progress display."""
         self.progress.__enter__()
         return self
 
@@ -89,7 +89,8 @@ def _spell(value: Any) -> str:
 
 
 def _trim(path: Path, columns: tuple[str, ...], step: int) -> None:
-    """Keep the heading and the lines up to `step`; a half-written last line goes too."""
+    """Keep the heading and the lines up to `step`, and drop an incomplete last line."""
+    # A run that was killed has logged steps after its last checkpoint; resumed, it logs them again.
     rows: list[list[str]] = []
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
@@ -105,7 +106,7 @@ def _board(folder: Path, step: int) -> Any:
         from torch.utils import tensorboard
     except ImportError as error:
         raise ImportError(
-            "tensorboard logs need the tensorboard package; install it with "
+            "TensorBoard logs need the tensorboard package; install it with "
             'pip install "crfrnn[tensorboard]", or set tensorboard: false'
         ) from error
     make: Any = tensorboard.SummaryWriter

@@ -14,7 +14,7 @@ from .batches import Batch, order
 from .config import TrainConfig
 from .config_stage import StageConfig
 from .log import EPOCHS, STEPS, Log
-from .objective import labelled
+from .objective import count_labeled
 from .run import CRF, MODEL, Run
 from .runtime import make_runtime
 from .schedule import factor
@@ -22,8 +22,8 @@ from .validate import validate
 from .watch import blame_forward, blame_gradient
 
 SKIPPED = (
-    "a training step was skipped, since its gradient is not finite in half precision; this is "
-    "normal in the first steps of a run, until the scale of the loss is low enough"
+    "a training step was skipped because its gradient is not finite in half precision; this is "
+    "normal in the first steps, until the scale of the loss is low enough"
 )
 
 
@@ -32,12 +32,13 @@ class Trained:
     """What `train` returns.
 
     Attributes:
-        model: the directory that it wrote: a model, or without a network a layer for
+        model: directory of the exported model; without a network, of the layer alone, for
             `CRFRNN.from_pretrained`.
-        steps: steps made in all, before a resume included.
-        loss: mean loss of the last epoch; NaN if no step was made.
-        scores: mean IoU in percent on the validation images, of "network" and "crf"; empty without.
-        rank: of this process, where there are several.
+        steps: all training steps, including those before a resume.
+        loss: mean loss of the last epoch; NaN without any step.
+        scores: mean IoU in percent on the validation images, of "network" and "crf"; empty without
+            validation.
+        rank: of this process among several.
     """
 
     model: Path
@@ -48,22 +49,22 @@ class Trained:
 
 
 def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) -> Trained:
-    """Train, or go on with a run that was interrupted, in any way and at any moment.
+    """Train, or resume a run that was interrupted in any way and at any moment.
 
-    A resumed run gives the weights that it would have given without the interruption; on a CPU
-    bit by bit, with the same number of threads.
+    A resumed run gives the same weights as an uninterrupted one; on a CPU with the same number of
+    threads they are equal bit by bit.
 
     Args:
-        config: what to do; see `TrainConfig`.
-        restart: begin anew, though there is a state in the output folder.
-        quiet: no progress on stderr.
+        config: see `TrainConfig`.
+        restart: start over, even if the output folder holds a state to resume from.
+        quiet: show no progress on stderr.
 
     Returns:
-        Where the model is, and how it did.
+        The directory of the model, and its scores.
 
     Raises:
         ValueError: the configuration does not fit the data, or the run in the output folder.
-        FloatingPointError: a loss or gradient is not finite; it says what it came from.
+        FloatingPointError: a loss or gradient is not finite; the message names its source.
 
     Example:
         >>> import pathlib, tempfile
@@ -85,8 +86,8 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
         size = min(stage.batch_size, len(run.train))
         if size % runtime.world:
             raise ValueError(
-                f"stages.{index}.batch_size: {size} images do not divide among {runtime.world} "
-                f"processes"
+                f"stages.{index}.batch_size: expected a multiple of the {runtime.world} processes; "
+                f"got {size} images"
             )
     if run.path.is_file() and not restart:
         run.restore()
@@ -117,16 +118,20 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
 
 
 def _epoch(run: Run, stage: StageConfig, log: Log) -> dict[str, float]:
-    """Make the steps of an epoch that remain, validate if it is time, and save."""
+    """Train the remaining steps of an epoch, validate if it is due, and save."""
     per_epoch = run.steps_per_epoch(run.stage)
     epoch, first = divmod(run.step, per_epoch)
     if not first:
         run.losses = (0.0, 0)
+    # Everything random in this epoch follows from these seeds, so a resume in the middle of it only
+    # skips the batches that are done.
     seeds = (run.config.seed, run.stage, epoch)
     batches = order(len(run.train), stage.batch_size, *seeds)[first:]
-    mine = [batch[run.runtime.rank :: run.runtime.world] for batch in batches]
+    # Each process takes its share of every batch: the batches do not depend on the number of
+    # processes.
+    shares = [batch[run.runtime.rank :: run.runtime.world] for batch in batches]
     start = time.perf_counter()
-    for batch in run.train.batches(mine, stage, seeds, run.config.workers):
+    for batch in run.train.batches(shares, stage, seeds, run.config.workers):
         values = _step(run, stage, batch.to(run.runtime.device), epoch)
         log.add(STEPS, {**values, "seconds": time.perf_counter() - start})
         start = time.perf_counter()
@@ -154,24 +159,28 @@ def _epoch(run: Run, stage: StageConfig, log: Log) -> dict[str, float]:
 
 
 def _step(run: Run, stage: StageConfig, batch: Batch, epoch: int) -> dict[str, Any]:
-    """Make one step; the values are those of a line of the log."""
+    """Train one step, and return the values of its line in the log."""
     runtime, objective = run.runtime, run.objective
     where = f"stage {run.stage} ({stage.train}), epoch {epoch}, step {run.step}"
-    share = factor(stage, run.step, run.steps_of(run.stage))
+    # The factor is a function of the step, so a schedule has no state to save.
+    rate_factor = factor(stage, run.step, run.steps_of(run.stage))
     for group in run.optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+        group["lr"] = group["peak"] * rate_factor
     objective.zero_grad(set_to_none=True)
-    pixels = runtime.total(labelled(batch))
+    # The objective is a sum, divided by the labeled pixels of the whole batch: all pixels weigh the
+    # same. An average of means per process would favor images with few labels.
+    pixels = runtime.total(count_labeled(batch))
     tensors = (batch.image, batch.label, batch.inside, batch.logits)
     try:
         loss = runtime.forward(run.module, *tensors) / pixels
     except ValueError as error:  # the layer refuses numbers that are not finite
-        if _sound(run, batch):
+        if _inputs_are_finite(run, batch):
             raise
         blame_forward(objective, batch, where, str(error))
     if not bool(loss.isfinite()):
         blame_forward(objective, batch, where, str(loss.item()))
-    # Fabric averages the gradients of the processes, and the loss is a share of the whole.
+    # With `pixels` counted over all processes, the gradient of the batch is the sum of theirs; but
+    # Fabric averages them, which divides by their number.
     runtime.backward(loss * runtime.world)
     norm = runtime.step(run.module, run.optimizer, stage.clip)
     if not bool(norm.isfinite()):
@@ -181,18 +190,18 @@ def _step(run: Run, stage: StageConfig, batch: Batch, epoch: int) -> dict[str, A
     if run.average is not None:
         run.average.update(objective.state_dict())
     run.step += 1
-    whole = float(runtime.total(loss.detach()))
-    run.losses = (run.losses[0] + whole, run.losses[1] + 1)
+    mean_loss = float(runtime.total(loss.detach()))
+    run.losses = (run.losses[0] + mean_loss, run.losses[1] + 1)
     rates = {f"rate.{group['name']}": group["lr"] for group in run.optimizer.param_groups}
-    return {**_position(run, stage, epoch), "loss": whole, "gradient": float(norm), **rates}
+    return {**_position(run, stage, epoch), "loss": mean_loss, "gradient": float(norm), **rates}
 
 
 def _position(run: Run, stage: StageConfig, epoch: int) -> dict[str, Any]:
     return {"step": run.before + run.step, "stage": f"{run.stage}-{stage.train}", "epoch": epoch}
 
 
-def _sound(run: Run, batch: Batch) -> bool:
-    """Whether parameters and unary logits are finite, so that an error is about something else."""
+def _inputs_are_finite(run: Run, batch: Batch) -> bool:
+    """Whether parameters and unary logits are finite, so that an error has another cause."""
     if not all(bool(p.isfinite().all()) for p in run.objective.parameters()):
         return False
     with torch.no_grad():

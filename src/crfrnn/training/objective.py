@@ -1,4 +1,4 @@
-"""What is trained: network, CRF and loss as one module, and the groups of its parameters."""
+"""Objective: network, CRF and loss as one module, with its parameters in groups."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ IGNORE_INDEX = 255
 
 
 class Objective(nn.Module):
-    """The loss of a batch, as a sum over labelled pixels.
+    """The loss of a batch, as a sum over labeled pixels.
 
     Args:
-        network: image on 0..255 -> logits; None where the batches bring their logits.
+        network: from images on 0..255 to logits; None if the batches contain logits.
         crf: the layer.
     """
 
@@ -32,10 +32,10 @@ class Objective(nn.Module):
         self.stage = StageConfig()
 
     def enter(self, stage: StageConfig) -> None:
-        """Freeze and thaw what a stage asks for, and switch to training mode."""
+        """Enter a stage: freeze or unfreeze parameters, and switch to training mode."""
         self.stage = stage
         self.train()
-        # A gradient left from the stage before would count in the norm that is clipped.
+        # A gradient left over from the previous stage would count in the norm for clipping.
         self.zero_grad(set_to_none=True)
         self.requires_grad_(False)
         for group in self.groups():
@@ -43,10 +43,12 @@ class Objective(nn.Module):
                 parameter.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Objective:
-        """Switch modes, but leave alone what the stage froze."""
+        """Switch modes, but keep frozen parts in evaluation mode."""
         super().train(mode)
         if self.network is None or not mode:
             return self
+        # A frozen network must give the same logits in each epoch, without dropout and with fixed
+        # batch statistics.
         if self.stage.train == "crf":
             self.network.eval()
         elif self.stage.freeze_statistics:
@@ -56,7 +58,7 @@ class Objective(nn.Module):
         return self
 
     def groups(self) -> list[dict[str, Any]]:
-        """Optimiser groups of what the stage trains, each with a name and its `peak` rate."""
+        """Optimizer groups of the stage, each with a name and its `peak` rate."""
         rates, groups = self.stage.rates, []
         if self.stage.train != "network":
             given = self.crf.parameter_groups(
@@ -65,17 +67,20 @@ class Objective(nn.Module):
                 compatibility=rates.compatibility,
                 others=rates.bandwidths,
             )
+            # Decay would pull the kernel weights to zero, that is, to no CRF at all.
             groups = [{**group, "weight_decay": 0.0} for group in given]
         if self.network is not None and self.stage.train != "crf":
-            own = {"params": list(self.network.parameters()), "lr": rates.network}
-            groups.insert(0, {**own, "name": "network", "weight_decay": self.stage.weight_decay})
+            members = {"params": list(self.network.parameters()), "lr": rates.network}
+            groups.insert(
+                0, {**members, "name": "network", "weight_decay": self.stage.weight_decay}
+            )
         return [{**group, "peak": group["lr"]} for group in groups if group["lr"] > 0]
 
     def unary(self, image: Tensor, logits: Tensor | None = None) -> Tensor:
         """The logits before the CRF."""
         if self.network is None:
             if logits is None:
-                raise ValueError("without a network the batch must bring logits")
+                raise ValueError("without a network the batch must contain logits; got none")
             return logits
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.stage.train != "crf"):
             return network_logits(self.network, image)
@@ -84,7 +89,7 @@ class Objective(nn.Module):
         """The logits after the CRF."""
         mask = None if inside is None or bool(inside.all()) else inside
         with warnings.catch_warnings():
-            # A crop of plain sky may well span few colours.
+            # A crop of plain sky spans few colors, and that is no mistake.
             warnings.filterwarnings("ignore", "the image spans", UserWarning)
             refined: Tensor = self.crf(logits, image, mask=mask)
         return refined
@@ -92,7 +97,7 @@ class Objective(nn.Module):
     def forward(
         self, image: Tensor, label: Tensor, inside: Tensor, logits: Tensor | None = None
     ) -> Tensor:
-        """Sum of the cross-entropy over the labelled pixels."""
+        """Sum of the cross-entropy over the labeled pixels."""
         unary = self.unary(image, logits)
         if self.stage.train == "network":
             return self._loss(unary, label)
@@ -112,6 +117,6 @@ class Objective(nn.Module):
         )
 
 
-def labelled(batch: Batch) -> Tensor:
-    """The number of pixels that count, at least one."""
+def count_labeled(batch: Batch) -> Tensor:
+    """The number of labeled pixels, at least 1 as it is a divisor."""
     return (batch.label != IGNORE_INDEX).sum().clamp_min(1)

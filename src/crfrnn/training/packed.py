@@ -1,4 +1,4 @@
-"""Logits computed before, brought to the size of each image."""
+"""Precomputed logits, resized to each image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .config import ScoresConfig
 
 
 class PackedLogits:
-    """Logits of a split.
+    """The precomputed logits of a split.
 
     Args:
-        path: file of the logits of many images; see `crfrnn.io.score_pack`.
-        config: how they lie on the images.
-        temperature: what they are divided by.
+        path: file with the logits of many images; see `crfrnn.io.score_pack`.
+        config: how the logits map onto the images.
+        temperature: divisor of the logits.
     """
 
     def __init__(self, path: Path, config: ScoresConfig, temperature: float = 1.0) -> None:
@@ -35,12 +35,12 @@ class PackedLogits:
         self._noted = False
 
     def require(self, names: Sequence[str], num_classes: int) -> None:
-        """Raise unless there are logits of all these images, and of so many classes."""
+        """Raise unless the pack holds logits of these images, with `num_classes` classes."""
         self.pack.require(names)
         shape = self.pack.arrays(names[0])["logits"].shape
         if num_classes not in (shape[0], shape[-1]):
             raise ValueError(
-                f"{self.pack.path}: logits of shape {shape} an image, but the data set has "
+                f"{self.pack.path}: logits of shape {shape} per image, but the data set has "
                 f"{num_classes} classes"
             )
 
@@ -56,11 +56,13 @@ class PackedLogits:
         return torch.from_numpy(scores.values) / self.temperature
 
     def _warn(self, notes: Sequence[Note]) -> None:
-        """Pass on what had to be guessed, of the first image that it concerns.
+        """Warn of guesses about the logits, once, for the first image concerned.
 
-        A worker process has no say: its lines would mix with the progress of the main process.
+        Worker processes stay silent: their lines would mix with the progress of the main process.
         """
         if notes and not self._noted and get_worker_info() is None:
             self._noted = True
             for note in notes:
-                warnings.warn(f"{note} (said of the first such image)", UserWarning, stacklevel=3)
+                warnings.warn(
+                    f"{note} (reported for the first such image only)", UserWarning, stacklevel=3
+                )

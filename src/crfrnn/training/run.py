@@ -1,4 +1,4 @@
-"""One run: its parts, where it stands, and putting both into a file and back."""
+"""Run: the parts of a training run and its position, with saving and restoring."""
 
 from __future__ import annotations
 
@@ -22,28 +22,35 @@ from .objective import Objective
 from .runtime import Runtime
 from .settings import same, to_tree, to_yaml
 from .source import Source
-from .state import Average, chance, load_state, restore_chance, save_state, seed_all
+from .state import (
+    Average,
+    load_state,
+    random_states,
+    restore_random_states,
+    save_state,
+    seed_all,
+)
 
 STATE = "state.pt"
 CONFIG = "train.yaml"
 MODEL = "model"
 CRF = "crf"
 
-#: What may differ between a run and the one that it goes on with.
+#: Settings that may change when a run resumes: where and how fast it computes, not what.
 _FREE = frozenset({"output", "threads", "workers", "tensorboard", "save_every", "device"})
 
 
 class Run:
-    """The parts of a run and its position.
+    """The parts of a training run and its position.
 
     Args:
-        config: what to do.
+        config: see `TrainConfig`.
         runtime: device and processes.
 
     Attributes:
         stage: index of the current stage.
-        step: steps made in it.
-        before: steps made in the stages before it.
+        step: steps trained in this stage.
+        before: steps trained in earlier stages.
     """
 
     def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
@@ -52,6 +59,7 @@ class Run:
         self.path = config.output / STATE
         self.train = Source(config.data, "train")
         self.val = None if config.data.val is None else _validation(config)
+        # All processes draw the same initial weights; dropout differs by rank, see `enter`.
         seed_all(config.seed, 0, 0)
         self.objective = make_objective(config.model, self.train.num_classes).to(runtime.device)
         self.average = (
@@ -64,11 +72,12 @@ class Run:
         self._restored: dict[str, Any] | None = None
 
     def enter(self, index: int) -> StageConfig:
-        """Begin a stage, or go on with the one that was restored."""
+        """Enter a stage, or resume the restored one."""
         stage = self.config.stages[index]
         if index != self.stage:
             self.before += self.step
             self.stage, self.step, self.losses = index, 0, (0.0, 0)
+        # Seeded by stage, a stage does not depend on the random numbers that the one before drew.
         seed_all(self.config.seed, 1 + index, self.runtime.rank)
         self.objective.enter(stage)
         plain = _make_optimizer(stage, self.objective)
@@ -79,21 +88,22 @@ class Run:
             scaler = self.runtime.scaler()
             if scaler is not None and self._restored["scaler"] is not None:
                 scaler.load_state_dict(self._restored["scaler"])
-            restore_chance(self._restored["chance"][self.runtime.rank])
+            # Last of all: what is built above may have drawn random numbers.
+            restore_random_states(self._restored["chance"][self.runtime.rank])
             self._restored = None
         return stage
 
     def steps_per_epoch(self, index: int) -> int:
-        """Steps that an epoch of a stage takes."""
+        """Steps per epoch of a stage."""
         return len(order(len(self.train), self.config.stages[index].batch_size))
 
     def steps_of(self, index: int) -> int:
-        """Steps of a whole stage."""
+        """Steps of a stage."""
         return self.config.stages[index].epochs * self.steps_per_epoch(index)
 
     def save(self) -> None:
-        """Write the state, by the first process for all."""
-        generators = self.runtime.gather(chance())
+        """Write the state of all processes; the first one writes."""
+        generators = self.runtime.gather(random_states())
         if self.runtime.rank:
             return
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
@@ -114,13 +124,13 @@ class Run:
         save_state(self.path, state)
 
     def restore(self) -> None:
-        """Take up the state in the output folder."""
+        """Restore the state in the output folder."""
         state = load_state(self.path)
         _require_same(self.path, state["config"], self.config)
         if state["world"] != self.runtime.world:
             raise ValueError(
                 f"{self.path}: the run had {state['world']} processes, now {self.runtime.world}; "
-                f"start as many, or --restart"
+                f"start as many, or start over with --restart"
             )
         self.objective.load_state_dict(state["model"])
         if self.average is not None:
@@ -132,13 +142,13 @@ class Run:
         self._restored = state
 
     def begin(self) -> None:
-        """Make the output folder and write the configuration down."""
+        """Make the output folder and write the configuration."""
         if not self.runtime.rank:
             make_folder(self.config.output)
             write_text(self.config.output / CONFIG, to_yaml(self.config))
 
     def export(self) -> None:
-        """Write the model, averaged if so asked, as a checkpoint directory."""
+        """Write the model, or its average if there is one, as a checkpoint directory."""
         tensors = self.objective.state_dict() if self.average is None else self.average.tensors
         model = self.config.model
         objective = make_objective(replace(model, weights=None), self.train.num_classes)
@@ -160,7 +170,7 @@ class Run:
 
 
 def make_objective(model: ModelConfig, num_classes: int) -> Objective:
-    """The network, with the weights that it starts from, and the CRF."""
+    """Make the network with its initial weights, and the CRF."""
     crf = model.crf.make(num_classes)
     if model.network is None:
         return Objective(None, crf)
@@ -171,14 +181,17 @@ def make_objective(model: ModelConfig, num_classes: int) -> Objective:
 
 
 def _load(network: nn.Module, model: ModelConfig, num_classes: int) -> None:
-    """Fill a network from a checkpoint directory or an .npz file."""
+    """Fill a network from a checkpoint directory, a state dict or a .npz file."""
     path = model.weights
     assert path is not None
     assert model.network is not None
     if path.is_dir():
         if not is_checkpoint(path):
-            raise ValueError(f"model.weights: {path} is a folder, but no model of crfrnn")
+            raise ValueError(
+                f"model.weights: expected a folder that crfrnn wrote; {path} holds no model"
+            )
         report = load_weights(Checkpoint(model.network, num_classes, model.options, network), path)
+        # A checkpoint's CRF is left out on purpose: `model.crf` says what the new one starts from.
         others = [name for name in report.unexpected if not name.startswith("crf.")]
         if report.missing or report.mismatched or others:
             warnings.warn(f"model.weights: {path}: {report}", UserWarning, stacklevel=2)
@@ -213,7 +226,9 @@ def _validation(config: TrainConfig) -> Source | None:
 def _make_optimizer(stage: StageConfig, objective: Objective) -> Optimizer:
     groups = objective.groups()
     if not groups:
-        raise ValueError(f"nothing to train: all rates of the stage {stage.train!r} are 0")
+        raise ValueError(
+            f"nothing to train: all rates of the stage {stage.train!r} are 0; set a positive rate"
+        )
     if stage.optimizer == "adamw":
         return AdamW(groups, betas=(stage.momentum, 0.999))
     return SGD(groups, momentum=stage.momentum)
@@ -228,5 +243,5 @@ def _require_same(path: Path, old: dict[str, Any], new: TrainConfig) -> None:
     if changed:
         raise ValueError(
             f"{path}: the run there has another {' and '.join(changed)}; use another output, "
-            f"or --restart to begin anew"
+            f"or --restart to start over"
         )

@@ -1,4 +1,4 @@
-"""The device and the processes of a training run: one, or many through Lightning Fabric."""
+"""Runtime: device and processes of a training run; several go through Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 class Runtime(Protocol):
-    """What the loop asks of a process."""
+    """One process of a training run: its device, and its rank among `world` processes."""
 
     device: torch.device
     rank: int
     world: int
 
     def setup(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
-        """Prepare for a stage; what is trained must not change before the next call."""
+        """Prepare for a stage; the trained parameters must stay the same until the next call."""
 
     def forward(self, module: nn.Module, *tensors: Tensor | None) -> Tensor:
-        """Call the module, in mixed precision if so asked."""
+        """Call the module, in mixed precision if configured."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add to the gradients."""
+        """Add the gradients of the loss."""
 
     def step(self, module: nn.Module, optimizer: Any, clip: float | None) -> Tensor:
-        """Clip, update, and give the norm of the gradient before clipping."""
+        """Clip, update, and return the norm of the gradient before clipping.
+
+        A gradient that is not finite updates nothing.
+        """
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -42,17 +45,20 @@ class Runtime(Protocol):
         """The gradient scaler of half precision, or None."""
 
     def meet(self) -> None:
-        """Wait for all processes, so that none leaves while another still talks to it."""
+        """Wait for all processes, so that none exits while another still communicates with it."""
 
 
 def make_runtime(device: str | None, precision: str) -> Runtime:
-    """The runtime of this process: Fabric if torchrun started it, else a plain one."""
+    """Make the runtime of this process: Fabric under torchrun, plain torch otherwise."""
     chosen = torch.device(device or _first_device())
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {chosen} was asked for, but torch finds no CUDA device")
+        raise ValueError(
+            f"device: {chosen} was requested, but torch finds no CUDA device; use device: cpu"
+        )
     if precision == "auto":
-        half = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if half else "32"
+        # bfloat16 has the range of float32 and needs no scaled loss, unlike float16.
+        has_bf16 = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "32"
     if precision != "32" and chosen.type != "cuda":
         raise ValueError(f"precision: {precision!r} needs a CUDA device; {chosen} computes in 32")
     if torch.distributed.is_torchelastic_launched():
@@ -93,6 +99,7 @@ class _Single:
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(optimizer)
         norm = _clip(module.parameters(), clip)
+        # The scaler skips an update that is not finite by itself, and lowers its scale.
         if self.grad_scaler is not None:
             self.grad_scaler.step(optimizer)
             self.grad_scaler.update()
@@ -114,7 +121,7 @@ class _Single:
 
 
 class _Fabric:
-    """Many processes that torchrun started, each with its share of every batch."""
+    """One of several processes under torchrun, each with its share of every batch."""
 
     def __init__(self, device: torch.device, precision: str) -> None:
         try:
@@ -173,8 +180,9 @@ class _Fabric:
 
 
 def _clip(parameters: Iterable[nn.Parameter], clip: float | None) -> Tensor:
-    members = [parameter for parameter in parameters if parameter.grad is not None]
-    return nn.utils.clip_grad_norm_(members, float("inf") if clip is None else clip)
+    # Without a limit the norm is computed all the same: the log shows it, and it detects NaN.
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    return nn.utils.clip_grad_norm_(trained, float("inf") if clip is None else clip)
 
 
 def _first_device() -> str:

@@ -1,4 +1,4 @@
-"""From YAML to frozen dataclasses, with errors that name the key and what it may be."""
+"""From YAML to frozen dataclasses, with errors that name the key and the allowed values."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def read_config(kind: type[Config], path: Path | None, overrides: Iterable[str] 
     Args:
         kind: the dataclass, such as `TrainConfig`.
         path: the file; None for overrides alone.
-        overrides: `KEY=VALUE`, the key with dots and counting from 0 in lists, as
-            `stages.0.epochs=3`; the value as YAML spells it.
+        overrides: `KEY=VALUE`, such as `stages.0.epochs=3`. Dots separate the parts of a key, list
+            entries count from 0, and the value is YAML.
 
     Returns:
         The configuration, checked.
 
     Raises:
         ValueError: the file is not YAML, or a key or value is not allowed.
-        FileNotFoundError: no such file.
+        FileNotFoundError: the file is missing.
 
     Example:
         >>> import pathlib, tempfile
@@ -68,7 +68,7 @@ def to_yaml(config: Any) -> str:
 
 
 def to_tree(value: Any, *, absolute: bool = False) -> Any:
-    """Turn a configuration into what YAML and JSON can spell, with `absolute` paths on demand."""
+    """Turn a configuration into plain values for YAML and JSON; `absolute` completes paths."""
     if isinstance(value, Kernel):
         value = value.to_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -83,29 +83,28 @@ def to_tree(value: Any, *, absolute: bool = False) -> Any:
     return value
 
 
-def same(told: Any, value: Any) -> bool:
-    """Whether `told`, as `to_tree` or JSON spelled it, says what `value` says.
+def same(reported: Any, value: Any) -> bool:
+    """Whether the reported value, from `to_tree` or JSON, equals `value`.
 
-    A path may be spelled otherwise, as long as it leads to the same place, and a kernel as long as
-    it reads the same.
+    Paths are equal if they lead to the same place, kernels if they read as equal kernels.
     """
     if isinstance(value, Kernel):
         try:
-            return bool(_kernel(told, "") == value)
+            return bool(_kernel(reported, "") == value)
         except ValueError:
             return False
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        alike = isinstance(told, Mapping) and told.keys() == value.keys()
-        return alike and all(same(told[name], member) for name, member in value.items())
+        alike = isinstance(reported, Mapping) and reported.keys() == value.keys()
+        return alike and all(same(reported[name], member) for name, member in value.items())
     if isinstance(value, (tuple, list)):
-        alike = isinstance(told, (tuple, list)) and len(told) == len(value)
-        return alike and all(map(same, told, value))
-    # Texts too, since a preset is a name or a file.
-    if isinstance(value, (str, Path)) and isinstance(told, str):
-        return told == str(value) or Path(told).resolve() == Path(value).resolve()
-    return bool(told == value)
+        alike = isinstance(reported, (tuple, list)) and len(reported) == len(value)
+        return alike and all(map(same, reported, value))
+    # Strings are compared as paths too, since a preset is a name or a file.
+    if isinstance(value, (str, Path)) and isinstance(reported, str):
+        return reported == str(value) or Path(reported).resolve() == Path(value).resolve()
+    return bool(reported == value)
 
 
 def build(kind: type[Config], tree: Any, where: str) -> Config:
@@ -134,7 +133,7 @@ def build(kind: type[Config], tree: Any, where: str) -> Config:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Turn a YAML value into what a field of type `hint` holds, or say what it may be."""
+    """Convert a YAML value to the type `hint` of a field, or raise with the allowed values."""
     origin, members = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(members, value, where)
@@ -171,6 +170,7 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
     kinds = [member for member in members if member is not type(None)]
     if len(kinds) == 1:
         return _convert(kinds[0], value, where)
+    # The first type that accepts the value wins: `float | tuple` reads 3 as a number.
     for kind in kinds:
         try:
             return _convert(kind, value, where)
@@ -183,19 +183,21 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
 def _kernel(tree: Any, where: str) -> Kernel:
     """Make a kernel from a mapping with its `kind` and the arguments of that class."""
     if not isinstance(tree, Mapping):
-        raise ValueError(f"{where}: expected the kind and numbers of a kernel; got {tree!r}")
+        raise ValueError(
+            f"{where}: expected a kernel as keys and values, with its kind; got {tree!r}"
+        )
     try:
         kind, fields = Kernel.kind_of(tree)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     known = {field.name for field in dataclasses.fields(kind)}
-    # Earlier versions wrote `color: null` for a Gaussian.
+    # Files of earlier versions hold `color: null` for a Gaussian.
     given = {name: value for name, value in fields.items() if name in known or value is not None}
     return cast(Kernel, build(kind, given, where))
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, str):  # YAML reads 1e-3, without a point, as text
+    if isinstance(value, str):  # PyYAML reads 1e-3, without a point, as text
         try:
             return math.isfinite(float(value))
         except ValueError:
@@ -219,10 +221,10 @@ def _expected(hint: Any) -> str:
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
-    """Set what `a.b.0.c=value` says in a tree of mappings and lists."""
+    """Apply `a.b.0.c=value` to a tree of mappings and lists."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ValueError(f"expected KEY=VALUE, as stages.0.epochs=3; got {text!r}")
+        raise ValueError(f"expected KEY=VALUE, such as stages.0.epochs=3; got {text!r}")
     *path, last = key.split(".")
     node: Any = tree
     for name in path:

@@ -1,4 +1,4 @@
-"""From a data set, or scores computed before, to training examples."""
+"""Source: training examples from a data set, with or without precomputed logits."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from .config import DataConfig
 from .config_stage import StageConfig
 from .packed import PackedLogits
 
-#: A label inside the image that does not count, while 255 stands for outside of it.
+#: Stands for an ignored label while padding is marked by `IGNORE`. The CRF must tell them apart: a
+#: void pixel has a color and takes part, padding has none and is masked.
 _VOID = -1
 
 
 class Pictures(Protocol):
-    """What a data set offers."""
+    """The interface of a data set."""
 
     names: list[str]
     num_classes: int
@@ -34,18 +35,18 @@ class Pictures(Protocol):
         """Return the number of samples."""
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one."""
+        """Read a sample."""
 
 
 class Shapes:
-    """Generated pictures of `crfrnn.data.synthetic` as a data set; a split is a seed."""
+    """Generated images of `crfrnn.data.synthetic` as a data set; the split is the seed."""
 
     classes: tuple[str, ...] | None = ("ground", "disc", "bar")
     num_classes = CLASSES
 
     def __init__(self, split: str, *, count: int = 32, size: int = 48, noise: float = 14.0) -> None:
-        chance = generator(*split.encode())
-        self.images, self.labels = shapes(count, size, noise=noise, generator=chance)
+        random_state = generator(*split.encode())
+        self.images, self.labels = shapes(count, size, noise=noise, generator=random_state)
         self.names = [f"{split}{index}" for index in range(count)]
 
     def __len__(self) -> int:
@@ -53,16 +54,16 @@ class Shapes:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Make one."""
+        """Return a sample."""
         image = self.images[index].round().to(torch.uint8)
         return Sample(self.names[index], image, self.labels[index])
 
 
 class Source:
-    """The images of one split, with their masks and perhaps logits.
+    """The images of one split, with their masks, and logits if they are precomputed.
 
     Args:
-        config: which data.
+        config: the data set.
         split: "train" or "val".
     """
 
@@ -70,18 +71,18 @@ class Source:
         self.config = config
         listed = config.train if split == "train" else config.val
         if listed is None:
-            raise ValueError(f"data.{split}: name a list or split")
+            raise ValueError(f"data.{split}: expected a list or split; got none")
         self.pictures = _open(config, listed)
         self._kept: dict[int, Sample] = {}
         self.pack: PackedLogits | None = None
         if config.scores is not None:
             path = config.scores.train if split == "train" else config.scores.val
             if path is None:
-                raise ValueError(f"data.scores.{split}: the file of scores is missing")
+                raise ValueError(f"data.scores.{split}: expected a file of scores; got none")
             temperature = config.scores.temperature if split == "train" else 1.0
             self.pack = PackedLogits(path, config.scores, temperature)
             self.pack.require(self.pictures.names, self.pictures.num_classes)
-            self.sample(0)  # scores that look odd are reported now, not in a worker process
+            self.sample(0)  # warns of odd scores now; worker processes stay silent
         self.num_classes = self.pictures.num_classes
         self.classes = self.pictures.classes
         count = len(self.pictures)
@@ -92,7 +93,7 @@ class Source:
         return self.count
 
     def sample(self, index: int) -> tuple[Sample, Tensor | None]:
-        """A whole image with its mask, and its logits (C, H, W) if there are any."""
+        """A whole image with its mask, and its precomputed logits (C, H, W), if any."""
         sample = self._kept.get(index) or self._read(index)
         if self.config.cache:
             self._kept[index] = sample
@@ -109,13 +110,13 @@ class Source:
         return Sample(sample.name, image.round().to(torch.uint8), label)
 
     def sample_label(self, index: int) -> Tensor:
-        """The mask (H, W) of an image, at its own size."""
+        """The mask (H, W) of an image, before any resize."""
         read = getattr(self.pictures, "label", None)
         label: Tensor = self.pictures[index].label if read is None else read(index)
         return label
 
-    def item(self, index: int, stage: StageConfig, chance: torch.Generator) -> Item:
-        """An image cropped and augmented."""
+    def item(self, index: int, stage: StageConfig, random_state: torch.Generator) -> Item:
+        """An example: an image, cropped and augmented."""
         sample, logits = self.sample(index)
         image, label = sample.image.float(), sample.label
         label = torch.where(label == IGNORE, _VOID, label)
@@ -123,9 +124,9 @@ class Source:
             size = None if stage.crop is None else (stage.crop, stage.crop)
             flip, jitter = (0.5 if stage.flip else 0.0), stage.color
             augment = Augment(stage.scale, size, flip, jitter, jitter, jitter)
-            image, label = augment(image, label, chance)
+            image, label = augment(image, label, random_state)
         else:
-            image, label, logits = _cut(image, label, logits, stage, chance)
+            image, label, logits = _cut(image, label, logits, stage, random_state)
         inside = label != IGNORE
         return Item(sample.name, image, torch.where(label == _VOID, IGNORE, label), inside, logits)
 
@@ -136,12 +137,13 @@ class Source:
         seeds: Sequence[int],
         workers: int,
     ) -> Iterator[Batch]:
-        """Load batches of an epoch, by worker processes if there are any."""
+        """Load batches of an epoch, in worker processes unless `workers` is 0."""
         keyed = _Keyed(self, stage, tuple(seeds))
         if not workers:
             yield from (stack([keyed[index] for index in batch]) for batch in batches)
             return
-        # With a generator of its own the loader draws nothing from torch's.
+        # With a separate generator the loader leaves torch's random state alone, so that the number
+        # of workers does not change the weights.
         yield from DataLoader(
             keyed,
             batch_sampler=[list(batch) for batch in batches],
@@ -152,7 +154,7 @@ class Source:
 
 
 class _Keyed(Dataset[Item]):
-    """The examples of one epoch: each has a source of chance of its own."""
+    """The examples of one epoch, each with a separate random state."""
 
     def __init__(self, source: Source, stage: StageConfig, seeds: tuple[int, ...]) -> None:
         self.source, self.stage, self.seeds = source, stage, seeds
@@ -167,7 +169,7 @@ def _open(config: DataConfig, split: str) -> Any:
             return Shapes(split, **config.options)
         except TypeError:
             given = ", ".join(config.options)
-            raise ValueError(f"data.options: allowed are count, size, noise; got {given}") from None
+            raise ValueError(f"data.options: expected count, size or noise; got {given}") from None
     assert config.root is not None
     if config.kind != "folder":
         return open_dataset(config.kind, root=config.root, split=split, **config.options)
@@ -178,21 +180,22 @@ def _open(config: DataConfig, split: str) -> Any:
 
 
 def _cut(
-    image: Tensor, label: Tensor, logits: Tensor, stage: StageConfig, chance: torch.Generator
+    image: Tensor, label: Tensor, logits: Tensor, stage: StageConfig, random_state: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Crop and mirror an image together with its logits."""
-    first, second, third = torch.rand(3, generator=chance).tolist()
+    row, column, mirror = torch.rand(3, generator=random_state).tolist()
     if stage.crop is not None:
         side = (stage.crop, stage.crop)
-        spare = [own - stage.crop for own in label.shape]
+        spare = [length - stage.crop for length in label.shape]
         corner = [
             round(share * room) if room > 0 else 0
-            for share, room in zip((first, second), spare, strict=True)
+            for share, room in zip((row, column), spare, strict=True)
         ]
         image, label = crop(image, label, (corner[0], corner[1]), side)
         window = logits[:, corner[0] : corner[0] + side[0], corner[1] : corner[1] + side[1]]
+        # Padding gets equal logits for all classes; the mask keeps it out of the CRF anyway.
         logits = logits.new_zeros(len(logits), *side)
         logits[:, : window.shape[1], : window.shape[2]] = window
-    if stage.flip and third < 0.5:
+    if stage.flip and mirror < 0.5:
         image, label, logits = image.flip(2), label.flip(1), logits.flip(2)
     return image, label, logits

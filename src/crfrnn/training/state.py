@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on as if it had never stopped, in one file."""
+"""The state of a training run in one file, complete enough to resume bit by bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORMAT = 1
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a state whole or not at all."""
+    """Write a state, completely or not at all."""
     with replacing(path) as file:
         torch.save({"format": _FORMAT, **state}, file)
 
@@ -27,19 +27,23 @@ def load_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and zipfile raise almost anything for a broken file
         raise ValueError(
-            f"{path}: not a readable training state ({describe(error)}); remove it, or --restart"
+            f"{path}: not a readable training state ({describe(error)}); "
+            "remove it, or start over with --restart"
         ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise ValueError(f"{path}: not a training state of this version; remove it, or --restart")
+        raise ValueError(
+            f"{path}: not a training state of this version; remove it, or start over with --restart"
+        )
     return cast(dict[str, Any], state)
 
 
-def chance() -> dict[str, Any]:
-    """The state of every generator of this process that a network may draw from."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global one is what is asked for
+def random_states() -> dict[str, Any]:
+    """The state of every random generator of this process that a network may use."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - networks may use the global generator
     state = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
+        # As a tensor, and wider than uint32: `load_state` reads nothing that needs unpickling.
         "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
     }
     if torch.cuda.is_available():
@@ -47,8 +51,8 @@ def chance() -> dict[str, Any]:
     return state
 
 
-def restore_chance(state: dict[str, Any]) -> None:
-    """Set the generators to what `chance` told."""
+def restore_random_states(state: dict[str, Any]) -> None:
+    """Set the generators to the result of `random_states`."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
@@ -66,7 +70,7 @@ def seed_all(*seeds: int) -> None:
 
 
 class Average:
-    """Exponential moving average of a state dict; what is not floating is taken as it is."""
+    """Exponential moving average of a state dict; integer tensors are copied."""
 
     def __init__(self, decay: float, tensors: dict[str, Tensor]) -> None:
         """Start from `tensors`."""
@@ -75,10 +79,10 @@ class Average:
 
     @torch.no_grad()
     def update(self, tensors: dict[str, Tensor]) -> None:
-        """Move a little towards `tensors`."""
+        """Move toward `tensors` by `1 - decay` of the distance."""
         for name, tensor in tensors.items():
-            mine = self.tensors[name]
-            if mine.is_floating_point():
-                mine.lerp_(tensor, 1 - self.decay)
+            average = self.tensors[name]
+            if average.is_floating_point():
+                average.lerp_(tensor, 1 - self.decay)
             else:
-                mine.copy_(tensor)
+                average.copy_(tensor)

@@ -19,7 +19,7 @@ from .state import Average
 def validate(
     objective: Objective, average: Average | None, source: Source, runtime: Runtime
 ) -> dict[str, float]:
-    """Mean IoU in percent of whole images: of the "network" alone, and with the "crf"."""
+    """Mean IoU in percent on whole images, of the "network" alone and with the "crf"."""
     counts = torch.zeros(2, source.num_classes, source.num_classes, dtype=torch.int64)
     with evaluating(objective, average):
         for index in range(runtime.rank, len(source), runtime.world):
@@ -29,29 +29,30 @@ def validate(
             before = objective.unary(image, given)
             after = objective.refine(before, image, None)
             for row, values in zip(counts, (before, after), strict=True):
-                found = values[0].argmax(dim=0).cpu()
+                prediction = values[0].argmax(dim=0).cpu()
                 row += confusion_matrix(
-                    found, sample.label, source.num_classes, ignore_index=IGNORE_INDEX
+                    prediction, sample.label, source.num_classes, ignore_index=IGNORE_INDEX
                 )
-    whole = runtime.total(counts.to(runtime.device)).cpu()
+    # Counts add up over processes; the mean IoU of each process would not.
+    total = runtime.total(counts.to(runtime.device)).cpu()
     return {
         name: 100 * float(mean_iou(row))
-        for name, row in zip(("network", "crf"), whole, strict=True)
+        for name, row in zip(("network", "crf"), total, strict=True)
     }
 
 
 @contextmanager
 def evaluating(objective: Objective, average: Average | None) -> Iterator[None]:
-    """Evaluation mode, with the averaged parameters if there are any; then back."""
+    """Switch to evaluation mode and the averaged parameters, if any; switch back afterward."""
     training = objective.training
-    own = None
+    trained = None
     if average is not None:
-        own = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
+        trained = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
         objective.load_state_dict(average.tensors)
     objective.eval()
     try:
         yield
     finally:
         objective.train(training)
-        if own is not None:
-            objective.load_state_dict(own)
+        if trained is not None:
+            objective.load_state_dict(trained)

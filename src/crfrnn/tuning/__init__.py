@@ -1,4 +1,4 @@
-"""Searching the parameters of a dense CRF on scores of training images."""
+"""Search for the parameters of a dense CRF on the scores of training images."""
 
 from .config import SearchConfig, TuneConfig
 from .run import Tuned, tune

@@ -1,4 +1,4 @@
-"""What a search is made of."""
+"""The configuration of a search."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What is searched, where, and how long.
+    """The bounds of a search and its length.
 
-    Every number is drawn evenly on a logarithmic scale between two bounds.
+    Each parameter is drawn between two bounds on a logarithmic scale.
 
     Attributes:
-        trials: parameter sets to try, presets included.
-        images: training images to score them on, drawn at random; all if there are fewer.
+        trials: parameter sets to try, including the presets.
+        images: training images for the score, drawn at random; all if there are fewer.
         iterations: mean-field steps.
-        normalization: of the kernels.
+        normalization: of the kernels, as in `CRFRNN`.
         bilateral_position: bounds in pixels.
-        bilateral_color: bounds in colour units of 0..255.
+        bilateral_color: bounds in color units of 0..255.
         bilateral_weight: bounds.
         gaussian_position: bounds in pixels.
         gaussian_weight: bounds.
-        tol: an image stops when its marginals change by less than this on average; quicker, and
-            leaves fewer than 0.2 % of the labels undecided. None for all steps.
+        tol: inference on an image stops when its marginals change by less than this on average.
+            That is faster and affects fewer than 0.2 % of the labels. None for all steps.
         start: presets to try first.
-        rungs: times that a trial may be stopped early: it goes on unless it is worse than the best
-            so far on the same images in four of five bootstrap samples; each rung has twice the
-            images of the one before.
+        rungs: points at which a trial may stop early. It stops if it is worse than the best trial
+            so far, on the same images, in four of five bootstrap samples. Each rung has twice the
+            images of the previous one.
         seed: of the images and of the search.
 
     Example:
@@ -65,20 +65,20 @@ class SearchConfig:
         for name, (low, high) in self.ranges().items():
             if not 0 < low <= high:
                 raise ValueError(
-                    f"{name}: expected two positive bounds, the lesser first; got {[low, high]}"
+                    f"{name}: expected two positive bounds, the smaller first; got {[low, high]}"
                 )
         for name in self.start:
             if name not in PRESETS:
                 raise ValueError(f"start: unknown preset {name!r}; one of: {', '.join(PRESETS)}")
 
     def ranges(self) -> dict[str, Range]:
-        """The bounds of each number."""
+        """The bounds of each parameter."""
         names = [field.name for field in dataclasses.fields(self)]
         parts = ("_position", "_color", "_weight")
         return {name: getattr(self, name) for name in names if name.endswith(parts)}
 
     def sizes(self, images: int) -> list[int]:
-        """Images that a trial has seen at each rung, the last of them all."""
+        """Number of images of a trial at each rung; the last is all of them."""
         count = min(self.images, images)
         sizes = {max(1, count >> halvings) for halvings in range(self.rungs + 1)}
         return sorted(sizes)
@@ -89,13 +89,14 @@ class TuneConfig:
     """A search on a data set.
 
     Attributes:
-        output: the preset file to write, .json or .yaml. The trials are kept beside it, in a file
-            of the same name that ends in `.journal`, from which an interrupted search goes on.
-        data: the images to search on (`train`) and to report on (`val`), and perhaps their scores.
-        model: a checkpoint directory that gives the scores, where `data.scores` does not.
-        search: what is searched.
-        device: of the model; default the first that exists of cuda, mps, cpu.
-        threads: of torch; default as torch chooses.
+        output: the preset file to write, .json or .yaml. A file of the same name that ends in
+            `.journal` holds the trials; an interrupted search resumes from it.
+        data: the images for the search (`train`) and for the report (`val`), with or without
+            precomputed scores.
+        model: a checkpoint directory that computes the scores, in place of `data.scores`.
+        search: bounds and length of the search.
+        device: of the model; default is the first available of cuda, mps, cpu.
+        threads: of torch; default is torch's choice.
     """
 
     output: Path
@@ -106,8 +107,11 @@ class TuneConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        """Check what the parts say together."""
+        """Check the parts against each other."""
         if self.output.suffix.lower() not in (".json", ".yaml", ".yml"):
             raise ValueError(f"output: expected a .json or .yaml file; got {self.output}")
         if (self.model is None) == (self.data.scores is None):
-            raise ValueError("give one of model and data.scores: scores come from one")
+            raise ValueError(
+                "give one of model and data.scores, not both and not neither: one must provide "
+                "the scores"
+            )

@@ -8,19 +8,20 @@ from crfrnn.evaluation.metrics import Counts, Settings, interval, resample
 
 
 def drawn_gains(first: Tensor, second: Tensor, *, seed: int = 0) -> Tensor:
-    """Bootstrap values of the gain in percent from one set of counts (N, C, C) to another."""
+    """Bootstrap samples of the gain in percent from one set of counts (N, C, C) to another."""
+    # Both rows are resampled with the same images: the spread between images cancels in the gain.
     rows = {"first": _counts(first), "second": _counts(second)}
     drawn = resample(rows, Settings(widths=(1,)), seed=seed)
     return 100 * (drawn["second"]["mean_iou"] - drawn["first"]["mean_iou"])
 
 
 def gain_interval(first: Tensor, second: Tensor) -> tuple[float, float]:
-    """95 % interval of that gain."""
+    """95 % bootstrap interval of the gain in percent."""
     return interval(drawn_gains(first, second))
 
 
 def _counts(confusion: Tensor) -> Counts:
-    """Counts of confusions alone; no other score may be read off them."""
+    """Counts from confusion matrices alone; only IoU may be computed from them."""
     images, classes = confusion.shape[:2]
     return Counts(
         confusion,

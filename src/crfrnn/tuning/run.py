@@ -1,4 +1,4 @@
-"""tune(): search on the training split, then before and after on images held out."""
+"""tune(): search on the training split, then score before and after on held-out images."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Tuned:
 
     Attributes:
         found: the best parameters, and their score on the training images.
-        held_out: on the validation images, in percent: mean IoU `before`, with the preset that is
-            the `default` of `refine`, and `after`; `gain` and its 95 % interval `low`, `high`,
-            paired over images. None without validation images.
+        held_out: scores on the validation images in percent; None without validation images. Mean
+            IoU `before`, with the `default` preset of `refine`, and `after`; the `gain` from
+            `before` to `after` with its 95 % interval `low`, `high`, paired over images.
     """
 
     found: Found
@@ -38,18 +38,18 @@ class Tuned:
 
 
 def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> Tuned:
-    """Search parameters of the dense CRF, write them as a preset, and report on images held out.
+    """Search parameters of the dense CRF, write them as a preset, and score held-out images.
 
-    Nothing is chosen on the validation images.
+    The search never sees the validation images.
 
     Args:
-        config: what to do; see `TuneConfig`.
-        restart: begin anew, though there are trials beside the output.
-        quiet: no progress on stderr.
+        config: see `TuneConfig`.
+        restart: start over, even if there are trials to resume from.
+        quiet: show no progress on stderr.
 
     Raises:
         ImportError: optuna is not installed.
-        ValueError: the data or the trials of an earlier run do not fit.
+        ValueError: the data, or the trials of an earlier search, do not fit the configuration.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -81,12 +81,12 @@ def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> T
 
 
 def compare(scored: Scored, preset: Preset, *, quiet: bool = True) -> dict[str, float]:
-    """Mean IoU in percent without a CRF, with the default of `refine`, and with a preset."""
+    """Mean IoU in percent without a CRF, with the default preset of `refine`, and with `preset`."""
     presets = {"before": None, "default": PRESETS["deeplab"], "after": preset}
-    every = range(len(scored))
-    with Progress("validating", len(presets) * len(every), "images", quiet=quiet) as progress:
+    indices = range(len(scored))
+    with Progress("validating", len(presets) * len(indices), "images", quiet=quiet) as progress:
         rows = {
-            name: scored.confusions(chosen, every, advance=progress.advance)
+            name: scored.confusions(chosen, indices, advance=progress.advance)
             for name, chosen in presets.items()
         }
     values = {name: 100 * float(mean_iou(counts.sum(dim=0))) for name, counts in rows.items()}
@@ -109,6 +109,7 @@ def _scored(
     source = Source(config.data, split)
     if objective is not None and objective.crf.num_classes != source.num_classes:
         raise ValueError(
-            f"model: it has {objective.crf.num_classes} classes, the data {source.num_classes}"
+            f"model: expected the {source.num_classes} classes of the data; got "
+            f"{objective.crf.num_classes}"
         )
     return Scored(source, objective, device)

@@ -1,4 +1,4 @@
-"""Images with masks and scores, and what parameters make of them."""
+"""Scored: images with masks and logits, and their confusion matrices under given parameters."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from crfrnn.presets import Preset
 from crfrnn.training.objective import Objective
 from crfrnn.training.source import Source
 
-#: Bytes of scores that are kept in memory, in half precision; the rest is made again when needed.
-_KEPT = 2 << 30
+#: Bytes of half-precision logits to keep in memory; others are computed again when needed.
+_MEMORY = 2 << 30
 
 
 class Scored:
-    """A split with logits: computed before, or by a network when they are asked for.
+    """A split with logits, precomputed or computed by a network on demand.
 
     Args:
-        source: images, masks, and perhaps logits.
+        source: images and masks, with or without precomputed logits.
         objective: the network, where the source has no logits.
         device: of the network.
     """
@@ -58,15 +58,16 @@ class Scored:
             assert self.objective is not None
             image = sample.image[None].float().to(self.device)
             logits = self.objective.unary(image)[0].float().cpu()
-        # Logits are compared with each other, so the greatest may as well be zero.
+        # Softmax ignores a constant per pixel. With the largest logit at zero, half precision
+        # is finest where it matters, at the likely classes.
         half = (logits - logits.amax(dim=0)).clamp_min(-1e4).half()
-        if self._bytes < _KEPT:
+        if self._bytes < _MEMORY:
             self._bytes += half.numel() * 2
             self._kept[index] = (sample, half)
         return sample, half.float()
 
     def classes_of(self, index: int) -> list[int]:
-        """The ids in the mask of an image."""
+        """The ids that occur in the mask of an image."""
         ids: list[int] = self.source.sample_label(index).unique().tolist()  # type: ignore[no-untyped-call]
         return ids
 
@@ -77,22 +78,24 @@ class Scored:
         tol: float | None = None,
         advance: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """Pixels of each image by true and predicted class (N, C, C); None leaves the scores.
+        """Confusion matrices (N, C, C) of images, refined with `preset` or unrefined for None.
 
         `advance` is called after each image.
         """
 
-        def one(index: int) -> Tensor:
+        def count(index: int) -> Tensor:
             sample, logits = self.get(index)
-            found = logits.argmax(dim=0) if preset is None else _labels(preset, sample, logits, tol)
-            counts = confusion_matrix(found, sample.label, self.num_classes)
+            labels = (
+                logits.argmax(dim=0) if preset is None else _refine(preset, sample, logits, tol)
+            )
+            counts = confusion_matrix(labels, sample.label, self.num_classes)
             advance()
             return counts
 
-        return torch.stack(in_threads(one, indices))
+        return torch.stack(in_threads(count, indices))
 
 
-def _labels(preset: Preset, sample: Sample, logits: Tensor, tol: float | None) -> Tensor:
+def _refine(preset: Preset, sample: Sample, logits: Tensor, tol: float | None) -> Tensor:
     refined = refine(
         sample.image.permute(1, 2, 0),
         logits=logits,
@@ -107,7 +110,10 @@ def _labels(preset: Preset, sample: Sample, logits: Tensor, tol: float | None) -
 
 
 def in_threads(work: Callable[[int], Any], indices: Sequence[int]) -> list[Any]:
-    """Results in order; images at a time on a thread each, which is quicker than one on many."""
+    """Results of `work` in the order of `indices`, computed on one thread per image.
+
+    Several images at once, each on one thread, take less time than one image on all threads.
+    """
     threads = torch.get_num_threads()
     with _one_thread():
         if threads == 1:

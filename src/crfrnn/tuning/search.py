@@ -1,9 +1,9 @@
-"""search(): tries parameters on more and more images, and stops early with what does badly.
+"""search(): tries parameters on more and more images, and stops bad trials early.
 
-Optuna keeps the trials in a file and proposes parameters (TPE: Bergstra et al., NIPS 2011); SciPy's
-optimisers, though lighter, have neither stopped trials nor a memory on disk. Which trials go on is
-decided here, by a race against the best so far on the same images: plain successive halving ranks
-by the mean IoU of a few images, which says little of that of many.
+Optuna proposes the parameters (TPE: Bergstra et al., NIPS 2011) and stores the trials in a file.
+SciPy's optimizers are lighter, but can neither stop trials nor resume. This module decides which
+trials continue, by a race against the best trial so far on the same images. Successive halving
+would rank trials by their mean IoU on a few images, a poor estimate of their mean IoU on many.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .config import SearchConfig
 from .gains import drawn_gains
 from .scored import Scored
 
-#: A trial stops when this share of the bootstrap samples finds it worse than the best so far.
+#: A trial stops if it is worse than the best so far in this share of the bootstrap samples.
 _SURE = 0.8
 
 _STUDY = "crfrnn"
@@ -36,14 +36,14 @@ _SETTINGS = "settings"
 
 @dataclass(frozen=True)
 class Found:
-    """What a search gives.
+    """The result of a search.
 
     Attributes:
         preset: the best parameters.
-        before: mean IoU in percent of the scores, on the images searched.
-        after: likewise, of the best parameters.
-        trials: trials made; `stopped` of them early.
-        stopped: see `trials`.
+        before: mean IoU in percent without a CRF, on the images of the search.
+        after: likewise with the best parameters.
+        trials: number of trials.
+        stopped: number of trials that stopped early.
     """
 
     preset: Preset
@@ -61,16 +61,16 @@ def search(
     name: str = "tuned",
     advance: Callable[[int, float], None] = lambda trials, best: None,
 ) -> Found:
-    """Search kernel bandwidths and weights for the best mean IoU.
+    """Search for the kernel bandwidths and weights with the best mean IoU.
 
-    The same seed gives the same result, interrupted or not.
+    The same seed gives the same result, with or without interruptions.
 
     Args:
         scored: training images with scores.
-        config: what to search.
-        storage: file in which trials are kept, and from which a search goes on; None for none.
+        config: bounds and length of the search.
+        storage: file of the trials, from which a search resumes; None keeps them in memory.
         name: of the preset.
-        advance: called after each trial with the trials made and the best mean IoU so far.
+        advance: called after each trial with the number of trials and the best mean IoU so far.
 
     Raises:
         ImportError: optuna is not installed.
@@ -94,7 +94,8 @@ def search(
         finished = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED))
         if len(finished) >= config.trials:
             break
-        # A sampler of its own for each trial, so that a resumed search proposes the same.
+        # A new sampler with a known seed for each trial: a sampler in use has a random state that
+        # is not stored, and a resumed search would propose other parameters.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = optuna.samplers.TPESampler(
@@ -103,7 +104,7 @@ def search(
         trial = study.ask()
         complete = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
         rival = leader.counts(max(complete, key=lambda t: t.value)) if complete else None
-        counts = _climb(trial, _propose(trial, config), scored, chosen, sizes, config.tol, rival)
+        counts = _race(trial, _propose(trial, config), scored, chosen, sizes, config.tol, rival)
         if len(counts) < len(chosen):
             study.tell(trial, state=states.PRUNED)
         else:
@@ -126,19 +127,19 @@ def search(
 
 
 class _Leader:
-    """The counts of the best trial, made again where an earlier process made them."""
+    """The counts of the best trial, computed again if an earlier process computed them."""
 
     def __init__(self, scored: Scored, chosen: list[int], config: SearchConfig) -> None:
         self.scored, self.chosen, self.config = scored, chosen, config
         self.number, self.confusions = -1, torch.zeros(0)
 
     def keep(self, number: int, confusions: Tensor) -> None:
-        """Remember a trial that was finished, in case it is the best."""
+        """Keep the counts of a complete trial if it is the best."""
         if len(self.confusions) == 0 or _score(confusions) > _score(self.confusions):
             self.number, self.confusions = number, confusions
 
     def counts(self, trial: Any) -> Tensor:
-        """The counts of a finished trial."""
+        """The counts of a complete trial."""
         if trial.number != self.number:
             fixed = _optuna().trial.FixedTrial(trial.params)
             preset = _propose(fixed, self.config)
@@ -148,10 +149,11 @@ class _Leader:
 
 
 def balanced(scored: Scored, seed: int) -> list[int]:
-    """All images in a random order in which every class turns up early.
+    """All images in a random order in which every class occurs early.
 
-    Each next image is one that shows the class that has been shown least.
+    The next image is always one that shows the class shown least so far.
     """
+    # The early rungs score a few images. Were a class missing there, mean IoU would ignore it.
     shuffled = np.random.default_rng(seed).permutation(len(scored)).tolist()
     ids = range(scored.num_classes)
     shows = {index: [c for c in scored.classes_of(index) if c in ids] for index in shuffled}
@@ -173,7 +175,7 @@ def balanced(scored: Scored, seed: int) -> list[int]:
     return [*order, *(index for index in shuffled if index not in order)]
 
 
-def _climb(
+def _race(
     trial: Any,
     preset: Preset,
     scored: Scored,
@@ -182,7 +184,7 @@ def _climb(
     tol: float | None,
     rival: Tensor | None,
 ) -> Tensor:
-    """The counts of a trial on all images, or on the first few if it is stopped."""
+    """The counts of a trial on all images, or on the first few if it stops early."""
     counts = torch.zeros(0, scored.num_classes, scored.num_classes, dtype=torch.int64)
     for size in sizes:
         counts = torch.cat([counts, scored.confusions(preset, chosen[len(counts) : size], tol)])
@@ -201,6 +203,8 @@ def _score(counts: Tensor) -> float:
 
 
 def _propose(trial: Any, config: SearchConfig) -> Preset:
+    # Ratios of bandwidths and weights matter, not differences: 160 pixels are to 80 as 40 to 20. On
+    # a logarithmic scale as many trials fall between the one pair as between the other.
     numbers = {
         name: trial.suggest_float(name, low, high, log=True)
         for name, (low, high) in config.ranges().items()
@@ -215,7 +219,7 @@ def _propose(trial: Any, config: SearchConfig) -> Preset:
 
 
 def _open(optuna: Any, config: SearchConfig, storage: Path | None, before: float) -> Any:
-    """Begin a study, or take up the one on disk and drop what was not finished."""
+    """Create a study, or open the one on disk and drop its unfinished trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = None
     if storage is not None:
@@ -230,20 +234,23 @@ def _open(optuna: Any, config: SearchConfig, storage: Path | None, before: float
         load_if_exists=True,
         pruner=optuna.pruners.NopPruner(),
     )
+    # More trials may be added later, so their number is no setting. The score without a CRF stands
+    # for the scores themselves: other scores give another number.
     settings = json.dumps({**asdict(config), "trials": 0, "before": round(before, 6)})
-    known = study.user_attrs.get(_SETTINGS)
-    if known is None:
+    stored = study.user_attrs.get(_SETTINGS)
+    if stored is None:
         study.set_user_attr(_SETTINGS, settings)
         for name in config.start:
             _enqueue(study, _numbers(PRESETS[name], config))
-    elif known != settings:
+    elif stored != settings:
         raise ValueError(
             f"{storage}: the trials there were made with other settings or scores; use another "
-            f"output, or --restart to begin anew"
+            f"output, or --restart to start over"
         )
     states = optuna.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
         study.tell(trial.number, state=states.FAIL)
+        # A preset that was interrupted is tried again; a proposal is made anew by its sampler.
         fixed = trial.system_attrs.get("fixed_params")
         if fixed:
             _enqueue(study, fixed)
@@ -255,14 +262,14 @@ def _enqueue(study: Any, numbers: dict[str, float]) -> None:
 
 
 def _numbers(preset: Preset, config: SearchConfig) -> dict[str, float]:
-    """A preset's numbers, within the bounds."""
-    found = {
+    """The parameters of a preset, clamped to the bounds."""
+    numbers = {
         f"{type(kernel).__name__.lower()}_{name}": float(cast(float, value))
         for kernel in preset.kernels
         for name, value in {**kernel.bandwidths(), "weight": kernel.weight}.items()
     }
     bounds = config.ranges()
-    return {name: min(max(found[name], low), high) for name, (low, high) in bounds.items()}
+    return {name: min(max(numbers[name], low), high) for name, (low, high) in bounds.items()}
 
 
 def _optuna() -> Any:
