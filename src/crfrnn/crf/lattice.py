@@ -56,15 +56,7 @@ class Lattice:
         self.device = features.device
         self.engine = ops.resolve_engine(engine, features.device, features.dtype)
         flat = features.reshape(-1, *features.shape[-2:])
-        if self.engine != "cpu" or not _checks.readable(features):
-            _refuse_far(features)
-            self.arrays = ops.build(flat, self.engine)
-            return
-        try:
-            self.arrays = ops.build(flat, self.engine)
-        except ValueError:  # the core checks the range too, but its message has no remedy
-            _refuse_far(features)
-            raise
+        self.arrays = ops.build(flat, self.engine)
 
     @property
     def vertices(self) -> int:
@@ -181,13 +173,6 @@ def _check_features(features: Tensor) -> None:
         )
     _checks.floating("features", features)
     _checks.finite("features", features)
-
-
-def _refuse_far(features: Tensor) -> None:
-    """Refuse features out of range if the host can read them; on a device, `build` checks them."""
-    reach = _checks.number(features.detach().abs().max()) if _checks.readable(features) else None
-    if reach is not None:
-        ops.refuse_far(reach, features.dtype)
 
 
 def _check_values(values: Tensor, shape: torch.Size, device: torch.device) -> None:

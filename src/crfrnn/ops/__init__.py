@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .arrays import EXACT_TOLERANCE, FARTHEST, LatticeArrays, refuse_far
+from .arrays import EXACT_TOLERANCE, FARTHEST, LatticeArrays
 from .engines import (
     ENGINES,
     core_instructions,
@@ -44,7 +44,6 @@ __all__ = [
     "message_peaks",
     "needs_total",
     "normalizers",
-    "refuse_far",
     "release_memory",
     "resolve_engine",
     "response",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crfrnn import _core as _compiled
 
-from .arrays import EXACT_TOLERANCE, LatticeArrays
+from .arrays import EXACT_TOLERANCE, LatticeArrays, refuse_far
 from .model import Model, Options, Term
 from .reference import filter_to_weight, transpose_band, worth_pruning
 
@@ -58,9 +58,13 @@ def build(features: Tensor) -> LatticeArrays:
     entry = _empty((batch, n * (d + 1)), torch.int32)
     neighbors, offsets, sizes = [], [], [0]
     for b in range(batch):
-        neighbor, counts = _core.build(
-            features[b], vertex[b], weight[b], entry[b], torch.get_num_threads()
-        )
+        try:
+            neighbor, counts = _core.build(
+                features[b], vertex[b], weight[b], entry[b], torch.get_num_threads()
+            )
+        except ValueError:  # the core checks the range too, but its message has no remedy
+            refuse_far(float(features.abs().max()), features.dtype)
+            raise
         neighbors.append(torch.from_numpy(neighbor))
         offsets.append(torch.from_numpy(counts))
         sizes.append(neighbor.shape[1])

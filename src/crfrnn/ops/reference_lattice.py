@@ -7,11 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from .arrays import LatticeArrays
+from .arrays import LatticeArrays, refuse_far
 
 
 def build(features: Tensor) -> LatticeArrays:
     """Build the lattice of Adams, Baek & Davis (2010) around `features` (B N D)."""
+    if features.device.type == "cpu":  # elsewhere the host would wait for the device
+        refuse_far(float(features.detach().abs().max()), features.dtype)
     parts = [_build_item(item) for item in features]
     # Lattices differ in their number of vertices: tables of vertices lie one after the other.
     vertex, weight, neighbor, entry, offset = (list(column) for column in zip(*parts, strict=True))
