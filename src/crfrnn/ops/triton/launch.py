@@ -36,11 +36,11 @@ _compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, **options: Any) -> None:
     """Launch a Triton kernel with tensors, then integers, then constants, at little host time."""
-    # A call makes about a hundred launches. Triton's own lookup of a compiled kernel takes the host
-    # longer than many of these kernels take the device. So compiled kernels are kept here. A kept
-    # one is valid for the same types and constants: no Triton kernel here specializes on the value
-    # of an integer. It also assumes aligned tensors and 32-bit integers; Triton itself handles all
-    # other launches.
+    # A call makes about a hundred launches. Triton's own lookup of a compiled Triton kernel takes
+    # the host longer than many of these take the device. So they are kept here. A kept one is valid
+    # for the same types and constants: no Triton kernel here specializes on the value of an
+    # integer. It also assumes aligned tensors and 32-bit integers; Triton itself handles all other
+    # launches.
     tensors = [a for a in arguments if isinstance(a, Tensor)]
     numbers = arguments[len(tensors) :]
     # Triton accepts addresses, and for a tensor it would query the driver.
