@@ -362,7 +362,7 @@ def test_configurations_that_say_nothing_sensible(tmp_path: Path) -> None:
         "model.crf.kernels.0.color=null": r"crf.kernels.0.color: expected a number or a list",
         "model.network=null": r"give one of model.network and data.scores",
         "data.kind=coco": r"data.kind: expected one of: voc, camvid, folder, shapes; got 'coco'",
-        "data.kind=voc": r"data: root: the folder of the voc data is missing",
+        "data.kind=voc": r"data: root: expected the folder of the voc data, got none",
         "output=3": r"output: expected a path; got 3",
         "ema=1": r"ema: expected a decay between 0 and 1; got 1.0",
         "stages.0.scale=[2, 1]": r"crop: needed to batch images of random scale",

@@ -67,9 +67,7 @@ def check_map(owner: str, name: str, value: Any, logits: Tensor) -> None:
     if value.shape[1] == 0:
         raise ValueError(f"{owner}: {name} has no channels; got {_checks.shape_text(value)}")
     if value.dtype == torch.bool or value.is_complex():
-        raise TypeError(
-            f"{owner}: {name} must hold real numbers, 8-bit or float; got {value.dtype}"
-        )
+        raise TypeError(f"{owner}: {name} must hold numbers, 8-bit or float; got {value.dtype}")
     check_device(owner, name, value, logits)
     if value.is_floating_point():
         _checks.finite(f"{owner}: {name}", value)
@@ -97,7 +95,7 @@ def check_device(owner: str, name: str, value: Tensor, logits: Tensor) -> None:
     """Refuse a tensor on another device."""
     if value.device != logits.device:
         raise ValueError(
-            f"{owner}: logits are on {logits.device} but {name} is on {value.device}; "
+            f"{owner}: logits are on {logits.device} but {name} on {value.device}; "
             f"move one of them with .to(...)"
         )
 

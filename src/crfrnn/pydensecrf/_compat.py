@@ -57,8 +57,8 @@ def as_weights(compatibilities: Sequence[Tensor], labels: int) -> tuple[Tensor, 
     Potts (None) with weights (K, C) if every compatibility is a diagonal plus a constant matrix;
     this is the fast case of the engines. Otherwise weights (K, C, C) and the identity.
     """
-    # A constant matrix adds one energy to all labels of a pixel, and softmax ignores it. Potts,
-    # 1 - I, is a constant matrix less the identity: with weights -d it is equivalent to diag(d).
+    # A constant matrix adds the same energy to all labels of a pixel, and softmax ignores it. Potts
+    # is 1 - I, a constant matrix less the identity: with weights -d it is equivalent to diag(d).
     identity = torch.from_numpy(np.eye(labels, dtype=np.float32))
     rows = [_potts_weights(compatibility, labels) for compatibility in compatibilities]
     table = [row for row in rows if row is not None]
