@@ -29,7 +29,7 @@ namespace crfrnn {
 /// The cost of a filter is memory: splat and slice read d+1 rows per point, and each of the d+1
 /// blurs reads three rows and writes one per vertex. At 500 x 500 x 21 a step moves 315 MB, of
 /// which 179 are tables, 32 are indices and weights. At four channels tables fit the third cache,
-/// and indices are half of the 40 MB that remain. docs/performance.md has the measurements.
+/// and indices are half of the 40 MB that remain. docs/results/performance.md has more.
 template <typename T>
 class LatticeFilter {
 public:

@@ -15,7 +15,7 @@ DATA_HELP = """\
 --data camvid    --root with <split>.txt, <split> and <split>annot; 11 classes,
                  void ignored
 --data folder    --images and --masks, matched by stem (<stem>_mask too): class
-                 ids, grey or palette (--classes), or RGB with --label-map,
+                 ids, gray or palette (--classes), or RGB with --label-map,
                  a text file of lines `R G B name`
 Pixels of 255 in a mask do not count."""
 

@@ -1,7 +1,7 @@
 """Score predictions on photographs with masks, before and after a CRF.
 
 SOURCE is one of
-  a folder of label images    <name>.png, palette or grey ids; give two, before
+  a folder of label images    <name>.png, palette or gray ids; give two, before
                               and after
   a folder of scores          <name>.npy or .npz, as `crfrnn refine` reads them
   a .npz of many images       `ids` (N,), and `logits` or `probs`, (N, h, w, C)

@@ -7,10 +7,10 @@ SCORES is
                  foreground map (h, w); or integer labels. An .npz holds one
                  array, or one called logits, probs, labels, mask or scores, or
                  unsigned bytes `logits` with a `scale` and a `zero`
-  an image       labels (palette, or grey class ids, 255 = unknown) or a mask
+  an image       labels (palette, or gray class ids, 255 = unknown) or a mask
                  (0..255)
 The result is a palette PNG of class ids: in the palette of SCORES if it has
-one, black and white for a mask, in VOC's colors otherwise; 16-bit grey above
+one, black and white for a mask, in VOC's colors otherwise; 16-bit gray above
 256 classes.
 """
 

@@ -68,7 +68,7 @@ class ReadOptions:
         Kind,
         Option(
             "what SCORES holds; auto (default) guesses and says so on stderr: floats that sum to "
-            "one are probs, others logits; palette images are labels; 8-bit grey is labels if all "
+            "one are probs, others logits; palette images are labels; 8-bit gray is labels if all "
             "values are below 64 or 255, else a mask",
             choices=get_args(Kind),
         ),

@@ -47,7 +47,7 @@ class Prepared:
         >>> prepared.shape, len(prepared.filters)
         ((2, 8, 9), 2)
         >>> ones = torch.ones(2, 1, 8, 9)
-        >>> bool(prepared.filters[1](ones).mean() > 0.9)  # normalised: constants nearly stay
+        >>> bool(prepared.filters[1](ones).mean() > 0.9)  # normalized: constants nearly stay
         True
     """
 
