@@ -40,9 +40,8 @@ class CRFRNN(nn.Module):
 
     Args:
         num_classes: C, the channels of the logits.
-        kernels: pairwise kernels, any number and mix of `Bilateral`, `Gaussian`,
-            `FeatureGaussian` and your own, see docs/guide/layer.md. Default the paper's: bilateral
-            160 / 3 with weight 5, spatial 3 with weight 3.
+        kernels: any mix of `Bilateral`, `Gaussian`, `FeatureGaussian` and your own. Default the
+            paper's: bilateral 160 / 3 with weight 5, spatial 3 with weight 3.
         iterations: mean-field steps while training. Default 5 (the paper).
         eval_iterations: steps in evaluation mode. Default 10 (the paper).
         weights: learn one kernel weight per kernel ("scalar"), per kernel and class ("class", the
