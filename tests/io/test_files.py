@@ -361,7 +361,7 @@ def test_unwritable_places_are_told_at_once(tmp_path: Path) -> None:
         require_writable(tmp_path / "file" / "a.png")
     with pytest.raises(OSError, match="name of a file to write; got a folder"):
         require_writable(tmp_path)
-    with pytest.raises(OSError, match="cannot make this folder"):
+    with pytest.raises(OSError, match="cannot create this folder"):
         make_folder(tmp_path / "file" / "folder")
     require_writable(tmp_path / "a.png")
     assert names(tmp_path) == ["file"]

@@ -232,8 +232,8 @@ class Judge:
     def _check(self, prediction: Tensor) -> None:
         if prediction.shape != self.label.shape:
             raise ValueError(
-                f"prediction and label must have the same size; got "
-                f"{_checks.shape_text(prediction)} and {_checks.shape_text(self.label)} (height, width)"
+                f"prediction and label must have the same size (height, width); got "
+                f"{_checks.shape_text(prediction)} and {_checks.shape_text(self.label)}"
             )
         low, high = int(prediction.min()), int(prediction.max())
         if low < 0 or high >= self.num_classes:
