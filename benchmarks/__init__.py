@@ -1,1 +1,1 @@
-"""Timings, one file a question: `python -m benchmarks NAME`."""
+"""Timings, one file per question: `python -m benchmarks NAME`."""

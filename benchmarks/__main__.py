@@ -15,13 +15,13 @@ NAMES = sorted(
 
 
 def main() -> None:
-    """Run the benchmarks named on the command line; all without a name."""
+    """Run the benchmarks that the command line names; without a name, run all."""
     names, options = [], sys.argv[1:]
     while options and not options[0].startswith("-"):
         names.append(options.pop(0))
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise SystemExit(f"unknown benchmark {unknown[0]}; there are: {', '.join(NAMES)}")
+        raise SystemExit(f"unknown benchmark {unknown[0]}; expected one of: {', '.join(NAMES)}")
     for name in names or [name for name in NAMES if name != "gpu" or torch.cuda.is_available()]:
         import_module(f"benchmarks.{name}").main(options)
 

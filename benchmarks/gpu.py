@@ -1,12 +1,11 @@
-"""How fast is the Triton engine, and how near to what the device's memory allows?
+"""How fast is the Triton engine, and how close to the limit of the device's memory?
 
 python -m benchmarks gpu                                  # all cases, on the first CUDA device
 python -m benchmarks gpu --output gpu.json --quick        # no megapixel, no exact filter
 python -m benchmarks gpu --photographs JPEGImages --scores scores.npz --canvas 513
 
-Each case is first computed by the CPU as well, on a smaller picture where the CPU would take
-minutes; where the results differ, the case shows the difference in place of a time, and the program
-fails at its end.
+Each case is first checked against the CPU, on a smaller picture if the CPU would take minutes. If
+the results differ, the case is not timed; the program reports it and fails at the end.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ from crfrnn.crf.lattice import ExactFilter
 
 from . import photographs
 
-#: Those of the targets: 160 pixels, 3 of 255 grey levels; 3 pixels.
+#: The kernels of the targets: 160 pixels and 3 of 255 gray levels; 3 pixels.
 KERNELS = [Bilateral(160, 3, weight=5), Gaussian(3, weight=3)]
 
-#: Photographs that the exact filter sees as well.
+#: Number of photographs that the exact filter is timed on.
 EXACT = 4
 
 
@@ -59,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Share:
-    """One kernel: what it must move, what it asks for, and how long it takes."""
+    """One Triton kernel: the bytes it must move, the bytes it requests, and its time."""
 
     kernel: str
     microseconds: float
@@ -70,7 +69,7 @@ class Share:
 
 
 def picture(size: int, classes: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Smooth scores, and patches of flat color with noise: about as many vertices as a photo."""
+    """Draw smooth scores, and flat patches with noise: as many vertices as a photo, about."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(batch, classes, size // 25 + 1, size // 25 + 1, generator=generator)
     logits = torch.nn.functional.interpolate(4 * coarse, size=(size, size), mode="bilinear")
@@ -81,7 +80,7 @@ def picture(size: int, classes: int, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def inference(size: int, classes: int, batch: int, steps: int, **options: Any) -> Row:
-    """A whole call of `refine`, lattices included, without pruning."""
+    """Time whole calls of `refine`, which build the lattices, without pruning."""
     options = {"kernels": KERNELS, "iterations": steps, "prune": False, **options}
     exact, half = options.get("filter") == "exact", options.get("precision") == "half"
     small = min(size, 150 if exact else 250 if classes > 50 else size)
@@ -93,21 +92,21 @@ def inference(size: int, classes: int, batch: int, steps: int, **options: Any) -
     times, peak = _timed(lambda: refine(image, logits=logits, **options))
     name = "exact" if exact else "lattice, half storage" if half else "lattice"
     name += f" {size} x {size} x {classes}, T = {steps}"
-    target = {(500, 1, False): "5", (500, 16, False): "2.5 an image", (500, 1, True): "100"}
+    target = {(500, 1, False): "5", (500, 16, False): "2.5 per image", (500, 1, True): "100"}
     wanted = target.get((size, batch, exact), "") if classes == 21 and not half else "runs"
     return _row(f"{name}, batch {batch}", times, peak, batch, wanted, checked)
 
 
 def training(size: int, classes: int, steps: int) -> Row:
-    """Forward and backward of the layer, lattice included."""
+    """Time forward and backward of the layer, which builds the lattice."""
     logits, image = picture(size, classes, 1)
-    made = {}
+    calls = {}
     for where in ("cpu", "cuda"):
         layer = CRFRNN(classes, KERNELS, iterations=steps).to(where)
         given, seen = logits.to(where).requires_grad_(), image.to(where)
         upstream = torch.linspace(-1, 1, logits.numel(), device=where).view(logits.shape)
 
-        def run(
+        def call(
             layer: CRFRNN = layer,
             given: Tensor = given,
             seen: Tensor = seen,
@@ -115,17 +114,17 @@ def training(size: int, classes: int, steps: int) -> Row:
         ) -> tuple[Tensor, ...]:
             return torch.autograd.grad(layer(given, seen), (given, *layer.parameters()), upstream)
 
-        made[where] = run
-    pairs = list(zip(made["cpu"](), made["cuda"](), strict=True))
+        calls[where] = call
+    pairs = list(zip(calls["cpu"](), calls["cuda"](), strict=True))
     error = max(float((a - b.cpu()).norm() / a.norm()) for a, b in pairs)
     _require(error < 1e-3, f"gradients differ from the CPU's by {error:.1e}")
-    times, peak = _timed(made["cuda"])
+    times, peak = _timed(calls["cuda"])
     name = f"forward + backward {size} x {size} x {classes}, T = {steps}"
     return _row(name, times, peak, 1, "8", f"gradients to {error:.0e}")
 
 
 def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
-    """The kernels of one step, each alone in a CUDA graph, against a plain copy."""
+    """Time the Triton kernels of one step, each in a CUDA graph, against a plain copy."""
     from crfrnn.ops import Model
     from crfrnn.ops.triton import convolution, inference, lattice_build, packing, splat
     from crfrnn.ops.triton.launch import padded_width, pieces
@@ -148,7 +147,7 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
     flat, z = logits.flatten(2).contiguous(), torch.empty_like(logits.flatten(2))
     fused, message = steps.messages(q)
     row, table = width * 4, vertices * width * 4
-    # Rows of values that a pass of the separable filter loads for each row of its result.
+    # Rows of values that a pass of the separable filter loads per row of its result.
     tall, deep = convolution._ROWS, convolution._DEPTH
     fetched = sum(pieces(tall + b.shape[1] - 1, deep) * deep / tall for b in terms[1].arrays)
     present = int((arrays.neighbor > 0).sum())
@@ -156,7 +155,7 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
     def update() -> None:
         steps.update(fused, flat, z, q, q, write=False, last=False, message=message)
 
-    # Name, launches of the kernel in one run, the run, bytes compulsory, bytes requested.
+    # Name, launches per call, the call, bytes compulsory, bytes requested.
     cases: list[tuple[str, int, Callable[[], Any], float, float]] = [
         (
             "splat",
@@ -195,8 +194,8 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
         ),
     ]  # fmt: skip
     shares = []
-    for name, launches, run, compulsory, requested in cases:
-        seconds = _graphed(run)
+    for name, launches, call, compulsory, requested in cases:
+        seconds = _graphed(call)
         shares.append(
             Share(
                 name,
@@ -211,7 +210,7 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
 
 
 def parts(size: int, classes: int) -> dict[str, float]:
-    """Milliseconds of the parts of a call: until the device is idle, of the host, of the device."""
+    """Time the parts of a call in milliseconds: until the device is idle, host, device."""
     from crfrnn.ops import Model, Options
     from crfrnn.ops import triton as engine
 
@@ -248,7 +247,7 @@ def parts(size: int, classes: int) -> dict[str, float]:
 
 
 def exact_tiles(points: Tensor) -> dict[str, float]:
-    """One exact filter of 24 channels over points (N D), and its preparation."""
+    """Time an exact filter of 24 channels over points (N D), and its preparation."""
     from crfrnn.ops import EXACT_TOLERANCE
     from crfrnn.ops.triton import gaussian_sum, ordering
 
@@ -271,7 +270,7 @@ def exact_tiles(points: Tensor) -> dict[str, float]:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second of a plain copy, read and written, over 1 GiB."""
+    """Measure bytes per second of a plain copy of 1 GiB, read and written."""
     source = torch.zeros(1 << 28, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.nbytes / _graphed(lambda: target.copy_(source))
@@ -281,35 +280,35 @@ def _same_labels(size: int, classes: int, options: dict[str, Any]) -> str:
     logits, image = picture(size, classes, 1)
     here = refine(image, logits=logits, **options)
     there = refine(image.cuda(), logits=logits.cuda(), **options)
-    _require(there.engine == "triton", f"engine {there.engine} ran instead of triton")
+    _require(there.engine == "triton", f"expected the engine triton; got {there.engine}")
     share = float((here.labels == there.labels.cpu()).float().mean())
-    _require(share >= 0.999, f"only {share:.2%} of labels are those of the CPU")
+    _require(share >= 0.999, f"only {share:.2%} of labels are equal to the CPU's")
     difference = float((here.probs - there.probs.cpu()).abs().max())
     at = "" if size >= 500 else f" at {size} x {size}"
     return f"labels {share:.2%}, probabilities to {difference:.0e}{at}"
 
 
 def _exact_error(image: Tensor, logits: Tensor) -> float:
-    """Of the normalised exact filter, against float64 sums at 300 pixels."""
+    """Return the error of the normalized exact filter, against float64 sums at 300 pixels."""
     points = _bilateral_points(image)[None]
     values = logits.flatten(2).softmax(1).transpose(1, 2).contiguous()
-    run = ExactFilter(points).filter
-    ours = run(values) / run(torch.ones_like(values[..., :1]))
+    exact = ExactFilter(points).filter
+    ours = exact(values) / exact(torch.ones_like(values[..., :1]))
     generator = torch.Generator().manual_seed(1)
     chosen = torch.randperm(points.shape[1], generator=generator)[:300].cuda()
     kernel = torch.exp(-0.5 * torch.cdist(points[0, chosen].double(), points[0].double()) ** 2)
     expected = kernel @ values[0].double() / kernel.sum(1, keepdim=True)
     error = float((ours[0, chosen] - expected).abs().max())
-    _require(error <= 1e-4, f"the exact filter is {error:.1e} off")
+    _require(error <= 1e-4, f"the error of the exact filter must be at most 1e-4; got {error:.1e}")
     return error
 
 
 def _timed(
-    run: Callable[[], Any], least: int = 5, budget: float = 1.0
+    call: Callable[[], Any], least: int = 5, budget: float = 1.0
 ) -> tuple[list[float], float]:
-    """Seconds of whole calls, until the device is idle again; peak memory above what was held."""
+    """Time whole calls until the device is idle; measure their peak memory above that before."""
     for _ in range(3):  # compiles, and fills the allocator's cache
-        run()
+        call()
     torch.cuda.synchronize()
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
@@ -318,22 +317,22 @@ def _timed(
     begun = time.perf_counter()
     while len(times) < least or (time.perf_counter() - begun < budget and len(times) < 50):
         start = time.perf_counter()
-        run()
+        call()
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return times, (torch.cuda.max_memory_allocated() - held) / 1e6
 
 
-def _graphed(run: Callable[[], Any], repeats: int = 20) -> float:
-    """Seconds of one run on the device alone: many in one CUDA graph, so that no launch waits."""
+def _graphed(call: Callable[[], Any], repeats: int = 20) -> float:
+    """Time a call on the device alone: many calls in a CUDA graph, so that no launch waits."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        run()
+        call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(repeats):
-            run()
+            call()
     times = []
     for _ in range(5):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -351,7 +350,7 @@ def _row(case: str, times: list[float], peak: float, batch: int, target: str, ch
 
 
 class CheckFailed(Exception):
-    """A case whose result is not that of the CPU."""
+    """The result of a case differs from the CPU's."""
 
 
 def _require(holds: bool, otherwise: str) -> None:
@@ -360,29 +359,29 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 def real(chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each photograph in turn through `refine` on the device, and once on the CPU."""
+    """Time `refine` on the device for each photograph, and compare with the CPU."""
     rows = []
     for name, image, logits in photographs.read(chosen):
         here = refine(image, logits=logits, kernels=KERNELS, iterations=10)
         seen, given = image.cuda(), logits.cuda()
 
-        def run(filter: str, seen: Tensor = seen, given: Tensor = given) -> Any:
+        def call(filter: str, seen: Tensor = seen, given: Tensor = given) -> Any:
             return refine(seen, logits=given, kernels=KERNELS, iterations=10, filter=filter)
 
-        same = float((run("lattice").labels.cpu() == here.labels).float().mean())
+        same = float((call("lattice").labels.cpu() == here.labels).float().mean())
         points = _bilateral_points(seen)
         row: dict[str, Any] = {
             "name": name,
             "size": list(image.shape[2:]),
             "vertices_per_pixel": Lattice(points).vertices / len(points),
             "lattice_milliseconds": 1e3
-            * statistics.median(_timed(lambda: run("lattice"), budget=0.15)[0]),
+            * statistics.median(_timed(lambda: call("lattice"), budget=0.15)[0]),
             "labels_equal": same,
         }
         if len(rows) < EXACT:
             row["exact_error"] = _exact_error(seen, given)
             row["exact"] = exact_tiles(points)
-            row["exact_milliseconds"] = 1e3 * statistics.median(_timed(lambda: run("exact"))[0])
+            row["exact_milliseconds"] = 1e3 * statistics.median(_timed(lambda: call("exact"))[0])
         rows.append(row)
     return rows
 
@@ -391,7 +390,7 @@ def _print(device: str, rows: list[Row], shares: list[Share], bandwidth: float) 
     console = Console(width=150)
     title = f"Triton engine on {device}, medians, 160 / 3 and 3 pixels"
     table = Table(title=title, title_justify="left")
-    for column in ("case", "ms", "least", "ms an image", "peak MB", "target ms", "checked"):
+    for column in ("case", "ms", "least", "ms per image", "peak MB", "target ms", "checked"):
         table.add_column(column, justify="left" if column in ("case", "checked") else "right")
     for row in rows:
         table.add_row(
@@ -406,7 +405,7 @@ def _print(device: str, rows: list[Row], shares: list[Share], bandwidth: float) 
     console.print(table)
     title = f"One step, 500 x 500 x 21, beside a copy at {bandwidth / 1e12:.2f} TB/s"
     table = Table(title=title, title_justify="left")
-    for column in ("kernel", "µs", "launches", "must move MB", "asks for MB", "share of copy"):
+    for column in ("kernel", "µs", "launches", "must move MB", "requests MB", "share of copy"):
         table.add_column(column, justify="left" if column == "kernel" else "right")
     for share in shares:
         table.add_row(
@@ -421,14 +420,16 @@ def _print(device: str, rows: list[Row], shares: list[Share], bandwidth: float) 
 
 
 def main(options: list[str]) -> None:
-    """Check, measure, print, and write the figures as JSON if asked."""
+    """Check, time and print all cases; write the numbers as JSON if asked."""
     parser = argparse.ArgumentParser(prog="gpu", description=__doc__)
-    parser.add_argument("--output", metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--quick", action="store_true", help="leave out megapixel and exact")
+    parser.add_argument("--output", metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out the megapixel picture and the exact filter"
+    )
     photographs.add_options(parser)
     chosen = parser.parse_args(options)
     if not torch.cuda.is_available():
-        raise SystemExit("this benchmark needs a CUDA device, which torch does not see")
+        raise SystemExit("this benchmark needs a CUDA device; torch sees none")
     device = torch.cuda.get_device_name()
     bandwidth = copy_bandwidth()
     cases: list[Callable[[], Row]] = [
@@ -450,9 +451,9 @@ def main(options: list[str]) -> None:
         "failed": [],
     }
 
-    def attempt(name: str, run: Callable[[], Any]) -> Any:
+    def attempt(name: str, case: Callable[[], Any]) -> Any:
         try:
-            result = run()
+            result = case()
         except (CheckFailed, RuntimeError, ValueError) as error:
             facts["failed"].append(f"{name}: {error}")
             result = None
@@ -474,7 +475,7 @@ def main(options: list[str]) -> None:
         sys.stdout.write(f"{name}: {milliseconds:.2f} ms\n")
     points = _bilateral_points(picture(500, 1, 1)[1].cuda())
     facts["vertices_per_pixel"] = Lattice(points).vertices / len(points)
-    sys.stdout.write(f"{facts['vertices_per_pixel']:.2f} vertices a pixel at 160 / 3\n")
+    sys.stdout.write(f"{facts['vertices_per_pixel']:.2f} vertices per pixel at 160 / 3\n")
     tiles = attempt("exact tiles", lambda: exact_tiles(points))
     if tiles:
         facts["exact"] = tiles
@@ -509,7 +510,7 @@ def _print_real(rows: list[dict[str, Any]]) -> None:
             )
     if rows:
         same = [row["labels_equal"] for row in rows]
-        sys.stdout.write(f"labels of the CPU: {min(same):.3%} at least\n")
+        sys.stdout.write(f"at least {min(same):.3%} of labels are equal to the CPU's\n")
 
 
 def _bilateral_points(image: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What does `precision="half"` gain, and what does it cost?
 
-`refine` with float16 tables beside float32 ones, whole calls on a real photograph with real scores,
-and on it resized.
+Whole calls of `refine` with float16 tables, in turn with float32 tables, on a real photograph with
+real scores, in several sizes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="half_precision", description=__doc__)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run in this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save the times of all calls")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     rows = []
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 def call_on(
     image: np.ndarray, logits: np.ndarray, iterations: int, bilateral: Any, prune: bool
 ) -> Callable[[str], crfrnn.Refined]:
-    """A call of `refine` in the precision that it is given."""
+    """Return a call of `refine` that takes the precision."""
     position, color, weight = bilateral
     kernels = [
         crfrnn.Bilateral(position=position, color=color, weight=weight),

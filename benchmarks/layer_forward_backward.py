@@ -1,4 +1,4 @@
-"""What does the fused backward save? Time and peak memory against plain autograd, in one run.
+"""What does the fused backward save, in time and peak memory, against plain autograd?
 
 python -m benchmarks layer_forward_backward                  # 500 x 500 pixels, 21 classes
 python -m benchmarks layer_forward_backward --size 250 --steps 1,5,10
@@ -22,7 +22,7 @@ _STATUS = Path("/proc/self/status")
 
 
 class Case:
-    """A layer, its inputs and its filters, and one forward and backward of each kind."""
+    """A layer with inputs and filters, and forward with backward of each kind."""
 
     def __init__(self, size: int, classes: int, steps: int) -> None:
         """Draw smooth scores and a picture of patches with noise; build the lattice."""
@@ -39,11 +39,11 @@ class Case:
         self.prepared = self.layer.prepare(image.clamp(0, 255))
 
     def fused(self) -> tuple[Tensor, ...]:
-        """The layer."""
+        """Forward and backward of the layer."""
         return self._backward(self.layer(self.logits, self.prepared))
 
     def plain(self) -> tuple[Tensor, ...]:
-        """The recurrence in plain PyTorch, on the same filters."""
+        """Forward and backward of the recurrence in plain PyTorch, with the same filters."""
         layer, filters = self.layer, self.prepared.filters
         z = mean_field(-self.logits, filters, layer.kernel_weights, layer.penalty(), self.steps)
         return self._backward(z)
@@ -53,13 +53,13 @@ class Case:
         return torch.autograd.grad(z, wanted, self.upstream)
 
     def agreement(self) -> float:
-        """Largest relative difference of a gradient."""
+        """Return the largest relative difference of a gradient."""
         pairs = zip(self.fused(), self.plain(), strict=True)
         return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
 def peak_megabytes(size: int, classes: int, steps: int, kind: str) -> float:
-    """Peak memory of one forward and backward above inputs and lattice, in its own process."""
+    """Peak memory of forward and backward above inputs and lattice, in a fresh process."""
     command = [
         sys.executable,
         "-m",
@@ -70,12 +70,12 @@ def peak_megabytes(size: int, classes: int, steps: int, kind: str) -> float:
 
 
 def _measure(size: int, classes: int, steps: int, kind: str) -> float:
-    """In this process: what the kernel saw between a reset of its peak and the end."""
-    run = getattr(Case(size, classes, steps), kind)
-    getattr(Case(50, classes, 1), kind)()  # whatever is made once
+    """Return the peak that Linux reports for this process, from a reset to the end."""
+    call = getattr(Case(size, classes, steps), kind)
+    getattr(Case(50, classes, 1), kind)()  # what is allocated only once
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _kilobytes("VmRSS")
-    run()
+    call()
     return (_kilobytes("VmHWM") - before) / 1000
 
 

@@ -1,4 +1,4 @@
-"""Real photographs with a real network's scores, for benchmarks that ask for them."""
+"""Real photographs with a real network's scores, for the benchmarks that use them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from crfrnn.io.scores import interpret_scores
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that name photographs and scores."""
-    parser.add_argument("--photographs", type=Path, metavar="FOLDER", help="JPEG photographs")
+    """Declare the options that name photographs and scores."""
+    parser.add_argument(
+        "--photographs", type=Path, metavar="FOLDER", help="folder of JPEG photographs"
+    )
     parser.add_argument(
         "--scores", type=Path, metavar="FILE", help="their scores: an .npz with ids and logits"
     )
@@ -28,11 +30,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read(chosen: argparse.Namespace) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, image (1 3 H W) and logits (1 C H W) of each photograph that has scores."""
+    """Yield name, image (1 3 H W) and logits (1 C H W) of each photograph with scores."""
     pack = read_pack(chosen.scores)
     names = [name for name in pack.names if (chosen.photographs / f"{name}.jpg").is_file()]
     if not names:
-        raise SystemExit(f"no photograph of {chosen.scores} is in {chosen.photographs}")
+        raise SystemExit(
+            f"{chosen.photographs}: no photograph has scores in {chosen.scores}; files must be "
+            "called <id>.jpg"
+        )
     canvas = None if chosen.canvas is None else (chosen.canvas, chosen.canvas)
     reading = ReadOptions(canvas=canvas, align_corners=canvas is not None)
     for name in names[: chosen.limit]:

@@ -1,7 +1,7 @@
-"""How long do people's own calls take on the original and on this library?
+"""How long does published code take with the original and with this library?
 
-Runs the helper families of `tests/golden/pydensecrf_snippets.py` unchanged on both, in turn and in
-one process, on the demo photographs, and checks that the results agree.
+The helper functions of `tests/golden/pydensecrf_snippets.py` run unchanged with both, in turn, in
+the same process, on the demo photographs; the share of equal labels is shown.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 PHOTOGRAPHS = ("astronaut", "chelsea")
 FAMILIES = ("psa", "deeplab", "irn", "stego", "maskcut", "saliency", "manga", "crfasrnn")
 
-Runs = dict[str, Callable[[], Any]]
+Calls = dict[str, Callable[[], Any]]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and print a table for each photograph."""
     parser = argparse.ArgumentParser(prog="pydensecrf_families", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5, help="runs of each, in turn")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of calls, in turn")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
@@ -45,20 +45,20 @@ def main(arguments: list[str] | None = None) -> None:
         table(f"whole calls, {photograph}, {options.threads} threads, other: pydensecrf2", rows)
 
 
-def families(photograph: str, *, original: bool) -> Runs:
-    """The families on one photograph, bound to the one library or the other."""
+def families(photograph: str, *, original: bool) -> Calls:
+    """Bind the families to a photograph, and to the original or this library."""
     with library(original=original):
         scenes, snippets, cases = (
             load(f"pydensecrf_{name}") for name in ("scenes", "snippets", "cases")
         )
     image, probs = scenes.photograph(photograph)
-    runs: Runs = cases.families(snippets, image, probs.argmax(axis=0), probs)
-    return runs
+    calls: Calls = cases.families(snippets, image, probs.argmax(axis=0), probs)
+    return calls
 
 
 @contextmanager
 def library(*, original: bool) -> Iterator[None]:
-    """Let `import pydensecrf` find the original, or this library."""
+    """Let `import pydensecrf` import the original, or this library."""
     if original:
         crfrnn.pydensecrf.uninstall()
         if importlib.util.find_spec("pydensecrf") is None:
@@ -82,7 +82,7 @@ def load(name: str) -> ModuleType:
 
 
 def agreement(old: Any, new: Any) -> float:
-    """The share of pixels with the same label."""
+    """Return the share of pixels with the same label."""
     old, new = (np.asarray(a) for a in (old, new))
     if old.ndim == 3:
         old, new = old.argmax(axis=0), new.argmax(axis=0)

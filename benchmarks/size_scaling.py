@@ -1,9 +1,9 @@
-"""Does a pixel cost the same in small and in large pictures?
+"""Does a pixel take the same time in small and in large pictures?
 
 Whole calls of `refine`, 21 classes, T = 10, 160/3, with pruning; every size in turn with 500 x 500.
-"tiled": the same content at every size; a smaller size is one call for each tile of the 500 x 500
-pixels, a larger one is the photograph beside mirrored copies of itself. "resized": the photograph
-up or down, so that larger pictures hold less in an area.
+"tiles" has the same detail per area at every size: a smaller size takes a call for each tile of the
+500 x 500 pixels, and a larger picture continues the photograph by mirror images. "resized" scales
+the photograph up or down, so that larger pictures have less detail per area.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-pruning", action="store_true")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every run in this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save the times of all calls")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     rows = []
@@ -51,14 +51,16 @@ def main(arguments: list[str] | None = None) -> None:
                     f"{changed:.1%} of pixels relabeled",
                 )
             )
-    title = f"microseconds a pixel and their ratio to {SIZE} x {SIZE}, {options.threads} thread(s)"
+    title = (
+        f"microseconds per pixel and their ratio to {SIZE} x {SIZE}, {options.threads} thread(s)"
+    )
     names = (f"{SIZE} [us]", "size [us]")
     table(title, rows, names)
     save_json(options.json, rows, names)
 
 
 def tiles(image: np.ndarray, logits: np.ndarray, size: int) -> list[Picture]:
-    """All tiles of a smaller size; or one picture that goes on mirrored up to a larger one."""
+    """Cut all tiles of a smaller size, or continue the picture by mirror images to a larger one."""
     more = (0, max(0, size - SIZE))
     image = np.pad(image, (more, more, (0, 0)), mode="symmetric")
     logits = np.pad(logits, ((0, 0), more, more), mode="symmetric")
@@ -74,7 +76,7 @@ def tiles(image: np.ndarray, logits: np.ndarray, size: int) -> list[Picture]:
 
 
 def resized(image: np.ndarray, logits: np.ndarray, size: int) -> list[Picture]:
-    """The photograph and its logits at another size."""
+    """Resize the photograph and its logits."""
     other = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
     grid = torch.from_numpy(logits)[None]
     scores = torch.nn.functional.interpolate(grid, (size, size), mode="bilinear", antialias=True)
@@ -82,13 +84,13 @@ def resized(image: np.ndarray, logits: np.ndarray, size: int) -> list[Picture]:
 
 
 def calls_on(pictures: list[Picture], *, prune: bool) -> Callable[[], list[np.ndarray]]:
-    """A call of `refine` for each picture, with the paper's kernels."""
+    """Return a function that calls `refine` on each picture, with the paper's kernels."""
     calls = [ours_on(*given, 10, (160, 3, 5), (3, 3), prune=prune) for given in pictures]
     return lambda: [call() for call in calls]
 
 
 def per_pixel(seconds: Pairs, pixels: int) -> Pairs:
-    """Microseconds a pixel."""
+    """Convert seconds to microseconds per pixel."""
     return Pairs(
         [1e6 * second / SIZE**2 for second in seconds.ours],
         [1e6 * second / pixels for second in seconds.theirs],

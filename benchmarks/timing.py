@@ -17,7 +17,7 @@ from rich.table import Table
 
 import crfrnn.bench
 
-#: What the two functions are called, and the unit.
+#: The names of the two functions, with the unit.
 NAMES = ("ours [s]", "other [s]")
 
 Row = tuple[str, "Pairs", str]
@@ -25,7 +25,7 @@ Row = tuple[str, "Pairs", str]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Seconds of two functions run in turn, A B A B ..., so that a slow moment hits both."""
+    """Seconds of two functions called in turn, A B A B ..., so that a slow moment hits both."""
 
     ours: list[float]
     theirs: list[float]
@@ -38,12 +38,12 @@ class Pairs:
 
 
 def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int = 7) -> Pairs:
-    """Time both functions `pairs` times after one warm-up each."""
+    """Time both functions `pairs` times, after calling each once to warm up."""
     return Pairs(*crfrnn.bench.in_turn((ours, theirs), pairs))
 
 
 def table(title: str, rows: Sequence[Row], names: tuple[str, str] = NAMES) -> None:
-    """Print a row for each question: medians, the ratio with its spread, and what was checked."""
+    """Print the medians of each row, their ratio with its spread, and what was checked."""
     printed = Table(title=escape(title), title_justify="left")
     for column in ("case", *names, "ratio", "least", "largest", "checked"):
         left = column in ("case", "checked")
@@ -63,11 +63,11 @@ def table(title: str, rows: Sequence[Row], names: tuple[str, str] = NAMES) -> No
 
 
 def save_json(path: Path | None, rows: Sequence[Row], names: tuple[str, str] = NAMES) -> None:
-    """Keep every run of every row, and what it ran on; nothing without a path."""
+    """Save the times of all calls, and the conditions, if there is a path."""
     if path is None:
         return
     facts = crfrnn.info()
-    kept = {
+    record = {
         "engine": facts.runs["CPU float32"],
         "instructions": facts.instructions,
         "torch": facts.torch,
@@ -85,5 +85,5 @@ def save_json(path: Path | None, rows: Sequence[Row], names: tuple[str, str] = N
         ],
     }
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     part.replace(path)

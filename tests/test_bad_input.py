@@ -205,7 +205,7 @@ def test_channels_on_the_side_denied(image, logits) -> None:
 def test_masks_and_maps_of_a_wrong_size(image, logits) -> None:
     with refuses(ValueError, "mask must have the size of the scores", "(5, 7)", "got (7, 5)"):
         refine(image, logits=logits, mask=np.ones((W, H), bool))
-    with refuses(ValueError, "features (7, 5, 2)", "grid (5, 7)"):
+    with refuses(ValueError, "features must have the size of the scores, (5, 7); got (7, 5, 2)"):
         refine(image, logits=logits, features=[np.zeros((W, H, 2))])
 
 
@@ -266,7 +266,7 @@ def test_more_or_less_than_one_kind_of_scores(image, logits) -> None:
 def test_one_class(image, logits) -> None:
     """One channel is the foreground; one energy, or one label, decides nothing."""
     fine(refine(image, logits=logits[:1]), (2, H, W))
-    with refuses(ValueError, "energy needs at least two classes"):
+    with refuses(ValueError, "energy must have at least two classes"):
         refine(image, energy=logits[:1])
     with refuses(ValueError, "num_classes=1, at least 2"):
         refine(image, labels=np.zeros((H, W), np.int64), num_classes=1)
@@ -395,7 +395,7 @@ def test_weights_that_are_not_finite(weight) -> None:
     for kernel in (Gaussian, Bilateral, FeatureGaussian):
         with refuses(ValueError, "weight must be finite"):
             kernel(weight=weight)
-    with refuses(TypeError, "weight must be a number or one number a class"):
+    with refuses(TypeError, "weight must be a number or one number per class"):
         Gaussian(weight="2")
 
 

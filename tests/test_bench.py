@@ -120,7 +120,7 @@ def test_no_times_of_an_original_that_gives_other_labels(
         assert timing.original is None
         assert len(timing.seconds) == 1
     assert main([*SMALL]) == 0
-    assert "under 99% of the labels agree" in capsys.readouterr().out
+    assert "timed only where 99% of its labels are the same" in capsys.readouterr().out
 
 
 def test_this_library_in_its_place_is_not_the_original() -> None:

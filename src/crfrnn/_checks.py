@@ -1,4 +1,4 @@
-"""The error messages: expected, got, and what to do."""
+"""Checks whose errors say what was expected, what was given, and what to do."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from torch import Tensor
 
 
 def one_of(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse an option string that is not among the choices."""
+    """Raise if an option string is not among the choices."""
     if value not in tuple(choices):
         raise ValueError(f"unknown {name} {value!r}; expected one of: {', '.join(choices)}")
 
 
 def positive(name: str, values: object, what: str = "a standard deviation") -> tuple[float, ...]:
-    """Return a bandwidth or a sequence of them as floats in 1e-30..1e30, or say what is wrong."""
+    """Return a bandwidth, or a sequence of them, as floats; raise unless they are positive."""
     numbers = _numbers(name, values, "a number or a sequence of numbers")
     if not numbers or not all(math.isfinite(v) and v > 0 for v in numbers):
         raise ValueError(f"{name} is {what} and must be positive and finite; got {values!r}")
-    if not all(1e-30 <= v <= 1e30 for v in numbers):  # float32 would lose it
+    if not all(1e-30 <= v <= 1e30 for v in numbers):  # float32 must hold it and its inverse
         raise ValueError(f"{name} must lie between 1e-30 and 1e30; got {values!r}")
     return numbers
 
 
 def finite_numbers(name: str, values: object) -> None:
-    """Refuse kernel weights that are not finite numbers."""
-    numbers = _numbers(name, values, "a number or one number a class")
+    """Raise if kernel weights are not finite numbers."""
+    numbers = _numbers(name, values, "a number or one number per class")
     if not all(math.isfinite(v) for v in numbers):
         raise ValueError(f"{name} must be finite; got {values!r}")
 
 
 def count(name: str, value: object, least: int = 0) -> int:
-    """Return a number of iterations or classes as an int >= `least`, which is 0 or 1."""
+    """Return a number of iterations or classes as an int; raise if it is below `least`, 0 or 1."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer; got {value!r}")
     number = value.__index__()
@@ -45,16 +45,16 @@ def count(name: str, value: object, least: int = 0) -> int:
 
 
 def floating(name: str, tensor: Tensor) -> None:
-    """Refuse integer tensors where scores or features are expected."""
+    """Raise if scores or features are integers."""
     if not tensor.dtype.is_floating_point:
         raise TypeError(
             f"{name} must be floating point; got {tensor.dtype}. "
-            f"Convert with {name}.float(), or undo a quantisation with (x - zero) * scale."
+            f"Convert with {name}.float(), or undo a quantization with (x - zero) * scale."
         )
 
 
 def finite(name: str, tensor: Tensor) -> None:
-    """Refuse NaN and infinity in a CPU tensor, saying where; a device tensor is not looked at."""
+    """Raise if a CPU tensor holds NaN or infinity; reading a device tensor would make it wait."""
     if not is_finite(tensor):
         bad = ~torch.isfinite(tensor)
         first = tuple(bad.nonzero()[0].tolist())
@@ -66,7 +66,7 @@ def finite(name: str, tensor: Tensor) -> None:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite; True of what cannot be looked at for free."""
+    """Whether no value is NaN or infinite; True if reading the values would not be free."""
     if not readable(tensor):
         return True
     try:
@@ -78,9 +78,9 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def plain(tensor: Tensor) -> Tensor | np.ndarray:
-    """A CPU tensor as NumPy sees it, where it can.
+    """View a CPU tensor as a NumPy array, if its type allows that.
 
-    A reduction by torch wakes its idle threads, which then spin for milliseconds on the processors
+    A reduction by torch wakes its idle threads. They then spin for milliseconds on the processors
     that the C++ core is about to use.
     """
     tensor = tensor.detach()
@@ -89,12 +89,12 @@ def plain(tensor: Tensor) -> Tensor | np.ndarray:
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether values can be looked at without waiting for a device, or breaking a trace."""
+    """Whether values can be read without waiting for a device or breaking a trace."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def number(tensor: Tensor) -> float | None:
-    """The value of a tensor of one element; None where it is on a device, traced or mapped."""
+    """Return the value of a tensor of one element; None if it is on a device, traced or mapped."""
     if not readable(tensor):
         return None
     try:
@@ -114,5 +114,5 @@ def _numbers(name: str, values: object, expected: str) -> tuple[float, ...]:
 
 
 def shape_text(tensor: Tensor) -> str:
-    """A shape as people write it."""
+    """Write a shape as a tuple."""
     return str(tuple(tensor.shape))

@@ -1,4 +1,4 @@
-"""crfrnn.info(): what is built, and what would run."""
+"""crfrnn.info(): which engines are built, and which would run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._version import installed_version
 
 @dataclass(frozen=True)
 class Info:
-    """What `info` returns; printing it gives a small table.
+    """The facts that `info` returns; they print as a small table.
 
     Attributes:
         version: version of crfrnn.
@@ -21,7 +21,7 @@ class Info:
         python: version of Python.
         machine: processor architecture.
         threads: threads that the CPU engine uses (`torch.set_num_threads` changes it).
-        instructions: vector instructions that the CPU engine runs on; empty where it cannot run.
+        instructions: vector instructions that the CPU engine uses; empty if it cannot run.
         engines: for each engine, "ready" or why it cannot run.
         runs: for each kind of tensor, the engine that would run it.
     """
@@ -36,7 +36,7 @@ class Info:
     runs: dict[str, str]
 
     def __str__(self) -> str:
-        """Lay the facts out as lines."""
+        """Return one line per fact."""
         rows = [
             ("crfrnn", self.version),
             ("torch", self.torch),
@@ -50,8 +50,8 @@ class Info:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _devices() -> str:
-    """The CUDA or ROCm device that torch sees first, for a line of the table."""
+def _device_text() -> str:
+    """Name the CUDA or ROCm device that torch sees first, for a line of the table."""
     if not torch.cuda.is_available():
         return ", but torch sees no CUDA device"
     return f", on {torch.cuda.get_device_name()}"
@@ -61,7 +61,7 @@ def info() -> Info:
     """Report which engines are built, and which would run.
 
     Returns:
-        The facts, printable.
+        The facts; print them for a table.
 
     Example:
         >>> import crfrnn
@@ -83,7 +83,7 @@ def info() -> Info:
         engines={
             "reference": "ready",
             "cpu": ops.core_missing() or "ready",
-            "triton": ops.triton_missing() or "ready" + _devices(),
+            "triton": ops.triton_missing() or "ready" + _device_text(),
         },
         runs={name: ops.engine_for(*kind)[0] for name, kind in kinds.items()},
     )

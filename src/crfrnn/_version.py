@@ -1,4 +1,4 @@
-"""The version, for those who must not import torch to tell it."""
+"""The version, in a module that does not import torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def installed_version() -> str:
-    """The version in the metadata of the installation."""
+    """Read the version in the metadata of the installation."""
     try:
         return version("crfrnn")
-    except PackageNotFoundError:  # a checkout on the path
+    except PackageNotFoundError:  # a checkout on the path has no metadata
         return "not installed"

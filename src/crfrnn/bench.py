@@ -1,4 +1,4 @@
-"""How long the main calls take on this machine, beside the original pydensecrf if it is there."""
+"""Timing the main calls on this machine, next to the original pydensecrf if it is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .layer.crfrnn import CRFRNN
 from .offline.refine import refine
 from .presets import PRESETS
 
-#: What is timed: whole calls with the lattice built anew, on this many classes.
+#: What is timed: whole calls, which build the lattice each time.
 CASES = (
     "refine, 21 classes, T = 10",
     "refine, 21 classes, T = 10, without pruning",
@@ -29,19 +29,17 @@ CASES = (
     "CRFRNN forward + backward, 21 classes, T = 5",
 )
 
-#: Below this share of equal labels no time of the original is told.
+#: Below this share of equal labels, the original is not timed: it computes something else.
 LEAST_AGREEMENT = 0.99
 
 _CLASSES = 21
 _KERNELS = PRESETS["crfasrnn"].kernels  # bilateral 160 / 3 with weight 5, spatial 3 with weight 3
 _NORMALIZATION = "symmetric"  # pydensecrf's default
 
-Runs = tuple[Callable[[], Any], ...]
-
 
 @dataclass(frozen=True)
 class Picture:
-    """What the calls work on.
+    """The input of the calls.
 
     Attributes:
         name: "astronaut", or "synthetic" where scikit-image is missing.
@@ -60,10 +58,10 @@ class Timing:
 
     Attributes:
         case: one of `CASES`.
-        threads: threads that this library had; the original has one.
-        seconds: of each run.
-        original: of the runs of the original pydensecrf in between; None if there were none.
-        agreement: share of the labels that the original gives too; None if it was not asked.
+        threads: threads of this library; the original has one.
+        seconds: seconds of each call.
+        original: seconds of the original pydensecrf's calls in between; None if it was not timed.
+        agreement: share of labels that are equal to the original's; None if it did not run.
     """
 
     case: str
@@ -79,29 +77,29 @@ class Timing:
 
 
 def middle_and_ends(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, least and largest."""
+    """Return median, least and largest."""
     return statistics.median(values), min(values), max(values)
 
 
-def in_turn(runs: Runs, repeats: int) -> list[list[float]]:
-    """Time functions in turn, A B A B ..., so that a slow moment hits all, after one warm-up each.
+def in_turn(functions: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
+    """Time functions in turn, A B A B ..., so that a slow moment hits all of them.
 
     Args:
-        runs: the functions.
-        repeats: how often to run each.
+        functions: the functions; each is called once before, to warm up.
+        repeats: how often to time each.
 
     Returns:
-        For each function, the seconds of its runs.
+        The seconds of the calls, per function.
     """
-    seconds: list[list[float]] = [[] for _ in runs]
-    for run in runs:
-        run()
+    seconds: list[list[float]] = [[] for _ in functions]
+    for call in functions:
+        call()
     for _ in range(repeats):
-        for run, kept in zip(runs, seconds, strict=True):
-            gc.collect()
+        for call, times in zip(functions, seconds, strict=True):
+            gc.collect()  # outside the time, so that no call pays for another's garbage
             start = time.perf_counter()
-            run()
-            kept.append(time.perf_counter() - start)
+            call()
+            times.append(time.perf_counter() - start)
     return seconds
 
 
@@ -109,8 +107,8 @@ def picture(size: int) -> Picture:
     """Return a square picture and its scores, without a download.
 
     Args:
-        size: height and width in pixels. The photograph is cut around its middle, or goes on
-            mirrored, so that an area holds as much at every size.
+        size: height and width in pixels. The photograph is cut around its middle, or continued by
+            its mirror image, so that it has the same detail per area at every size.
     """
     _checks.count("size", size, least=1)
     try:
@@ -127,23 +125,23 @@ def measure(given: Picture, repeats: int, threads: Sequence[int]) -> Iterator[Ti
     """Time every case on every number of threads.
 
     Args:
-        given: what the calls work on.
-        repeats: runs of each case, or pairs of runs with the original.
-        threads: numbers of threads; torch's own is set back at the end.
+        given: the input of the calls.
+        repeats: calls of each case, or pairs of calls with the original.
+        threads: numbers of threads; torch's previous number is restored at the end.
     """
     _checks.count("repeats", repeats, least=1)
     before, original = torch.get_num_threads(), original_model()
     try:
         for count in threads:
             torch.set_num_threads(count)
-            for case, run, theirs in _cases(given, original):
-                yield _time(case, count, run, theirs, repeats)
+            for case, ours, theirs in _cases(given, original):
+                yield _time(case, count, ours, theirs, repeats)
     finally:
         torch.set_num_threads(before)
 
 
 def original_model() -> Any | None:
-    """The original's `DenseCRF2D`; None if it is missing, or this library stands in its place."""
+    """Import the original's `DenseCRF2D`; None if it is missing or replaced by this library."""
     try:
         model = importlib.import_module("pydensecrf.densecrf").DenseCRF2D
     except (ImportError, AttributeError):
@@ -152,20 +150,20 @@ def original_model() -> Any | None:
 
 
 def _time(
-    case: str, threads: int, run: Callable[[], Any], theirs: Callable[[], Any] | None, repeats: int
+    case: str, threads: int, ours: Callable[[], Any], theirs: Callable[[], Any] | None, repeats: int
 ) -> Timing:
-    agreement = None if theirs is None else float(np.mean(run() == theirs()))
+    agreement = None if theirs is None else float(np.mean(ours() == theirs()))
     if theirs is None or agreement is None or agreement < LEAST_AGREEMENT:
-        (alone,) = in_turn((run,), repeats)
-        return Timing(case, threads, alone, None, agreement)
-    ours, original = in_turn((run, theirs), repeats)
-    return Timing(case, threads, ours, original, agreement)
+        (seconds,) = in_turn((ours,), repeats)
+        return Timing(case, threads, seconds, None, agreement)
+    seconds, original = in_turn((ours, theirs), repeats)
+    return Timing(case, threads, seconds, original, agreement)
 
 
 def _cases(
     given: Picture, original: Any | None
 ) -> Iterator[tuple[str, Callable[[], Any], Callable[[], Any] | None]]:
-    """Each case: its name, our call, and the original's."""
+    """Yield the name of each case, our call, and the original's."""
     likeliest = np.argsort(-given.logits.mean(axis=(1, 2)))[:2]
     two = np.ascontiguousarray(given.logits[likeliest])
     whole, unpruned, few, trained = CASES
@@ -174,12 +172,12 @@ def _cases(
         (unpruned, given.logits, False),
         (few, two, True),
     ):
-        theirs = original and _original_run(original, given.image, logits)
-        yield name, _refine_run(given.image, logits, prune), theirs
-    yield trained, _layer_run(given), None
+        theirs = original and _original_call(original, given.image, logits)
+        yield name, _refine_call(given.image, logits, prune), theirs
+    yield trained, _layer_call(given), None
 
 
-def _refine_run(
+def _refine_call(
     image: UInt8[np.ndarray, "H W 3"], logits: Float32[np.ndarray, "C H W"], prune: bool
 ) -> Callable[[], Int64[np.ndarray, "H W"]]:
     return lambda: (
@@ -194,13 +192,13 @@ def _refine_run(
     )
 
 
-def _original_run(
+def _original_call(
     model: Any, image: UInt8[np.ndarray, "H W 3"], logits: Float32[np.ndarray, "C H W"]
 ) -> Callable[[], Int64[np.ndarray, "H W"]]:
     classes, height, width = logits.shape
     energy = np.ascontiguousarray(-logits.reshape(classes, -1))
 
-    def run() -> Int64[np.ndarray, "H W"]:
+    def call() -> Int64[np.ndarray, "H W"]:
         crf = model(width, height, classes)
         crf.setUnaryEnergy(energy)
         crf.addPairwiseGaussian(sxy=3, compat=3)
@@ -208,10 +206,10 @@ def _original_run(
         labels: np.ndarray = np.argmax(crf.inference(10), axis=0).reshape(height, width)
         return labels
 
-    return run
+    return call
 
 
-def _layer_run(given: Picture) -> Callable[[], Any]:
+def _layer_call(given: Picture) -> Callable[[], Any]:
     layer = CRFRNN(_CLASSES, _KERNELS, iterations=5, normalization=_NORMALIZATION)
     logits = torch.from_numpy(given.logits)[None].requires_grad_()
     image = torch.from_numpy(given.image).permute(2, 0, 1)[None]
@@ -221,18 +219,18 @@ def _layer_run(given: Picture) -> Callable[[], Any]:
 
 
 def _fit(array: np.ndarray, size: int, axes: tuple[int, int]) -> np.ndarray:
-    """Cut two axes to `size` around their middle, or let them go on mirrored."""
+    """Cut two axes to `size` around their middle, or continue them by their mirror image."""
     for axis in axes:
-        wider = [(0, 0)] * array.ndim
-        wider[axis] = (0, max(0, size - array.shape[axis]))
-        array = np.pad(array, wider, mode="symmetric")
+        padding = [(0, 0)] * array.ndim
+        padding[axis] = (0, max(0, size - array.shape[axis]))
+        array = np.pad(array, padding, mode="symmetric")
         start = (array.shape[axis] - size) // 2
         array = array.take(range(start, start + size), axis=axis)
     return array
 
 
 def _synthetic(size: int) -> Picture:
-    """Shapes with noisy edges, and scores as coarse as a network's."""
+    """Draw shapes with noisy edges, and scores as coarse as a network's."""
     generator = torch.Generator().manual_seed(0)
     images, labels = shapes(1, size, generator=generator)
     fine = torch.nn.functional.one_hot(labels, _CLASSES).permute(0, 3, 1, 2).float()

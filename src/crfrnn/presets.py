@@ -1,4 +1,4 @@
-"""Named parameter sets for `refine`, with where each comes from, and files of them."""
+"""Named parameter sets for `refine` with their sources, and files of such sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .crf.kernels import Bilateral, Gaussian
 from .crf.lattice import NORMALIZATIONS
 from .io.files import describe, write_text
 
-#: How the name of a file of parameters ends.
+#: The suffixes of a file of parameters.
 PRESET_SUFFIXES = (".json", ".yaml", ".yml")
 
 
@@ -24,11 +24,11 @@ class Preset:
     """A published set of dense-CRF parameters.
 
     Attributes:
-        name: how `refine(preset=...)` and `--preset` call it.
-        kernels: the pairwise kernels with bandwidths (pixels, color units of 0..255) and weights.
+        name: its name in `refine(preset=...)` and `--preset`.
+        kernels: the pairwise kernels, with bandwidths (pixels, color units of 0..255) and weights.
         iterations: mean-field steps.
         normalization: how kernels are normalized.
-        purpose: what it was made for.
+        purpose: what it suits.
         source: where the numbers come from.
 
     Example:
@@ -86,7 +86,7 @@ PRESETS: dict[str, Preset] = {
             (3, 3),
             (160, 3, 5),
             10,
-            "the starting point of CRF-RNN, before training",
+            "initializing CRF-RNN before training",
             "Zheng et al., ICCV 2015, arXiv 1502.03240",
             normalization="after",
         ),
@@ -133,8 +133,8 @@ def find_preset(name: str) -> Preset:
         name: a key of `PRESETS`, or the path of a .json or .yaml file.
 
     Raises:
-        ValueError: no such preset, or the file does not describe one.
-        FileNotFoundError: no such file.
+        ValueError: there is no such preset, or the file does not describe one.
+        FileNotFoundError: there is no such file.
 
     Example:
         >>> from crfrnn.presets import find_preset
@@ -150,7 +150,7 @@ def find_preset(name: str) -> Preset:
         return PRESETS[name]
     path = Path(name)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file of parameters, but there is none")
+        raise FileNotFoundError(f"{path}: expected a file of parameters, but it is missing")
     try:
         read = json.loads if path.suffix.lower() == ".json" else yaml.safe_load
         tree = read(path.read_text(encoding="utf-8"))
@@ -188,7 +188,7 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
 
 
 def write_preset(path: Path, preset: Preset) -> None:
-    """Write a preset for `find_preset`, as JSON or YAML, by the suffix.
+    """Write a preset for `find_preset`, as JSON or YAML according to the suffix.
 
     Example:
         >>> import dataclasses, tempfile

@@ -94,7 +94,8 @@ def test_scores_become_sharp_labels(folder: Path, capsys: pytest.CaptureFixture[
 def test_the_guess_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert refine() == 0
     assert capsys.readouterr().err == (
-        "crfrnn refine: note: a.npy read as logits: it has negative values; --kind says otherwise\n"
+        "crfrnn refine: note: a.npy read as logits, because it has negative values; if that is "
+        "wrong, give --kind\n"
     )
 
 
@@ -300,9 +301,17 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     ),
     "output nowhere": (lambda: None, {"out": "no/where/o.png"}, "no/where is missing; create it"),
     "output under a file": (lambda: None, {"out": "a.npy/o.png"}, "a.npy is not a folder"),
-    "output a folder": (lambda: Path("d.png").mkdir(), {"out": "d.png"}, "found a folder"),
-    "output not png": (lambda: None, {"out": "o.jpg"}, "labels are written as .png; got o.jpg"),
-    "output the image": (lambda: None, {"out": "./a.png"}, "a.png is an input already"),
+    "output a folder": (
+        lambda: Path("d.png").mkdir(),
+        {"out": "d.png"},
+        "name of a file to write; got a folder",
+    ),
+    "output not png": (lambda: None, {"out": "o.jpg"}, "labels must be a .png file; got o.jpg"),
+    "output the image": (
+        lambda: None,
+        {"out": "./a.png"},
+        "a.png is already an input; write the labels",
+    ),
     "probs nowhere": (lambda: None, {"options": ["--probs", "no/p.npy"]}, "no is missing"),
     "preset": (lambda: None, {"options": ["--preset", "best"]}, "unknown preset 'best'"),
     "kind": (lambda: None, {"options": ["--kind", "guess"]}, "argument --kind: invalid choice"),
@@ -408,8 +417,8 @@ def test_a_folder_is_matched_by_stem(folders: Path, capsys: pytest.CaptureFixtur
     assert [file["stem"] for file in report["files"]] == list("bcde")
     assert {file["relabeled"] for file in report["files"]} == {72}
     assert err == (
-        "crfrnn refine: note: 1 images without scores: a\n"
-        "crfrnn refine: note: 1 scores without images: z\n"
+        "crfrnn refine: note: images without scores (1): a\n"
+        "crfrnn refine: note: scores without images (1): z\n"
     )
     assert torch.get_num_threads() == threads
 
@@ -448,7 +457,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
     *notes, last = capsys.readouterr().err.splitlines()
     assert last == "crfrnn refine: interrupted"
     # Notes were said before it, since they come when they come up.
-    assert "crfrnn refine: note: 1 images without scores: a" in notes
+    assert "crfrnn refine: note: images without scores (1): a" in notes
     assert all(line.startswith("crfrnn refine: note: ") for line in notes)
     done = names(folders / "out")
     assert done == ["b.png", "c.png", "crfrnn-refine.json"]
@@ -473,7 +482,7 @@ def test_other_parameters_are_not_mixed_in(
     capsys.readouterr()
     assert refine_folders("--iterations", "0") == 2
     err = capsys.readouterr().err
-    assert "iterations was 10, now 0" in err
+    assert "iterations was 10, is now 0" in err
     assert "--overwrite" in err
     assert err.count("\n") == 1
     np.testing.assert_array_equal(read("out/b.png"), before)
@@ -536,9 +545,9 @@ def test_guesses_are_counted_not_repeated(
     np.save("scores/b.npy", probabilities())
     assert main(["refine", "images", "scores", "-o", "out"]) == 0
     err = capsys.readouterr().err
-    assert "note: 3 files: read as logits: it has negative values" in err
+    assert "note: 3 files: read as logits, because it has negative values" in err
     # Each sentence at once with the file that it came up with; a count where there were more.
-    assert "note: b.npy read as probs: no value is negative" in err
+    assert "note: b.npy read as probs, because no value is negative" in err
     assert err.count("read as logits") == 2
     assert err.count("read as probs") == 1
 
@@ -546,7 +555,10 @@ def test_guesses_are_counted_not_repeated(
 def test_a_stem_of_two_files_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("images/b.jpg").write_bytes(Path("images/b.png").read_bytes())
     assert refine_folders() == 1
-    assert "failed: b: cannot tell which file to use: b.jpg, b.png" in capsys.readouterr().err
+    assert (
+        "failed: b: cannot tell which file to use: b.jpg, b.png; keep one"
+        in capsys.readouterr().err
+    )
     assert not Path("out/b.png").exists()
 
 
@@ -554,12 +566,12 @@ def test_a_stem_of_two_files_is_told(folders: Path, capsys: pytest.CaptureFixtur
     ("arguments", "out", "message"),
     [
         (["--workers", "0"], "out", "--workers must be at least 1"),
-        ([], "images", "images is the folder of images; write labels elsewhere"),
-        ([], "scores", "scores is the folder of scores; write labels elsewhere"),
+        ([], "images", "images is the folder of images; write the labels elsewhere"),
+        ([], "scores", "scores is the folder of scores; write the labels elsewhere"),
         (["--overlay", "out"], "out", "out is the output folder for labels"),
-        ([], "a.npy/out", "cannot make this folder"),
-        ([], "foreign", "exists and is not from crfrnn refine"),
-        ([], "broken", "crfrnn-refine.json: cannot read it"),
+        ([], "a.npy/out", "cannot create this folder"),
+        ([], "foreign", "exists and is not a result of crfrnn refine"),
+        ([], "broken", "crfrnn-refine.json: not a readable manifest"),
     ],
 )
 def test_bad_folders(

@@ -317,14 +317,14 @@ def test_a_folder_of_a_version_without_an_option_had_its_default(
     assert refine_again(lambda parameters: parameters.pop("precision")) == 0
     assert "0 refined, 1 already there" in capsys.readouterr().out
     assert main(["refine", "images", "scores", "-o", "out", "--precision", "half"]) == 2
-    assert "(precision was full, now half)" in capsys.readouterr().err
+    assert "(precision was full, is now half)" in capsys.readouterr().err
 
 
 def test_a_folder_of_a_version_with_another_option_is_not_mixed_in(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refine_again(lambda parameters: parameters.update(delta=0.5)) == 2
-    assert "(delta was 0.5, now an unknown option)" in capsys.readouterr().err
+    assert "(delta was 0.5, is now an unknown option)" in capsys.readouterr().err
 
 
 # Help

@@ -123,7 +123,7 @@ def test_a_folder_resumes(
     assert segment("--overlay", "views", "--json", image="photos", out="out") == 0
     assert json.loads(capsys.readouterr().out)["segmented"] == 3
     assert segment("--no-crf", image="photos", out="out") == 2
-    assert "made with other parameters (crf was True, now False)" in capsys.readouterr().err
+    assert "made with other parameters (crf was True, is now False)" in capsys.readouterr().err
     assert segment("--no-crf", "--overwrite", image="photos", out="out") == 0
     np.testing.assert_array_equal(read("out/c.png"), expected(model, 2, crf=False))
 
@@ -143,15 +143,23 @@ def change_config(old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("image", "arguments", "text"),
     [
-        ("nowhere.png", [], "nowhere.png: expected a photograph or a folder, found nothing"),
-        ("photos/a.png", ["--model", "nowhere"], "expected a model's directory, or the name of"),
-        ("photos/a.png", ["--model", "a/b/c"], "expected a model's directory, or the name of"),
+        ("nowhere.png", [], "nowhere.png: expected a photograph or a folder, but it is missing"),
+        (
+            "photos/a.png",
+            ["--model", "nowhere"],
+            "is not a directory; expected one that holds a model",
+        ),
+        (
+            "photos/a.png",
+            ["--model", "a/b/c"],
+            "is not a directory; expected one that holds a model",
+        ),
         ("photos/a.png", ["--model", "photos"], "photos has no config.json"),
-        ("photos/a.png", ["-o", "photos/a.png"], "photos/a.png is an input already"),
-        ("photos/a.png", ["-o", "o.jpg"], "labels are written as .png"),
-        ("photos", ["-o", "photos"], "photos is the folder of images; write labels elsewhere"),
+        ("photos/a.png", ["-o", "photos/a.png"], "photos/a.png is already an input"),
+        ("photos/a.png", ["-o", "o.jpg"], "labels must be a .png file"),
+        ("photos", ["-o", "photos"], "photos is the folder of images; write the labels elsewhere"),
         ("photos", ["--workers", "0"], "--workers must be at least 1"),
-        ("empty", ["-o", "out"], "empty: no photograph in this folder"),
+        ("empty", ["-o", "out"], "empty: this folder holds no photographs"),
         ("text.png", [], "text.png: not a readable image"),
         ("photos/a.png", ["--preset", "best"], "unknown preset 'best'"),
     ],

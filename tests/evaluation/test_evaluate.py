@@ -113,10 +113,10 @@ def test_a_guess_is_reported_once_and_scores_by_name(
     assert run("scores", "--widths", "2") == 0
     out, err = capsys.readouterr()
     assert err == (
-        "crfrnn evaluate: note: a.npy read as logits: it has negative values; --kind says "
-        "otherwise\n"
-        "crfrnn evaluate: note: 4 images: read as logits: it has negative values; --kind says "
-        "otherwise\n"
+        "crfrnn evaluate: note: a.npy read as logits, because it has negative values; if that "
+        "is wrong, give --kind\n"
+        "crfrnn evaluate: note: 4 images: read as logits, because it has negative values; if "
+        "that is wrong, give --kind\n"
     )
     for title in ("mean IoU", "pixel accuracy", "trimap IoU, 2 px", "boundary IoU", "boundary F"):
         assert f"{title} " in out
@@ -165,10 +165,10 @@ def test_stderr_has_notes_and_progress_and_stdout_the_report(
     assert json.loads(out)["images"] == 4
     note, first, *_, last, count = err.splitlines()
     first_image = sorted(NAMES)[0]
-    assert note.startswith(f"crfrnn evaluate: note: {first_image}.npy read as logits: ")
+    assert note.startswith(f"crfrnn evaluate: note: {first_image}.npy read as logits, because ")
     assert first.startswith("evaluating: 1 of 4 images, ")
     assert last.startswith("evaluating: 4 of 4 images, in ")
-    assert count.startswith("crfrnn evaluate: note: 4 images: read as logits: ")
+    assert count.startswith("crfrnn evaluate: note: 4 images: read as logits, because ")
 
 
 def test_low_resolution_on_a_canvas(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,21 +262,21 @@ def test_other_layouts_are_opened(folder: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["nowhere"], "nowhere: expected labels, scores or a model, found nothing"),
+        (["nowhere"], "nowhere: expected labels, scores or a model, but it is missing"),
         (["labels", "scores"], "two sources must be folders of labels, before and after"),
-        (["labels", "labels", "labels"], "give one source, or two folders of labels; got 3"),
+        (["labels", "labels", "labels"], "expected one source, or two folders of labels; got 3"),
         (["images"], "a.png: expected labels or a mask|prediction"),
-        (["empty"], "empty: expected label images, score arrays or a model"),
+        (["empty"], "empty: this folder holds no label images, score arrays or model"),
         (["partial"], "partial: no .png file for 3 of 4 images: b, c, d"),
-        (["wide"], "the scores have 5 classes and the data 3; they must agree"),
-        (["m"], "m: the model has 4 classes and the data 3; they must agree"),
-        (["a.npy"], "expected a folder, or a .npz with `ids`"),
-        (["labels", "--figure", "f.png"], "--figure needs a before and an after"),
-        (["scores", "--figure", "f.txt"], "--figure is written as .png or .jpg or .jpeg; got f"),
-        (["scores", "--apply-exif"], "--apply-exif is for `crfrnn refine`"),
+        (["wide"], "wide: the scores must have the 3 classes of the data; got 5"),
+        (["m"], "m: the model must have the 3 classes of the data; got 4"),
+        (["a.npy"], "a single file must be a .npz with `ids`"),
+        (["labels", "--figure", "f.png"], "--figure needs labels before and after"),
+        (["scores", "--figure", "f.txt"], "--figure must be a .png or .jpg or .jpeg file; got f"),
+        (["scores", "--apply-exif"], "leave out --apply-exif: true masks lie"),
         (["scores", "--resamples", "0"], "resamples must be at least 1"),
         (["scores", "--preset", "best"], "unknown preset 'best'"),
-        (["labels", "-o", "no/out.json"], "cannot write it"),
+        (["labels", "-o", "no/out.json"], "cannot write this file"),
         (["high"], "a, before: predicted ids must be 0..2; got 0..7"),
     ],
 )
@@ -312,7 +312,7 @@ def test_bad_sources(
         (["--data", "camvid", "--root", "."], "val.txt: expected a text file"),
         (["--data", "coco"], "invalid choice: 'coco'"),
         ([], "the following arguments are required: --data"),
-        ([*DATA, "--widths", "3,x"], "expected whole numbers with commas between; got '3,x'"),
+        ([*DATA, "--widths", "3,x"], "expected whole numbers with commas between them; got '3,x'"),
         ([*DATA, "--widths", "0"], "width must be at least 1"),
     ],
 )

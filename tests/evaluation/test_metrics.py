@@ -281,7 +281,9 @@ def test_more_images_give_narrower_intervals() -> None:
 @pytest.mark.unchecked
 def test_bad_input() -> None:
     judge = Judge(torch.zeros((2, 3), dtype=torch.int64), 2)
-    with pytest.raises(ValueError, match=r"must have one size; got \(3, 2\) and \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"must have the same size \(height, width\); got \(3, 2\) and \(2, 3\)"
+    ):
         judge.count(torch.zeros((3, 2), dtype=torch.int64))
     with pytest.raises(ValueError, match=r"predicted ids must be 0\.\.1; got 0\.\.2"):
         judge.count(torch.tensor([[0, 1, 2], [0, 0, 0]]))

@@ -165,7 +165,7 @@ def test_swapped_by_one_pixel(tmp_path: Path) -> None:
 def test_another_shape_is_stretched_and_noted(tmp_path: Path) -> None:
     got = read_scores(saved(tmp_path, logits(3, (9, 9))), (30, 60))
     assert got.notes[-1] == Note("scores.npy", Stretch((9, 9), (30, 60)))
-    assert str(got.notes[-1]).startswith("scores.npy is 9x9, not of the shape of 30x60 (height")
+    assert str(got.notes[-1]).startswith("scores.npy stretched from 9x9 to 30x60 (height")
     assert "--canvas" in str(got.notes[-1])
 
 
@@ -186,7 +186,7 @@ def test_canvas_is_upsampled_and_cropped(tmp_path: Path) -> None:
     got = read_scores(saved(tmp_path, cells), SIZE, options)
     np.testing.assert_allclose(got.values[:, ::4, ::4], cells[:, :2, :2], rtol=1e-5)
     assert not got.notes[1:]
-    with pytest.raises(ValueError, match=r"canvas 4x9 is smaller than the image 5x7"):
+    with pytest.raises(ValueError, match=r"canvas 4x9 must not be smaller than the image 5x7"):
         read_scores(tmp_path / "scores.npy", SIZE, ReadOptions(canvas=(4, 9)))
 
 
@@ -204,7 +204,7 @@ def test_canvas_is_upsampled_and_cropped(tmp_path: Path) -> None:
         (logits()[0], "logits", "negative"),
         (np.full(SIZE, 3), "labels", "integers"),
         (np.full(SIZE, 20, np.uint8), "labels", "below 64"),
-        (np.full(SIZE, 200, np.uint8), "probs", "64 and more"),
+        (np.full(SIZE, 200, np.uint8), "probs", "64 or more"),
         (np.arange(35).reshape(SIZE) > 9, "probs", "Boolean"),
         (np.where(np.arange(35).reshape(SIZE) > 9, 255, 0).astype(np.uint8), "probs", "0 or 255"),
     ],
@@ -359,9 +359,9 @@ def test_unwritable_places_are_told_at_once(tmp_path: Path) -> None:
         require_writable(tmp_path / "nowhere" / "a.png")
     with pytest.raises(OSError, match="not a folder"):
         require_writable(tmp_path / "file" / "a.png")
-    with pytest.raises(OSError, match="found a folder"):
+    with pytest.raises(OSError, match="name of a file to write; got a folder"):
         require_writable(tmp_path)
-    with pytest.raises(OSError, match="cannot make this folder"):
+    with pytest.raises(OSError, match="cannot create this folder"):
         make_folder(tmp_path / "file" / "folder")
     require_writable(tmp_path / "a.png")
     assert names(tmp_path) == ["file"]

@@ -283,7 +283,7 @@ def test_nothing_is_unpickled(tmp_path: Path, with_config: bool) -> None:
         ("[", r"config.json: not readable as JSON"),
         ("[]", r"config.json: expected a mapping; got list"),
         ('{"library": "crfrnn", "format": 3}', r"config.json: expected format 2, got 3; a newer"),
-        ('{"model_type": "segformer"}', r"config.json: not a configuration that crfrnn wrote"),
+        ('{"model_type": "segformer"}', r"config.json: expected a configuration that crfrnn wrote"),
     ],
 )
 def test_configurations_that_are_not_ours(tmp_path: Path, text: str, message: str) -> None:

@@ -1,7 +1,8 @@
-"""The command line: `crfrnn COMMAND ...`, one module a command.
+"""The command line: `crfrnn COMMAND ...`, one module per command.
 
-A command's module has `add_arguments(parser)` and `run(args) -> int`. Both are called for the given
-command alone and import what is heavy themselves, so that `crfrnn --help` stays quick.
+Each command's module defines `add_arguments(parser)` and its entry point, `run(args) -> int`. Both
+are called only for the command that was typed, and import heavy packages themselves, so that
+`crfrnn --help` stays quick.
 """
 
 from __future__ import annotations
@@ -13,45 +14,45 @@ from typing import Any, NoReturn
 
 from crfrnn._version import installed_version
 
-from ._notes import one_line, say, warnings_at_once
+from ._notes import say, to_line, warnings_at_once
 
 COMMANDS = {
-    "refine": "sharpen the scores, labels or mask of a photograph, or of a folder of them",
+    "refine": "sharpen the scores, labels or mask of a photograph, or of a folder",
     "train": "train a network, the CRF on top of it, or both",
-    "tune": "search the parameters of the dense CRF on scores of training images",
-    "ablate": "measure what each part gives: network, CRF attached, tuned, trained, end to end",
-    "segment": "label a photograph, or a folder of them, with a trained model",
-    "evaluate": "score labels, scores or a model against masks, before and after the CRF",
-    "demo": "refine two photographs with a real network's scores, and draw before and after",
-    "bench": "time the main calls on this machine, and beside pydensecrf where that is installed",
-    "info": "tell which engines are built, and which would run",
+    "tune": "search for the CRF's parameters on the scores of training images",
+    "ablate": "measure what each part adds, from the network alone to end-to-end training",
+    "segment": "label a photograph, or a folder, with a trained model",
+    "evaluate": "compare labels, scores or a model with true masks, before and after the CRF",
+    "demo": "refine a real network's scores of two photographs, and draw the results",
+    "bench": "time the main calls on this machine, next to pydensecrf if it is installed",
+    "info": "show which engines are built, and which would run",
 }
 
-#: Exit codes: all well (0), some files of a folder failed (1), and these.
+#: Exit codes besides 0 (success) and 1 (some files of a folder failed).
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors take one line, and whose parts are built when needed.
+    """An argument parser with one-line errors, whose options and epilog are built on demand.
 
     Attributes:
-        add_arguments: declares the options, before the first line is parsed.
-        make_epilog: writes the end of the help, when it is read.
+        add_arguments: declares the options; called before the first parse.
+        make_epilog: returns the end of the help; called when the help is printed.
     """
 
     add_arguments: Callable[[Parser], None] | None = None
     make_epilog: Callable[[], str] | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse a line; argparse calls this of the parser of the given command alone."""
+        """Parse a command line; argparse calls this only on the parser of the typed command."""
         if self.add_arguments is not None:
             declare, self.add_arguments = self.add_arguments, None
             declare(self)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong on one line and exit."""
+        """Print what is wrong on one line and exit."""
         self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
     def format_help(self) -> str:
@@ -65,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: the arguments; those of the process by default.
+        argv: the arguments; by default those of the process.
 
     Returns:
-        The exit code: 0; 1 if some of many files failed; 2 after a usage or input error, which is
-        told in one line on stderr; 130 after Ctrl-C.
+        The exit code: 0; 1 if some files of a folder failed; 2 after a usage or input error, which
+        is reported in one line on stderr; 130 after Ctrl-C.
     """
     name = "crfrnn"
     try:
@@ -77,13 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = f"crfrnn {args.command}"
         with warnings_at_once(name):
             code: int = args.run(args)
-    except SystemExit as stop:  # argparse has said it all
+    except SystemExit as stop:  # argparse has printed its message
         return stop.code if isinstance(stop.code, int) else USAGE_ERROR
     except KeyboardInterrupt:
         say(f"{name}: interrupted")
         return INTERRUPTED
-    except Exception as error:  # never a traceback: whoever wants one calls the Python functions
-        say(f"{name}: error: {one_line(error)}")
+    except Exception as error:  # the Python functions give a traceback; this gives none
+        say(f"{name}: error: {to_line(error)}")
         return USAGE_ERROR
     return code
 

@@ -1,4 +1,4 @@
-"""The options that name a data set, and opening it."""
+"""The options that name a data set, and opening the data set."""
 
 from __future__ import annotations
 
@@ -10,32 +10,49 @@ if TYPE_CHECKING:
     from crfrnn.data import MaskedImages
 
 DATA_HELP = """\
---data voc       --root with JPEGImages, SegmentationClass (--masks) and
-                 ImageSets (or --ids)
---data camvid    --root with <split>.txt, <split> and <split>annot; 11 classes,
-                 void ignored
---data folder    --images and --masks, matched by stem (<stem>_mask too): class
-                 ids, gray or palette (--classes), or RGB with --label-map,
-                 a text file of lines `R G B name`
-Pixels of 255 in a mask do not count."""
+data sets:
+  voc       --root holds JPEGImages, SegmentationClass (or give --masks) and
+            ImageSets (or give --ids)
+  camvid    --root holds <split>.txt, <split> and <split>annot; 11 classes, void
+            ignored
+  folder    --images and --masks hold files of equal stems; a mask may also be
+            called <stem>_mask. Masks are gray or palette images of class ids
+            (give --classes), or RGB images (give --label-map, a text file with
+            one line `R G B name` per class)
+Mask pixels of 255 are void and do not count."""
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    group = parser.add_argument_group("the photographs and their masks")
+    group = parser.add_argument_group("photographs and masks")
     add = group.add_argument
-    add("--data", choices=("voc", "camvid", "folder"), required=True, help="how they lie on disk")
-    add("--root", metavar="DIR", type=Path, help="voc, camvid: the folder of the data set")
-    add("--split", metavar="NAME", help="voc, camvid: which list (default val)")
-    add("--images", metavar="DIR", type=Path, help="folder: the photographs")
-    add("--masks", metavar="DIR", type=Path, help="folder, voc: the masks")
-    add("--ids", metavar="FILE", type=Path, help="folder, voc: only the images of this list")
-    add("--classes", metavar="N", type=int, dest="data_classes", help="folder: how many classes")
-    add("--label-map", metavar="FILE", type=Path, help="folder: the colors of the classes")
+    add(
+        "--data",
+        choices=("voc", "camvid", "folder"),
+        required=True,
+        help="layout on disk; see below",
+    )
+    add("--root", metavar="DIR", type=Path, help="voc, camvid: folder of the data set")
+    add("--split", metavar="NAME", help="voc, camvid: list of images (default val)")
+    add("--images", metavar="DIR", type=Path, help="folder: folder of the photographs")
+    add("--masks", metavar="DIR", type=Path, help="folder, voc: folder of the masks")
+    add(
+        "--ids",
+        metavar="FILE",
+        type=Path,
+        help="folder, voc: text file that lists the images to use",
+    )
+    add("--classes", metavar="N", type=int, dest="data_classes", help="folder: number of classes")
+    add(
+        "--label-map",
+        metavar="FILE",
+        type=Path,
+        help="folder: text file with the color of each class",
+    )
 
 
 def open_data(args: argparse.Namespace) -> MaskedImages:
-    """Open what the options name."""
+    """Open the data set that the options name."""
     from crfrnn.data import open_dataset
 
     given: dict[str, Any] = {

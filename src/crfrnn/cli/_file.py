@@ -1,4 +1,4 @@
-"""Refining one photograph and telling what happened."""
+"""Refining one photograph and reporting the result."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> 
 
 
 def check_outputs(outputs: Outputs, inputs: tuple[Path, ...]) -> None:
-    """Refuse outputs of a wrong kind, in the place of an input, or not to be written."""
+    """Raise if an output has a wrong suffix, would replace an input, or cannot be written."""
     suffixes = {"labels": (".png",), "probs": (".npy",), "overlay": (".png", ".jpg", ".jpeg")}
     taken = {path.resolve(): "an input" for path in inputs}
     for name, path in outputs.paths().items():
         if path.suffix.lower() not in suffixes[name]:
-            raise ValueError(f"{name} are written as {' or '.join(suffixes[name])}; got {path}")
+            raise ValueError(f"{name} must be a {' or '.join(suffixes[name])} file; got {path}")
         if path.resolve() in taken:
-            raise ValueError(f"{path} is {taken[path.resolve()]} already; write {name} elsewhere")
+            raise ValueError(
+                f"{path} is already {taken[path.resolve()]}; write the {name} elsewhere"
+            )
         taken[path.resolve()] = f"the output for {name}"
         require_writable(path)

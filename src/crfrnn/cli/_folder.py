@@ -1,4 +1,4 @@
-"""Refining a folder: several pairs at a time, resuming, and saying what fails when it does."""
+"""Working through a folder: pairs in parallel, resumed after Ctrl-C, failures reported."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ from ._pairs import Matches, Pair, match
 from ._resume import Origin, is_done, prepare
 from ._settings import Settings
 
-#: More files at a time than this would want much memory and gain little.
+#: More files at a time would need much memory and gain little.
 _MOST_WORKERS = 8
 _NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is done to each pair of a folder.
+    """The work on the pairs of a folder.
 
     Attributes:
-        origin: what decides the results.
-        doing: "refining" or "segmenting".
-        done: "refined" or "segmented".
+        origin: everything that the results depend on.
+        activity: "refining" or "segmenting".
+        status: of a finished pair, "refined" or "segmented".
         folders: where the results go.
-        work: makes the outputs of one pair.
+        work: writes the outputs of one pair.
     """
 
     origin: Origin
-    doing: str
-    done: str
+    activity: str
+    status: str
     folders: Outputs
     work: Callable[[Pair], Result]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one pair.
+    """The outcome for one pair.
 
     Attributes:
-        stem: of the pair.
+        stem: the stem of the pair's files.
         status: "refined" or "segmented", "skipped", or "failed".
-        result: of the work, if it was done.
-        error: why it failed.
-        outputs: the files that were there, if it was skipped.
+        result: what the work returned, if the pair was finished.
+        error: why the pair failed.
+        outputs: the existing files, if the pair was skipped.
     """
 
     stem: str
@@ -66,15 +66,15 @@ class Outcome:
     error: str | None = None
     outputs: Outputs | None = None
 
-    def spelled(self) -> dict[str, Any]:
-        """Return it as JSON spells it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as JSON values."""
         record: dict[str, Any] = {"stem": self.stem, "status": self.status}
         if self.result is not None:
             record |= spell(self.result)
         if self.error is not None:
             record["error"] = self.error
         if self.outputs is not None:
-            record["outputs"] = self.outputs.spelled()
+            record["outputs"] = self.outputs.to_json()
         return record
 
 
@@ -91,13 +91,13 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
 
 
 def check_workers(workers: int | None) -> None:
-    """Refuse a bad number of workers."""
+    """Raise if the number of workers is below 1."""
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be at least 1; got {workers}")
 
 
 def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
-    """Do a task to all pairs that are not done yet; returns the exit code."""
+    """Do a task for all pairs that are not done yet; returns the exit code."""
     prepare(task.origin, matches.pairs, task.folders, overwrite=args.overwrite)
     start = time.perf_counter()
     _report_unmatched(task.origin.command, matches)
@@ -110,12 +110,12 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
             waiting.append(pair)
     for outcome in outcomes:
         _report_failure(task.origin.command, outcome)
-    outcomes += _do_all(waiting, task, args.workers)
+    outcomes += _work_on(waiting, task, args.workers)
     outcomes.sort(key=lambda outcome: outcome.stem)
     seconds = time.perf_counter() - start
     failed = [outcome.stem for outcome in outcomes if outcome.status == "failed"]
     if len(failed) > 1:
-        say(f"crfrnn {task.origin.command}: failed: {len(failed)} files: {_some(failed)}")
+        say(f"crfrnn {task.origin.command}: {len(failed)} files failed: {_shorten(failed)}")
     if args.json:
         report = _as_json(task, outcomes, matches, seconds)
         sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
@@ -124,11 +124,11 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     return 1 if failed else 0
 
 
-def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]:
-    """Do pairs in threads: reading, the engine and writing all release the GIL.
+def _work_on(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]:
+    """Work on pairs in threads; reading, the engine and writing all release the GIL.
 
-    Each worker gets its share of torch's threads, so that together they use no more than torch
-    alone would have: many single-threaded files finish sooner than one file on many threads.
+    The workers divide torch's threads among themselves, so together they use no more than torch
+    alone would. Four files on one thread each finish sooner than one after another on four threads.
     """
     if not pairs:
         return []
@@ -144,8 +144,9 @@ def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]
     notes = Notes(f"crfrnn {task.origin.command}", "note", "files")
     with (
         _torch_threads(share),
-        Progress(task.doing, len(pairs), "images") as progress,
+        Progress(task.activity, len(pairs), "images") as progress,
     ):
+        # OpenMP keeps its number of threads per calling thread, so every worker sets its share.
         pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(share))
         try:
             for future in as_completed([pool.submit(work, pair) for pair in pairs]):
@@ -156,7 +157,10 @@ def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]
                         notes.add(str(note), str(note.what))
                     _report_failure(task.origin.command, outcome)
                 progress.advance()
-        finally:  # after Ctrl-C: files in work are finished, so that none is half written
+        finally:
+            # Only the main thread sees Ctrl-C. Workers finish the files they have begun, so that
+            # none is half written. `stopped` holds back a pair that a worker takes before
+            # `cancel_futures` removes it.
             stopped = True
             pool.shutdown(wait=True, cancel_futures=True)
             notes.finish()
@@ -165,8 +169,8 @@ def _do_all(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]
 
 def _attempt(pair: Pair, task: Task) -> Outcome:
     try:
-        return Outcome(pair.stem, task.done, task.work(pair))
-    except Exception as error:  # whatever it is, it must not stop the other files
+        return Outcome(pair.stem, task.status, task.work(pair))
+    except Exception as error:  # no failure may stop the other files
         return Outcome(pair.stem, "failed", error=describe(error))
 
 
@@ -181,13 +185,13 @@ def _torch_threads(number: int) -> Iterator[None]:
 
 
 def _report_unmatched(command: str, matches: Matches) -> None:
-    """Say which files have no partner, and so take no part."""
+    """Report the files without a partner, which are left out."""
     for stems, side, other in (
         (matches.images, "images", "scores"),
         (matches.scores, "scores", "images"),
     ):
         if stems:
-            say(f"crfrnn {command}: note: {len(stems)} {side} without {other}: {_some(stems)}")
+            say(f"crfrnn {command}: note: {side} without {other} ({len(stems)}): {_shorten(stems)}")
 
 
 def _report_failure(command: str, outcome: Outcome) -> None:
@@ -203,13 +207,13 @@ def _as_json(
         "seconds": round(seconds, 3),
         "unmatched": {"images": matches.images, "scores": matches.scores},
         "parameters": task.origin.settings.parameters(),
-        "outputs": task.folders.spelled(),
-        "files": [outcome.spelled() for outcome in outcomes],
+        "outputs": task.folders.to_json(),
+        "files": [outcome.to_json() for outcome in outcomes],
     }
 
 
 def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
-    number = _count(task, outcomes)
+    counts = _count(task, outcomes)
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     pixels = sum(result.pixels for result in results)
     relabeled = sum(result.relabeled for result in results)
@@ -217,16 +221,16 @@ def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
     engines = [result.engine for result in results if isinstance(result, Refinement)]
     engine = f", {engines[0]} engine" if engines else ""
     return (
-        f"{task.folders.labels}: {number[task.done]} {task.done}, {number['skipped']} already "
-        f"there, {number['failed']} failed; {share}{seconds:.1f} s{engine}"
+        f"{task.folders.labels}: {counts[task.status]} {task.status}, {counts['skipped']} "
+        f"already there, {counts['failed']} failed; {share}{seconds:.1f} s{engine}"
     )
 
 
 def _count(task: Task, outcomes: list[Outcome]) -> dict[str, int]:
     counts = Counter(outcome.status for outcome in outcomes)
-    return {status: counts[status] for status in (task.done, "skipped", "failed")}
+    return {status: counts[status] for status in (task.status, "skipped", "failed")}
 
 
-def _some(stems: list[str]) -> str:
+def _shorten(stems: list[str]) -> str:
     rest = len(stems) - _NAMES_SHOWN
     return ", ".join(stems[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

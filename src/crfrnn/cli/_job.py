@@ -1,4 +1,4 @@
-"""One photograph from files to files: what `crfrnn refine` does once, or for each of a folder."""
+"""Refining one photograph from files to files, alone or as part of a folder."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from crfrnn.plots.figures import overlay
 
 from ._settings import Settings
 
-#: How a foreground mask is written: black and white, as masks are.
+#: Foreground masks are written in black and white.
 _MASK_PALETTE = bytes([0, 0, 0, 255, 255, 255])
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files, or in folder mode folders, to write."""
+    """The files to write; when refining a folder, the folders to write to."""
 
     labels: Path
     probs: Path | None = None
     overlay: Path | None = None
 
     def paths(self) -> dict[str, Path]:
-        """Return those that were asked for, by name."""
+        """Return the requested paths by name."""
         return {name: path for name, path in vars(self).items() if path is not None}
 
-    def spelled(self) -> dict[str, str]:
-        """Return those that were asked for, by name, as JSON spells them."""
+    def to_json(self) -> dict[str, str]:
+        """Return the requested paths by name, as JSON values."""
         return {name: str(path) for name, path in self.paths().items()}
 
 
 class Result(Protocol):
-    """What was done to one photograph; see `spell`."""
+    """The result for one photograph, a dataclass; see `spell`."""
 
     @property
     def pixels(self) -> int:
-        """How many it has."""
+        """Number of pixels."""
 
     @property
     def relabeled(self) -> int:
-        """How many of them have another label than before."""
+        """Number of pixels whose label changed."""
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What the user should check."""
+        """Assumptions that the user should check."""
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What `crfrnn refine` did to one photograph."""
+    """The result of `crfrnn refine` for one photograph."""
 
     image: Path
     scores: Path
@@ -73,13 +73,13 @@ class Refinement:
 
 
 def spell(result: Result) -> dict[str, Any]:
-    """Spell a result as JSON does."""
+    """Return a result as JSON values."""
     return {name: _plain(value) for name, value in vars(result).items()}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Outputs):
-        return value.spelled()
+        return value.to_json()
     if isinstance(value, tuple):
         return [str(part) for part in value]
     return str(value) if isinstance(value, Path) else value
@@ -94,6 +94,7 @@ def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings)
     seconds = time.perf_counter() - start
     _write(photo, given, refined, outputs)
     before = given.labels()
+    # Pixels of unknown label are filled in, not relabeled.
     known = before != settings.refining.ignore_index if given.kind == "labels" else np.True_
     return Refinement(
         image=image,
@@ -110,12 +111,12 @@ def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings)
 
 
 def refine_scores(photo: np.ndarray, given: Scores, options: RefineOptions) -> Refined:
-    """Refine scores that were read."""
+    """Refine scores that `read_scores` gave."""
     return refine_inputs(Inputs(photo, given.kind, given.values, channels_last=True), options)
 
 
 def _write(photo: np.ndarray, given: Scores, refined: Refined, outputs: Outputs) -> None:
-    """Write the results, the labels last: where they are, everything is."""
+    """Write the results, labels last: if the label map exists, so does everything else."""
     foreground = given.kind != "labels" and given.values.shape[0] == 1
     if outputs.probs is not None:
         write_array(outputs.probs, refined.probs)

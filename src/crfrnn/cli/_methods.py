@@ -1,4 +1,4 @@
-"""What `crfrnn evaluate` scores: labels, scores or a model, turned into labels by method."""
+"""The methods that `crfrnn evaluate` compares, from labels, scores or a model."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _LABELS = ReadOptions(kind="labels")
 
 @dataclass(frozen=True)
 class Methods:
-    """What is scored.
+    """The methods to compare.
 
     Attributes:
-        predict: gives the labels by each method.
-        crf: what makes "after" of "before": "refine", "the model's", or None.
-        notes: what `predict` says of the files that it reads.
+        predict: returns the labels of a sample per method.
+        crf: the CRF between "before" and "after": "refine", "the model's", or None.
+        notes: notes on the files that `predict` reads.
     """
 
     predict: Predict
@@ -42,13 +42,17 @@ class Methods:
 
 
 def make_methods(args: argparse.Namespace, settings: Settings, data: MaskedImages) -> Methods:
-    """Find out what the sources are, and check what can be checked before any work."""
+    """Recognize the sources, and check what can be checked before any work."""
     sources: list[Path] = args.source
     for source in sources:
         if not source.exists():
-            raise FileNotFoundError(f"{source}: expected labels, scores or a model, found nothing")
+            raise FileNotFoundError(
+                f"{source}: expected labels, scores or a model, but it is missing"
+            )
     if len(sources) > 2:
-        raise ValueError(f"give one source, or two folders of labels; got {len(sources)}")
+        raise ValueError(
+            f"expected one source, or two folders of labels; got {len(sources)} sources"
+        )
     kinds = [_kind(source) for source in sources]
     if len(sources) == 2 and kinds != ["labels", "labels"]:
         raise ValueError(
@@ -67,7 +71,8 @@ def _kind(source: Path) -> str:
         if is_pack(source):
             return "scores"
         raise ValueError(
-            f"{source}: expected a folder, or a .npz with `ids` and `logits` of many images"
+            f"{source}: a single file must be a .npz with `ids` and `logits` (or `probs`) of many "
+            "images; put other files into a folder"
         )
     if is_model(source):
         return "model"
@@ -76,7 +81,7 @@ def _kind(source: Path) -> str:
         return "scores"
     if suffixes & IMAGE_SUFFIXES:
         return "labels"
-    raise ValueError(f"{source}: expected label images, score arrays or a model in this folder")
+    raise ValueError(f"{source}: this folder holds no label images, score arrays or model")
 
 
 def _from_labels(folders: Sequence[Path], data: MaskedImages) -> Predict:
@@ -112,12 +117,12 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
             given = read_scores(files[sample.name], size, settings.reading)
         _require_classes(given, data, source)
         for note in given.notes:
-            notes.add(str(note), str(note.what))  # the same for every file, but for its name
-        found = {BEFORE: torch.from_numpy(given.labels())}
+            notes.add(str(note), str(note.what))  # counted without the name of the file
+        labels = {BEFORE: torch.from_numpy(given.labels())}
         if refine:
             photo = sample.image.permute(1, 2, 0).contiguous().numpy()
-            found[AFTER] = torch.from_numpy(refine_scores(photo, given, settings.refining).labels)
-        return found
+            labels[AFTER] = torch.from_numpy(refine_scores(photo, given, settings.refining).labels)
+        return labels
 
     return Methods(predict, "refine" if refine else None, notes)
 
@@ -126,16 +131,16 @@ def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine:
     model = open_model(source)
     if model.num_classes != data.num_classes:
         raise ValueError(
-            f"{source}: the model has {model.num_classes} classes and the data "
-            f"{data.num_classes}; they must agree"
+            f"{source}: the model must have the {data.num_classes} classes of the data; got "
+            f"{model.num_classes}"
         )
 
     def predict(sample: Sample) -> dict[str, Tensor]:
         before, after = model_labels(model, sample.image, settings.refining if refine else None)
         return {BEFORE: before, AFTER: after} if refine else {BEFORE: before}
 
-    own = "the model's" if model.has_crf else "refine"
-    return Methods(predict, own if refine else None)
+    crf = "the model's" if model.has_crf else "refine"
+    return Methods(predict, crf if refine else None)
 
 
 def _require_files(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str]) -> Any:
@@ -154,6 +159,6 @@ def _require_classes(given: Scores, data: MaskedImages, source: Path) -> None:
     classes = 0 if given.kind == "labels" else len(given.values)
     if given.kind != "labels" and max(classes, 2) != data.num_classes:
         raise ValueError(
-            f"{source}: the scores have {classes} classes and the data {data.num_classes}; they "
-            "must agree"
+            f"{source}: the scores must have the {data.num_classes} classes of the data; got "
+            f"{classes}"
         )

@@ -1,4 +1,4 @@
-"""Models for the command line: a directory of ours, one of transformers, or a hub's name."""
+"""Models for the command line: directories of crfrnn or transformers, or names on its hub."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class Model(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C."""
 
     @property
     def classes(self) -> Sequence[str] | None:
-        """Their names, if known."""
+        """Names of the classes, if known."""
 
     @property
     def has_crf(self) -> bool:
-        """Whether there is a CRF in it."""
+        """Whether the model contains a CRF."""
 
     def logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C, H, W) before and after its CRF of images on 0..255."""
+        """Return logits (B, C, H, W) before and after the CRF, of images on 0..255."""
 
 
 def is_model(directory: Path) -> bool:
-    """Whether a directory holds a model, ours or one of transformers."""
+    """Whether a directory holds a model of crfrnn or transformers."""
     from crfrnn.models.checkpoint import is_checkpoint
 
     return is_checkpoint(directory) or (directory / "config.json").is_file()
@@ -46,9 +46,9 @@ def open_model(source: str | Path, *, fetch: bool = False) -> Model:
     """Open a model for use.
 
     Args:
-        source: a directory that `crfrnn train` wrote, or one of the transformers library; anything
-            that is no directory is taken for a name on its hub.
-        fetch: let that library fetch what it has not on this machine.
+        source: a directory that `crfrnn train` or the transformers library wrote; anything else is
+            taken for a name on that library's hub.
+        fetch: let that library download what this machine lacks.
     """
     directory = Path(source)
     if directory.is_dir():
@@ -62,7 +62,8 @@ def open_model(source: str | Path, *, fetch: bool = False) -> Model:
     text = str(source)
     if directory.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise FileNotFoundError(
-            f"{source}: expected a model's directory, or the name of one on the hub as OWNER/NAME"
+            f"{source} is not a directory; expected one that holds a model, or the name of a model "
+            "on the hub as OWNER/NAME"
         )
     from crfrnn.integrations.transformers import load_transformers
 
@@ -72,17 +73,18 @@ def open_model(source: str | Path, *, fetch: bool = False) -> Model:
         if fetch:
             raise
         raise ValueError(
-            f"{source}: there is no such directory, and the transformers library has not fetched a "
-            "model of that name before; --fetch lets it"
+            f"{source} is not a directory, and the transformers library has no model of this name "
+            "on this machine; add --fetch to download it"
         ) from error
 
 
 def model_labels(
     model: Model, image: Tensor, refining: RefineOptions | None
 ) -> tuple[Tensor, Tensor]:
-    """Labels (H, W) of one image (3, H, W) before and after the CRF.
+    """Label one image (3, H, W) before and after the CRF, (H, W) each.
 
-    The CRF is the model's own; if it has none, `refine` with the options; without options, none.
+    The model's CRF is used, or `refine` if the model has none. Without options to refine with, no
+    CRF is used, and both results are the same.
     """
     with torch.inference_mode():
         batch = image[None].float()

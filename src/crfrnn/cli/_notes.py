@@ -1,4 +1,4 @@
-"""Warnings and notes on stderr: each sentence once, when it comes up, and its count at the end."""
+"""Warnings and notes on stderr: each sentence once, as it comes up, and its count at the end."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any
 
 
 def say(line: str) -> None:
-    """Write a line to stderr; if a progress bar is shown, above it."""
+    """Write a line to stderr, above the progress bar if there is one."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
-def one_line(error: BaseException | str) -> str:
-    """What an exception or a warning says, on one line; the kind too if it is an unexpected one."""
+def to_line(error: BaseException | str) -> str:
+    """Return a message on one line, with the type of an exception that no check raises."""
     text = " ".join(str(error).split())
     expected = isinstance(error, (ValueError, TypeError, OSError, ImportError, Warning, str))
     return text if text and expected else f"{type(error).__name__}: {text}"
 
 
 class Notes:
-    """Says a sentence when it first comes up, and counts it.
+    """Prints a sentence when it first comes up, and counts it.
 
     Args:
-        command: the beginning of each line, as "crfrnn refine".
+        command: the beginning of each line, such as "crfrnn refine".
         kind: "note" or "warning".
-        things: what is counted, as "files".
+        things: what is counted, such as "files".
     """
 
     def __init__(self, command: str, kind: str, things: str) -> None:
@@ -40,11 +40,11 @@ class Notes:
         self._lock = threading.Lock()
 
     def add(self, text: str, sentence: str | None = None) -> None:
-        """Say `text` unless its sentence was said before.
+        """Print `text` unless its sentence was printed before.
 
         Args:
-            text: what to say.
-            sentence: `text` without what differs between images; by default `text`.
+            text: what to print.
+            sentence: `text` without the part that differs between images; by default `text`.
         """
         key = text if sentence is None else sentence
         with self._lock:
@@ -54,7 +54,7 @@ class Notes:
             say(f"{self.command}: {self.kind}: {text}")
 
     def finish(self) -> None:
-        """Say how often each sentence came, if it came more than once."""
+        """Print the count of each sentence that came up more than once."""
         for sentence, number in self._counts.items():
             if number > 1:
                 say(f"{self.command}: {self.kind}: {number} {self.things}: {sentence}")
@@ -63,20 +63,20 @@ class Notes:
 
 @contextmanager
 def warnings_at_once(command: str) -> Iterator[None]:
-    """Say the library's warnings when they come, and not after hours; only the first process does.
+    """Print the library's warnings as they come up, and in the first process only.
 
-    -W and PYTHONWARNINGS have their usual effect.
+    Python's -W and PYTHONWARNINGS keep their usual effect.
     """
     notes = Notes(command, "warning", "times")
 
     def show(message: Warning | str, *_place: Any, **_more: Any) -> None:
-        notes.add(one_line(message))
+        notes.add(to_line(message))
 
     def ignore(*_place: Any, **_more: Any) -> None:
         pass
 
     with warnings.catch_warnings():
-        # After all other filters: each time, so that it can be counted.
+        # Appended, so that the user's filters win; "always", so that repetitions are counted.
         warnings.simplefilter("always", UserWarning, append=True)
         warnings.showwarning = show if _is_first_process() else ignore
         try:

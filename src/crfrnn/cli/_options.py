@@ -1,4 +1,4 @@
-"""Options as the command line spells them: those of their definitions, and the rest of its help."""
+"""Command-line options, declared from their definitions, and the end of the help."""
 
 from __future__ import annotations
 
@@ -12,51 +12,69 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 if TYPE_CHECKING:
     from crfrnn.io.options import Option
 
-#: The numbers of a preset's kernels, each an option: `--bilateral-position`.
+#: The numbers of a preset's kernels; each is an option, such as `--bilateral-position`.
 KERNEL_NUMBERS = {
-    ("bilateral", "position"): "reach of the appearance kernel",
-    ("bilateral", "color"): "how alike its colors must be",
-    ("bilateral", "weight"): "its weight",
-    ("gaussian", "position"): "reach of the smoothness kernel",
-    ("gaussian", "weight"): "its weight",
+    ("bilateral", "position"): "spatial bandwidth of the appearance kernel",
+    ("bilateral", "color"): "color bandwidth of the appearance kernel",
+    ("bilateral", "weight"): "weight of the appearance kernel",
+    ("gaussian", "position"): "bandwidth of the smoothness kernel",
+    ("gaussian", "weight"): "weight of the smoothness kernel",
 }
 
 _HARM = """\
-The wrong parameters do harm, the more so the better the network. Mean IoU on
-346 photographs of PASCAL VOC 2012 (reduced val) before and after 10 steps,
-symmetric normalization:
+Wrong parameters do harm, and more harm to a better network. Mean IoU on 346
+photographs of PASCAL VOC 2012 (reduced val), without a CRF and after 10 steps
+of a preset, with symmetric normalization:
   network                    none   psa     crfasrnn  deeplab
   DeepLab-MobileNetV2 x1.0   74.42  70.65   74.47     76.02
   DeepLab-MobileNetV2 x0.5   67.97  63.09   66.96     68.96
-Compare with the truth on a few photographs of yours before you refine the
-rest."""
+Evaluate a few photographs of yours that have true masks before you refine the
+rest; see crfrnn evaluate."""
 
 _FOLDERS = """\
-Folders: finished files are skipped when the command is given again, so an
-interrupted run goes on where it stopped; a file is redone when its image or
-scores are newer. The parameters are kept in crfrnn-refine.json beside the
-results, and other parameters are refused without --overwrite. Files that fail
-are reported at the end and do not stop the rest; the exit code is then 1. It is
-2 after a usage or input error, 130 after Ctrl-C."""
+Folders: give the same command again to continue after an interruption; finished
+files are skipped. A file is redone if its image, scores or model are newer than
+its result. The parameters are kept next to the results (crfrnn-refine.json or
+crfrnn-segment.json); other parameters are refused without --overwrite. A file
+that fails is reported and does not stop the rest.
+
+Exit codes: 0 after success, 1 if some files of a folder failed, 2 after a usage
+or input error, 130 after Ctrl-C."""
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("more results")
+    """Declare further results, and how to work through folders."""
+    group = parser.add_argument_group("more results, and folders")
     add = group.add_argument
-    add("--probs", metavar="OUT.npy", type=Path, help="also write the probabilities (C, H, W)")
-    add("--overlay", metavar="OUT.png", type=Path, help="also draw the labels on the photograph")
-    add("--json", action="store_true", help="print one JSON object on stdout")
-    add("--overwrite", action="store_true", help="folders: redo what is there")
+    add(
+        "--probs",
+        metavar="OUT.npy",
+        type=Path,
+        help="also write probabilities (C, H, W); for folders, to a folder",
+    )
+    add(
+        "--overlay",
+        metavar="OUT.png",
+        type=Path,
+        help="also draw the labels over the photograph; for folders, to a folder",
+    )
+    add("--json", action="store_true", help="print the result as one JSON object")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="folders: redo finished files, also those of other parameters",
+    )
     add(
         "--workers",
         metavar="N",
         type=int,
-        help="folders: files at a time, sharing torch's threads (default: one a thread, at most 8)",
+        help="folders: files at a time, which share torch's threads (default: one per thread, at "
+        "most 8)",
     )
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Declare how to read SCORES, and what labels among them mean."""
+    """Declare how to read SCORES, and what labels mean."""
     from crfrnn.io.options import ReadOptions
     from crfrnn.offline.options import RefineOptions
 
@@ -66,14 +84,14 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def add_crf(parser: argparse.ArgumentParser) -> None:
-    """Declare how to refine."""
+    """Declare the parameters of the CRF."""
     from crfrnn.offline.options import RefineOptions
 
     group = parser.add_argument_group(
         "the CRF",
-        "Default: the preset's numbers. Bandwidths are standard deviations, in pixels\n"
-        "(position, X or X,Y) or of colors on 0..255 (one, or R,G,B). A weight is one\n"
-        "number, or one per class.",
+        "Defaults are the preset's. A bandwidth X is a standard deviation, in pixels\n"
+        "(one number, or x,y) or in color units of 0..255 (one number, or r,g,b). A\n"
+        "weight X is one number, or one number per class with commas between them.",
     )
     add_options(group, RefineOptions, about="crf")
 
@@ -88,13 +106,13 @@ def add_options(
     """Declare the options that a dataclass defines.
 
     Args:
-        group: where to.
+        group: the group to declare them in.
         definition: `ReadOptions` or `RefineOptions`.
-        about: only the options about this; see `Option.about`.
-        names: only these.
+        about: declare only the options about this; see `Option.about`.
+        names: declare only the options of these names.
     """
     hints = get_type_hints(definition, include_extras=True)
-    declared = {action.dest for action in group._actions}  # by both definitions: once is enough
+    declared = {action.dest for action in group._actions}  # both define `confidence`
     for field in fields(definition):
         if not field.init or field.name in declared or (names and field.name not in names):
             continue
@@ -130,7 +148,7 @@ def _add_option(
 
 
 def _plain_type(kind: Any) -> Any:
-    """The type that parses an option: int for `int | None`, str for a Literal."""
+    """Return the type that parses an option: int for `int | None`, str for a Literal."""
     if isinstance(kind, type):
         return kind
     members = [member for member in get_args(kind) if member is not type(None)]
@@ -138,7 +156,7 @@ def _plain_type(kind: Any) -> Any:
 
 
 def _add_class_axis(group: argparse._ActionsContainer, option: Option) -> None:
-    """One flag for each value, which is shorter to type."""
+    """Add a flag per axis: `--channels-last` is shorter than `--class-axis last`."""
     axis = group.add_mutually_exclusive_group()
     for where in ("first", "last"):
         axis.add_argument(
@@ -156,7 +174,7 @@ def _numbers(text: str) -> float | tuple[float, ...]:
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        message = f"expected a number, or several with commas between; got {text!r}"
+        message = f"expected a number, or numbers with commas between them; got {text!r}"
         raise argparse.ArgumentTypeError(message) from None
     return numbers[0] if len(numbers) == 1 else numbers
 
@@ -165,9 +183,9 @@ def _canvas(text: str) -> tuple[int, int]:
     """Read "513" or "640x480" (width x height) as (height, width)."""
     sides = [int(side) if side.isdecimal() else 0 for side in text.lower().split("x")]
     if len(sides) not in (1, 2) or min(sides) < 1:
-        message = f"expected WIDTHxHEIGHT or one side in pixels; got {text!r}"
+        message = f"expected WIDTHxHEIGHT, or the side of a square, in pixels; got {text!r}"
         raise argparse.ArgumentTypeError(message)
-    return sides[-1], sides[0]
+    return sides[-1], sides[0]  # of one side: that side twice
 
 
 def _add_kernel_numbers(group: argparse._ActionsContainer) -> None:
@@ -175,36 +193,45 @@ def _add_kernel_numbers(group: argparse._ActionsContainer) -> None:
         group.add_argument(f"--{kernel}-{number}", metavar="X", type=_numbers, help=what)
 
 
-#: Options whose text needs more than its type to be understood.
+#: Options that need more than their type to be parsed.
 _PARSERS: dict[str, Callable[[str], Any]] = {"canvas": _canvas, "compatibility": Path}
 
 
-def epilog() -> str:
-    """Describe the presets, the harm they can do, and folders."""
-    return "\n".join([describe_presets(), "", _HARM, "", _FOLDERS])
+def make_epilog() -> str:
+    """Describe the CRF's parameters, folders and exit codes."""
+    return f"{describe_crf()}\n\n{_FOLDERS}"
+
+
+def describe_crf() -> str:
+    """Describe the presets, and the harm that they can do."""
+    return f"{describe_presets()}\n\n{_HARM}"
 
 
 def describe_presets() -> str:
-    """Describe the presets, three lines each."""
+    """Describe the presets, three lines or more each."""
     from crfrnn.presets import PRESETS
 
-    lines = ["presets (bilateral position/color w weight; gaussian position w weight; steps):"]
+    lines = ["presets: appearance position/color (weight), smoothness position (weight)"]
     for preset in PRESETS.values():
         numbers = [
             "/".join(f"{value:g}" for value in kernel.bandwidths().values())
-            + f" w {kernel.weight:g}"
+            + f" ({kernel.weight:g})"
             for kernel in preset.kernels
         ]
         lines += [
-            f"  {preset.name:<11} {'; '.join(numbers)}; steps {preset.iterations}, "
+            f"  {preset.name:<11} {', '.join(numbers)}; {_steps(preset.iterations)}, "
             f"normalization {preset.normalization}",
-            _indented(f"for {preset.purpose}"),
-            _indented(f"from {preset.source}"),
+            _indent(f"for {preset.purpose}"),
+            _indent(f"from {preset.source}"),
         ]
     return "\n".join(lines)
 
 
-def _indented(text: str) -> str:
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def _indent(text: str) -> str:
     wrapper = textwrap.TextWrapper(80, break_on_hyphens=False)
     wrapper.initial_indent = wrapper.subsequent_indent = " " * 14
     return wrapper.fill(text)

@@ -25,13 +25,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Matches:
-    """What lies in two folders.
+    """The files of two folders, matched.
 
     Attributes:
-        pairs: to work on.
+        pairs: the pairs to work on.
         images: stems of photographs without scores.
         scores: stems of scores without a photograph.
-        clashes: stems that name more than one file, with the reason that they are left out.
+        clashes: stems of more than one file, each with the reason why it is left out.
     """
 
     pairs: list[Pair]
@@ -41,26 +41,27 @@ class Matches:
 
 
 def match(images: Path, scores: Path, folders: Outputs) -> Matches:
-    """Match the files of two folders by stem; sub-folders and hidden files are left alone.
+    """Match the files of two folders by stem; subfolders and hidden files are ignored.
 
-    Among scores of one stem an array wins over pictures of it.
+    If a stem has an array and images among the scores, the array is used: such an image is mostly
+    a picture of the array. In a folder of both photographs and scores, images are photographs.
     """
     same = images.resolve() == scores.resolve()
     left = _by_stem(images, IMAGE_SUFFIXES)
     right = _by_stem(scores, ARRAY_SUFFIXES if same else SCORE_SUFFIXES)
     pairs, clashes = [], []
     for stem in sorted(left.keys() & right.keys()):
-        maps = [path for path in right[stem] if path.suffix.lower() in ARRAY_SUFFIXES]
-        many = left[stem] if len(left[stem]) > 1 else maps or right[stem]
-        if len(many) > 1:
-            names = ", ".join(path.name for path in many)
-            clashes.append((stem, f"cannot tell which file to use: {names}"))
+        arrays = [path for path in right[stem] if path.suffix.lower() in ARRAY_SUFFIXES]
+        files = left[stem] if len(left[stem]) > 1 else arrays or right[stem]
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files)
+            clashes.append((stem, f"cannot tell which file to use: {names}; keep one of them"))
         else:
-            pairs.append(Pair(stem, left[stem][0], many[0], _outputs(folders, stem)))
+            pairs.append(Pair(stem, left[stem][0], files[0], _outputs(folders, stem)))
     if not pairs and not clashes:
         raise ValueError(
             f"no image in {images} ({len(left)}) has the stem of a score file in {scores} "
-            f"({len(right)}); files are matched by name without suffix, as a.jpg and a.npy"
+            f"({len(right)}); name files that belong together alike, such as a.jpg and a.npy"
         )
     return Matches(
         pairs, sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys()), clashes
@@ -68,11 +69,11 @@ def match(images: Path, scores: Path, folders: Outputs) -> Matches:
 
 
 def _by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = defaultdict(list)
+    paths: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            found[path.stem].append(path)
-    return found
+            paths[path.stem].append(path)
+    return paths
 
 
 def _outputs(folders: Outputs, stem: str) -> Outputs:

@@ -1,4 +1,4 @@
-"""Going on where an interrupted folder run stopped, and only if that is safe."""
+"""Resuming an interrupted folder, if its results come from the same inputs and parameters."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from crfrnn._version import installed_version
 from crfrnn.io.files import PART_SUFFIX, describe, make_folder, require_writable, write_text
 from crfrnn.io.options import ReadOptions
 from crfrnn.offline.options import RefineOptions
@@ -18,19 +18,19 @@ from ._job import Outputs
 from ._pairs import Pair
 from ._settings import Settings
 
-#: A file is written in far less time than this; an older partial one was left by a killed run.
+#: Writing a file takes far less time; an older partial file is of a process that was killed.
 _STALE_SECONDS = 60
 
 
 def manifest_name(command: str) -> str:
-    """What the file is called that says how a folder's results were made."""
+    """Name the manifest, the file that records how the results in a folder were computed."""
     return f"crfrnn-{command}.json"
 
 
 def is_done(pair: Pair, command: str) -> bool:
-    """Whether all outputs are there, newer than image, scores and manifest.
+    """Whether all outputs exist, none of them older than image, scores and manifest.
 
-    A file that is there is whole, since it is only moved there when it is.
+    An output that exists is complete: it is moved to its place once it is on disk.
     """
     paths = pair.outputs.paths().values()
     if not all(path.is_file() for path in paths):
@@ -42,13 +42,13 @@ def is_done(pair: Pair, command: str) -> bool:
 
 @dataclass(frozen=True)
 class Origin:
-    """What decides the results in a folder; the manifest beside them holds it.
+    """Everything that the results in a folder depend on; the manifest next to them records it.
 
     Attributes:
         command: "refine" or "segment".
         images: folder of photographs.
         source: folder of scores, or the model.
-        settings: how.
+        settings: how to read and refine.
     """
 
     command: str
@@ -57,18 +57,14 @@ class Origin:
     settings: Settings
 
     def decisive(self) -> dict[str, Any]:
-        """All of it by name, as JSON gives it back."""
+        """Return it by name, with the types that JSON gives back, to compare with a manifest."""
         tree: dict[str, Any] = json.loads(json.dumps(self.settings.parameters()))
         return {**self._places(), **tree}
 
     def manifest(self) -> dict[str, Any]:
-        """What to write, the version included."""
-        try:
-            installed = version("crfrnn")
-        except PackageNotFoundError:
-            installed = "not installed"
+        """Return the content of the manifest: the origin, and the version for the reader."""
         return {
-            "crfrnn": installed,
+            "crfrnn": installed_version(),
             **self._places(),
             "parameters": self.settings.parameters(),
         }
@@ -78,45 +74,49 @@ class Origin:
 
 
 def prepare(origin: Origin, pairs: Sequence[Pair], folders: Outputs, *, overwrite: bool) -> None:
-    """Make the output folders and their manifest, or raise if they hold something else.
+    """Create the output folders and their manifest; raise if they hold other results.
 
     Args:
-        origin: what will decide the results.
-        pairs: what is to be refined.
-        folders: where to.
-        overwrite: accept results of another origin. The manifest is then written anew, which makes
-            them older than it and so not done, also for a later run that goes on.
+        origin: what the results will depend on.
+        pairs: the pairs to work on.
+        folders: where the results go.
+        overwrite: accept results of another origin. The manifest is then written again. All older
+            results thus count as not done, also when this call is interrupted and resumed.
     """
     _require_apart(origin, folders)
     for folder in folders.paths().values():
         make_folder(folder)
     manifest = folders.labels / manifest_name(origin.command)
     require_writable(manifest)
-    there = [path for pair in pairs for path in pair.outputs.paths().values() if path.exists()]
+    existing = [path for pair in pairs for path in pair.outputs.paths().values() if path.exists()]
     if not overwrite:
-        _require_same(manifest, origin, there)
+        _require_same(manifest, origin, existing)
     _remove_stale_parts(folders)
     if overwrite or not manifest.exists():
         write_text(manifest, f"{json.dumps(origin.manifest(), indent=2)}\n")
 
 
-def _require_same(manifest: Path, origin: Origin, there: Sequence[Path]) -> None:
-    """Raise unless what is there was made from the same folders with the same parameters."""
-    remedy = "use another output folder, or --overwrite"
+def _require_same(manifest: Path, origin: Origin, existing: Sequence[Path]) -> None:
+    """Raise unless the existing results come from the same folders and parameters."""
+    remedy = "use another output folder, or add --overwrite"
     if not manifest.exists():
-        if there:
-            raise ValueError(f"{there[0]} exists and is not from crfrnn {origin.command}; {remedy}")
+        if existing:
+            raise ValueError(
+                f"{existing[0]} exists and is not a result of crfrnn {origin.command}; {remedy}"
+            )
         return
     try:
         old = _decisive(json.loads(manifest.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{manifest}: cannot read it ({describe(error)}); {remedy}") from error
+        raise ValueError(
+            f"{manifest}: not a readable manifest ({describe(error)}); {remedy}"
+        ) from error
     new = origin.decisive()
-    # A version that does not have an option does what its default does.
+    # Before an option existed, crfrnn did what the default of the option does today.
     defaults = Settings(ReadOptions(), RefineOptions()).parameters()
     old = {**{name: defaults[name] for name in new if name in defaults}, **old}
     changed = [
-        f"{name} was {old.get(name)}, now {new.get(name, 'an unknown option')}"
+        f"{name} was {old.get(name)}, is now {new.get(name, 'an unknown option')}"
         for name in {**new, **old}
         if name not in new or old.get(name) != new[name]
     ]
@@ -128,9 +128,9 @@ def _require_same(manifest: Path, origin: Origin, there: Sequence[Path]) -> None
 
 
 def _decisive(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return what decided the results, as `Origin.decisive` does."""
+    """Return what `Origin.decisive` returned when the manifest was written."""
     parameters = manifest["parameters"]
-    # Earlier versions spelled the `kind` of a kernel `kernel`.
+    # In earlier versions the key `kind` of a kernel was `kernel`.
     kernels = [
         {"kind" if name == "kernel" else name: value for name, value in kernel.items()}
         for kernel in parameters["kernels"]
@@ -146,7 +146,7 @@ def _require_apart(origin: Origin, folders: Outputs) -> None:
     }
     for name, folder in folders.paths().items():
         if folder.resolve() in taken:
-            raise ValueError(f"{folder} is {taken[folder.resolve()]}; write {name} elsewhere")
+            raise ValueError(f"{folder} is {taken[folder.resolve()]}; write the {name} elsewhere")
         taken[folder.resolve()] = f"the output folder for {name}"
 
 

@@ -1,4 +1,4 @@
-"""Segmenting photographs with a model: one, or a folder of them."""
+"""Segmenting one photograph, or a folder of them, with a model."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from ._settings import Settings, make_settings
 
 @dataclass(frozen=True)
 class SegmentSettings(Settings):
-    """How to segment: the CRF, and whether there is one."""
+    """How to segment: the parameters of the CRF, and whether to use one."""
 
     crf: bool = True
 
     def parameters(self) -> dict[str, Any]:
-        """Return the settings as JSON spells them."""
+        """Return the settings as JSON values."""
         return {**super().parameters(), "crf": self.crf}
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What `crfrnn segment` did to one photograph; `found` names the classes in it."""
+    """The result of `crfrnn segment` for one photograph; `found` names the classes in it."""
 
     image: Path
     outputs: Outputs
@@ -52,7 +52,7 @@ class Segmentation:
 
 
 def make_segment_settings(args: argparse.Namespace) -> SegmentSettings:
-    """Turn the options into settings; the scores are those that a model gives."""
+    """Turn the options into settings; the scores are a model's, logits with the classes first."""
     settings = make_settings(args)
     reading = replace(settings.reading, kind="logits", class_axis="first")
     return SegmentSettings(reading, settings.refining, args.crf)
@@ -79,7 +79,7 @@ def run_folder(
     """Segment every photograph of a folder that is not done yet; returns the exit code."""
     _folder.check_workers(args.workers)
     source = Path(args.model)
-    matches = _photographs(args.image, _weights(source), folders)
+    matches = _photographs(args.image, _newest_file(source), folders)
 
     def work(pair: Pair) -> Segmentation:
         return _segment_file(pair.image, pair.outputs, settings, model)
@@ -115,27 +115,30 @@ def _segment_file(
 
 
 def _photographs(folder: Path, weights: Path | None, folders: Outputs) -> Matches:
-    """The photographs of a folder, each with the file of the model that makes it out of date."""
+    """Pair each photograph of a folder with the newest file of the model.
+
+    A result that is older than this file is redone, as `crfrnn refine` does with newer scores.
+    """
     by_stem = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
             by_stem[path.stem].append(path)
     if not by_stem:
-        raise ValueError(f"{folder}: no photograph in this folder")
+        raise ValueError(f"{folder}: this folder holds no photographs")
     pairs, clashes = [], []
     for stem, paths in by_stem.items():
         if len(paths) > 1:
             names = ", ".join(path.name for path in paths)
-            clashes.append((stem, f"cannot tell which file to use: {names}"))
+            clashes.append((stem, f"cannot tell which file to use: {names}; keep one of them"))
             continue
-        drawn = folders.overlay and folders.overlay / f"{stem}.png"
-        outputs = Outputs(folders.labels / f"{stem}.png", None, drawn)
+        overlay_path = folders.overlay and folders.overlay / f"{stem}.png"
+        outputs = Outputs(folders.labels / f"{stem}.png", None, overlay_path)
         pairs.append(Pair(stem, paths[0], weights or paths[0], outputs))
     return Matches(pairs, clashes=clashes)
 
 
-def _weights(source: Path) -> Path | None:
-    """The newest file of a model's directory; None for a name on a hub."""
+def _newest_file(source: Path) -> Path | None:
+    """Find the newest file of a model's directory; None for a name on a hub."""
     if not source.is_dir():
         return None
     files = [path for path in source.iterdir() if path.is_file()]

@@ -1,4 +1,4 @@
-"""What the options of a command line ask for, checked."""
+"""Settings, checked, from the options of a command line."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ class Settings:
     refining: RefineOptions
 
     def parameters(self) -> dict[str, Any]:
-        """Return the settings as JSON spells them: those that the command line can change."""
+        """Return the settings that the command line can change, as JSON values."""
         parameters = {**asdict(self.reading), **self.refining.parameters()}
         hidden = python_only(RefineOptions)
         return {name: value for name, value in parameters.items() if name not in hidden}
 
 
 def python_only(definition: type[ReadOptions] | type[RefineOptions]) -> set[str]:
-    """Names of the options that the command line does not have."""
+    """Return the names of the options that the command line lacks."""
     hints = get_type_hints(definition, include_extras=True)
     names = (field.name for field in fields(definition) if field.init)
     return {name for name in names if get_args(hints[name])[1].python_only}
 
 
 def make_settings(args: argparse.Namespace) -> Settings:
-    """Turn the options into settings, checking those that need no file of scores.
+    """Turn the options into settings, and check them as far as that needs no scores.
 
-    What a command does not ask for has its default, such as how to read scores in `segment`.
+    An option that a command lacks keeps its default, such as the canvas in `segment`.
     """
     kernels = [_override(kernel, args) for kernel in find_preset(args.preset).kernels]
-    matrix = _compatibility(args.compatibility)
+    matrix = _read_compatibility(args.compatibility)
     return Settings(
-        _given(ReadOptions, args),
-        _given(RefineOptions, args, kernels=kernels, compatibility=matrix),
+        _make(ReadOptions, args),
+        _make(RefineOptions, args, kernels=kernels, compatibility=matrix),
     )
 
 
-def _given(definition: type[Definition], args: argparse.Namespace, **others: Any) -> Definition:
-    """Take the options of a definition from those that a command declared, and from others."""
+def _make(definition: type[Definition], args: argparse.Namespace, **others: Any) -> Definition:
+    """Make the options of a definition from those that a command declared, and from others."""
     names = {field.name for field in fields(definition) if field.init}
     given = {name: value for name, value in vars(args).items() if name in names}
     return definition(**{**given, **others})
@@ -65,7 +65,7 @@ def _override(kernel: Any, args: argparse.Namespace) -> Any:
     return replace(kernel, **{name: value for name, value in given.items() if value is not None})
 
 
-def _compatibility(path: Path | None) -> tuple[tuple[float, ...], ...] | None:
+def _read_compatibility(path: Path | None) -> tuple[tuple[float, ...], ...] | None:
     """Read a matrix of penalties, as nested tuples so that settings can be compared."""
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Scores as people read them: tables in percent."""
+"""Tables of scores, in percent."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _WIDTH = 100
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print the scores, the IoU of each class, and the verdict, on stdout."""
+    """Print the scores, the IoU per class, and the verdict, on stdout."""
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
     console.print(_scores(summary))
     console.print(_classes(summary))
     console.print(
-        "Classes in neither truth nor prediction count in no mean. Trimap: pixels within so many "
-        "pixels of another true label or of void.",
+        "Means leave out classes that are in neither truth nor prediction. Trimap scores count "
+        "only pixels within this distance of another true label or of void.",
         style="dim",
     )
     for line in summary["verdict"]:
@@ -47,7 +47,7 @@ def _scores(summary: Mapping[str, Any]) -> Table:
 
 
 def _classes(summary: Mapping[str, Any]) -> Table:
-    table = Table(title="IoU of each class, percent", title_justify="left")
+    table = Table(title="IoU per class, percent", title_justify="left")
     table.add_column("class")
     for name in summary["rows"]:
         table.add_column(name, justify="right")

@@ -1,15 +1,16 @@
-"""Measure what each part gives, as a YAML file says: five rows over several seeds.
+"""Measure what each part adds: five rows, each with several random seeds.
 
   network                    the network alone
   default                    + a CRF attached afterwards, default parameters
   tuned                      + a CRF attached afterwards, tuned on training
                              images
   crf                        + CRF-RNN, only its parameters trained
-  joint                      CRF-RNN trained end to end, as long as the network
-                             alone
-each for several numbers of mean-field steps, with bootstrap intervals, time and
-memory. The output folder holds report.md, report.json and report.png; rows that
-are done are not made again.
+  joint                      CRF-RNN trained end to end, for as long as the
+                             network alone
+CONFIG.yaml describes the experiment. Each row is evaluated with several numbers
+of mean-field steps, and reported with bootstrap intervals, time and memory. The
+output folder holds report.md, report.json and report.png. Finished rows are
+kept when the command is given again.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn ablate`."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/guide/training.md for its keys")
-    add("-o", "--output", metavar="DIR", help="overrides `output`")
-    add("--seeds", metavar="N", type=int, nargs="+", help="overrides `seeds`")
-    add("--device", metavar="NAME", help="overrides `device`: cpu, cuda, cuda:1 or mps")
+    add("config", metavar="CONFIG.yaml", type=Path, help="its keys are in docs/guide/training.md")
+    add("-o", "--output", metavar="DIR", help="folder to write to; overrides `output`")
+    add("--seeds", metavar="N", type=int, nargs="+", help="random seeds; overrides `seeds`")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; overrides `device`")
     add(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="override any key, as joint.0.epochs=3; may be given again",
+        help="override any key, such as joint.0.epochs=3; may be repeated",
     )
-    add("--json", action="store_true", help="print the report as JSON instead of the page")
+    add("--json", action="store_true", help="print the report as JSON instead of Markdown")
 
 
 def run(args: argparse.Namespace) -> int:

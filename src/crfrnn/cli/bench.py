@@ -1,9 +1,9 @@
-"""Time the main calls on this machine, whole calls on one thread and on all.
+"""Time the main calls on this machine, on one thread and on all threads.
 
-The picture is the astronaut that scikit-image ships, with a real network's
-scores, or without scikit-image a synthetic one; nothing is downloaded. Where
-the original pydensecrf is installed, it runs in turn with this library, once
-the labels of both agree.
+The photograph is scikit-image's astronaut, with a real network's scores. If
+scikit-image is missing, a synthetic picture takes its place; nothing is
+downloaded. If the original pydensecrf is installed and gives the same labels,
+its calls are timed in turn with those of crfrnn.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn bench`."""
     add = parser.add_argument
-    add("--size", metavar="N", type=int, default=500, help="height and width (default 500)")
+    add(
+        "--size",
+        metavar="N",
+        type=int,
+        default=500,
+        help="height and width in pixels (default 500)",
+    )
     add(
         "--repeats",
         "--pairs",
         metavar="N",
         type=int,
         default=5,
-        help="runs of each case, or pairs of runs (default 5)",
+        help="calls, or pairs of calls, per case (default 5)",
     )
     add("--json", action="store_true", help="print one JSON object instead of a table")
 
@@ -51,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
             timings.append(timing)
             if timing.original is None and timing.agreement is not None:
                 say(
-                    f"crfrnn bench: note: {timing.case}: no times of pydensecrf, since it gives "
-                    f"only {timing.agreement:.1%} of the same labels"
+                    f"crfrnn bench: note: {timing.case}: pydensecrf is not timed, because only "
+                    f"{timing.agreement:.1%} of its labels are the same"
                 )
             progress.advance()
-    told = {
+    conditions = {
         "picture": given.name,
         "size": args.size,
         "engine": facts.runs["CPU float32"],
@@ -67,28 +73,28 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json:
         rows = [{**asdict(timing), "ratios": timing.ratios} for timing in timings]
-        sys.stdout.write(f"{json.dumps({**told, 'timings': rows}, indent=2)}\n")
+        sys.stdout.write(f"{json.dumps({**conditions, 'timings': rows}, indent=2)}\n")
     else:
-        _print_table(told, timings)
+        _print_table(conditions, timings)
     return 0
 
 
-def _print_table(told: dict[str, Any], timings: list[Timing]) -> None:
+def _print_table(conditions: dict[str, Any], timings: list[Timing]) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     from crfrnn.bench import middle_and_ends
 
-    size = told["size"]
+    size = conditions["size"]
     table = Table(
-        title=f"{told['picture']}, {size} x {size} pixels, whole calls",
+        title=f"{conditions['picture']}, {size} x {size} pixels, whole calls",
         box=SIMPLE,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
     headings = ["case", "threads", r"median \[s]", "least", "largest"]
-    if told["pydensecrf"]:
+    if conditions["pydensecrf"]:
         headings += [r"pydensecrf \[s]", "ratio", "least", "largest", "same labels"]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "case" else "right")
@@ -98,27 +104,28 @@ def _print_table(told: dict[str, Any], timings: list[Timing]) -> None:
         if timing.original is not None:
             cells.append(f"{middle_and_ends(timing.original)[0]:.3f}")
             cells += [f"{value:.2f}x" for value in middle_and_ends(timing.ratios)]
-        elif told["pydensecrf"]:
+        elif conditions["pydensecrf"]:
             cells += ["-"] * 4
         if timing.agreement is not None:
             cells.append(f"{timing.agreement:.2%}")
         table.add_row(*cells)
     Console().print(table)
-    instructions = told["instructions"] or "no vector instructions of its own"
+    instructions = conditions["instructions"] or "no vector instructions"
     sys.stdout.write(
-        f"engine {told['engine']} ({instructions}), torch {told['torch']} on {told['machine']}\n"
+        f"engine {conditions['engine']} ({instructions}), torch {conditions['torch']} on "
+        f"{conditions['machine']}\n"
     )
-    sys.stdout.write(_about_the_original(told["pydensecrf"], timings))
+    sys.stdout.write(_describe_original(conditions["pydensecrf"], timings))
 
 
-def _about_the_original(found: bool, timings: list[Timing]) -> str:
+def _describe_original(installed: bool, timings: list[Timing]) -> str:
     from crfrnn.bench import LEAST_AGREEMENT
 
-    if not found:
+    if not installed:
         return (
             "The original pydensecrf is not installed. To compare: pip install cython setuptools, "
             "then pip install --no-build-isolation pydensecrf2\n"
         )
     if any(timing.agreement is not None and timing.original is None for timing in timings):
-        return f"No times of pydensecrf where under {LEAST_AGREEMENT:.0%} of the labels agree\n"
-    return "pydensecrf has one thread; the ratios are of pairs of runs in turn\n"
+        return f"pydensecrf is timed only where {LEAST_AGREEMENT:.0%} of its labels are the same.\n"
+    return "pydensecrf has one thread. Ratios are of pairs of calls, one after the other.\n"

@@ -1,8 +1,8 @@
-"""Refine two photographs with a real network's scores, and draw before and after.
+"""Refine a real network's scores of two photographs, and draw the results.
 
-The photographs are those that scikit-image ships (an astronaut, NASA; the cat
-Chelsea, Stéfan van der Walt); the scores are 33x33 cells of
-DeepLabv3-MobileNetV2, trained on PASCAL VOC.
+The photographs come with scikit-image: an astronaut (NASA), and the cat Chelsea
+(Stéfan van der Walt). The scores are 33x33 cells of DeepLabv3-MobileNetV2,
+trained on PASCAL VOC.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ def add_arguments(parser: Parser) -> None:
 
     parser.make_epilog = describe_presets
     add = parser.add_argument
-    add("-o", "--output", metavar="DIR", type=Path, default=Path("demo"), help="default: demo")
+    add(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("demo"),
+        help="folder to write to (default demo)",
+    )
     add_options(parser, RefineOptions, names=("preset", "filter", "engine"))
     add("--json", action="store_true", help="print one JSON object instead of a table")
 

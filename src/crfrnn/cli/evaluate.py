@@ -1,14 +1,15 @@
-"""Score predictions on photographs with masks, before and after a CRF.
+"""Compare predictions with true masks, before and after a CRF.
 
 SOURCE is one of
-  a folder of label images    <name>.png, palette or gray ids; give two, before
-                              and after
+  a folder of label images    <name>.png, palette or gray class ids; give two
+                              folders, before and after, to compare them
   a folder of scores          <name>.npy or .npz, as `crfrnn refine` reads them
   a .npz of many images       `ids` (N,), and `logits` or `probs`, (N, h, w, C)
                               or (N, C, h, w)
   a model's directory         of `crfrnn train`, or of the transformers library
-Scores, and models without a CRF, are also refined with the CRF that the options
-describe: the table shows both, and says plainly if the CRF did harm.
+Scores, and those of models without a CRF, are also refined with the CRF that
+the options describe. The table shows both, and a verdict says whether the CRF
+did harm.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from typing import TYPE_CHECKING
 
 from . import Parser
 from ._data import DATA_HELP, add_data, open_data
-from ._options import add_crf, add_reading
-from ._options import epilog as crf_help
+from ._options import add_crf, add_reading, describe_crf
 
 if TYPE_CHECKING:
     from crfrnn.data import MaskedImages
@@ -36,24 +36,30 @@ _PICTURES = (".png", ".jpg", ".jpeg")
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options of `crfrnn evaluate`."""
-    parser.make_epilog = lambda: f"{DATA_HELP}\n\n{crf_help()}"
+    parser.make_epilog = lambda: f"{DATA_HELP}\n\n{describe_crf()}"
     add = parser.add_argument
-    add("source", metavar="SOURCE", type=Path, nargs="+", help="what to score, see above")
-    add("-o", "--output", metavar="OUT.json", type=Path, help="write all numbers")
+    add("source", metavar="SOURCE", type=Path, nargs="+", help="what to compare; see above")
+    add("-o", "--output", metavar="OUT.json", type=Path, help="write all numbers to this file")
     add(
         "--figure",
         metavar="OUT.png",
         type=Path,
-        help="draw the images with the best, median and worst change of their own mean IoU",
+        help="draw the images with the best, the median and the worst change in mean IoU",
     )
-    add("--json", action="store_true", help="print JSON on stdout instead of tables")
-    add("--no-crf", dest="refine", action="store_false", help="score SOURCE as it is only")
+    add("--json", action="store_true", help="print JSON instead of tables")
+    add("--no-crf", dest="refine", action="store_false", help="do not refine SOURCE")
     add_data(parser)
-    group = parser.add_argument_group("what is measured")
+    group = parser.add_argument_group("measures")
     add = group.add_argument
-    add("--widths", metavar="W,W..", type=_widths, default=(1, 3, 5, 10), help="of trimaps, pixels")
+    add(
+        "--widths",
+        metavar="W,W..",
+        type=_widths,
+        default=(1, 3, 5, 10),
+        help="trimap widths in pixels (default 1,3,5,10)",
+    )
     add("--resamples", metavar="N", type=int, default=1000, help="bootstrap samples (default 1000)")
-    add("--seed", metavar="N", type=int, default=0, help="of the bootstrap (default 0)")
+    add("--seed", metavar="N", type=int, default=0, help="bootstrap seed (default 0)")
     add_reading(parser)
     add_crf(parser)
 
@@ -73,24 +79,27 @@ def run(args: argparse.Namespace) -> int:
         if path is not None:
             require_writable(path)
     if args.figure is not None and args.figure.suffix.lower() not in _PICTURES:
-        raise ValueError(f"--figure is written as {' or '.join(_PICTURES)}; got {args.figure}")
+        raise ValueError(f"--figure must be a {' or '.join(_PICTURES)} file; got {args.figure}")
     if args.apply_exif:
-        raise ValueError("--apply-exif is for `crfrnn refine`: masks lie on the stored pixels")
+        raise ValueError("leave out --apply-exif: true masks lie on the stored pixels")
     data = open_data(args)
     methods = make_methods(args, settings, data)
-    found = _evaluate(args, data, methods)
-    if args.figure is not None and len(found.rows) != 2:
-        raise ValueError("--figure needs a before and an after; there is only one method")
+    evaluation = _evaluate(args, data, methods)
+    if args.figure is not None and len(evaluation.rows) != 2:
+        raise ValueError(
+            "--figure needs labels before and after; got one kind. Give two folders of labels, or "
+            "leave out --no-crf"
+        )
     summary = {
         "sources": [str(source) for source in args.source],
-        **found.summary(resamples=args.resamples, seed=args.seed),
+        **evaluation.summary(resamples=args.resamples, seed=args.seed),
         "crf": methods.crf,
         "parameters": settings.parameters() if methods.crf == "refine" else None,
     }
     if args.output is not None:
         write_text(args.output, f"{json.dumps(summary, indent=2)}\n")
     if args.figure is not None:
-        _draw(args.figure, found, data, methods.predict)
+        _draw(args.figure, evaluation, data, methods.predict)
     if args.json:
         sys.stdout.write(f"{json.dumps(summary, indent=2)}\n")
     else:
@@ -105,17 +114,17 @@ def _evaluate(args: argparse.Namespace, data: MaskedImages, methods: Methods) ->
 
     settings = Settings(widths=args.widths)
     with Progress("evaluating", len(data), "images") as progress:
-        found = evaluate(data, methods.predict, settings=settings, advance=progress.advance)
+        evaluation = evaluate(data, methods.predict, settings=settings, advance=progress.advance)
     methods.notes.finish()
-    return found
+    return evaluation
 
 
-def _draw(path: Path, found: Evaluation, data: MaskedImages, predict: Predict) -> None:
+def _draw(path: Path, evaluation: Evaluation, data: MaskedImages, predict: Predict) -> None:
     from crfrnn.evaluation.evaluate import extremes
     from crfrnn.io.files import write_image
     from crfrnn.plots.figures import Column, Row, rows_of_columns
 
-    changes = found.changes()
+    changes = evaluation.changes()
     rows = []
     for what, index in extremes(changes).items():
         sample = data[index]
@@ -130,6 +139,6 @@ def _draw(path: Path, found: Evaluation, data: MaskedImages, predict: Predict) -
 def _widths(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        message = f"expected whole numbers with commas between; got {text!r}"
+        message = f"expected whole numbers with commas between them; got {text!r}"
         raise argparse.ArgumentTypeError(message)
     return tuple(int(part) for part in parts)

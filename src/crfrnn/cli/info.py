@@ -1,4 +1,4 @@
-"""Tell which engines are built, which would run, and why."""
+"""Show which engines are built, which would run, and why others cannot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn info`."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:

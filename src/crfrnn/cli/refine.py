@@ -2,16 +2,17 @@
 
 IMAGE and SCORES are two files, or two folders whose files are matched by stem.
 SCORES is
-  .npy or .npz   logits or probabilities, (C, h, w) or (h, w, C), any float type
-                 and resolution (upsampled bilinearly to the image); or a
-                 foreground map (h, w); or integer labels. An .npz holds one
-                 array, or one called logits, probs, labels, mask or scores, or
-                 unsigned bytes `logits` with a `scale` and a `zero`
+  .npy or .npz   logits or probabilities (C, h, w) or (h, w, C), of any float
+                 type and resolution (upsampled bilinearly to the image); or a
+                 foreground map (h, w); or integer labels (H, W). Of several
+                 arrays in an .npz, one is called logits, probs, labels, mask or
+                 scores. Logits may be unsigned bytes with a `scale` and a
+                 `zero`: (logits - zero) * scale
   an image       labels (palette, or gray class ids, 255 = unknown) or a mask
                  (0..255)
-The result is a palette PNG of class ids: in the palette of SCORES if it has
-one, black and white for a mask, in VOC's colors otherwise; 16-bit gray above
-256 classes.
+The result is a PNG of class ids. It has the palette of SCORES if there is one;
+else a mask is black and white, and labels have VOC's colors. Above 256 classes,
+it is 16-bit gray without a palette.
 """
 
 from __future__ import annotations
@@ -20,21 +21,25 @@ import argparse
 from pathlib import Path
 
 from . import Parser
-from ._options import add_crf, add_outputs, add_reading, epilog
+from ._options import add_crf, add_outputs, add_reading, make_epilog
 
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options of `crfrnn refine`."""
-    parser.make_epilog = epilog
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="a photograph, or a folder")
-    parser.add_argument("scores", metavar="SCORES", type=Path, help="its scores, or a folder")
+    parser.make_epilog = make_epilog
+    parser.add_argument(
+        "image", metavar="IMAGE", type=Path, help="a photograph, or a folder of them"
+    )
+    parser.add_argument(
+        "scores", metavar="SCORES", type=Path, help="its scores, or a folder of them"
+    )
     parser.add_argument(
         "-o",
         "--output",
         metavar="LABELS",
         type=Path,
         required=True,
-        help="the .png to write, or a folder",
+        help="the .png, or the folder, to write",
     )
     add_outputs(parser)
     add_reading(parser)

@@ -1,9 +1,9 @@
 """Segment a photograph, or a folder of them, with a trained model.
 
-MODEL is a directory that `crfrnn train` wrote, one of the transformers
-library, or the name of a model on its hub as OWNER/NAME; with --fetch that
-library fetches it. A model of ours brings its CRF; others are refined with the
-CRF that the options describe. The result is a palette PNG of class ids.
+MODEL is a directory that `crfrnn train` or the transformers library wrote, or
+the name of a model on that library's hub as OWNER/NAME. A model with a CRF uses
+its CRF; the scores of others are refined with the CRF that the options
+describe. The result is a palette PNG of class ids.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import argparse
 from pathlib import Path
 
 from . import Parser
-from ._options import add_crf, add_options, epilog
+from ._options import add_crf, add_options, make_epilog
 
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options of `crfrnn segment`."""
     from crfrnn.io.options import ReadOptions
 
-    parser.make_epilog = epilog
+    parser.make_epilog = make_epilog
     add = parser.add_argument
-    add("image", metavar="IMAGE", type=Path, help="a photograph, or a folder")
+    add("image", metavar="IMAGE", type=Path, help="a photograph, or a folder of them")
     add("--model", metavar="MODEL", required=True, help="see above")
     add(
         "-o",
@@ -29,15 +29,35 @@ def add_arguments(parser: Parser) -> None:
         metavar="LABELS",
         type=Path,
         required=True,
-        help="the .png to write, or a folder",
+        help="the .png, or the folder, to write",
     )
-    add("--overlay", metavar="OUT.png", type=Path, help="also draw the labels on the photograph")
-    add("--fetch", action="store_true", help="let the transformers library fetch MODEL")
-    add("--no-crf", dest="crf", action="store_false", help="the network alone")
+    add(
+        "--overlay",
+        metavar="OUT.png",
+        type=Path,
+        help="also draw the labels over the photograph; for folders, to a folder",
+    )
+    add("--fetch", action="store_true", help="let the transformers library download MODEL")
+    add(
+        "--no-crf",
+        dest="crf",
+        action="store_false",
+        help="write the network's labels, without a CRF",
+    )
     add_options(parser, ReadOptions, names=("apply_exif",))
-    add("--json", action="store_true", help="print one JSON object on stdout")
-    add("--overwrite", action="store_true", help="folders: redo what is there")
-    add("--workers", metavar="N", type=int, default=1, help="folders: photographs at a time (1)")
+    add("--json", action="store_true", help="print the result as one JSON object")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="folders: redo finished files, also those of other parameters",
+    )
+    add(
+        "--workers",
+        metavar="N",
+        type=int,
+        default=1,
+        help="folders: photographs at a time (default 1)",
+    )
     add_crf(parser)
 
 
@@ -51,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     outputs = Outputs(args.output, None, args.overlay)
     settings = _segment.make_segment_settings(args)
     if not args.image.exists():
-        raise FileNotFoundError(f"{args.image}: expected a photograph or a folder, found nothing")
+        raise FileNotFoundError(
+            f"{args.image}: expected a photograph or a folder, but it is missing"
+        )
     if args.image.is_dir():
         return _segment.run_folder(
             args, outputs, settings, open_model(args.model, fetch=args.fetch)

@@ -1,11 +1,11 @@
-"""Train a network, the CRF on top of it, or both, as a YAML file says.
+"""Train a network, the CRF on top of it, or both, as CONFIG.yaml describes.
 
-An interrupted run goes on where it stopped when the command is given again, and
-then gives what it would have given without the interruption. For several GPUs
-or machines start it by torchrun:
+Give the same command again to continue after an interruption; the result is the
+same as without the interruption. For several GPUs or machines, start it with
+torchrun:
   torchrun --nproc-per-node 4 -m crfrnn train CONFIG.yaml
 The output folder holds model/ (for crfrnn evaluate and segment), steps.csv,
-epochs.csv, train.yaml and state.pt, from which a run goes on.
+epochs.csv, train.yaml, and state.pt (for continuing).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn train`."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", type=Path, help="see docs/guide/training.md for its keys")
-    add("-o", "--output", metavar="DIR", help="overrides `output`")
-    add("--seed", metavar="N", type=int, help="overrides `seed`")
-    add("--device", metavar="NAME", help="overrides `device`: cpu, cuda, cuda:1 or mps")
+    add("config", metavar="CONFIG.yaml", type=Path, help="its keys are in docs/guide/training.md")
+    add("-o", "--output", metavar="DIR", help="folder to write to; overrides `output`")
+    add("--seed", metavar="N", type=int, help="random seed; overrides `seed`")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; overrides `device`")
     add(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="override any key, as stages.0.epochs=3; may be given again",
+        help="override any key, such as stages.0.epochs=3; may be repeated",
     )
-    add("--restart", action="store_true", help="begin anew instead of going on")
-    add("--json", action="store_true", help="print one JSON object on stdout")
+    add("--restart", action="store_true", help="start over instead of continuing")
+    add("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,12 +1,13 @@
-r"""Search bandwidths and weights of the dense CRF on scores of training images.
+r"""Search for the CRF's parameters on the scores of training images.
 
-Writes a preset, for crfrnn refine --preset FILE, and reports before and after
-on the validation images, on which nothing is chosen. An interrupted search goes
-on where it stopped. For example
+Bandwidths and weights are chosen on training images and written as a preset,
+for crfrnn refine --preset FILE. The report compares before and after on
+validation images, which the search does not use. Give the same command again to
+continue after an interruption. For example
   crfrnn tune -o voc.json --set data.root=VOC2012 \
       --set data.scores.train=train.npz --set data.scores.val=val.npz
-where a file of scores holds `ids` (N,), 8-bit `logits` (N, h, w, C), `scale`
-and `zero`.
+A file of scores holds `ids` (N,), 8-bit `logits` (N, h, w, C), `scale` and
+`zero`.
 """
 
 from __future__ import annotations
@@ -24,20 +25,26 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn tune`."""
     add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="see docs/guide/training.md")
-    add("-o", "--output", metavar="PRESET", help="the .json or .yaml to write: overrides `output`")
+    add(
+        "config",
+        metavar="CONFIG.yaml",
+        type=Path,
+        nargs="?",
+        help="its keys are in docs/guide/training.md",
+    )
+    add("-o", "--output", metavar="PRESET", help="the .json or .yaml to write; overrides `output`")
     add("--trials", metavar="N", type=int, help="parameter sets to try (default 60)")
     add("--images", metavar="N", type=int, help="training images to use (default 128)")
-    add("--seed", metavar="N", type=int, help="default 0")
+    add("--seed", metavar="N", type=int, help="random seed (default 0)")
     add(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="set any key, as search.bilateral_color=[2,20]; may be given again",
+        help="set any key, such as search.bilateral_color=[2,20]; may be repeated",
     )
-    add("--restart", action="store_true", help="begin anew instead of going on")
-    add("--json", action="store_true", help="print one JSON object on stdout")
+    add("--restart", action="store_true", help="start over instead of continuing")
+    add("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,11 +72,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(tuned: Tuned, output: Path) -> str:
-    found = tuned.found
+    best = tuned.found
     lines = [
-        f"{output}: {', '.join(map(str, found.preset.kernels))}",
-        f"training images: mean IoU {found.before:.2f} -> {found.after:.2f} "
-        f"({found.trials} trials, {found.stopped} of them stopped early)",
+        f"{output}: {', '.join(map(str, best.preset.kernels))}",
+        f"training images: mean IoU {best.before:.2f} -> {best.after:.2f} "
+        f"({best.trials} trials, {best.stopped} of them stopped early)",
     ]
     if tuned.held_out is not None:
         values = tuned.held_out
@@ -79,5 +86,5 @@ def _text(tuned: Tuned, output: Path) -> str:
             f"{values['high']:+.2f}); the default preset gives {values['default']:.2f}"
         )
         if values["gain"] < 0:
-            lines.append("The CRF makes the validation images WORSE: do not use this preset.")
+            lines.append("The CRF makes the validation images WORSE. Do not use this preset.")
     return "\n".join([*lines, ""])

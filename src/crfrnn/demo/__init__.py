@@ -1,4 +1,4 @@
-"""Two photographs and a real network's scores of them, refined and drawn."""
+"""A real network's scores of two photographs, refined and drawn."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import refine_inputs
 from crfrnn.plots.figures import Box, Column, before_after
 
-#: The photographs, and the part of the boundary to enlarge: left, top, width and height.
+#: The photographs, and the part of each to enlarge: left, top, width and height.
 PHOTOGRAPHS = {"astronaut": (230, 300, 176, 132), "chelsea": (290, 60, 161, 121)}
 
-#: The network saw the photograph at the top left of this canvas, and TensorFlow's corners.
+#: A TensorFlow network (hence the corners) saw the photograph at the top left of this canvas.
 _READING = ReadOptions(canvas=(513, 513), align_corners=True)
 
 
 def refine_photographs(
     output: Path, options: RefineOptions, *, advance: Callable[[], None] = lambda: None
 ) -> list[dict[str, Any]]:
-    """Refine the photographs of scikit-image and write label maps and figures.
+    """Refine the scores of the photographs, and write label maps and figures.
 
     Args:
-        output: the folder to write to; made if need be.
+        output: the folder to write to; created if it is missing.
         options: how to refine.
         advance: called after each photograph.
 
     Returns:
-        What happened to each photograph, as JSON spells it.
+        A record of each photograph, as JSON values.
     """
     photographs = {name: photograph(name) for name in PHOTOGRAPHS}
     make_folder(output)
@@ -52,17 +52,17 @@ def refine_photographs(
 
 
 def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Read one of `PHOTOGRAPHS`; scikit-image holds it."""
+    """Read one of `PHOTOGRAPHS` from scikit-image."""
     try:
         import skimage.data
     except ImportError as error:
-        message = 'the photographs come with scikit-image: pip install "crfrnn[demo]"'
+        message = 'the photographs need scikit-image: pip install "crfrnn[demo]"'
         raise ImportError(message) from error
     return np.asarray(getattr(skimage.data, name)())
 
 
 def network_scores(name: str, size: Size) -> Scores:
-    """Read a real network's scores of one of `PHOTOGRAPHS`, at its height and width."""
+    """Read a real network's scores of one of `PHOTOGRAPHS`; `size` is its height and width."""
     with as_file(files("crfrnn") / "demo" / "scores" / f"{name}_scores.npz") as path:
         return read_scores(path, size, _READING)
 
@@ -70,7 +70,7 @@ def network_scores(name: str, size: Size) -> Scores:
 def _refine(
     name: str, photo: UInt8[np.ndarray, "H W 3"], output: Path, options: RefineOptions
 ) -> dict[str, Any]:
-    """Refine one photograph, write its pictures, and return what happened."""
+    """Refine the scores of one photograph, write its pictures, and return its record."""
     height, width = photo.shape[:2]
     scores = network_scores(name, (height, width))
     start = time.perf_counter()

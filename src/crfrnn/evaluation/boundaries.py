@@ -1,4 +1,4 @@
-"""Where labels change: distances to a set of pixels, bands along boundaries, contours."""
+"""Boundaries of labels: distances to a set of pixels, bands, contours."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def squared_distance(pixels: Bool[Tensor, "H W"], limit: int) -> Int64[Tensor, "
         >>> squared_distance(torch.tensor([[True, False, False, False]]), 2)
         tensor([[0, 1, 4, 9]])
     """
+    # Minimize over rows, then over columns. Only shifts up to `limit` matter, so plain minima of
+    # shifted copies replace the lower envelope of parabolas of an unlimited transform.
     far = limit + 1
     column = _column_distance(pixels, far).square()
     width = pixels.shape[1]
@@ -43,10 +45,10 @@ def _column_distance(pixels: Bool[Tensor, "H W"], far: int) -> Int64[Tensor, "H 
 
 
 def other_label_distance(label: Int64[Tensor, "H W"], limit: int) -> Int64[Tensor, "H W"]:
-    """Squared distance of each pixel to the nearest one of another label, exact up to `limit`.
+    """Squared distance of each pixel to the nearest pixel of another label, exact up to `limit`.
 
-    The border of the image is no boundary. Every value counts as a label, so a void band between
-    two objects is an edge of both.
+    The border of the image is no boundary. Every value is a label, void too, so a void band
+    between two objects is an edge of both.
     """
     distance = torch.full_like(label, (limit + 1) ** 2)
     for value in torch.unique(label).tolist():
@@ -56,7 +58,7 @@ def other_label_distance(label: Int64[Tensor, "H W"], limit: int) -> Int64[Tenso
 
 
 def contour(mask: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
-    """The pixels of a mask that have a 4-neighbor outside of it; the image's border is none."""
+    """Mark the pixels of a mask with a 4-neighbor outside; beyond the image there is none."""
     edge = torch.zeros_like(mask)
     for axis in (0, 1):
         count = mask.shape[axis]
@@ -67,14 +69,14 @@ def contour(mask: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
 
 
 def inner_band(mask: Bool[Tensor, "H W"], width: int) -> Bool[Tensor, "H W"]:
-    """The pixels of a mask within `width` of what is outside of it, or of the image's border.
+    """Mark the pixels of a mask within `width` of its outside, or of the image's border.
 
-    Distances are those of a square, as repeated 3 × 3 erosion measures them: Boundary IoU of Cheng
-    et al. (CVPR 2021, arXiv 2103.16562).
+    This is the band of Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562), whose code erodes
+    the mask `width` times by 3 × 3 pixels; distances are thus those of a square.
     """
     inside = torch.nn.functional.pad(mask, (width,) * 4)
     for axis in (0, 1):
-        # The minimum over 2 w + 1 neighbors along this axis, in steps that double.
+        # A minimum over 2 w + 1 neighbors along this axis, by doubling: log w passes, not w.
         reach, wanted = 1, 2 * width + 1
         while reach < wanted:
             step = min(reach, wanted - reach)
@@ -85,9 +87,9 @@ def inner_band(mask: Bool[Tensor, "H W"], width: int) -> Bool[Tensor, "H W"]:
 
 
 def fill(label: Int64[Tensor, "H W"], void: int, steps: int) -> Int64[Tensor, "H W"]:
-    """Give void pixels the label of a neighbor, `steps` times over; what is deeper stays void.
+    """Give void pixels the label of a neighbor, `steps` times; deeper pixels stay void.
 
-    Void bands along objects, as VOC draws them, are so closed along their middle.
+    This closes the void bands that VOC draws along objects, to a boundary in their middle.
     """
     label = label.clone()
     for _ in range(steps):
@@ -107,5 +109,5 @@ def fill(label: Int64[Tensor, "H W"], void: int, steps: int) -> Int64[Tensor, "H
 
 
 def pixels_of(size: tuple[int, int], share: float) -> int:
-    """A distance given as a share of the image's diagonal, in whole pixels, at least 1."""
+    """Convert a share of the image's diagonal to whole pixels, at least 1."""
     return max(1, round(share * math.hypot(*size)))

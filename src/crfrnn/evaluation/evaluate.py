@@ -1,4 +1,4 @@
-"""Scoring methods on a data set: one pass, counts of each image, scores with intervals."""
+"""Scoring methods on a data set: one pass, counts per image, scores with intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crfrnn.data import MaskedImages, Sample
 from .metrics import Counts, Judge, Settings, interval, iou, resample, stack, summarize
 from .metrics import total as add_up
 
-#: Gives the labels (H, W) of a sample by each method, by the name of the method.
+#: Returns the labels (H, W) of a sample per method, by the name of the method.
 Predict = Callable[[Sample], Mapping[str, Tensor]]
 
 BEFORE, AFTER = "before", "after"
@@ -22,13 +22,13 @@ BEFORE, AFTER = "before", "after"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was counted.
+    """The counts of all images and methods.
 
     Attributes:
-        names: the images.
+        names: names of the images.
         classes: names of the classes, or their ids.
-        settings: what was measured along boundaries.
-        rows: counts of every image (N, ...), by method.
+        settings: the measures along boundaries.
+        rows: counts (N, ...) of the N images, by method.
     """
 
     names: tuple[str, ...]
@@ -37,14 +37,14 @@ class Evaluation:
     rows: Mapping[str, Counts]
 
     def summary(self, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-        """All scores on 0..1 with 95 % bootstrap intervals over the images, as JSON spells them.
+        """Return all scores on 0..1, with 95 % bootstrap intervals over images, as JSON values.
 
-        Differences are to the first method, and paired: every bootstrap sample scores all methods
-        on the same images.
+        Differences are to the first method, and paired: a bootstrap sample scores all methods on
+        the same images. So what makes images easy or hard cancels, and intervals are narrower.
 
         Args:
             resamples: number of bootstrap samples.
-            seed: of their draws.
+            seed: seed of the bootstrap samples.
 
         Returns:
             `images`, `classes`, `settings`, `bootstrap`; `rows` with, by method, each score as
@@ -87,8 +87,8 @@ class Evaluation:
         }
 
     def changes(self, first: str = BEFORE, second: str = AFTER) -> list[float]:
-        """By how much each image's own mean IoU over its true classes changes between methods."""
-        old, new = (_own_iou(self.rows[name].confusion) for name in (first, second))
+        """Return each image's change in mean IoU over its true classes, between two methods."""
+        old, new = (_image_iou(self.rows[name].confusion) for name in (first, second))
         return [float(change) for change in (new - old).nan_to_num()]
 
     def _class_iou(self, name: str) -> dict[str, float | None]:
@@ -108,20 +108,20 @@ def evaluate(
 ) -> Evaluation:
     """Count what methods predict on every image of a data set.
 
-    One confusion matrix a method, over all pixels of all images that are not ignored.
+    Each method has one confusion matrix, over all pixels of all images that are not ignored.
 
     Args:
         data: photographs and masks.
         predict: sample -> labels (H, W) by method; the same methods for every sample.
-        settings: what to measure along boundaries.
+        settings: the measures along boundaries.
         advance: called after each image.
 
     Example:
         >>> from crfrnn.data import open_voc
         >>> from crfrnn.evaluation.evaluate import evaluate
         >>> data = open_voc("VOCdevkit/VOC2012", "val")  # doctest: +SKIP
-        >>> found = evaluate(data, lambda s: {"all background": s.label * 0})  # doctest: +SKIP
-        >>> found.summary()["rows"]["all background"]["mean_iou"]["value"]  # doctest: +SKIP
+        >>> scores = evaluate(data, lambda s: {"all background": s.label * 0})  # doctest: +SKIP
+        >>> scores.summary()["rows"]["all background"]["mean_iou"]["value"]  # doctest: +SKIP
         0.034
     """
     settings = Settings() if settings is None else settings
@@ -160,13 +160,16 @@ def verdict(name: str, before: Mapping[str, Any], difference: Mapping[str, Any])
 
 
 def extremes(changes: Sequence[float]) -> dict[str, int]:
-    """The images with the best, the median and the worst change, by their index."""
+    """Return the indices of the images with the best, the median and the worst change."""
     order = sorted(range(len(changes)), key=lambda index: changes[index])
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
 
 
-def _own_iou(confusion: Tensor) -> Tensor:
-    """Mean IoU of single images; a false class counts by what it takes from the true ones only."""
+def _image_iou(confusion: Tensor) -> Tensor:
+    """Mean IoU of single images over their true classes.
+
+    A false class lowers the IoU of the true classes; its own IoU of 0 would count it twice.
+    """
     return iou(confusion).where(confusion.sum(dim=-1) > 0, math.nan).nanmean(dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""Counts that add up over images, the scores made of them, and bootstrap intervals."""
+"""Counts that add up over images, the scores computed from them, and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from crfrnn import _checks
 
 from .boundaries import contour, fill, inner_band, other_label_distance, pixels_of, squared_distance
 
-#: The label of pixels that do not count.
+#: The label of void pixels, which do not count.
 IGNORE = 255
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured along boundaries.
+    """The measures along boundaries.
 
     Attributes:
-        widths: of the trimap bands, in pixels.
+        widths: widths of the trimap bands in pixels (Kohli, Ladický & Torr, IJCV 2009).
         band: width of Boundary IoU's band, as a share of the image's diagonal (Cheng et al. 2021).
-        tolerance: of boundary F, likewise (Csurka et al., BMVC 2013).
+        tolerance: tolerance of boundary F, likewise (Csurka et al., BMVC 2013).
     """
 
     widths: tuple[int, ...] = (1, 3, 5, 10)
@@ -45,10 +45,10 @@ class Counts:
 
     Attributes:
         confusion: (..., C, C) pixels by true class (rows) and predicted class (columns).
-        trimap: (..., W, C, C) the same within each band.
+        trimap: (..., W, C, C) the same within each trimap band.
         band: (..., 2, C) intersection and union of Boundary IoU.
-        contour: (..., 4, C) predicted contour pixels near the true contour, all of them, true ones
-            near the predicted contour, all of them.
+        contour: (..., 4, C) contour pixels: predicted near a true one, predicted, true near a
+            predicted one, true.
     """
 
     confusion: Shaped[Tensor, "*n C C"]
@@ -58,7 +58,7 @@ class Counts:
 
 
 def stack(counts: Sequence[Counts]) -> Counts:
-    """Put the counts of several images behind each other, along a new first axis."""
+    """Stack the counts of several images along a new first axis."""
     return Counts(*(torch.stack([getattr(c, f.name) for c in counts]) for f in fields(Counts)))
 
 
@@ -102,33 +102,33 @@ def iou(confusion: Shaped[Tensor, "*n C C"]) -> Float64[Tensor, "*n C"]:
 
 
 def mean_iou(confusion: Shaped[Tensor, "*n C C"]) -> Float64[Tensor, "*n"]:
-    """Mean of `iou` over the classes that are in truth or prediction."""
+    """Mean of `iou` over the classes in truth or prediction."""
     return iou(confusion).nanmean(dim=-1)
 
 
 def pixel_accuracy(confusion: Shaped[Tensor, "*n C C"]) -> Float64[Tensor, "*n"]:
-    """The share of counted pixels whose class is right."""
+    """Share of the counted pixels whose class is right."""
     confusion = confusion.double()
     return confusion.diagonal(dim1=-2, dim2=-1).sum(dim=-1) / confusion.sum(dim=(-2, -1))
 
 
 def boundary_iou(counts: Counts) -> Float64[Tensor, "*n"]:
-    """Mean Boundary IoU over the classes that are in truth or prediction."""
+    """Mean Boundary IoU over the classes in truth or prediction."""
     band = counts.band.double()
     return (band[..., 0, :] / band[..., 1, :]).nanmean(dim=-1)
 
 
 def boundary_f(counts: Counts) -> Float64[Tensor, "*n"]:
-    """Mean over the classes with a contour of the F score of precision and recall of contours."""
-    matched, predicted, found, true = counts.contour.double().unbind(dim=-2)
-    # 2 P R / (P + R); a class with contours on one side only has P = 0 or R = 0, thus F = 0.
-    precision, recall = matched / predicted.clamp(min=1), found / true.clamp(min=1)
+    """Mean F score of contour precision and recall, over the classes with a contour."""
+    matched, predicted, recalled, true = counts.contour.double().unbind(dim=-2)
+    # 2 P R / (P + R); a class with a contour on one side only has P = 0 or R = 0, thus F = 0.
+    precision, recall = matched / predicted.clamp(min=1), recalled / true.clamp(min=1)
     f = 2 * precision * recall / (precision + recall).clamp(min=1e-300)
     return f.where(predicted + true > 0, torch.nan).nanmean(dim=-1)
 
 
 def summarize(counts: Counts, settings: Settings) -> dict[str, Float64[Tensor, "*n"]]:
-    """All scores, each on 0..1, by name: mean_iou, pixel_accuracy, trimap_iou_3, ..."""
+    """Compute all scores, on 0..1, by name: mean_iou, pixel_accuracy, trimap_iou_3, ..."""
     trimap = mean_iou(counts.trimap)
     return {
         "mean_iou": mean_iou(counts.confusion),
@@ -140,7 +140,7 @@ def summarize(counts: Counts, settings: Settings) -> dict[str, Float64[Tensor, "
 
 
 def score_titles(widths: Sequence[int]) -> dict[str, str]:
-    """What tables call the scores of `summarize`, by their names."""
+    """Return the titles of the scores of `summarize`, by name."""
     return {
         "mean_iou": "mean IoU",
         "pixel_accuracy": "pixel accuracy",
@@ -151,16 +151,17 @@ def score_titles(widths: Sequence[int]) -> dict[str, str]:
 
 
 class Judge:
-    """Counts predictions against one true label map, whose geometry is worked out once.
+    """Counts predictions against one true label map, whose geometry is computed once.
 
-    Trimap bands hold the pixels within a width of another true label, void being one. For
-    Boundary IoU and boundary F, void is closed from its edges inwards, prediction contours are
-    those of the whole prediction, and only pixels count that are labelled (F: or near one).
+    A trimap band holds the labeled pixels within its width of another true label or of void.
+    Boundary IoU and boundary F need closed objects: first, void bands are filled from their edges
+    inwards. Contours are then those of the filled labels and of the whole prediction, and only
+    labeled pixels count; for boundary F, also pixels within the tolerance of labeled ones.
 
     Args:
-        label: (H, W) true class ids; `IGNORE` does not count.
+        label: (H, W) true class ids; pixels of `IGNORE` do not count.
         num_classes: C.
-        settings: what is measured.
+        settings: the measures along boundaries.
 
     Example:
         >>> import torch
@@ -197,7 +198,7 @@ class Judge:
         """Count a prediction.
 
         Raises:
-            ValueError: it has another size, or ids that are no class.
+            ValueError: its size is not that of the labels, or an id is not a class.
         """
         self._check(prediction)
         classes = self.num_classes
@@ -211,12 +212,14 @@ class Judge:
         nothing = self._outline(torch.zeros_like(self._valid))
         for value in {*self._truth, *torch.unique(prediction).tolist()}:
             true = self._truth.get(value, nothing)
-            mine = self._outline(prediction == value)
-            area[0, value] = (true.band & mine.band).sum()
-            area[1, value] = (true.band | mine.band).sum()
-            lines[0, value] = (mine.line & (true.distance <= self._tolerance**2)).sum()
-            lines[1, value] = mine.line.sum()
-            lines[2, value] = (true.line & (mine.distance <= self._tolerance**2)).sum()
+            predicted = self._outline(prediction == value)
+            area[0, value] = (true.band & predicted.band).sum()
+            area[1, value] = (true.band | predicted.band).sum()
+            matched = predicted.line & (true.distance <= self._tolerance**2)
+            lines[0, value] = matched.sum()
+            lines[1, value] = predicted.line.sum()
+            recalled = true.line & (predicted.distance <= self._tolerance**2)
+            lines[2, value] = recalled.sum()
             lines[3, value] = true.line.sum()
         whole = confusion_matrix(prediction, self.label, classes)
         return Counts(whole, torch.stack(trimap) if trimap else empty, area, lines)
@@ -229,20 +232,20 @@ class Judge:
     def _check(self, prediction: Tensor) -> None:
         if prediction.shape != self.label.shape:
             raise ValueError(
-                f"prediction and label must have one size; got {_checks.shape_text(prediction)} "
-                f"and {_checks.shape_text(self.label)} (height, width)"
+                f"prediction and label must have the same size (height, width); got "
+                f"{_checks.shape_text(prediction)} and {_checks.shape_text(self.label)}"
             )
         low, high = int(prediction.min()), int(prediction.max())
         if low < 0 or high >= self.num_classes:
             raise ValueError(
                 f"predicted ids must be 0..{self.num_classes - 1}; got {low}..{high}. A prediction "
-                "has no void; is num_classes right?"
+                "has no void. Check num_classes."
             )
 
 
 @dataclass(frozen=True)
 class _Outline:
-    """Of one class: band inside its border, contour, and squared distance to the contour."""
+    """Band inside the border of one class, its contour, and squared distances to the contour."""
 
     band: Tensor
     line: Tensor
@@ -254,26 +257,25 @@ def resample(
 ) -> dict[str, dict[str, Float64[Tensor, " R"]]]:
     """Score the same bootstrap samples of the images for every row.
 
-    Images are drawn with replacement. Since all rows see the same draws, differences between two
-    rows are paired: subtract their scores draw by draw.
+    Images are drawn with replacement. A score is a ratio of sums over the drawn images, as the
+    score of the data set is, and not a mean of scores of images. All rows see the same draws, so
+    differences are paired: subtract the scores of two rows draw by draw.
 
     Args:
-        rows: counts of each image, (N, ...), by the name of the method; all over the same images.
-        settings: what was measured.
+        rows: counts (N, ...) of the same N images, by the name of the method.
+        settings: the measures along boundaries.
         resamples: R, the number of samples.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
-        By row and score, R values.
+        R values per row and score.
     """
     images = {len(counts.confusion) for counts in rows.values()}
     if len(images) != 1:
         raise ValueError(f"all rows must cover the same images; got {sorted(images)} images")
-    number = images.pop()
-    draws = torch.randint(
-        number, (resamples, number), generator=torch.Generator().manual_seed(seed)
-    )
-    times = torch.zeros(resamples, number, dtype=torch.float64)
+    count = images.pop()
+    draws = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(resamples, count, dtype=torch.float64)
     times.scatter_add_(1, draws, torch.ones_like(times))
     return {
         name: summarize(
@@ -284,12 +286,12 @@ def resample(
 
 
 def interval(values: Float64[Tensor, " R"]) -> tuple[float, float]:
-    """The middle 95 % of bootstrap values."""
+    """Return the ends of the middle 95 % of bootstrap values (the percentile interval)."""
     low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
     return low, high
 
 
 def _weighted(times: Tensor, counts: Tensor) -> Tensor:
-    """Sum over images, each as often as it was drawn; exact, since counts are below 2^53."""
+    """Sum over images, each as often as it was drawn; exact, because sums are below 2^53."""
     flat = counts.flatten(1).double()
     return (times @ flat).reshape(-1, *counts.shape[1:])

@@ -1,4 +1,4 @@
-"""Reading files, and writing them so that a file is either whole or not there."""
+"""Reading files, and writing them atomically: a file is complete, or it is not there."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
-#: How a file is called while it is being written: `.NAME.<8 hex digits>.part`, beside the target.
+#: A file that is being written is called `.NAME.<8 hex digits>.part`, next to its target.
 PART_SUFFIX = ".part"
 
-#: Pillow's marks of 16-bit and 32-bit grey.
-_DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+#: Pillow's modes of 16-bit and 32-bit gray.
+_DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read and decode an image; whatever is wrong with the file, the error names it."""
+    """Read and decode an image; every error names the file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected an image, but it is {_absence(path)}")
     try:
@@ -44,28 +44,28 @@ def read_image(
 ) -> UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"]:
     """Read a photograph as RGB on 0..255.
 
-    Every mode Pillow converts to RGB is read: grey, palette, alpha (dropped), CMYK. 16-bit grey is
-    scaled to 0..255 and kept in floating point.
+    The image may have any mode that Pillow converts to RGB: gray, palette, alpha (dropped), CMYK.
+    16-bit gray is scaled to 0..255 and stays floating point.
 
     Args:
         path: the file.
-        apply_exif: turn the pixels as the EXIF orientation says. Off by default: networks are
-            nearly always fed the stored pixels, so that is the grid their scores live on.
+        apply_exif: rotate the pixels as the EXIF orientation says. Off by default: Pillow ignores
+            the orientation, so most networks saw the stored pixels, and their scores lie on these.
     """
     image = open_image(path)
     if apply_exif:
         image = ImageOps.exif_transpose(image)
-    if image.mode in _DEEP_GREY:
-        return _deep_grey(np.asarray(image).astype(np.int64), path)
+    if image.mode in _DEEP_GRAY:
+        return _deep_gray(np.asarray(image).astype(np.int64), path)
     if image.mode == "F":
         raise ValueError(
-            f"{path}: floating-point images have no agreed range; save it with 8 or 16 bits"
+            f"{path}: the range of a floating-point image is unknown; save it with 8 or 16 bits"
         )
     return np.array(image.convert("RGB"))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` by name, or that of a `.npy`, called "array"."""
+    """Read the arrays of an `.npz` by name, or the array of a `.npy` by the name "array"."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a NumPy file, but it is {_absence(path)}")
     try:
@@ -76,25 +76,25 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a readable NumPy file ({describe(error)})") from error
 
 
-def _deep_grey(values: Int[np.ndarray, "H W"], path: Path) -> Float32[np.ndarray, "H W 3"]:
+def _deep_gray(values: Int[np.ndarray, "H W"], path: Path) -> Float32[np.ndarray, "H W 3"]:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(
-            f"{path}: grey values must fit 16 bits; got {values.min()}..{values.max()}. "
+            f"{path}: gray values must fit 16 bits; got {values.min()}..{values.max()}. "
             "Rescale the image to 8 or 16 bits."
         )
-    grey = (values / 257).astype(np.float32)
-    return np.repeat(grey[..., None], 3, axis=2)
+    gray = (values / 257).astype(np.float32)  # 65535 becomes 255
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def write_labels(
     path: Path, labels: Int[np.ndarray, "H W"], *, classes: int, palette: bytes | None = None
 ) -> None:
-    """Write a label map as a PNG: in `palette` (VOC's by default), or as 16-bit grey.
+    """Write a label map as a PNG: in `palette` (VOC's by default), or as 16-bit gray.
 
     Args:
         path: the PNG.
         labels: class ids.
-        classes: number of classes; above 256 a palette cannot hold them and 16-bit grey is used.
+        classes: number of classes; above 256, which no palette holds, the PNG is 16-bit gray.
         palette: RGB triples, at most 256.
     """
     if classes > 65536:
@@ -108,31 +108,31 @@ def write_labels(
 
 
 def write_image(path: Path, image: Image.Image) -> None:
-    """Write an image whole or not at all, in the format that the suffix names."""
+    """Write an image atomically, in the format that the suffix names."""
     kind = Image.registered_extensions()[path.suffix.lower()]
     with replacing(path) as file:
         image.save(file, format=kind)
 
 
 def write_array(path: Path, values: Float[np.ndarray, "*shape"]) -> None:
-    """Write a `.npy` file whole or not at all."""
+    """Write a `.npy` file atomically."""
     with replacing(path) as file:
         np.save(file, values, allow_pickle=False)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write that takes the place of `path` only once it is complete and on disk.
+    """Open a file that replaces `path` only once it is complete and on disk.
 
-    It lives in the same folder, so that moving it is one atomic step. On any failure, Ctrl-C
-    included, it is removed and `path` is as it was. An error of the system, such as a full disk,
-    names `path`.
+    The file lies in the same folder, so that one atomic step moves it. After any failure, also
+    Ctrl-C, it is removed and `path` is as before. A system error, such as a full disk, names
+    `path`.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
     try:
@@ -149,31 +149,32 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def require_writable(path: Path) -> None:
-    """Raise, before any long work, if `path` could not be written later."""
+    """Raise if `path` cannot be written; call this before any long work."""
     if path.is_dir():
-        raise IsADirectoryError(f"{path}: expected a file name to write, found a folder")
+        raise IsADirectoryError(f"{path}: expected the name of a file to write; got a folder")
     if not path.parent.is_dir():
         raise NotADirectoryError(
-            f"{path}: cannot write it, {path.parent} is {_absence(path.parent)}; create it first"
+            f"{path}: cannot write this file, {path.parent} is {_absence(path.parent)}; create it "
+            "first"
         )
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
     try:
         probe.touch(exist_ok=False)
     except OSError as error:
-        raise PermissionError(f"{path}: cannot write it ({describe(error)})") from error
+        raise PermissionError(f"{path}: cannot write this file ({describe(error)})") from error
     probe.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, if it is not there."""
+    """Create a folder and its parents, if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise type(error)(f"{folder}: cannot make this folder ({describe(error)})") from error
+        raise type(error)(f"{folder}: cannot create this folder ({describe(error)})") from error
 
 
 def describe(error: BaseException) -> str:
-    """Return what an exception says, on one line and without its errno."""
+    """Return the message of an exception, on one line and without its errno."""
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return " ".join(text.split())
 

@@ -1,4 +1,4 @@
-"""What a reader had to assume, for the user to confirm."""
+"""Assumptions of a reader, for the user to confirm."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from .options import Kind, Size
 
 @dataclass(frozen=True)
 class Guess:
-    """The kind of scores that do not say what they are, and why it was chosen."""
+    """The kind that was guessed for scores, and why."""
 
     kind: Kind
     why: str
 
     def __str__(self) -> str:
-        """Spell it without the file, as a note on many files."""
-        return f"read as {self.kind}: {self.why}; --kind says otherwise"
+        """Return the text without the name of the file, for a note on many files."""
+        return f"read as {self.kind}, because {self.why}; if that is wrong, give --kind"
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Scores of another shape, `size`, were stretched to `covered`."""
+    """Scores of `size` were stretched to the different proportions of `covered`."""
 
     size: Size
     covered: Size
 
     def __str__(self) -> str:
-        """Spell it without the file, as a note on many files."""
+        """Return the text without the name of the file, for a note on many files."""
         return (
-            f"is {spell_size(self.size)}, not of the shape of {spell_size(self.covered)} "
-            "(height x width), and was stretched to it; if the network saw a padded canvas, say "
+            f"stretched from {spell_size(self.size)} to {spell_size(self.covered)} (height x "
+            "width), which changes the proportions; if the network saw a padded canvas, give "
             "--canvas"
         )
 
 
 @dataclass(frozen=True)
 class Note:
-    """What was assumed about a file."""
+    """An assumption about a file."""
 
     file: str
     what: Guess | Stretch
 
     def __str__(self) -> str:
-        """Spell it with the name of the file."""
+        """Return the text with the name of the file."""
         return f"{self.file} {self.what}"
 
 
 def spell_size(size: Size) -> str:
-    """Height x width."""
+    """Spell a size as height x width."""
     return f"{size[0]}x{size[1]}"

@@ -1,4 +1,4 @@
-"""How files are read: the options of every reader, defined once for Python and the command line."""
+"""The options for reading files, defined once for Python and the command line."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ClassAxis = Literal["auto", "first", "last"]
 
 @dataclass(frozen=True)
 class Option:
-    """What a user is told about an option; its name, type and default are those of its field.
+    """The description of an option; its name, type and default are those of its field.
 
     Attributes:
-        help: one sentence for `--help`; where it says nothing of the default, that is added.
+        help: one sentence for `--help`; the default is appended if the sentence does not give it.
         metavar: what the help calls the value.
-        choices: all values, if they are few.
-        about: "scores": how to read them; "crf": how to refine them.
-        python_only: why the command line has no such option.
+        choices: all values, if there are few.
+        about: "scores" if it says how to read them, "crf" if it says how to refine them.
+        python_only: why the command line lacks the option.
     """
 
     help: str = ""
@@ -33,11 +33,12 @@ class Option:
     python_only: str = ""
 
 
-#: A mask gets it when it is read, a label when it is refined: both definitions have it.
+#: Used for masks when they are read, and for labels when they are refined.
 Confidence = Annotated[
     float,
     Option(
-        "probability that a label, or a pixel of a mask of only 0 and 255, is right", metavar="P"
+        "probability that a label is right, or a pixel of a mask that holds only 0 and 255",
+        metavar="P",
     ),
 ]
 CONFIDENCE = 0.7
@@ -45,18 +46,18 @@ CONFIDENCE = 0.7
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a photograph and the scores of it are read.
+    """How a photograph and its scores are read.
 
     Attributes:
-        kind: what the scores are; "auto" guesses, and a note says how.
+        kind: what the scores are; "auto" guesses, and a note reports the guess.
         class_axis: see `score_grid.classes_first`.
         canvas: height and width of the padded canvas that the scores cover, with the image in its
             top left corner; None if they cover the image itself.
-        align_corners: whether the centers of the corner cells lie on the centers of the corner
-            pixels (as in TensorFlow's DeepLab), or, as in PyTorch's default, the outer edges meet.
+        align_corners: True if the centers of the corner cells lie on the centers of the corner
+            pixels, as in TensorFlow's DeepLab; False if the outer edges meet, PyTorch's default.
         apply_exif: see `files.read_image`.
-        confidence: probability that a mask of nothing but 0 and 255 is right: no neighbor could
-            move a certain pixel.
+        confidence: probability that a pixel is right, for a mask that holds only 0 and 255. It is
+            below 1, because no neighbor could change a certain pixel.
 
     Example:
         >>> from crfrnn.io.options import ReadOptions
@@ -67,36 +68,37 @@ class ReadOptions:
     kind: Annotated[
         Kind,
         Option(
-            "what SCORES holds; auto (default) guesses and says so on stderr: floats that sum to "
-            "one are probs, others logits; palette images are labels; 8-bit gray is labels if all "
-            "values are below 64 or 255, else a mask",
+            "what SCORES holds; auto (default) guesses, and reports it on stderr: floats that sum "
+            "to one are probs, others logits; palette images are labels; 8-bit gray images are "
+            "labels if all values are below 64 or equal to 255, else a mask",
             choices=get_args(Kind),
         ),
     ] = "auto"
     class_axis: Annotated[
         ClassAxis,
         Option(
-            "the {} axis of SCORES holds the classes (default: the axis that leaves the size of "
-            "the image, else the smaller of the first and the last)",
+            "the {} axis of SCORES holds the classes (default: the axis without which the size is "
+            "the image's, else the shorter of the first and the last)",
             choices=get_args(ClassAxis),
         ),
     ] = "auto"
     canvas: Annotated[
         Size | None,
         Option(
-            "the network saw a padded canvas of this size (or side), the image at its top left",
+            "size, or side, of the padded canvas that the network saw, with the image at its top "
+            "left",
             metavar="WxH",
         ),
     ] = None
     align_corners: Annotated[
         bool,
-        Option("upsample so that corner cells lie on corner pixels (TensorFlow's DeepLab)"),
+        Option("upsample with corner cells on corner pixels, as in TensorFlow's DeepLab"),
     ] = False
     apply_exif: Annotated[
         bool,
         Option(
-            "turn IMAGE as its EXIF orientation says; default: the pixels as stored, since that "
-            "is what networks are fed by Pillow"
+            "rotate IMAGE as its EXIF orientation says (default: keep the pixels as stored, as "
+            "Pillow gives them to networks)"
         ),
     ] = False
     confidence: Confidence = CONFIDENCE
@@ -113,5 +115,5 @@ class ReadOptions:
         return size if self.canvas is None else self.canvas
 
 
-#: What readers do unless they are asked for something else.
+#: The options of a reader that is given none.
 DEFAULTS = ReadOptions()

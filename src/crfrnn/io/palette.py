@@ -1,4 +1,4 @@
-"""The colors and class names of PASCAL VOC: label maps are drawn so unless they bring a palette."""
+"""The colors and class names of PASCAL VOC, for label maps without a palette."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ def voc_palette() -> bytes:
 
 
 def _color(label: int) -> bytes:
-    """Spread the bits of `label` over red, green and blue, the highest bits first."""
+    """Color a label as the VOC devkit does.
+
+    Each three bits of the label, from the lowest, become the next lower bit of red, green and blue.
+    Small labels thus differ in the highest bits.
+    """
     rgb = [0, 0, 0]
     for shift in range(7, -1, -1):
         for channel in range(3):

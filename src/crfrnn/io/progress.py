@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-#: Seconds until the first line, so that a short job prints none, and between later lines.
+#: Seconds before the first line, so that a short job prints none, and between later lines.
 FIRST, EVERY = 3.0, 30.0
 
 #: Seconds between looks at the clock while a step takes long.
@@ -20,15 +20,15 @@ _BEAT = 1.0
 
 
 class Progress:
-    """A bar or lines, while the job is in a `with` block.
+    """A bar, or lines, for as long as the `with` block of the job lasts.
 
-    Anything that is written to `sys.stderr` meanwhile appears above the bar.
+    Text that is written to `sys.stderr` in the meantime appears above the bar.
 
     Args:
-        what: the work, as "training".
-        total: how many of them there are.
-        unit: what is counted, in the plural, as "steps".
-        done: how many were done before.
+        what: the work, such as "training".
+        total: number of units in all.
+        unit: what is counted, in the plural, such as "steps".
+        done: number of units that were done before.
         quiet: show nothing.
 
     Example:
@@ -53,11 +53,11 @@ class Progress:
         self._timer: threading.Thread | None = None
 
     def __enter__(self) -> Progress:
-        """Show the bar, or begin to look at the clock."""
+        """Show the bar, or start to watch the clock."""
         if self._bar is not None:
             self._bar.start()
         if self._lines is not None:
-            # A step may take an hour, so the lines do not wait for it.
+            # A step may take an hour; the lines must not wait for it.
             self._timer = threading.Thread(target=self._watch, daemon=True)
             self._timer.start()
         return self
@@ -68,7 +68,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bar away, or write the last line."""
+        """Remove the bar, or write the last line."""
         if self._bar is not None:
             self._bar.stop()
         if self._timer is not None and self._lines is not None:
@@ -77,12 +77,12 @@ class Progress:
             self._lines.close(failed=kind is not None)
 
     def advance(self) -> None:
-        """Count one more; any thread may do it."""
+        """Count one more unit; any thread may call this."""
         with self._lock:
             self.update(self.done + 1)
 
     def update(self, done: int, note: str | None = None) -> None:
-        """Set how many are done, and what to say beside; None leaves what is there."""
+        """Set the number done and the note next to it; None keeps the note."""
         self.done = done
         if self._bar is not None and note is None:
             self._bar.update(self._task, completed=done)
@@ -98,15 +98,15 @@ class Progress:
 
 
 class Lines:
-    """Plain lines now and then: how much is done, how fast, and how long the rest will take.
+    """Plain lines at intervals: how much is done, how fast, and how long the rest will take.
 
     Args:
         what: as in `Progress`.
         total: as in `Progress`.
         unit: as in `Progress`.
         done: as in `Progress`.
-        clock: gives the time in seconds.
-        write: takes a line with its end; stderr by default.
+        clock: returns the time in seconds.
+        write: takes a line with its line break; writes to stderr by default.
     """
 
     def __init__(
@@ -129,19 +129,19 @@ class Lines:
         self._lock = threading.Lock()
 
     def update(self, done: int, note: str | None = None) -> None:
-        """Set how many are done, and what to say beside."""
+        """Set the number done and the note next to it; None keeps the note."""
         with self._lock:
             self.done = done
             self.note = self.note if note is None else note
             self._write_if_due()
 
     def beat(self) -> None:
-        """Write a line if it is time."""
+        """Write a line if one is due."""
         with self._lock:
             self._write_if_due()
 
     def close(self, *, failed: bool = False) -> None:
-        """Write the last line, if there were any."""
+        """Write the last line, if there were lines before."""
         seconds = duration(self.clock() - self.begun)
         if self.lines and failed:
             self.write(
@@ -209,5 +209,5 @@ def _to_stderr(line: str) -> None:
     try:
         sys.stderr.write(line)
         sys.stderr.flush()
-    except (OSError, ValueError):  # nobody reads it any more: no reason to stop the job
+    except (OSError, ValueError):  # stderr is closed; the job goes on
         pass

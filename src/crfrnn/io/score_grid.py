@@ -1,4 +1,4 @@
-"""Bringing a score map to the pixel grid of its image: which axis is what, and resampling."""
+"""Bringing scores to the pixel grid of their image: finding the class axis, and resampling."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def classes_first(
 ) -> Shaped[np.ndarray, "*shape"]:
     """Move the class axis of a 3-D score array to the front.
 
-    By "auto", the reading whose height and width are `size` wins; else the class axis is the
-    smaller of the first and the last (the first, if they are equal).
+    With "auto", the class axis is the one without which height and width are `size`; else the
+    shorter of the first and the last (the first, if they are equal).
 
     Args:
         scores: (C, h, w) or (h, w, C).
@@ -23,8 +23,8 @@ def classes_first(
         class_axis: "first", "last", or "auto".
 
     Raises:
-        ValueError: "auto" would choose an axis that leaves a map of an odd shape, where the other
-            leaves one shaped like `size`, or a square.
+        ValueError: without the axis that "auto" would choose, the map has neither the proportions
+            of `size` nor those of a square; without the other axis, it has.
     """
     first, last = _last_two(scores), _last_two(np.moveaxis(scores, 2, 0))
     if class_axis == "auto":
@@ -36,7 +36,7 @@ def classes_first(
             if not _is_usual(chosen, size) and _is_usual(other, size):
                 raise ValueError(
                     f"cannot tell which axis of the scores {scores.shape} holds the classes; "
-                    "say --channels-first or --channels-last"
+                    "give --channels-first or --channels-last"
                 )
     return scores if class_axis == "first" else np.moveaxis(scores, 2, 0)
 
@@ -45,29 +45,32 @@ def _last_two(scores: Shaped[np.ndarray, "A B C"]) -> Size:
     return scores.shape[1], scores.shape[2]
 
 
-def _is_usual(found: Size, size: Size) -> bool:
-    """Whether networks give such maps: shaped like what they saw, or square."""
-    return same_shape(found, size) or found[0] == found[1]
+def _is_usual(cells: Size, size: Size) -> bool:
+    """Whether networks give maps of this size: the proportions of their input, or a square."""
+    return same_shape(cells, size) or cells[0] == cells[1]
 
 
-def require_upright(found: Size, size: Size) -> None:
-    """Raise if a map of height and width `found` fits `size` only with the two swapped."""
-    exactly = found == size[::-1] != size
-    if exactly or (not same_shape(found, size) and same_shape(found, size[::-1])):
+def require_upright(cells: Size, size: Size) -> None:
+    """Raise if a map of height and width `cells` fits `size` only with the two swapped."""
+    # Near a square, one stride explains both orders; equal sizes still prove a swap.
+    exactly = cells == size[::-1] != size
+    if exactly or (not same_shape(cells, size) and same_shape(cells, size[::-1])):
         raise ValueError(
-            f"height and width of the scores look swapped: they are {spell_size(found)} for an "
+            f"height and width of the scores look swapped: they are {spell_size(cells)} for an "
             f"image of {spell_size(size)} (height x width). Transpose the scores, for example with "
-            "np.swapaxes; if EXIF turned the photograph before the network saw it, say --apply-exif"
+            "np.swapaxes; if the network saw the photograph rotated by EXIF, give --apply-exif"
         )
 
 
-def same_shape(found: Size, size: Size) -> bool:
-    """Whether one stride, rounded up or down on each axis, leads from `size` to `found`."""
+def same_shape(cells: Size, size: Size) -> bool:
+    """Whether one stride, rounded up or down on each axis, leads from `size` to `cells`."""
+    # n pixels at stride s give n / s cells, rounded: s lies between n / (cells + 1) and
+    # n / (cells - 1). The proportions agree if these ranges of the two axes overlap.
     low, high = 0.0, np.inf
-    for cells, pixels in zip(found, size, strict=True):
-        low = max(low, pixels / (cells + 1))
-        high = min(high, pixels / (cells - 1) if cells > 1 else np.inf)
-    return found == size or low <= high
+    for count, pixels in zip(cells, size, strict=True):
+        low = max(low, pixels / (count + 1))
+        high = min(high, pixels / (count - 1) if count > 1 else np.inf)
+    return cells == size or low <= high
 
 
 def resample(
@@ -78,7 +81,7 @@ def resample(
     Args:
         scores: score maps of any resolution.
         size: height and width of the image.
-        options: `canvas` and `align_corners` count.
+        options: only `canvas` and `align_corners` are used.
     """
     import torch
 
@@ -86,8 +89,8 @@ def resample(
     target = options.covered(size)
     if target[0] < height or target[1] < width:
         raise ValueError(
-            f"the canvas {spell_size(target)} is smaller than the image {spell_size(size)} "
-            "(height x width)"
+            f"the canvas {spell_size(target)} must not be smaller than the image "
+            f"{spell_size(size)} (height x width)"
         )
     if scores.shape[1:] != target:
         shrinks = scores.shape[1] > target[0] or scores.shape[2] > target[1]

@@ -1,4 +1,4 @@
-"""Telling logits, probabilities, labels and masks apart, and checking each for what it must be."""
+"""Telling logits, probabilities, labels and masks apart, and checking each."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from jaxtyping import Float32, Int64, Shaped
 from .notes import Guess, spell_size
 from .options import Kind, Size
 
-#: Ids below this (and void) in an 8-bit grey image are taken for labels, others for a mask.
+#: An 8-bit gray image whose values are below this or void is taken for labels, else for a mask:
+#: a mask has bright pixels, and data sets with more classes mostly have palettes or wider types.
 _MOST_LABELS = 64
 _VOID = 255
-#: How far half-precision probabilities of many classes stray from a sum of one.
+#: How far the sum of half-precision probabilities of many classes may be from one.
 _SUM_TOLERANCE = 1e-2
 
 
 def guess_kind(values: Shaped[np.ndarray, "*shape"]) -> Guess:
-    """Guess the kind of an array that does not say."""
+    """Guess the kind of an array from its type, axes and values."""
     if values.dtype.kind == "f":
         return _guess_float(values)
     if values.ndim == 3:
-        return Guess("logits", "three axes")
+        return Guess("logits", "it has three axes")
     if values.dtype.kind == "b":
         return Guess("mask", "it is Boolean")
     if values.dtype != np.uint8:
         return Guess("labels", "it holds integers")
     ids = values[values != _VOID]
+    # Also labels of background and void alone; masks of 0 and 255 are far more common.
     if ids.size < values.size and not ids.any():
         return Guess("mask", "all values are 0 or 255")
     if ids.size == 0 or ids.max() < _MOST_LABELS:
         return Guess("labels", f"all values are below {_MOST_LABELS}, or 255 for unknown")
-    return Guess("mask", f"it has values of {_MOST_LABELS} and more")
+    return Guess("mask", f"it has values of {_MOST_LABELS} or more")
 
 
 def _guess_float(values: Shaped[np.ndarray, "*shape"]) -> Guess:
@@ -38,27 +40,28 @@ def _guess_float(values: Shaped[np.ndarray, "*shape"]) -> Guess:
     if low < 0:
         return Guess("logits", "it has negative values")
     if values.ndim == 2 and high <= 1:
-        return Guess("probs", "all values are in 0..1")
+        return Guess("probs", "all values lie in 0..1")
     if values.ndim == 2:
-        return Guess("logits", "it has values over 1")
+        return Guess("logits", "it has values above 1")
     if np.allclose(values.sum(axis=0, dtype=np.float64), 1, rtol=0, atol=_SUM_TOLERANCE):
         return Guess("probs", "no value is negative and the classes sum to one")
-    return Guess("logits", f"values {low:.3g}..{high:.3g}, and the classes do not sum to one")
+    return Guess(
+        "logits", f"its values lie in {low:.3g}..{high:.3g}, and the classes do not sum to one"
+    )
 
 
 def as_labels(values: Shaped[np.ndarray, "*shape"], size: Size) -> Int64[np.ndarray, "H W"]:
-    """Return integer labels of the size of the image, as int64."""
+    """Return labels as int64; raise unless they are integers of the size of the image."""
     if values.dtype.kind == "f":
         raise TypeError(
-            f"labels must be integers; got {values.dtype}. Convert them, or say what the file "
-            "holds with --kind"
+            f"labels must be integers; got {values.dtype}. Convert them, or give the right --kind"
         )
     if values.ndim != 2:
         raise ValueError(f"labels must have two axes, (H, W); got shape {values.shape}")
     if values.shape != size:
         raise ValueError(
             f"labels must have the size of the image, {spell_size(size)} (height x width); got "
-            f"{spell_size(values.shape)}. Resize them without interpolation."
+            f"{spell_size(values.shape)}. Resize them by nearest neighbor."
         )
     return values.astype(np.int64)
 
@@ -71,8 +74,8 @@ def as_maps(
         values = _mask(values, confidence)
     elif values.dtype.kind != "f":
         raise TypeError(
-            f"{kind} must be floating point; got {values.dtype}. Dequantise them (an .npz may "
-            "hold `logits` with `scale` and `zero`), or use --kind labels or mask"
+            f"{kind} must be floating point; got {values.dtype}. Dequantize them (or store "
+            "`logits`, `scale` and `zero` in an .npz), or give --kind labels or --kind mask"
         )
     return np.asarray(values[None] if values.ndim == 2 else values, dtype=np.float32)
 
@@ -83,7 +86,7 @@ def _mask(values: Shaped[np.ndarray, "*shape"], confidence: float) -> Float32[np
     top = {"f": 1, "b": 1}.get(values.dtype.kind, 65535 if values.dtype == np.uint16 else 255)
     if values.min() < 0 or values.max() > top:
         raise ValueError(
-            f"a mask of {values.dtype} must be on 0..{top}; got {values.min()}..{values.max()}"
+            f"a mask of {values.dtype} must lie in 0..{top}; got {values.min()}..{values.max()}"
         )
     mask = values.astype(np.float32) / np.float32(1 if values.max() <= 1 else top)
     if np.isin(mask, (0, 1)).all():

@@ -1,4 +1,4 @@
-"""Many images' scores in one file: a .npz with `ids` beside an array that has a row for each."""
+"""Scores of many images in one .npz: `ids`, and an array with a row per image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SCORES = ("logits", "probs")
 
 @dataclass(frozen=True)
 class ScorePack:
-    """Scores by the name of their image.
+    """The scores of many images, by name.
 
     Attributes:
         path: the file.
         kind: "logits" or "probs".
-        names: of the images.
+        names: names of the images.
     """
 
     path: Path
@@ -31,17 +31,19 @@ class ScorePack:
     _others: dict[str, Any] = field(repr=False)
 
     def arrays(self, name: str) -> dict[str, Any]:
-        """The arrays that a file of this image's scores alone would hold; see `scores`.
+        """Return the arrays that a file of this image alone would hold; see `scores`.
 
         Raises:
             ValueError: there is no such image.
         """
         if name not in self.names:
-            raise ValueError(f"{self.path}: no scores of {name}; it has {len(self.names)} images")
+            raise ValueError(
+                f"{self.path}: no scores of {name} among those of {len(self.names)} images"
+            )
         return {self.kind: self._values[self.names.index(name)], **self._others}
 
     def require(self, names: Sequence[str]) -> None:
-        """Raise unless there are scores of all these images."""
+        """Raise unless all these images have scores."""
         missing = sorted(set(names) - set(self.names))
         if missing:
             shown = ", ".join(missing[:3])
@@ -52,21 +54,20 @@ class ScorePack:
 
 
 def is_pack(path: Path) -> bool:
-    """Whether a file holds the scores of many images, by its names of arrays."""
+    """Whether a file holds the scores of many images: an .npz with an array `ids`."""
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     try:
         with np.load(path, allow_pickle=False) as file:
             return "ids" in file.files
     except (OSError, ValueError):
-        return False  # whoever reads it says what is wrong
+        return False  # reading it will say what is wrong
 
 
 def read_pack(path: str | Path) -> ScorePack:
     """Read a pack: `ids` (N,), and `logits` or `probs` (N, h, w, C) or (N, C, h, w).
 
-    Unsigned bytes called `logits` come with a `scale` and a `zero`: the score is
-    (logits - zero) * scale.
+    If `logits` are unsigned bytes, `scale` and `zero` give the scores: (logits - zero) * scale.
 
     Raises:
         ValueError: an array is missing, or the numbers of rows differ.
@@ -76,13 +77,15 @@ def read_pack(path: str | Path) -> ScorePack:
     kinds = [name for name in _SCORES if name in arrays]
     if "ids" not in arrays or len(kinds) != 1:
         raise ValueError(
-            f"{path}: expected arrays ids and logits or probs; got {', '.join(arrays) or 'none'}"
+            f"{path}: expected the arrays `ids` and either `logits` or `probs`; got "
+            f"{', '.join(arrays) or 'none'}"
         )
     names = tuple(str(name) for name in arrays["ids"].tolist())
     values = arrays[kinds[0]]
     if values.ndim != 4 or len(values) != len(names):
         raise ValueError(
-            f"{path}: expected {kinds[0]} of {len(names)} images, four axes; got {values.shape}"
+            f"{path}: expected `{kinds[0]}` with four axes and {len(names)} rows, as many as `ids` "
+            f"has; got shape {values.shape}"
         )
     others: dict[str, Any] = {name: arrays[name] for name in ("scale", "zero") if name in arrays}
     return ScorePack(path, kinds[0], names, values, others)

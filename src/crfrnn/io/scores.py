@@ -1,4 +1,4 @@
-"""Reading what a network said: score arrays, label maps and masks, guessing which is which."""
+"""Reading the output of a network: score arrays, label maps and masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .score_kinds import as_labels, as_maps, guess_kind
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 SCORE_SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
 
-
+#: What the name of an array says about its kind.
 _KIND_OF: dict[str, Kind] = {
     "logits": "logits",
     "probs": "probs",
@@ -35,10 +35,10 @@ class Scores:
     """Scores at the size of their image.
 
     Attributes:
-        values: logits or probabilities (C, H, W), C = 1 being foreground; or labels (H, W).
+        values: logits or probabilities (C, H, W), of the foreground if C = 1; or labels (H, W).
         kind: "logits", "probs" or "labels".
-        palette: RGB triples, when the scores came as a palette image.
-        notes: what had to be assumed, for the user to confirm.
+        palette: RGB triples, if the scores were a palette image.
+        notes: assumptions for the user to confirm.
     """
 
     values: Float32[np.ndarray, "C H W"] | Int64[np.ndarray, "H W"]
@@ -58,7 +58,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class _Raw:
-    """Scores as the file holds them."""
+    """Scores as they are in the file."""
 
     values: Shaped[np.ndarray, "*shape"]
     kind: Kind
@@ -70,14 +70,14 @@ def read_scores(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Scor
     """Read scores and bring them to the size of their image.
 
     `.npy` and `.npz` hold logits or probabilities (C, h, w) or (h, w, C) of any float type and
-    resolution, integer labels (H, W), or a mask (h, w). A `.npz` holds one array, or one named
-    after what it is; unsigned bytes called `logits` beside a `scale` and a `zero` are dequantised.
-    Images hold labels (palette, 8 or 16-bit grey) or a mask (8-bit grey, 255 being foreground).
+    resolution, integer labels (H, W), or a mask (h, w). If a `.npz` holds several arrays, one is
+    named after its kind; unsigned bytes `logits` with a `scale` and a `zero` are dequantized.
+    Images hold labels (palette, 8 or 16-bit gray) or a mask (8-bit gray, the foreground is 255).
 
     Args:
         path: the file.
         size: height and width of the image.
-        options: how to read it; `notes` of the result says what was guessed.
+        options: how to read it; the `notes` of the result report what was guessed.
     """
     is_array = path.suffix.lower() in ARRAY_SUFFIXES
     loaded = read_arrays(path) if is_array else open_image(path)
@@ -90,9 +90,9 @@ def interpret_scores(
     size: Size,
     options: ReadOptions = DEFAULTS,
 ) -> Scores:
-    """Do what `read_scores` does with what was read already: the arrays of a file, or an image.
+    """Interpret the arrays of a file, or an image, as `read_scores` does.
 
-    `path` is what messages call it; the other arguments are those of `read_scores`.
+    Messages call it `path`; the other arguments are those of `read_scores`.
     """
     covered, kind = options.covered(size), options.kind
     try:
@@ -109,7 +109,7 @@ def interpret_scores(
 
 
 def _pick(arrays: Mapping[str, Any], kind: Kind) -> _Raw:
-    """Pick the array of an `.npz`: by the kind asked for, by its name, or because it is alone."""
+    """Pick an array: the one named after the kind asked for, after any kind, or the only one."""
     if kind in ("auto", "logits") and {"logits", "scale", "zero"} <= set(arrays):
         quantized, scale, zero = (
             arrays[name].astype(np.float32) for name in ("logits", "scale", "zero")
@@ -120,7 +120,7 @@ def _pick(arrays: Mapping[str, Any], kind: Kind) -> _Raw:
         names = list(arrays)
     if len(names) != 1:
         raise ValueError(
-            f"expected one array, or one called {', '.join(_KIND_OF)}; got "
+            f"expected a single array, or one called {', '.join(_KIND_OF)}; got "
             f"{', '.join(arrays) or 'none'}"
         )
     return _Raw(arrays[names[0]], _KIND_OF.get(names[0], "auto"))
@@ -132,12 +132,12 @@ def _from_image(image: Image.Image) -> _Raw:
         return _Raw(np.array(image), "labels", _palette(image))
     if image.mode == "1":
         return _Raw(np.array(image), "mask")
-    if image.mode == "RGB" and _is_grey(image):
+    if image.mode == "RGB" and _is_gray(image):
         image = image.getchannel(0)
     if image.mode == "L" or image.mode.startswith("I"):
         return _Raw(np.array(image), "auto" if image.mode == "L" else "labels")
     raise ValueError(
-        "expected labels or a mask with one channel (palette or grey); got an image of mode "
+        "expected labels or a mask with one channel (palette or gray); got an image of mode "
         f"{image.mode}. Save class ids, not colors."
     )
 
@@ -146,13 +146,13 @@ def _palette(image: Image.Image) -> bytes:
     return bytes(image.getpalette("RGB") or ())
 
 
-def _is_grey(image: Image.Image) -> bool:
+def _is_gray(image: Image.Image) -> bool:
     red, green, blue = (np.asarray(band) for band in image.split())
     return bool((red == green).all() and (green == blue).all())
 
 
 def _upright(raw: _Raw, covered: Size, class_axis: ClassAxis) -> _Raw:
-    """Check an array and lay it out as (C, h, w), or (h, w) if there is but one channel."""
+    """Check an array and lay it out as (C, h, w), or as (h, w) if it has a single channel."""
     values = raw.values
     if values.dtype.kind not in "biuf":
         raise TypeError(f"expected numbers; got an array of {values.dtype}")
@@ -161,7 +161,7 @@ def _upright(raw: _Raw, covered: Size, class_axis: ClassAxis) -> _Raw:
     if values.ndim not in (2, 3):
         raise ValueError(
             f"expected (C, h, w), (h, w, C) or (h, w); got shape {raw.values.shape}. "
-            "Save each image's scores to a file of their own."
+            "Save the scores of each image in a separate file."
         )
     if values.size == 0:
         raise ValueError(f"the array is empty: shape {raw.values.shape}")
@@ -179,7 +179,7 @@ def _upright(raw: _Raw, covered: Size, class_axis: ClassAxis) -> _Raw:
 
 
 def _settle(raw: _Raw, asked: Kind) -> _Raw:
-    """Decide the kind: as asked, as the file says, or by looking at the values."""
+    """Decide the kind: as asked, as the file says, or as the values suggest."""
     if asked != "auto":
         return replace(raw, kind=asked)
     if raw.kind != "auto":

@@ -47,14 +47,14 @@ class Stored:
 
 
 def write(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a configuration and tensors, so that a version is never half there.
+    """Write a configuration and tensors as one version; `read` never sees half of it.
 
     Two files cannot be moved in one step. So the tensors carry a copy of the configuration, and
-    both copies carry a stamp. The move of the tensors makes the new version. A write that stops
-    after it leaves an old config.json with another stamp, and `read` then takes the copy.
+    both copies carry a stamp. The new version exists once the tensors are moved. A write that stops
+    after that leaves an old config.json with another stamp, and `read` then takes the copy.
 
     Args:
-        directory: made if it is missing.
+        directory: created if it is missing.
         config: numbers, strings, lists and mappings whose keys are strings.
         tensors: by name.
 
@@ -64,7 +64,7 @@ def write(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tens
     from safetensors.torch import save
 
     head = {"library": _LIBRARY, "format": FORMAT}
-    entries = {**head, **config, **head}  # at the top, and not those of a directory read before
+    entries = {**head, **config, **head}  # at the top, and of this version
     text = _spell(entries, directory / CONFIG)
     stamp = hashlib.sha256(text.encode()).hexdigest()[:16]
     text = _spell({**entries, "stamp": stamp}, directory / CONFIG)
@@ -114,14 +114,14 @@ def is_stored(directory: Path) -> bool:
             return True
         if not (directory / TENSORS).is_file():
             return False
-        with _opened(directory / TENSORS) as file:
-            return _copy(file.metadata()) is not None
+        with _open_tensors(directory / TENSORS) as file:
+            return _embedded_config(file.metadata()) is not None
     except ValueError:
         return False
 
 
 def _spell(config: Mapping[str, Any], path: Path) -> str:
-    """Spell a configuration as JSON; `json` alone would turn the key 1 into "1"."""
+    """Spell a configuration as JSON; without the check, `json` would turn the key 1 into "1"."""
     _require_strings(config, path)
     try:
         return json.dumps(config, indent=2)
@@ -152,7 +152,7 @@ def _checked(stored: Stored) -> Stored:
     config, path = stored.config, stored.config_path
     old = path.name == _OLD_MODEL[0]
     if not old and config.get("library") != _LIBRARY:
-        raise ValueError(f"{path}: not a configuration that crfrnn wrote")
+        raise ValueError(f"{path}: expected a configuration that crfrnn wrote; got another")
     expected = 1 if old else FORMAT
     if config.get("format") != expected:
         raise ValueError(
@@ -169,7 +169,7 @@ def _is_old_layer(config: Mapping[str, Any]) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the text's encoding too
+    except ValueError as error:  # of JSON, or of the encoding
         raise ValueError(f"{path}: not readable as JSON ({describe(error)})") from error
     return _mapping(config, path)
 
@@ -189,30 +189,30 @@ def _mapping(config: Any, path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors, and the copy of the configuration if there is one, both of one version."""
-    with _opened(path) as file:
+    """Read the tensors, and the copy of the configuration if there is one, of one version."""
+    with _open_tensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, _copy(file.metadata())
+        return tensors, _embedded_config(file.metadata())
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open_tensors(path: Path) -> Iterator[Any]:
     from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except Exception as error:  # the library's own exceptions for a broken file
+    except Exception as error:  # a broken file raises the library's exceptions
         raise ValueError(f"{path}: not a readable safetensors file ({describe(error)})") from error
 
 
-def _copy(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
+def _embedded_config(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
     text = (metadata or {}).get(_LIBRARY)
     return None if text is None else json.loads(text)
 
 
 def _remove_old_model(directory: Path) -> None:
-    """Remove the files of format 1 that the new ones replace, so that nobody takes them for new."""
+    """Remove the files of format 1 that the new files replace, so that they mislead nobody."""
     config, tensors = (directory / name for name in _OLD_MODEL)
     try:
         ours = tensors.is_file() and config.is_file() and _read_yaml(config).get("format") == 1

@@ -1,4 +1,4 @@
-"""What people hand to `refine`: containers, layouts and kinds of scores, made into tensors."""
+"""Turning the arguments of `refine` into tensors: containers, layouts and kinds of scores."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from crfrnn import _checks
 
 from .options import RefineOptions
 
-#: What arrays may be: NumPy arrays and torch tensors.
+#: A NumPy array or a torch tensor.
 Array = Any
 
 #: Probabilities are clipped here before the logarithm, as `pydensecrf` does.
 _SMALLEST_PROBABILITY = 1e-5
 
-#: How far probabilities may be from summing to one: rounding of half precision and resizing.
+#: How far the sum of probabilities may be from one: half precision and resizing round.
 _SUM_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `refine` looks at; the attributes are described there.
+    """The arrays that `refine` takes; it describes the other attributes.
 
     Attributes:
-        name: what the scores are: "logits", "probs", "labels" or "energy".
-        scores: those.
+        name: the argument that holds the scores: "logits", "probs", "labels" or "energy".
+        scores: the value of this argument.
     """
 
     image: Array
@@ -46,12 +46,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the axes of scores and image are to be read.
+    """The meaning of the axes of scores and image.
 
     Attributes:
-        batched: whether the first axis counts images.
+        batched: whether the first axis is that of the images in a batch.
         size: the sizes S of the grid.
-        channels: where the image has its channels: "first", "last" or "none".
+        channels: where the channels of the image are: "first", "last" or "none".
     """
 
     batched: bool
@@ -60,7 +60,7 @@ class Layout:
 
 
 def to_tensor(name: str, value: Any) -> Tensor:
-    """View an array as a tensor (copying only what torch cannot view)."""
+    """View an array as a tensor; copy only what torch cannot view."""
     if isinstance(value, Tensor):
         if value.is_complex():
             raise TypeError(f"{name} must hold real numbers; got {value.dtype}")
@@ -82,7 +82,7 @@ def to_tensor(name: str, value: Any) -> Tensor:
 def find_layout(
     name: str, scores: Tensor, image: tuple[int, ...] | None, channels_last: bool | None
 ) -> Layout:
-    """Tell batch, class and grid axes apart by what fits the image."""
+    """Find the batch, class and grid axes that fit the image."""
     if scores.numel() == 0:
         raise ValueError(f"{name} must not be empty; got {_checks.shape_text(scores)}")
     readings = list(_readings(name, scores))
@@ -91,7 +91,7 @@ def find_layout(
             f"{name} must be {_expected(name)}, or a batch; got {_checks.shape_text(scores)}"
         )
     for batched, size in readings:
-        if image is None:  # the wish still counts for feature maps
+        if image is None:  # `channels_last` still holds for feature maps
             return Layout(
                 batched, size, {None: "none", True: "last", False: "first"}[channels_last]
             )
@@ -105,14 +105,14 @@ def find_layout(
 
 
 def unary_logits(name: str, scores: Tensor, layout: Layout, options: RefineOptions) -> Tensor:
-    """Logits (B, C, *S) of the unary term from any kind of scores."""
+    """Compute the logits (B, C, *S) of the unary term from any kind of scores."""
     if name == "labels":
         labels = scores if layout.batched else scores[None]
         return _from_labels(labels, options)
     if not scores.dtype.is_floating_point:
         raise TypeError(
-            f"{name} must be floating point; got {scores.dtype}. Class numbers go to labels=; "
-            f"quantised scores have to be turned back: (x - zero) * scale."
+            f"{name} must be floating point; got {scores.dtype}. Class ids go to labels=; "
+            f"dequantize quantized scores: (x - zero) * scale."
         )
     _checks.finite(name, scores)
     scores = scores if scores.dtype == torch.float64 else scores.float()
@@ -122,7 +122,7 @@ def unary_logits(name: str, scores: Tensor, layout: Layout, options: RefineOptio
     if name == "energy":
         if scores.shape[1] == 1:
             raise ValueError(
-                "energy needs at least two classes; got one, which every pixel would have"
+                "energy must have at least two classes; got one, so every pixel would get its label"
             )
         return -scores
     return torch.cat([torch.zeros_like(scores), scores], dim=1) if scores.shape[1] == 1 else scores
@@ -135,14 +135,14 @@ def arrange_image(name: str, image: Any, layout: Layout, like: Tensor) -> Tensor
     channels = layout.channels
     if name != "image":
         shape = tuple(tensor.shape)
-        wish = {"last": True, "first": False}.get(channels)
-        channels = _channels(shape, batch, layout.size, wish) or _channels(
+        as_image = {"last": True, "first": False}.get(channels)
+        channels = _channels(shape, batch, layout.size, as_image) or _channels(
             shape, batch, layout.size, None
         )
         if not channels:
-            raise ValueError(f"{name} {shape} must have the grid {layout.size} of the scores")
-    counts = tensor.is_floating_point() or tensor.dtype == torch.bool
-    if name == "image" and counts and tensor.device.type == "cpu":
+            raise ValueError(f"{name} must have the size of the scores, {layout.size}; got {shape}")
+    fractions = tensor.is_floating_point() or tensor.dtype == torch.bool
+    if name == "image" and fractions and tensor.device.type == "cpu":
         _warn_if_unit_range(tensor)
     if tensor.dtype == torch.uint8 and tensor.device.type == like.device.type == "cpu":
         dtype = np.float64 if like.dtype == torch.float64 else np.float32
@@ -157,7 +157,7 @@ def arrange_image(name: str, image: Any, layout: Layout, like: Tensor) -> Tensor
 
 
 def _readings(name: str, scores: Tensor) -> Iterator[tuple[bool, tuple[int, ...]]]:
-    """Possible (batched, grid size) of an array of scores, images before volumes and signals."""
+    """Yield possible (batched, grid size) of scores: images, then volumes, then signals."""
     before = 0 if name == "labels" else 1  # the class axis
     for dimensions in (2, 3, 1):
         for batched in (False, True):
@@ -171,7 +171,7 @@ def _channels(
     size: tuple[int, ...],
     channels_last: bool | None,
 ) -> str:
-    """Where an image of this shape has its channels if it fits batch and grid, else ""."""
+    """Locate the channels of an image of this shape; "" if it fits neither batch nor grid."""
     if image == (*batch, *size):
         return "none"
     last = image[:-1] == (*batch, *size) and channels_last is not False
@@ -198,7 +198,7 @@ def _refuse_coincidence(name: str, scores: Tensor, image: tuple[int, ...], layou
         raise ValueError(
             f"image {image} and {name} {shape} fit as {'a batch of ' * batched}grids {size} with "
             f"{count} image channels, but more likely {advice}. "
-            f"If not so, say channels_last={channels == 'last'}."
+            f"If the shapes are right, give channels_last={channels == 'last'}."
         )
 
 

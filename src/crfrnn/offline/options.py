@@ -1,4 +1,4 @@
-"""How an inference runs: the options of `refine`, defined once for Python and the command line."""
+"""The options of `refine`, defined once for Python and the command line."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ PRECISIONS = ("full", "half")
 
 @dataclass(frozen=True)
 class RefineOptions:
-    """How `refine` infers; the attributes are described there.
+    """How `refine` infers; it describes the other attributes.
 
-    `num_classes`, `confidence` and `ignore_index` are checked where the labels are: what they may
-    be depends on those.
+    `num_classes`, `confidence` and `ignore_index` are checked together with the labels, because
+    their limits depend on these.
 
     Attributes:
-        numbers: those of the preset, with the kernels, iterations and normalization given here in
-            the place of its own.
+        numbers: the preset, with the kernels, iterations and normalization that are given here.
 
     Example:
         >>> from crfrnn.offline.options import RefineOptions
@@ -36,7 +35,7 @@ class RefineOptions:
 
     preset: Annotated[
         str,
-        Option("see below, or a file that crfrnn tune wrote", metavar="NAME", about="crf"),
+        Option("name of a preset (see below), or file of crfrnn tune", metavar="NAME", about="crf"),
     ] = "deeplab"
     kernels: Annotated[
         Sequence[Kernel] | None,
@@ -45,7 +44,7 @@ class RefineOptions:
     compatibility: Annotated[
         Any,
         Option(
-            "(C, C) penalties for label c beside label d (default Potts)",
+            "(C, C) penalties for label c beside label d (default Potts: 1 for different labels)",
             metavar="FILE.npy",
             about="crf",
         ),
@@ -56,22 +55,23 @@ class RefineOptions:
     normalization: Annotated[
         str | None,
         Option(
-            "how the Gaussian sums are normalized (default: as in the preset)",
+            "how the Gaussian sums are normalized (default: the preset's)",
             choices=NORMALIZATIONS,
             about="crf",
         ),
     ] = None
     filter: Annotated[
-        str, Option("exact: the Gaussian sum itself, slow", choices=FILTERS, about="crf")
+        str,
+        Option("lattice: fast; exact: the Gaussian sum itself, slow", choices=FILTERS, about="crf"),
     ] = "lattice"
     prune: Annotated[
         bool,
-        Option(python_only="its error has a proven bound; only those who check it turn it off"),
+        Option(python_only="its error has a proven bound; only checks of that bound turn it off"),
     ] = True
     precision: Annotated[
         str,
         Option(
-            "half: the lattice's values as float16, a little faster with many classes",
+            "half: store the lattice's values as float16, a little faster with many classes",
             choices=PRECISIONS,
             about="crf",
         ),
@@ -79,27 +79,29 @@ class RefineOptions:
     tol: Annotated[
         float | None,
         Option(
-            "stop an image when its marginals change by less than this on average, such as 0.001 "
-            "(default: never)",
+            "stop early when the marginals of an image change by less than X on average; 0.001 is "
+            "a good value (default: never)",
             metavar="X",
             about="crf",
         ),
     ] = None
     num_classes: Annotated[
-        int | None, Option("labels: default the largest id + 1", metavar="C")
+        int | None, Option("labels: number of classes (default: the largest id + 1)", metavar="C")
     ] = None
     confidence: Confidence = CONFIDENCE
     ignore_index: Annotated[
-        int, Option("labels: the id of unknown pixels, which the CRF fills", metavar="ID")
+        int, Option("labels: id of unknown pixels, which the CRF fills in", metavar="ID")
     ] = 255
     engine: Annotated[
         str | None,
-        Option("reference, cpu or triton (default: the fastest)", metavar="NAME", about="crf"),
+        Option(
+            "reference, cpu or triton (default: the fastest available)", metavar="NAME", about="crf"
+        ),
     ] = None
     numbers: Preset = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check what can be checked without an image, and look the preset up."""
+        """Look up the preset, and check what can be checked without an image."""
         numbers = find_preset(self.preset)
         if self.kernels is not None:
             numbers = replace(numbers, kernels=checked_kernels(self.kernels))
@@ -118,7 +120,7 @@ class RefineOptions:
             object.__setattr__(self, "tol", tol)
 
     def parameters(self) -> dict[str, Any]:
-        """Every option as JSON spells it, with the numbers of the preset filled in."""
+        """Return every option as a JSON value, with the numbers of the preset filled in."""
         numbers = self.numbers
         kernels = [kernel.to_dict() for kernel in numbers.kernels]
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}

@@ -35,8 +35,8 @@ class Refined:
     Attributes:
         probs: (C, *S) or (B, C, *S) approximate marginals; they sum to one over the classes.
         labels: (*S) or (B, *S) int64, the likeliest class of each pixel.
-        engine: the engine that ran.
-        steps: mean-field steps made; one number, or one per image of a batch.
+        engine: the engine that was used.
+        steps: mean-field steps taken; a number, or a list of one per image of a batch.
         pruned: the classes that took part and the proven bound of the others; None if all did.
 
     Example:
@@ -80,18 +80,18 @@ def refine(
     """Sharpen a network's scores with a fully connected CRF.
 
     Mean-field inference of Krähenbühl & Koltun (NIPS 2011, arXiv 1210.5644): pixels that are near
-    and alike pull each other to the same label. Give exactly one of `logits`, `probs`, `labels`
+    and alike pull each other toward the same label. Give exactly one of `logits`, `probs`, `labels`
     and `energy`.
 
     Args:
         image: (H, W, 3), (H, W) or (3, H, W), any number of channels, 8-bit or float **on 0..255**;
             also volumes (D, H, W) and signals (W,), and batches with a leading axis. None if no
-            kernel looks at it.
+            kernel uses it.
         logits: (C, H, W) or (B, C, H, W) scores before softmax, at the size of the image. One
             channel is read as the score of the foreground against 0.
         probs: likewise, probabilities; they must sum to one over the classes (to 2 %) and are
             clipped at 1e-5. One channel is read as the probability of the foreground.
-        labels: (H, W) or (B, H, W) integers, of which each is right with probability `confidence`.
+        labels: (H, W) or (B, H, W) integers, each right with probability `confidence`.
         energy: likewise, energies -log P, as `pydensecrf` takes them.
         preset: named parameters, see `crfrnn.presets.PRESETS`, or a file of them from `crfrnn
             tune`. The default "deeplab" is gentle: on the scores of a strong network the others
@@ -101,26 +101,26 @@ def refine(
         iterations: mean-field steps, 0 for none; default as in the preset.
         normalization: "symmetric", "after", "before" or "none"; default as in the preset.
         filter: "lattice" (fast) or "exact" (the Gaussian sum itself, quadratic in the pixels).
-        prune: leave out classes of which it can be proven that they win no pixel and that no
-            message to them matters much (`Pruned.bound`; Potts, weights >= 0); several times
-            faster on photographs, which show few of many classes. On a GPU only where there are 10
-            million scores or more.
-        precision: "full", or "half" to keep the lattice's values as float16 where the engine can
-            (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic is
-            in full; a marginal moves by 5e-7 on average, one in 10 000 labels or fewer changes.
+        prune: leave out classes that provably win no pixel and receive no message above
+            `Pruned.bound`. Several times faster on photographs, which show few of many classes.
+            Needs Potts and weights >= 0; on a GPU, used only for 10 million scores or more.
+        precision: "full", or "half" to store the lattice's values as float16 where the engine can
+            (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic
+            stays in full precision; a marginal changes by 5e-7 on average, and at most one label
+            in 10 000.
         tol: stop an image early when its marginals change by less than this on average (0.001 is
             a good value: it leaves fewer than 0.2 % of labels undecided); default never.
         num_classes: number of classes for `labels`; default the largest label + 1, at least 2.
         confidence: for `labels`; default 0.7 (IRNet).
-        ignore_index: a label that says nothing: those pixels start uniform. Default 255.
+        ignore_index: the label of unknown pixels, which start uniform. Default 255.
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
-        features: maps, laid out as the image, for `FeatureGaussian` kernels.
+        features: maps for `FeatureGaussian` kernels, laid out like the image.
         channels_last: whether the channels of image and features come last; default: whatever fits
             the size of the scores, last if both do.
-        engine: "reference", "cpu" or "triton"; default the fastest that suits.
+        engine: "reference", "cpu" or "triton"; default the fastest available.
 
     Returns:
-        Probabilities and labels, of the same container, device and float type as the scores.
+        Probabilities and labels, with the container, device and float type of the scores.
 
     Raises:
         ValueError: sizes do not fit, values are not finite, parameters out of range.
@@ -135,7 +135,7 @@ def refine(
         >>> refine(image, probs=probs).labels[0]
         array([0, 0, 0, 1, 1, 1])
     """
-    name, scores = _only_one(logits=logits, probs=probs, labels=labels, energy=energy)
+    name, scores = _pick_scores(logits=logits, probs=probs, labels=labels, energy=energy)
     options = RefineOptions(
         preset=preset,
         kernels=kernels,
@@ -155,7 +155,7 @@ def refine(
 
 
 def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
-    """Do what `refine` does, which gathers its arguments for this."""
+    """Refine as `refine` does, which only gathers its arguments."""
     settle()
     given = to_tensor(inputs.name, inputs.scores)
     picture = None if inputs.image is None else to_tensor("image", inputs.image)
@@ -185,7 +185,7 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     return _pack(result, given, inputs.scores, layout, engine)
 
 
-def _only_one(**scores: Array | None) -> tuple[str, Array]:
+def _pick_scores(**scores: Array | None) -> tuple[str, Array]:
     given = [(name, value) for name, value in scores.items() if value is not None]
     if len(given) != 1:
         names = ", ".join(name for name, _ in given) or "none"
@@ -200,7 +200,7 @@ def _penalty(compatibility: Array | None, unary: Tensor) -> Tensor | None:
     penalty = to_tensor("compatibility", compatibility).to(unary)
     if penalty.shape != (classes, classes):
         raise ValueError(
-            f"compatibility must be ({classes}, {classes}), one row and column a class; "
+            f"compatibility must be ({classes}, {classes}), one row and column per class; "
             f"got {_checks.shape_text(penalty)}"
         )
     _checks.finite("compatibility", penalty)
@@ -218,12 +218,12 @@ def _arrange_mask(mask: Array, layout: Layout, unary: Tensor) -> Tensor:
 
 
 def _pack(result: Marginals, given: Tensor, like: Array, layout: Layout, engine: str) -> Refined:
-    """The result in the container, type and layout of the scores `given` as `like`."""
+    """Return the result in the container, type and layout of the scores `given` as `like`."""
     probs = result.probs.to(given.dtype) if given.is_floating_point() else result.probs
     labels, steps = result.labels, result.steps
     if not layout.batched:
         probs, labels = probs[0], labels[0]
-    made = steps if layout.batched else steps[0]
+    taken = steps if layout.batched else steps[0]
     if isinstance(like, Tensor):
-        return Refined(probs, labels, engine, made, result.pruned)
-    return Refined(probs.numpy(), labels.numpy(), engine, made, result.pruned)
+        return Refined(probs, labels, engine, taken, result.pruned)
+    return Refined(probs.numpy(), labels.numpy(), engine, taken, result.pruned)

@@ -1,4 +1,4 @@
-"""Pictures of label maps: drawn over the photograph, and before beside after."""
+"""Pictures of label maps: over the photograph, and before next to after."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Column:
     """One column of a figure.
 
     Attributes:
-        title: what stands above it.
+        title: the text above it.
         labels: the label map drawn over the photograph; None leaves the photograph bare.
     """
 
@@ -56,8 +56,8 @@ def overlay(
 
     Args:
         image: the photograph.
-        labels: class ids; None draws the photograph alone. What the palette shows in black (VOC's
-            background) is faded, the rest tinted.
+        labels: class ids; None draws the photograph alone. Labels that are black in the palette
+            (VOC's background) are faded, the others tinted.
         palette: RGB triples; VOC's by default.
         size: width and height of the picture; by default the photograph's.
         outline: thickness of the outline in pixels of the picture.
@@ -89,14 +89,14 @@ def before_after(
     palette: bytes | None = None,
     panel: int = 480,
 ) -> Image.Image:
-    """Draw the columns side by side, whole above and the part in `box` enlarged below.
+    """Draw the columns side by side: above the whole picture, below the enlarged `box`.
 
     Args:
         image: the photograph.
         columns: what to show, from left to right.
         box: the part to enlarge, framed in the whole pictures.
-        caption: a line below everything.
-        names: class names by label, for a legend of those that occur and are tinted.
+        caption: a line below the pictures.
+        names: class names by label, for a legend of the tinted classes that occur.
         palette: RGB triples; VOC's by default.
         panel: width of a column in pixels.
     """
@@ -129,12 +129,12 @@ def before_after(
 
 @dataclass(frozen=True)
 class Row:
-    """One photograph of a figure of several.
+    """One photograph of a figure that shows several.
 
     Attributes:
         image: the photograph.
-        columns: what to show of it, from left to right.
-        caption: a line below.
+        columns: what to show, from left to right.
+        caption: a line below the pictures.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
@@ -148,7 +148,7 @@ def rows_of_columns(
     """Draw several photographs below each other, each with its columns side by side.
 
     Args:
-        rows: at least one; all have the same number of columns, and titles are the first's.
+        rows: at least one, all with the same number of columns; the first gives the titles.
         palette: RGB triples; VOC's by default.
         panel: width of a column in pixels.
     """
@@ -176,7 +176,7 @@ def rows_of_columns(
 def _tinted(
     columns: Sequence[Column], names: Sequence[str], palette: bytes | None
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """Return name and color of the labels that occur and are not black."""
+    """Return the names and colors of the labels that occur and are not black."""
     present = {int(x) for c in columns if c.labels is not None for x in np.unique(c.labels)}
     colors = _colors(palette)
     return [
@@ -189,7 +189,7 @@ def _tinted(
 def _legend(
     draw: ImageDraw.ImageDraw, entries: list[tuple[str, tuple[int, ...]]], right: int, bottom: int
 ) -> None:
-    """Write names with a chip of their color, from the right edge leftwards."""
+    """Write names with patches of their colors, from the right edge to the left."""
     for name, color in reversed(entries):
         draw.text((right, bottom), name, fill=_INK, font=_font(18), anchor="rs")
         right -= round(draw.textlength(name, font=_font(18))) + 22
@@ -198,13 +198,16 @@ def _legend(
 
 
 def _colors(palette: bytes | None) -> UInt8[np.ndarray, "256 3"]:
-    """Return 256 RGB rows; a shorter palette goes on as VOC's does."""
-    own = palette or b""
-    return np.frombuffer((own + voc_palette()[len(own) :])[:768], np.uint8).reshape(256, 3)
+    """Return 256 RGB rows; VOC's palette continues a shorter one.
+
+    Pillow cuts palettes after the last used color, but refinement may bring a label beyond it.
+    """
+    first = palette or b""
+    return np.frombuffer((first + voc_palette()[len(first) :])[:768], np.uint8).reshape(256, 3)
 
 
 def _resize_labels(labels: Int[np.ndarray, "H W"], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
-    """Repeat or drop pixels of a label map so that it has `size` (width, height)."""
+    """Resize a label map to `size` (width, height) by nearest neighbor."""
     (height, width), (columns, rows) = labels.shape, size
     y = ((np.arange(rows) + 0.5) * height / rows).astype(np.intp)
     x = ((np.arange(columns) + 0.5) * width / columns).astype(np.intp)
