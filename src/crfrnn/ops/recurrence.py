@@ -33,7 +33,9 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     fill_totals(logits, model)
     # Under vmap a tensor does not tell whether a gradient will be asked for.
     wanted = logits.requires_grad or model.weights.requires_grad or under_transform()
-    options = options._replace(save=torch.is_grad_enabled() and wanted)
+    # Not `_replace`, which torch.compile of some versions cannot trace.
+    iterations, tolerance, half, _ = options
+    options = Options(iterations, tolerance, half, save=torch.is_grad_enabled() and wanted)
     if direct(logits, model.weights):
         z, _, steps = implementation(model.engine).mean_field(logits, model, options)
         return z, steps
@@ -84,7 +86,12 @@ def fill_totals(logits: Tensor, model: Model) -> None:
                 term.total = response(term, (batch, n), model.size, model.engine)
 
 
-@torch.library.custom_op("crfrnn::mean_field", mutates_args=())
+@torch.library.custom_op(
+    "crfrnn::mean_field",
+    mutates_args=(),
+    schema="(Tensor logits, Tensor[] arrays, int[] size, str kinds, float[] numbers)"
+    " -> (Tensor, Tensor, Tensor)",
+)
 def _mean_field(
     logits: Tensor, arrays: list[Tensor], size: list[int], kinds: str, numbers: list[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,7 +111,12 @@ def _(
     return torch.empty_like(logits, memory_format=torch.contiguous_format), saved, steps
 
 
-@torch.library.custom_op("crfrnn::mean_field_backward", mutates_args=())
+@torch.library.custom_op(
+    "crfrnn::mean_field_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor logits, Tensor saved, Tensor[] arrays, int[] size, str kinds)"
+    " -> (Tensor, Tensor)",
+)
 def _mean_field_backward(
     gradient: Tensor,
     logits: Tensor,  # unused: ties the result to them, so that a second derivative is refused
@@ -160,7 +172,9 @@ class _MeanField(torch.autograd.Function):
     Its tensors are arguments of their own, because an autograd.Function does not look into lists.
     """
 
-    generate_vmap_rule = True
+    @staticmethod
+    def vmap(*args: Any) -> Any:
+        return one_by_one(_MeanField.apply)(*args)
 
     @staticmethod
     def forward(
@@ -190,7 +204,9 @@ class _MeanField(torch.autograd.Function):
 
 
 class _MeanFieldBackward(torch.autograd.Function):
-    generate_vmap_rule = True
+    @staticmethod
+    def vmap(*args: Any) -> Any:
+        return one_by_one(_MeanFieldBackward.apply)(*args)
 
     @staticmethod
     def forward(
