@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -389,4 +388,4 @@ class CRFRNN(nn.Module):
                 strength, size = self.step_strength.to(dtype), self.step_size.to(dtype)
                 rates = Rates(strength.exp(), size.sigmoid())
             done = infer(unary, pairwise, options, step=self.step, rates=rates, trace=trace)
-        return dataclasses.replace(done, logits=done.logits.to(logits.dtype))
+        return Inference(done.logits.to(logits.dtype), done.steps, done.energy)

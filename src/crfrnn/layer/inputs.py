@@ -43,11 +43,10 @@ def check_map(owner: str, name: str, value: Any, logits: Tensor) -> None:
             f"{owner}: {name} must be a torch tensor (B, F, *S); got {type(value).__name__}. "
             f"Convert a NumPy image (H, W, 3) with torch.from_numpy(x).permute(2, 0, 1)[None]."
         )
-    both = f"logits {_checks.shape_text(logits)} and {name} {_checks.shape_text(value)}"
     if value.dim() != logits.dim():
         raise ValueError(
             f"{owner}: logits and {name} must have as many axes, (B, C, *S) and (B, F, *S); "
-            f"got {both}"
+            f"got {_both_shapes(name, value, logits)}"
         )
     expected = (logits.shape[0], *logits.shape[2:])
     if (value.shape[0], *value.shape[2:]) != expected:
@@ -62,7 +61,8 @@ def check_map(owner: str, name: str, value: Any, logits: Tensor) -> None:
             else f"Pass one {name} per item of the batch."
         )
         raise ValueError(
-            f"{owner}: logits and {name} must have the same batch and size; got {both}. {remedy}"
+            f"{owner}: logits and {name} must have the same batch and size; "
+            f"got {_both_shapes(name, value, logits)}. {remedy}"
         )
     if value.shape[1] == 0:
         raise ValueError(f"{owner}: {name} has no channels; got {_checks.shape_text(value)}")
@@ -71,6 +71,11 @@ def check_map(owner: str, name: str, value: Any, logits: Tensor) -> None:
     check_device(owner, name, value, logits)
     if value.is_floating_point():
         _checks.finite(f"{owner}: {name}", value)
+
+
+def _both_shapes(name: str, value: Tensor, logits: Tensor) -> str:
+    # Only for an error: torch.compile of some versions cannot trace it.
+    return f"logits {_checks.shape_text(logits)} and {name} {_checks.shape_text(value)}"
 
 
 def check_mask(owner: str, mask: Any, logits: Tensor) -> None:

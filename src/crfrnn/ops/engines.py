@@ -20,10 +20,14 @@ ENGINES = ("reference", "cpu", "triton")
 
 _FAST = (torch.float32, torch.float64)
 
+# Looked for when imported: torch.compile of some versions cannot trace the search.
+_CORE_BUILT = util.find_spec("crfrnn._core") is not None
+_TRITON_INSTALLED = util.find_spec("triton") is not None
+
 
 def core_missing() -> str:
     """The reason why the C++ core cannot run, or "" if it can."""
-    if util.find_spec("crfrnn._core") is None:
+    if not _CORE_BUILT:
         return "the C++ core was not built: no working compiler was found at installation"
     try:
         from . import cpu  # noqa: F401 - fails to load without the core
@@ -43,7 +47,7 @@ def core_instructions() -> str:
 
 def triton_missing() -> str:
     """The reason why Triton kernels cannot run on any device, or "" if they can."""
-    if util.find_spec("triton") is None:
+    if not _TRITON_INSTALLED:
         return "Triton is not installed; pip install 'crfrnn[gpu]' brings it, on Linux"
     try:
         from . import triton  # noqa: F401 - fails to load without Triton

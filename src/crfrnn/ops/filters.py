@@ -32,7 +32,9 @@ def build(features: Tensor, engine: str) -> LatticeArrays:
     lattice = LatticeArrays(*_build(features.detach(), engine))
     if not (torch.is_grad_enabled() and features.requires_grad):
         return lattice
-    return lattice._replace(weight=reference.barycentric(features))
+    # Not `_replace`, which torch.compile of some versions cannot trace; so for slices of it.
+    vertex, _, *others = lattice
+    return LatticeArrays(vertex, reference.barycentric(features), *others)
 
 
 @_build.register_fake
@@ -144,7 +146,11 @@ no_second_derivative(
 )
 
 
-@torch.library.custom_op("crfrnn::separable", mutates_args=())
+@torch.library.custom_op(
+    "crfrnn::separable",
+    mutates_args=(),
+    schema="(Tensor values, Tensor[] bands, str engine) -> Tensor",
+)
 def _separable(values: Tensor, bands: list[Tensor], engine: str) -> Tensor:
     return implementation(engine).separable(values, bands)
 

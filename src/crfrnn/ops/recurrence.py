@@ -33,7 +33,10 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     fill_totals(logits, model)
     # Inside a transform, a wrapped tensor does not show whether an outer level needs a gradient.
     needs_gradient = logits.requires_grad or model.weights.requires_grad or under_transform()
-    options = options._replace(save=torch.is_grad_enabled() and needs_gradient)
+    # Not `_replace`, which torch.compile of some versions cannot trace.
+    iterations, tolerance, half, _ = options
+    save = torch.is_grad_enabled() and needs_gradient
+    options = Options(iterations, tolerance, half, save)
     if direct(logits, model.weights):
         z, _, steps = implementation(model.engine).mean_field(logits, model, options)
         return z, steps
@@ -86,7 +89,12 @@ def fill_totals(logits: Tensor, model: Model) -> None:
 
 # The arrays of the terms are arguments without a gradient: if a feature or bandwidth needs one, the
 # recurrence runs in plain PyTorch instead (`crf.inference`).
-@torch.library.custom_op("crfrnn::mean_field", mutates_args=())
+@torch.library.custom_op(
+    "crfrnn::mean_field",
+    mutates_args=(),
+    schema="(Tensor logits, Tensor[] arrays, int[] size, str kinds, float[] numbers)"
+    " -> (Tensor, Tensor, Tensor)",
+)
 def _mean_field(
     logits: Tensor, arrays: list[Tensor], size: list[int], kinds: str, numbers: list[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +114,12 @@ def _(
     return torch.empty_like(logits, memory_format=torch.contiguous_format), saved, steps
 
 
-@torch.library.custom_op("crfrnn::mean_field_backward", mutates_args=())
+@torch.library.custom_op(
+    "crfrnn::mean_field_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor logits, Tensor saved, Tensor[] arrays, int[] size, str kinds)"
+    " -> (Tensor, Tensor)",
+)
 def _mean_field_backward(
     gradient: Tensor,
     logits: Tensor,  # unused, but makes the result depend on them: `_NO_SECOND_DERIVATIVE` raises
@@ -164,9 +177,11 @@ class _MeanField(torch.autograd.Function):
     """
 
     # The gradient exists twice. `register_autograd` serves eager mode, torch.compile and export,
-    # which see one opaque operator. torch.func needs a Function with `setup_context`, and derives
-    # the batching rule of forward and backward from it. Both call the same two operators.
-    generate_vmap_rule = True
+    # which see one opaque operator. torch.func needs a Function with `setup_context` and a rule for
+    # vmap. Both call the same two operators.
+    @staticmethod
+    def vmap(*args: Any) -> Any:
+        return one_by_one(_MeanField.apply)(*args)
 
     @staticmethod
     def forward(
@@ -197,7 +212,9 @@ class _MeanField(torch.autograd.Function):
 
 class _MeanFieldBackward(torch.autograd.Function):
     # A Function too, so that vmap of a gradient works and the gradient of a gradient raises.
-    generate_vmap_rule = True
+    @staticmethod
+    def vmap(*args: Any) -> Any:
+        return one_by_one(_MeanFieldBackward.apply)(*args)
 
     @staticmethod
     def forward(
