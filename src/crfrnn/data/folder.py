@@ -66,7 +66,7 @@ def open_folder(
     _checks.count("num_classes", num_classes, least=1)
     stems = sorted(pictures) if ids is None else [Path(word).stem for word in read_list(Path(ids))]
     if not stems:
-        raise ValueError(f"{images}: expected a folder of photographs, found none in it")
+        raise ValueError(f"{images}: expected photographs, found no image in this folder")
     entries = [
         Entry(
             stem,
