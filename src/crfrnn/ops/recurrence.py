@@ -89,7 +89,7 @@ def fill_totals(logits: Tensor, model: Model) -> None:
 @torch.library.custom_op(
     "crfrnn::mean_field",
     mutates_args=(),
-    schema="(Tensor logits, Tensor[] arrays, int[] size, str kinds, float[] numbers)"
+    schema="(Tensor logits, Tensor[] arrays, SymInt[] size, str kinds, float[] numbers)"
     " -> (Tensor, Tensor, Tensor)",
 )
 def _mean_field(
@@ -114,7 +114,7 @@ def _(
 @torch.library.custom_op(
     "crfrnn::mean_field_backward",
     mutates_args=(),
-    schema="(Tensor gradient, Tensor logits, Tensor saved, Tensor[] arrays, int[] size, str kinds)"
+    schema="(Tensor gradient, Tensor logits, Tensor saved, Tensor[] arrays, SymInt[] size, str kinds)"
     " -> (Tensor, Tensor)",
 )
 def _mean_field_backward(
