@@ -1,6 +1,7 @@
 """The whole recurrence as one registered operator, which stores only the marginals."""
 
-# No postponed annotations: torch reads an operator's schema from them.
+# Schemas are written out: torch 2.6 cannot read them from `list[Tensor]`. A size is of `SymInt`, or
+# torch.export would fix it.
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,8 +115,8 @@ def _(
 @torch.library.custom_op(
     "crfrnn::mean_field_backward",
     mutates_args=(),
-    schema="(Tensor gradient, Tensor logits, Tensor saved, Tensor[] arrays, SymInt[] size, str kinds)"
-    " -> (Tensor, Tensor)",
+    schema="(Tensor gradient, Tensor logits, Tensor saved, Tensor[] arrays, SymInt[] size,"
+    " str kinds) -> (Tensor, Tensor)",
 )
 def _mean_field_backward(
     gradient: Tensor,
