@@ -1,6 +1,7 @@
 """The Gaussian filters as registered operators."""
 
-# No postponed annotations: torch reads an operator's schema from them.
+# No postponed annotations: torch reads an operator's schema from them. Where there is a
+# `list[Tensor]`, which torch 2.6 does not know, the schema is written out.
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -1,6 +1,7 @@
 """The whole recurrence as one registered operator that stores only the marginals."""
 
-# No postponed annotations: torch reads an operator's schema from them.
+# Schemas are written out: torch 2.6 cannot read them from `list[Tensor]`. A size is of `SymInt`, or
+# torch.export would fix it.
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,7 +93,7 @@ def fill_totals(logits: Tensor, model: Model) -> None:
 @torch.library.custom_op(
     "crfrnn::mean_field",
     mutates_args=(),
-    schema="(Tensor logits, Tensor[] arrays, int[] size, str kinds, float[] numbers)"
+    schema="(Tensor logits, Tensor[] arrays, SymInt[] size, str kinds, float[] numbers)"
     " -> (Tensor, Tensor, Tensor)",
 )
 def _mean_field(
@@ -117,8 +118,8 @@ def _(
 @torch.library.custom_op(
     "crfrnn::mean_field_backward",
     mutates_args=(),
-    schema="(Tensor gradient, Tensor logits, Tensor saved, Tensor[] arrays, int[] size, str kinds)"
-    " -> (Tensor, Tensor)",
+    schema="(Tensor gradient, Tensor logits, Tensor saved, Tensor[] arrays, SymInt[] size,"
+    " str kinds) -> (Tensor, Tensor)",
 )
 def _mean_field_backward(
     gradient: Tensor,
