@@ -164,7 +164,7 @@ def build_filters(
 def _band(
     size: int, bandwidth: float | Tensor, reach: float, normalization: str, like: Tensor
 ) -> Tensor:
-    """The normalised Gaussian along one axis as a band matrix (size, 2 r + 1)."""
+    """The normalized Gaussian along one axis as a band matrix (size, 2 r + 1)."""
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
     # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
