@@ -169,7 +169,7 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     guide = None if picture is None else arrange_image("image", picture, layout, unary)
     maps = [arrange_image("features", feature, layout, unary) for feature in inputs.features]
     where = None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary)
-    penalty = _penalty(options.compatibility, unary)
+    compatibility = _compatibility(options.compatibility, unary)
     engine = ops.resolve_engine(options.engine, unary.device, unary.dtype)
     kernels, steps = options.numbers.kernels, options.numbers.iterations
 
@@ -179,7 +179,7 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
         used = kernels if steps else ()
         recipe = Recipe(used, options.numbers.normalization, options.filter, engine)
         filters = build_filters(recipe, Scene(unary, guide, maps), mask=where)
-        pairwise = Pairwise(filters, weights, penalty, engine)
+        pairwise = Pairwise(filters, weights, compatibility, engine)
         numeric = Options(steps, options.tol or 0.0, half=options.precision == "half")
         result = marginals(unary, pairwise, numeric, prune=options.prune)
     return _pack(result, given, inputs.scores, layout, engine)
@@ -193,18 +193,18 @@ def _pick_scores(**scores: Array | None) -> tuple[str, Array]:
     return given[0]
 
 
-def _penalty(compatibility: Array | None, unary: Tensor) -> Tensor | None:
+def _compatibility(given: Array | None, unary: Tensor) -> Tensor | None:
     classes = unary.shape[1]
-    if compatibility is None:
+    if given is None:
         return None
-    penalty = to_tensor("compatibility", compatibility).to(unary)
-    if penalty.shape != (classes, classes):
+    matrix = to_tensor("compatibility", given).to(unary)
+    if matrix.shape != (classes, classes):
         raise ValueError(
             f"compatibility must be ({classes}, {classes}), one row and column per class; "
-            f"got {_checks.shape_text(penalty)}"
+            f"got {_checks.shape_text(matrix)}"
         )
-    _checks.finite("compatibility", penalty)
-    return penalty
+    _checks.finite("compatibility", matrix)
+    return matrix
 
 
 def _arrange_mask(mask: Array, layout: Layout, unary: Tensor) -> Tensor:
