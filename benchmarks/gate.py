@@ -44,7 +44,7 @@ class Case:
     """One row: what is cut from a photograph and its scores, and how both refine it."""
 
     name: str
-    threads: int | None
+    threads: int
     kernels: tuple[Any, Any] = PAPER
     iterations: int = 10
     classes: int | None = None
@@ -80,7 +80,7 @@ CASES = (
 
 def measure(case: Case, pictures: list[tuple[str, np.ndarray, np.ndarray]]) -> Iterator[Any]:
     """Ratio, seconds of ours, and share of equal labels, photograph by photograph."""
-    torch.set_num_threads(case.threads or torch.get_num_threads())
+    torch.set_num_threads(case.threads)
     for name, image, logits in pictures:
         seen, scores = case.inputs(image, logits)
         bilateral, spatial = case.kernels

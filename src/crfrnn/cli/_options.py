@@ -52,6 +52,19 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="also write probabilities (C, H, W); for folders, to a folder",
     )
+    add_folder_outputs(group)
+    add(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="folders: files at a time, which share torch's threads (default: one per thread, at "
+        "most 8)",
+    )
+
+
+def add_folder_outputs(group: argparse._ActionsContainer) -> None:
+    """Declare what every command that writes label maps has: the overlay, JSON, redoing."""
+    add = group.add_argument
     add(
         "--overlay",
         metavar="OUT.png",
@@ -63,13 +76,6 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         help="folders: redo finished files, also those of other parameters",
-    )
-    add(
-        "--workers",
-        metavar="N",
-        type=int,
-        help="folders: files at a time, which share torch's threads (default: one per thread, at "
-        "most 8)",
     )
 
 

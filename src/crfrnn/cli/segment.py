@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from . import Parser
-from ._options import add_crf, add_options, make_epilog
+from ._options import add_crf, add_folder_outputs, add_options, make_epilog
 
 
 def add_arguments(parser: Parser) -> None:
@@ -31,12 +31,7 @@ def add_arguments(parser: Parser) -> None:
         required=True,
         help="the .png, or the folder, to write",
     )
-    add(
-        "--overlay",
-        metavar="OUT.png",
-        type=Path,
-        help="also draw the labels over the photograph; for folders, to a folder",
-    )
+    add_folder_outputs(parser)
     add("--fetch", action="store_true", help="let the transformers library download MODEL")
     add(
         "--no-crf",
@@ -45,12 +40,6 @@ def add_arguments(parser: Parser) -> None:
         help="write the network's labels, without a CRF",
     )
     add_options(parser, ReadOptions, names=("apply_exif",))
-    add("--json", action="store_true", help="print the result as one JSON object")
-    add(
-        "--overwrite",
-        action="store_true",
-        help="folders: redo finished files, also those of other parameters",
-    )
     add(
         "--workers",
         metavar="N",
