@@ -1,4 +1,4 @@
-"""Is this version as fast as the last, on a folder of photographs? The whole table, in one command.
+"""Check on a folder of photographs that this version is as fast as a stored run.
 
 python -m benchmarks gate --photographs JPEGImages --scores scores.npz --canvas 513 --save run.json
 python -m benchmarks gate ... --against run.json     # the same, compared with the stored run

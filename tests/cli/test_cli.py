@@ -306,7 +306,7 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         {"out": "d.png"},
         "name of a file to write; got a folder",
     ),
-    "output not png": (lambda: None, {"out": "o.jpg"}, "labels must be a .png file; got o.jpg"),
+    "output not png": (lambda: None, {"out": "o.jpg"}, "--output must be a .png file; got o.jpg"),
     "output the image": (
         lambda: None,
         {"out": "./a.png"},
@@ -341,6 +341,11 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         "compatibility must be (3, 3)",
     ),
     "file and folder": (lambda: None, {"scores": "."}, "two files or two folders"),
+    "misspelled option": (
+        lambda: None,
+        {"options": ["--presett", "deeplab"]},
+        "crfrnn refine: error: unrecognized arguments: --presett deeplab (did you mean --preset?)",
+    ),
 }
 
 
@@ -756,3 +761,10 @@ def test_help_imports_nothing_heavy(folder: Path) -> None:
     out, err = run.communicate(timeout=60)
     assert "sharpen the scores" in out
     assert out.endswith("0 set()\n"), err
+
+
+def test_a_misspelled_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rfine", "a.png"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("crfrnn: error: unknown command 'rfine' (did you mean refine?); expected")
+    assert err.count("\n") == 1

@@ -156,7 +156,7 @@ def change_config(old: str, new: str) -> None:
         ),
         ("photos/a.png", ["--model", "photos"], "photos has no config.json"),
         ("photos/a.png", ["-o", "photos/a.png"], "photos/a.png is already an input"),
-        ("photos/a.png", ["-o", "o.jpg"], "labels must be a .png file"),
+        ("photos/a.png", ["-o", "o.jpg"], "--output must be a .png file"),
         ("photos", ["-o", "photos"], "photos is the folder of images; write the labels elsewhere"),
         ("photos", ["--workers", "0"], "--workers must be at least 1"),
         ("empty", ["-o", "out"], "empty: this folder holds no photographs"),

@@ -8,8 +8,10 @@ are called only for the command that was typed, and import heavy packages themse
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from crfrnn._version import installed_version
@@ -22,7 +24,7 @@ COMMANDS = {
     "tune": "search for the CRF's parameters on the scores of training images",
     "ablate": "measure what each part adds, from the network alone to end-to-end training",
     "segment": "label a photograph, or a folder, with a trained model",
-    "evaluate": "compare labels, scores or a model with true masks, before and after the CRF",
+    "evaluate": "compare labels, scores or a model with ground truth, before and after the CRF",
     "demo": "refine a real network's scores of two photographs, and draw the results",
     "bench": "time the main calls on this machine, next to pydensecrf if it is installed",
     "info": "show which engines are built, and which would run",
@@ -46,10 +48,15 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command line; argparse calls this only on the parser of the typed command."""
+        is_command = self.add_arguments is not None
         if self.add_arguments is not None:
             declare, self.add_arguments = self.add_arguments, None
             declare(self)
-        return super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown and is_command:  # argparse would leave them to the parser of all commands
+            hint = _did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong on one line and exit."""
@@ -74,7 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name = "crfrnn"
     try:
-        args = _parser().parse_args(argv)
+        parser = _parser()
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        command = next((text for text in arguments if not text.startswith("-")), None)
+        if command is not None and command not in COMMANDS:
+            hint = _did_you_mean(command, COMMANDS)
+            parser.error(
+                f"unknown command {command!r}{hint}; expected one of: {', '.join(COMMANDS)}"
+            )
+        args = parser.parse_args(arguments)
         name = f"crfrnn {args.command}"
         with warnings_at_once(name):
             code: int = args.run(args)
@@ -87,6 +102,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{name}: error: {to_line(error)}")
         return USAGE_ERROR
     return code
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _parser() -> Parser:

@@ -38,7 +38,8 @@ def check_outputs(outputs: Outputs, inputs: tuple[Path, ...]) -> None:
     taken = {path.resolve(): "an input" for path in inputs}
     for name, path in outputs.paths().items():
         if path.suffix.lower() not in suffixes[name]:
-            raise ValueError(f"{name} must be a {' or '.join(suffixes[name])} file; got {path}")
+            option = "--output" if name == "labels" else f"--{name}"
+            raise ValueError(f"{option} must be a {' or '.join(suffixes[name])} file; got {path}")
         if path.resolve() in taken:
             raise ValueError(
                 f"{path} is already {taken[path.resolve()]}; write the {name} elsewhere"

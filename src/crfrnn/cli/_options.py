@@ -57,8 +57,8 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         "--workers",
         metavar="N",
         type=int,
-        help="folders: files at a time, which share torch's threads (default: one per thread, at "
-        "most 8)",
+        help="folders: number of files refined at once; they share torch's threads (default: one "
+        "per thread, at most 8)",
     )
 
 
@@ -75,7 +75,7 @@ def add_folder_outputs(group: argparse._ActionsContainer) -> None:
     add(
         "--overwrite",
         action="store_true",
-        help="folders: redo finished files, also those of other parameters",
+        help="folders: redo finished files, even if they were made with other parameters",
     )
 
 

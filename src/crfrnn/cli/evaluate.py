@@ -1,4 +1,4 @@
-"""Compare predictions with true masks, before and after a CRF.
+"""Compare predictions with ground-truth masks, before and after a CRF.
 
 SOURCE is one of
   a folder of label images    <name>.png, palette or gray class ids; give two
@@ -7,9 +7,9 @@ SOURCE is one of
   a .npz of many images       `ids` (N,), and `logits` or `probs`, (N, h, w, C)
                               or (N, C, h, w)
   a model's directory         of `crfrnn train`, or of the transformers library
-Scores, and those of models without a CRF, are also refined with the CRF that
-the options describe. The table shows both, and a verdict says whether the CRF
-did harm.
+If SOURCE holds scores, or is a model without a CRF, its scores are also refined
+with the CRF that the options describe. The table shows the results before and
+after, and a verdict says whether the CRF did harm.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ IMAGE and SCORES are two files, or two folders whose files are matched by stem.
 SCORES is
   .npy or .npz   logits or probabilities (C, h, w) or (h, w, C), of any float
                  type and resolution (upsampled bilinearly to the image); or a
-                 foreground map (h, w); or integer labels (H, W). Of several
-                 arrays in an .npz, one is called logits, probs, labels, mask or
-                 scores. Logits may be unsigned bytes with a `scale` and a
-                 `zero`: (logits - zero) * scale
+                 foreground map (h, w); or integer labels (H, W). If an
+                 .npz holds several arrays, name the one to use logits, probs,
+                 labels, mask or scores. Logits may be unsigned bytes with a
+                 `scale` and a `zero`: (logits - zero) * scale
   an image       labels (palette, or gray class ids, 255 = unknown) or a mask
                  (0..255)
 The result is a PNG of class ids. It has the palette of SCORES if there is one;

@@ -72,7 +72,7 @@ class Kernel(ABC):
     """A pairwise kernel exp(-½ |f_i - f_j|²) over points f: maps divided by their bandwidths.
 
     A subclass is a frozen dataclass with a field `weight`, a field for each bandwidth, and perhaps
-    others, all of them numbers, texts, booleans or tuples of these. It says what its bandwidths are
+    others, all of them numbers, strings, bools or tuples of these. It says what its bandwidths are
     and what they divide. The rest follows: filters, learned bandwidths, and files, which know it by
     the name of its class. A file that names it can be read once the class is defined.
 
@@ -287,7 +287,7 @@ class Kernel(ABC):
 
 
 def _divided(maps: Sequence[Tensor], divisors: Sequence[float], like: Tensor) -> Tensor:
-    """Points (B, N, D) from one map a dimension by NumPy; `_checks.plain` says why."""
+    """Divide with NumPy: points (B, N, D), one map per dimension; `_checks.plain` says why."""
     points = torch.empty((like.shape[0], *like.shape[2:], len(maps)), dtype=like.dtype)
     numbers = np.asarray(divisors, points.numpy().dtype)
     with np.errstate(all="ignore"):  # the filter refuses what is not finite

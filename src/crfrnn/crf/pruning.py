@@ -126,7 +126,8 @@ def marginals(
     """Run the recurrence without gradients, and leave out the classes that `certify` permits.
 
     A single class stands for all that are left out. It takes part in the softmax and sends no
-    messages. At the end, the logit of each class left out changes as much as its stand-in's did.
+    messages. At the end, the logit of each class that was left out is shifted by as
+    much as the logit of that single class.
 
     Args:
         logits: the unary term (B, C, *S).

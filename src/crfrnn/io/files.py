@@ -29,14 +29,18 @@ _DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 def open_image(path: Path) -> Image.Image:
     """Read and decode an image; every error names the file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected an image, but it is {_absence(path)}")
+        raise FileNotFoundError(
+            f"{path}: expected an image, but it is {_absence(path)}; check the path"
+        )
     try:
         image: Image.Image
         with Image.open(path) as image:
             image.load()
         return image
     except Exception as error:  # a broken file makes Pillow raise almost anything
-        raise ValueError(f"{path}: not a readable image ({describe(error)})") from error
+        raise ValueError(
+            f"{path}: not a readable image: {describe(error)}; replace the file"
+        ) from error
 
 
 def read_image(
@@ -67,7 +71,9 @@ def read_image(
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an `.npz` by name, or the array of a `.npy` by the name "array"."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a NumPy file, but it is {_absence(path)}")
+        raise FileNotFoundError(
+            f"{path}: expected a NumPy file, but it is {_absence(path)}; check the path"
+        )
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
@@ -154,8 +160,8 @@ def require_writable(path: Path) -> None:
         raise IsADirectoryError(f"{path}: expected the name of a file to write; got a folder")
     if not path.parent.is_dir():
         raise NotADirectoryError(
-            f"{path}: cannot write this file, {path.parent} is {_absence(path.parent)}; create it "
-            "first"
+            f"{path}: cannot write this file because {path.parent} is {_absence(path.parent)}; "
+            "create it first, or choose another path"
         )
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
     try:

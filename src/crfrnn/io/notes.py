@@ -30,8 +30,8 @@ class Stretch:
         """Return the text without the name of the file, for a note on many files."""
         return (
             f"stretched from {spell_size(self.size)} to {spell_size(self.covered)} (height x "
-            "width), which changes the proportions; if the network saw a padded canvas, give "
-            "--canvas"
+            "width). This changes the proportions. If the network saw a padded canvas, give its "
+            "size: --canvas WIDTHxHEIGHT"
         )
 
 

@@ -37,7 +37,8 @@ class Option:
 Confidence = Annotated[
     float,
     Option(
-        "probability that a label is right, or a pixel of a mask that holds only 0 and 255",
+        "how certain SCORES are: probability that a label is right, or that a pixel is right in "
+        "a mask of only 0 and 255",
         metavar="P",
     ),
 ]
@@ -77,8 +78,8 @@ class ReadOptions:
     class_axis: Annotated[
         ClassAxis,
         Option(
-            "the {} axis of SCORES holds the classes (default: the axis without which the size is "
-            "the image's, else the shorter of the first and the last)",
+            "the {} axis of SCORES holds the classes (default: the first or the last axis, "
+            "whichever leaves the image's size when removed; otherwise the shorter one)",
             choices=get_args(ClassAxis),
         ),
     ] = "auto"

@@ -19,7 +19,7 @@ PRECISIONS = ("full", "half")
 
 @dataclass(frozen=True)
 class RefineOptions:
-    """How `refine` infers; it describes the other attributes.
+    """How `refine` infers. The arguments of `refine` document the attributes not listed here.
 
     `num_classes`, `confidence` and `ignore_index` are checked together with the labels, because
     their limits depend on these.
@@ -35,7 +35,11 @@ class RefineOptions:
 
     preset: Annotated[
         str,
-        Option("name of a preset (see below), or file of crfrnn tune", metavar="NAME", about="crf"),
+        Option(
+            "name of a preset (see below), or a preset file that crfrnn tune wrote",
+            metavar="NAME",
+            about="crf",
+        ),
     ] = "deeplab"
     kernels: Annotated[
         Sequence[Kernel] | None,
