@@ -29,6 +29,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from crfrnn.bench import middle_and_ends
 from crfrnn.io.files import write_text
 from crfrnn.io.progress import Progress
 
@@ -97,7 +98,7 @@ def measure(case: Case, pictures: list[tuple[str, np.ndarray, np.ndarray]]) -> I
 
 
 def _timed(call: Callable[[], Any]) -> float:
-    gc.collect()
+    gc.collect()  # outside the time, so that no call pays for another's garbage
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -105,11 +106,11 @@ def _timed(call: Callable[[], Any]) -> float:
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
     """What a row of the table shows."""
-    ratios = [run["ratio"] for run in runs]
+    median, slowest, fastest = middle_and_ends([run["ratio"] for run in runs])
     return {
-        "median": statistics.median(ratios),
-        "slowest": min(ratios),
-        "fastest": max(ratios),
+        "median": median,
+        "slowest": slowest,
+        "fastest": fastest,
         "seconds": statistics.median(run["seconds"] for run in runs),
         "labels_equal": min(run["labels_equal"] for run in runs),
     }

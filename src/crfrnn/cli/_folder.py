@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from crfrnn.io.files import describe
+from crfrnn.io.files import describe, shorten
 from crfrnn.io.progress import Progress
 
 from ._job import Outputs, Refinement, Result, refine_file, spell
@@ -115,7 +115,8 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     seconds = time.perf_counter() - start
     failed = [outcome.stem for outcome in outcomes if outcome.status == "failed"]
     if len(failed) > 1:
-        say(f"crfrnn {task.origin.command}: {len(failed)} files failed: {_shorten(failed)}")
+        names = shorten(failed, _NAMES_SHOWN)
+        say(f"crfrnn {task.origin.command}: {len(failed)} files failed: {names}")
     if args.json:
         report = _as_json(task, outcomes, matches, seconds)
         sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
@@ -191,7 +192,10 @@ def _report_unmatched(command: str, matches: Matches) -> None:
         (matches.scores, "scores", "images"),
     ):
         if stems:
-            say(f"crfrnn {command}: note: {side} without {other} ({len(stems)}): {_shorten(stems)}")
+            say(
+                f"crfrnn {command}: note: {side} without {other} ({len(stems)}): "
+                f"{shorten(stems, _NAMES_SHOWN)}"
+            )
 
 
 def _report_failure(command: str, outcome: Outcome) -> None:
@@ -229,8 +233,3 @@ def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
 def _count(task: Task, outcomes: list[Outcome]) -> dict[str, int]:
     counts = Counter(outcome.status for outcome in outcomes)
     return {status: counts[status] for status in (task.status, "skipped", "failed")}
-
-
-def _shorten(stems: list[str]) -> str:
-    rest = len(stems) - _NAMES_SHOWN
-    return ", ".join(stems[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crfrnn.data import MaskedImages, Sample
 from crfrnn.evaluation.evaluate import AFTER, BEFORE, Predict
-from crfrnn.io.files import IMAGE_SUFFIXES
+from crfrnn.io.files import IMAGE_SUFFIXES, shorten
 from crfrnn.io.options import ReadOptions
 from crfrnn.io.score_pack import is_pack, read_pack
 from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
@@ -147,10 +147,9 @@ def _require_files(folder: Path, names: Sequence[str], suffixes: set[str] | froz
     by_stem = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes}
     missing = [name for name in names if name not in by_stem]
     if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
         raise FileNotFoundError(
             f"{folder}: no {' or '.join(sorted(suffixes))} file for {len(missing)} of "
-            f"{len(names)} images: {shown}"
+            f"{len(names)} images: {shorten(missing)}"
         )
     return by_stem
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from crfrnn import _checks
-from crfrnn.io.files import IMAGE_SUFFIXES
+from crfrnn.io.files import IMAGE_SUFFIXES, shorten
 
 from .masked_images import IGNORE, Entry, MaskedImages, read_list, require_folder
 
@@ -103,10 +103,9 @@ class LabelMap:
         present, where = np.unique(codes, return_inverse=True)
         unknown = [f"{code:06x}" for code in present.tolist() if code not in self.ids]
         if unknown:
-            shown = ", ".join(unknown[:3])
             raise ValueError(
-                f"{len(unknown)} colors are not in the label map: {shown} (RRGGBB). Lossy formats "
-                "such as JPEG change colors; save masks as PNG"
+                f"{len(unknown)} colors are not in the label map: {shorten(unknown)} (RRGGBB). "
+                "Lossy formats such as JPEG change colors; save masks as PNG"
             )
         table = np.array([self.ids[code] for code in present.tolist()])
         return np.asarray(table[where].reshape(codes.shape))
@@ -170,10 +169,9 @@ def _warn_of_unused(folder: Path, used: Collection[Path]) -> None:
     """Warn of images that are not used: without a partner, or with the stem of another file."""
     names = [path.name for path in _pictures(folder) if path not in used]
     if names:
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
         warnings.warn(
             f"{folder}: {len(names)} pictures are not used, because they have no partner of the "
-            f"same name or share their name with another file: {shown}",
+            f"same name or share their name with another file: {shorten(names)}",
             UserWarning,
             stacklevel=3,
         )

@@ -14,12 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from crfrnn.io.files import open_image, read_image
+from crfrnn.io.files import open_image, read_image, shorten
 
 #: The label of pixels that count neither in a loss nor in a score.
 IGNORE = 255
-
-_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -85,13 +83,13 @@ class MaskedImages(Dataset[Sample]):
         self._ignore = (*ignore, IGNORE)
         twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
-            raise ValueError(f"{len(twice)} names are listed twice: {_some(twice)}")
+            raise ValueError(f"{len(twice)} names are listed twice: {shorten(twice)}")
         for kind in ("image", "mask"):
             paths = [getattr(entry, kind) for entry in entries]
             missing = [path for path in paths if not path.is_file()]
             if missing:
                 raise FileNotFoundError(
-                    f"{len(missing)} of {len(paths)} {kind}s are missing: {_some(missing)}"
+                    f"{len(missing)} of {len(paths)} {kind}s are missing: {shorten(missing)}"
                 )
 
     def __len__(self) -> int:
@@ -140,7 +138,7 @@ class MaskedImages(Dataset[Sample]):
         if wrong.size:
             raise ValueError(
                 f"{path}: ids must be 0..{self.num_classes - 1} or {IGNORE} (ignore); got "
-                f"{_some(wrong.tolist())}. Is num_classes right?"
+                f"{shorten(wrong.tolist())}. Is num_classes right?"
             )
         return torch.from_numpy(ids)
 
@@ -154,11 +152,6 @@ class MaskedImages(Dataset[Sample]):
             decode=self._decode,
             ignore=self._ignore,
         )
-
-
-def _some(things: Sequence[object]) -> str:
-    rest = len(things) - _NAMES_SHOWN
-    return ", ".join(map(str, things[:_NAMES_SHOWN])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def read_list(path: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -183,6 +183,12 @@ def describe(error: BaseException) -> str:
     """Return the message of an exception, on one line and without its errno."""
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def shorten(names: Sequence[object], most: int = 3) -> str:
+    """Spell out the first few names, and count the others."""
+    rest = len(names) - most
+    return ", ".join(map(str, names[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _absence(path: Path) -> str:

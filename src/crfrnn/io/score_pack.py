@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import read_arrays
+from .files import read_arrays, shorten
 
 _SCORES = ("logits", "probs")
 
@@ -46,10 +46,9 @@ class ScorePack:
         """Raise unless all these images have scores."""
         missing = sorted(set(names) - set(self.names))
         if missing:
-            shown = ", ".join(missing[:3])
             raise ValueError(
-                f"{self.path}: no scores of {len(missing)} of {len(names)} images: {shown}"
-                + (" and more" if len(missing) > 3 else "")
+                f"{self.path}: no scores of {len(missing)} of {len(names)} images: "
+                f"{shorten(missing)}"
             )
 
 

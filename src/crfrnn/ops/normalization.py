@@ -50,13 +50,11 @@ def normalizers(
 
 
 def factors(norm: Tensor, normalization: str) -> tuple[Tensor, Tensor]:
-    """Factors of input and output for a filter whose response to ones is `norm`.
+    """Factors of input and output for a filter whose response to ones is `norm`; not for "none".
 
     A response of zero, for example outside a mask, gives a large finite factor. It multiplies
     values of zero, and an infinite factor would turn them into NaN.
     """
-    if normalization == "none":
-        return torch.ones_like(norm), torch.ones_like(norm)
     # At the square root of the smallest normal number, 1/n and its derivative -1/n² are finite.
     norm = norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
     if normalization == "symmetric":

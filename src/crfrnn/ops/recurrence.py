@@ -31,7 +31,7 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     Gradients reach `logits` and the model's weights only; see `reference.mean_field`.
     """
     no_forward_mode(logits, model.weights)
-    fill_totals(logits, model)
+    _fill_totals(logits, model)
     # Inside a transform, a wrapped tensor does not show whether an outer level needs a gradient.
     needs_gradient = logits.requires_grad or model.weights.requires_grad or under_transform()
     # Not `_replace`, which torch.compile of some versions cannot trace.
@@ -59,7 +59,7 @@ def marginals(
     """Run the recurrence for marginals and labels, without gradients; see `reference.marginals`."""
     batch, _, n = logits.shape
     if not model.kept:  # else the last class has weight zero, and its message does not matter
-        fill_totals(logits, model)
+        _fill_totals(logits, model)
     model = model.in_half_range((batch, n)) if options.half else model
     return implementation(model.engine).marginals(logits, model, options)
 
@@ -79,7 +79,7 @@ def needs_total(classes: int, engine: str) -> bool:
     return implementation(engine).needs_total(classes)
 
 
-def fill_totals(logits: Tensor, model: Model) -> None:
+def _fill_totals(logits: Tensor, model: Model) -> None:
     """Compute the responses to ones that the engine needs for `logits` (B C N) but terms lack."""
     batch, classes, n = logits.shape
     if needs_total(classes, model.engine):
