@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from crfrnn import ops
+from crfrnn.core.native import core_missing
 from crfrnn.crf import filters, inference
 from crfrnn.crf.filters import KernelFilter, Recipe
 from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.kernel import Kernel, Scene
-from crfrnn.ops import core_missing
 
 #: One table for all tests; a test that needs more says why. The first is the issue's promise.
 TOLERANCE = {

@@ -35,6 +35,9 @@ else:
     with jaxtyping.install_import_hook(CHECKED, CHECKER):
         import crfrnn
 
+        for name in crfrnn.__all__:  # each loads its module when it is first asked for
+            getattr(crfrnn, name)
+
 LIBRARY = str(Path(crfrnn.__file__).parent)
 
 # `make test-long` tries many more inputs, others each time; a failure prints how to repeat it.

@@ -1,21 +1,22 @@
 """Fully connected CRFs whose mean-field inference is a recurrent layer."""
 
+import importlib
 import typing
 
-from . import pydensecrf
-from ._info import info
-from ._version import installed_version as _installed_version
-from .crf.energy import free_energy
-from .crf.frank_wolfe import Inference, Step
-from .crf.kernel import Kernel
-from .crf.kernels import Bilateral, FeatureGaussian, Gaussian
-from .crf.lattice import Lattice, gaussian_filter
-from .crf.mean_field import mean_field
-from .layer.crfrnn import CRFRNN
-from .layer.losses import DenseCRFLoss
-from .layer.prepared import Prepared
-from .models import Segmenter
-from .offline.refine import Refined, refine
+if typing.TYPE_CHECKING:
+    from . import pydensecrf
+    from ._info import info
+    from .crf.energy import free_energy
+    from .crf.frank_wolfe import Inference, Step
+    from .crf.kernel import Kernel
+    from .crf.kernels import Bilateral, FeatureGaussian, Gaussian
+    from .crf.lattice import Lattice, gaussian_filter
+    from .crf.mean_field import mean_field
+    from .layer.crfrnn import CRFRNN
+    from .layer.losses import DenseCRFLoss
+    from .layer.prepared import Prepared
+    from .models import Segmenter
+    from .offline.refine import Refined, refine
 
 __all__ = [
     "CRFRNN",
@@ -40,10 +41,48 @@ __all__ = [
 
 __version__: str
 
+#: The module of each public name. It is loaded when the name is first used, so that `import crfrnn`
+#: is quick, and what needs no torch works without it.
+_MODULES = {
+    "CRFRNN": "layer.crfrnn",
+    "Bilateral": "crf.kernels",
+    "DenseCRFLoss": "layer.losses",
+    "FeatureGaussian": "crf.kernels",
+    "Gaussian": "crf.kernels",
+    "Inference": "crf.frank_wolfe",
+    "Kernel": "crf.kernel",
+    "Lattice": "crf.lattice",
+    "Prepared": "layer.prepared",
+    "Refined": "offline.refine",
+    "Segmenter": "models",
+    "Step": "crf.frank_wolfe",
+    "free_energy": "crf.energy",
+    "gaussian_filter": "crf.lattice",
+    "info": "_info",
+    "mean_field": "crf.mean_field",
+    "pydensecrf": "pydensecrf",
+    "refine": "offline.refine",
+}
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
 if not typing.TYPE_CHECKING:  # to type checkers it would give the module every attribute
 
-    def __getattr__(name: str) -> str:
-        """Read the version when it is asked for, which spares every import a look at the disk."""
+    def __getattr__(name: str) -> object:
+        """Load the module of a public name, or read the version, when it is asked for (PEP 562)."""
         if name == "__version__":
-            return _installed_version()
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return importlib.import_module("._version", __name__).installed_version()
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            module = importlib.import_module(f".{_MODULES[name]}", __name__)
+        except ModuleNotFoundError as error:
+            if error.name == "torch":
+                importlib.import_module("._extras", __name__).require_torch(f"crfrnn.{name}")
+            raise
+        value = module if name == "pydensecrf" else getattr(module, name)
+        globals()[name] = value
+        return value

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from ._arrays import Array, is_floating, is_tensor, namespace
 
 
 def one_of(name: str, value: object, choices: Iterable[str]) -> None:
@@ -44,56 +44,64 @@ def count(name: str, value: object, least: int = 0) -> int:
     return int(number)
 
 
-def floating(name: str, tensor: Tensor) -> None:
+def floating(name: str, array: Array) -> None:
     """Raise if scores or features are integers."""
-    if not tensor.dtype.is_floating_point:
+    if not is_floating(array):
+        convert = f"{name}.float()" if is_tensor(array) else f"{name}.astype(np.float32)"
         raise TypeError(
-            f"{name} must be floating point; got {tensor.dtype}. "
-            f"Convert with {name}.float(), or undo a quantization with (x - zero) * scale."
+            f"{name} must be floating point; got {array.dtype}. "
+            f"Convert with {convert}, or undo a quantization with (x - zero) * scale."
         )
 
 
-def finite(name: str, tensor: Tensor) -> None:
-    """Raise if a CPU tensor holds NaN or infinity; reading a device tensor would make it wait."""
-    if not is_finite(tensor):
-        bad = ~torch.isfinite(tensor)
-        first = tuple(bad.nonzero()[0].tolist())
-        raise ValueError(
-            f"{name} must be finite; got {int(bad.sum())} NaN or infinite value(s), "
-            f"the first at index {first}. Look for overflow in the network (half precision?) or an "
-            f"unreadable input."
-        )
+def finite(name: str, array: Array) -> None:
+    """Raise if an array holds NaN or infinity; a tensor on a device is not read, as it would wait.
+
+    Nor is a tensor that is traced or mapped.
+    """
+    if is_finite(array):
+        return
+    bad = ~namespace(array).isfinite(array)
+    first = tuple(int(axis[0]) for axis in np.nonzero(np.asarray(bad)))
+    raise ValueError(
+        f"{name} must be finite; got {int(bad.sum())} NaN or infinite value(s), "
+        f"the first at index {first}. Look for overflow in the network (half precision?) or an "
+        f"unreadable input."
+    )
 
 
-def is_finite(tensor: Tensor) -> bool:
+def is_finite(array: Array) -> bool:
     """Whether no value is NaN or infinite; True if reading the values would not be free."""
-    if not readable(tensor):
+    if is_tensor(array) and not readable(array):
         return True
     try:
         with np.errstate(all="ignore"):
-            total = float(plain(tensor).sum())  # one cheap pass; only overflow needs the other
+            total = float(plain(array).sum())  # one cheap pass; only overflow needs the other
     except RuntimeError:  # under vmap a tensor has no value
         return True
-    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+    return math.isfinite(total) or bool(namespace(array).isfinite(array).all())
 
 
-def plain(tensor: Tensor) -> Tensor | np.ndarray:
+def plain(array: Array) -> Array:
     """View a CPU tensor as a NumPy array, if its type allows that.
 
     A reduction by torch wakes its idle threads. They then spin for milliseconds on the processors
     that the C++ core is about to use.
     """
-    tensor = tensor.detach()
-    numeric = tensor.dtype in (torch.float32, torch.float64)
-    return tensor.numpy() if numeric and type(tensor) is Tensor else tensor
+    if not is_tensor(array):
+        return array
+    torch = namespace(array)
+    array = array.detach()
+    numeric = array.dtype in (torch.float32, torch.float64)
+    return array.numpy() if numeric and type(array) is torch.Tensor else array
 
 
-def readable(tensor: Tensor) -> bool:
-    """Whether values can be read without waiting for a device or breaking a trace."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+def readable(tensor: Array) -> bool:
+    """Whether a tensor can be read without waiting for a device or breaking a trace."""
+    return tensor.device.type == "cpu" and not namespace(tensor).compiler.is_compiling()
 
 
-def number(tensor: Tensor) -> float | None:
+def number(tensor: Array) -> float | None:
     """Return the value of a tensor of one element; None if it is on a device, traced or mapped."""
     if not readable(tensor):
         return None
@@ -113,6 +121,6 @@ def _numbers(name: str, values: object, expected: str) -> tuple[float, ...]:
         raise TypeError(f"{name} must be {expected}; got {values!r}") from None
 
 
-def shape_text(tensor: Tensor) -> str:
+def shape_text(array: Array) -> str:
     """Write a shape as a tuple."""
-    return str(tuple(tensor.shape))
+    return str(tuple(array.shape))

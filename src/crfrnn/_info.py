@@ -9,6 +9,7 @@ import torch
 
 from . import ops
 from ._version import installed_version
+from .core.native import core_instructions, core_missing
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,10 @@ def info() -> Info:
         python=platform.python_version(),
         machine=platform.machine(),
         threads=torch.get_num_threads(),
-        instructions=ops.core_instructions(),
+        instructions=core_instructions(),
         engines={
             "reference": "ready",
-            "cpu": ops.core_missing() or "ready",
+            "cpu": core_missing() or "ready",
             "triton": ops.triton_missing() or "ready" + _device_text(),
         },
         runs={name: ops.engine_for(*kind)[0] for name, kind in kinds.items()},

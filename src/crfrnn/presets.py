@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from . import _checks
+from .core.names import NORMALIZATIONS
 from .crf.kernel import Kernel
 from .crf.kernels import Bilateral, Gaussian
-from .crf.lattice import NORMALIZATIONS
 from .io.files import describe, write_text
 
 #: The suffixes of a file of parameters.

@@ -230,9 +230,9 @@ def test_a_bilateral_kernel_is_a_feature_kernel_over_the_image() -> None:
 
 def test_weights_make_a_table() -> None:
     kernels = [Gaussian(weight=2), Bilateral(weight=(1, 2, 3)), FeatureGaussian(weight=0.5)]
-    table = weight_table(kernels, 3, torch.zeros(1, dtype=DOUBLE))
+    table = weight_table(kernels, 3)
     assert table.tolist() == [[2, 2, 2], [1, 2, 3], [0.5, 0.5, 0.5]]
-    assert weight_table([], 3, torch.zeros(1)).shape == (0, 3)
+    assert weight_table([], 3).shape == (0, 3)
 
 
 def test_defaults_are_those_of_the_paper() -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from crfrnn import Bilateral, Gaussian, Refined, ops, refine
+from crfrnn.core.native import core_missing
 from crfrnn.ops.arrays import LatticeArrays
 from tests.cases import build_filters
 
-ENGINES = [name for name in ("cpu", "reference") if name != "cpu" or not ops.core_missing()]
+ENGINES = [name for name in ("cpu", "reference") if name != "cpu" or not core_missing()]
 KERNELS = (Bilateral(position=12, color=20, weight=4), Gaussian(position=2, weight=3))
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
 

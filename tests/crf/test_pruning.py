@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import Bilateral, Gaussian, ops, refine
+from crfrnn.core.native import core_missing
 from crfrnn.crf.filters import KernelFilter
 from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.pruning import LIMIT, Pruned, certify
@@ -17,7 +18,7 @@ from tests.cases import build_filters, infer
 
 KERNELS = (Bilateral(position=12, color=20, weight=4), Gaussian(position=2, weight=3))
 SIZE = (24, 33)
-ENGINES = [name for name in ("cpu", "reference") if name != "cpu" or not ops.core_missing()]
+ENGINES = [name for name in ("cpu", "reference") if name != "cpu" or not core_missing()]
 
 
 def scene(classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from crfrnn.ops import release_memory
+from crfrnn.core.native import release_memory
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

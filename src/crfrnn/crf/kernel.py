@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from crfrnn import _checks, ops
+from crfrnn import _checks
+from crfrnn._arrays import Array, is_tensor, namespace
 
 Number = float | tuple[float, ...]
 
@@ -29,43 +28,52 @@ _KINDS: dict[str, type[Kernel]] = {}
 class Scene:
     """The input of a kernel: the images of a batch and their pixel grid.
 
+    All are NumPy arrays, or all are tensors.
+
     Attributes:
         like: (B, C, *S); only its size, type and device are used.
         image: (B, F, *S) on 0..255; None if there is none.
         features: maps (B, F, *S), any number.
 
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> from crfrnn.crf.kernel import Scene
-        >>> x, y = Scene(torch.zeros(1, 2, 3, 5)).positions()
+        >>> x, y = Scene(np.zeros((1, 2, 3, 5))).positions()
         >>> x.tolist(), y.tolist()
         ([0.0, 1.0, 2.0, 3.0, 4.0], [[0.0], [1.0], [2.0]])
     """
 
-    like: Tensor
-    image: Tensor | None = None
-    features: Sequence[Tensor] = ()
+    like: Array
+    image: Array | None = None
+    features: Sequence[Array] = ()
 
-    def positions(self) -> list[Tensor]:
+    def positions(self) -> list[Array]:
         """Pixel coordinates in the order (x, y, z), x along the last axis, to broadcast."""
         size, like = self.like.shape[2:], self.like
-        axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in size]
-        return [axis.view(-1, *[1] * k) for k, axis in enumerate(reversed(axes))]
+        where = {"device": like.device} if is_tensor(like) else {}
+        axes = [namespace(like).arange(n, dtype=like.dtype, **where) for n in size]
+        return [axis.reshape(-1, *[1] * k) for k, axis in enumerate(reversed(axes))]
 
-    def image_channels(self, kernel: Kernel) -> Sequence[Tensor]:
+    def image_channels(self, kernel: Kernel) -> Sequence[Array]:
         """The channels (B, *S) of the image, which `kernel` needs."""
         if self.image is None:
             raise ValueError(f"a {type(kernel).__name__} kernel needs an image; got None")
-        return self.image.to(self.like.dtype).unbind(1)
+        return self._channels(self.image)
 
-    def feature_channels(self, kernel: Kernel, index: int) -> Sequence[Tensor]:
+    def feature_channels(self, kernel: Kernel, index: int) -> Sequence[Array]:
         """The channels (B, *S) of a feature map, which `kernel` needs."""
         if index >= len(self.features):
             raise ValueError(
                 f"{type(kernel).__name__}(features={index}) needs {index + 1} feature "
                 f"maps; got {len(self.features)}. Pass features=[...] with the image."
             )
-        return self.features[index].to(self.like.dtype).unbind(1)
+        return self._channels(self.features[index])
+
+    def _channels(self, maps: Array) -> Sequence[Array]:
+        if is_tensor(maps):
+            channels: Sequence[Array] = maps.to(self.like.dtype).unbind(1)
+            return channels
+        return list(np.moveaxis(maps.astype(self.like.dtype, copy=False), 1, 0))
 
 
 class Kernel(ABC):
@@ -133,16 +141,18 @@ class Kernel(ABC):
         """
 
     @abstractmethod
-    def maps(self, scene: Scene) -> Mapping[str, Sequence[Tensor]]:
+    def maps(self, scene: Scene) -> Mapping[str, Sequence[Array]]:
         """The maps that each bandwidth divides: a list with one map per dimension of a point.
 
         A map is (B, *S), or broadcasts to it. The names and their order are those of `bandwidths`.
+        The scene holds NumPy arrays where `refine` runs on the CPU, and tensors in the layer and
+        for the other engines. Operators and indexing serve both.
 
         Example:
-            >>> import torch
+            >>> import numpy as np
             >>> from crfrnn import Bilateral
             >>> from crfrnn.crf.kernel import Scene
-            >>> scene = Scene(torch.zeros(1, 2, 4, 6), torch.zeros(1, 3, 4, 6), [])
+            >>> scene = Scene(np.zeros((1, 2, 4, 6)), np.zeros((1, 3, 4, 6)))
             >>> {name: len(maps) for name, maps in Bilateral().maps(scene).items()}
             {'position': 2, 'color': 3}
         """
@@ -160,7 +170,7 @@ class Kernel(ABC):
         """
         return False
 
-    def points(self, scene: Scene, learned: Mapping[str, Tensor] | None = None) -> Tensor:
+    def points(self, scene: Scene, learned: Mapping[str, Array] | None = None) -> Array:
         """Points (B, N, D): the maps divided by the bandwidths.
 
         Args:
@@ -172,32 +182,30 @@ class Kernel(ABC):
                 dimensions differ.
 
         Example:
-            >>> import torch
+            >>> import numpy as np
             >>> from crfrnn import Gaussian
             >>> from crfrnn.crf.kernel import Scene
-            >>> Gaussian(position=2).points(Scene(torch.zeros(1, 2, 3), None, []))[0, :, 0]
-            tensor([0.0000, 0.5000, 1.0000])
+            >>> Gaussian(position=2).points(Scene(np.zeros((1, 2, 3))))[0, :, 0]
+            array([0. , 0.5, 1. ])
         """
         like, named = scene.like, self.maps(scene)
         if list(named) != list(self.bandwidths()) or any(
-            isinstance(maps, Tensor) for maps in named.values()
+            is_tensor(maps) or isinstance(maps, np.ndarray) for maps in named.values()
         ):
             raise ValueError(
                 f"{type(self).__name__}.maps must give a list of maps for each of "
                 f"{', '.join(self.bandwidths())}, in this order; got {', '.join(named)}"
             )
-        maps = [one.to(like.dtype) for part in named.values() for one in part]
+        maps = [channel for part in named.values() for channel in part]
         divisors = self.divisors({name: len(part) for name, part in named.items()}, learned)
-        if not isinstance(divisors, Tensor):
-            if like.device.type == "cpu" and ops.direct(*maps):
-                return _divided(maps, divisors, like)
-            divisors = like.new_tensor(divisors)
         shape = (like.shape[0], *like.shape[2:])
-        return torch.stack([one.expand(shape).flatten(1) for one in maps], dim=2) / divisors
+        if is_tensor(like):
+            return _divided_tensors(maps, divisors, shape, like)
+        return _divided(maps, divisors, shape, like.dtype)
 
     def divisors(
-        self, dimensions: Mapping[str, int], learned: Mapping[str, Tensor] | None = None
-    ) -> tuple[float, ...] | Tensor:
+        self, dimensions: Mapping[str, int], learned: Mapping[str, Array] | None = None
+    ) -> tuple[float, ...] | Array:
         """One bandwidth for each dimension of a point: D numbers, or (D,) if they are learned.
 
         Args:
@@ -222,7 +230,7 @@ class Kernel(ABC):
         if learned is None:
             return tuple(spread)
         parts = [learned[part].reshape(-1).expand(length) for part, length in dimensions.items()]
-        return torch.cat(parts)
+        return namespace(parts[0]).concatenate(parts)
 
     def with_bandwidths(self, numbers: Mapping[str, Any]) -> Kernel:
         """The same kernel with other bandwidths, by name: numbers, or lists of them.
@@ -286,14 +294,30 @@ class Kernel(ABC):
         return _KINDS[kind], fields
 
 
-def _divided(maps: Sequence[Tensor], divisors: Sequence[float], like: Tensor) -> Tensor:
-    """Divide with NumPy: points (B, N, D), one map per dimension; `_checks.plain` says why."""
-    points = torch.empty((like.shape[0], *like.shape[2:], len(maps)), dtype=like.dtype)
-    numbers = np.asarray(divisors, points.numpy().dtype)
+def _divided(
+    maps: Sequence[np.ndarray], divisors: Sequence[float], shape: tuple[int, ...], dtype: Any
+) -> np.ndarray:
+    """Points (B, N, D) from one map (B, *S) per dimension."""
+    points = np.empty((*shape, len(maps)), dtype)
     with np.errstate(all="ignore"):  # the filter refuses what is not finite
-        for k, (one, number) in enumerate(zip(maps, numbers, strict=True)):
-            np.divide(one.numpy(), number, out=points.numpy()[..., k])
-    return points.flatten(1, -2)
+        for k, (channel, number) in enumerate(zip(maps, np.array(divisors, dtype), strict=True)):
+            np.divide(channel, number, out=points[..., k], casting="same_kind")
+    return points.reshape(len(points), -1, len(maps))
+
+
+def _divided_tensors(
+    maps: Sequence[Array], divisors: Any, shape: tuple[int, ...], like: Array
+) -> Array:
+    from crfrnn import ops  # late: it needs torch
+
+    torch = namespace(like)
+    maps = [channel.to(like.dtype) for channel in maps]
+    if not is_tensor(divisors):
+        if like.device.type == "cpu" and ops.direct(*maps):  # `_checks.plain` says why
+            arrays = [channel.numpy() for channel in maps]
+            return torch.from_numpy(_divided(arrays, divisors, shape, arrays[0].dtype))
+        divisors = like.new_tensor(divisors)
+    return torch.stack([channel.expand(shape).flatten(1) for channel in maps], dim=2) / divisors
 
 
 def _is_ours(kind: type[Kernel]) -> bool:

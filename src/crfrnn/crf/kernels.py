@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from crfrnn import _checks
+from crfrnn._arrays import Array
 
 from .kernel import Kernel, Number, Scene
 
@@ -38,7 +38,7 @@ class Gaussian(Kernel):
         """The bandwidth of the position."""
         return {"position": self.position}
 
-    def maps(self, scene: Scene) -> dict[str, Sequence[Tensor]]:
+    def maps(self, scene: Scene) -> dict[str, Sequence[Array]]:
         """The position."""
         return {"position": scene.positions()}
 
@@ -72,7 +72,7 @@ class Bilateral(Kernel):
         """The bandwidths of position and color."""
         return {"position": self.position, "color": self.color}
 
-    def maps(self, scene: Scene) -> dict[str, Sequence[Tensor]]:
+    def maps(self, scene: Scene) -> dict[str, Sequence[Array]]:
         """The position, and the channels of the image."""
         return {"position": scene.positions(), "color": scene.image_channels(self)}
 
@@ -108,7 +108,7 @@ class FeatureGaussian(Kernel):
         position = {} if self.position is None else {"position": self.position}
         return {**position, "bandwidth": self.bandwidth}
 
-    def maps(self, scene: Scene) -> dict[str, Sequence[Tensor]]:
+    def maps(self, scene: Scene) -> dict[str, Sequence[Array]]:
         """The position, if it takes part, and the channels of the map."""
         channels = scene.feature_channels(self, self.features)
         position = {} if self.position is None else {"position": scene.positions()}
@@ -126,15 +126,15 @@ def checked_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
     return listed
 
 
-def weight_table(kernels: Sequence[Kernel], num_classes: int, like: Tensor) -> Tensor:
-    """Kernel weights as (K, C)."""
-    rows = []
-    for kernel in kernels:
+def weight_table(kernels: Sequence[Kernel], num_classes: int) -> np.ndarray:
+    """Kernel weights as (K, C), in float64."""
+    table = np.zeros((len(kernels), num_classes))
+    for row, kernel in zip(table, kernels, strict=True):
         numbers = kernel.weight if isinstance(kernel.weight, (tuple, list)) else (kernel.weight,)
         if len(numbers) not in (1, num_classes):
             raise ValueError(
                 f"{type(kernel).__name__} weight has {len(numbers)} numbers for {num_classes} "
                 f"classes; give one, or {num_classes}"
             )
-        rows.append(like.new_tensor(numbers).expand(num_classes))
-    return torch.stack(rows) if rows else like.new_zeros(0, num_classes)
+        row[:] = numbers
+    return table

@@ -7,12 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crfrnn import _checks, ops
-
-#: Scalings of a filter G on its input and output by powers of n = G·1 (Krähenbühl & Koltun, 2013).
-NORMALIZATIONS = ops.NORMALIZATIONS
-
-#: Largest number of feature dimensions of a lattice, in every engine.
-MAX_DIMENSIONS = 32
+from crfrnn.core.names import MAX_DIMENSIONS, NORMALIZATIONS
 
 
 class Lattice:

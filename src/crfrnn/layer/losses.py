@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn.core.names import NORMALIZATIONS
 from crfrnn.crf.filters import Recipe
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import Bilateral, checked_kernels, weight_table
-from crfrnn.crf.lattice import NORMALIZATIONS
 
 from .inputs import check_logits
 from .prepared import Guide, Prepared, prepare_alone, take
@@ -95,7 +95,7 @@ class DenseCRFLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             s = logits.to(dtype).softmax(1)
             prepared = take("DenseCRFLoss", self.recipe, s, Guide(image, mask, features))
-            weights = weight_table(self.recipe.kernels, s.shape[1], s)
+            weights = torch.from_numpy(weight_table(self.recipe.kernels, s.shape[1])).to(s)
             pixels = s[:, 0].flatten(1).shape[1] if prepared.mask is None else prepared.mask.sum(1)
             # The Potts energy of soft labels is the sum of S_c(i) F(i, j) S_d(j) over ordered pairs
             # of pixels and over d ≠ c. Since Σ_d S_d = 1, the sum over d is 1 - S_c: one filter

@@ -15,7 +15,7 @@ from crfrnn.crf.kernels import weight_table
 
 def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> Tensor:
     """Initial kernel weights: (K,), (K, C) or (K, C, C)."""
-    table = weight_table(kernels, classes, torch.zeros(()))
+    table = torch.from_numpy(weight_table(kernels, classes)).float()
     if form == "class":
         return table
     if form == "matrix":

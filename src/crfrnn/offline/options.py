@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
-from crfrnn import _checks, ops
+from crfrnn import _checks
+from crfrnn.core.names import ENGINES, FILTERS, NORMALIZATIONS, PRECISIONS
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import checked_kernels
-from crfrnn.crf.lattice import NORMALIZATIONS
 from crfrnn.io.options import CONFIDENCE, Confidence, Option
 from crfrnn.presets import Preset, find_preset
-
-FILTERS = ("lattice", "exact")
-PRECISIONS = ("full", "half")
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class RefineOptions:
         _checks.one_of("filter", self.filter, FILTERS)
         _checks.one_of("precision", self.precision, PRECISIONS)
         if self.engine is not None:
-            _checks.one_of("engine", self.engine, ops.ENGINES)
+            _checks.one_of("engine", self.engine, ENGINES)
         object.__setattr__(self, "numbers", numbers)
         if self.tol is not None:
             tol = _checks.positive("tol", self.tol, "a mean change")[0]

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from crfrnn import _checks, ops
+from crfrnn.core.threads import settle
 from crfrnn.crf.filters import Recipe, build_filters
 from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.kernel import Kernel, Scene
 from crfrnn.crf.kernels import weight_table
 from crfrnn.crf.pruning import Marginals, Pruned, marginals
-from crfrnn.ops import Options, settle
+from crfrnn.ops import Options
 
 from .inputs import (
     Array,
@@ -175,7 +176,7 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
 
     with torch.no_grad():
         # First, because a copy to a device waits for what was launched there before.
-        weights = weight_table(kernels, unary.shape[1], unary)
+        weights = torch.from_numpy(weight_table(kernels, unary.shape[1])).to(unary)
         used = kernels if steps else ()
         recipe = Recipe(used, options.numbers.normalization, options.filter, engine)
         filters = build_filters(recipe, Scene(unary, guide, maps), mask=where)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import _core as _compiled
+from crfrnn.core.threads import threads
 
 from .arrays import EXACT_TOLERANCE, LatticeArrays, refuse_far
 from .model import Model, Options, Term
@@ -21,13 +22,11 @@ __all__ = [
     "exact",
     "filter",
     "filter_to_weight",
-    "instruction_set",
     "marginals",
     "mean_field",
     "mean_field_backward",
     "message_peaks",
     "needs_total",
-    "release_memory",
     "response",
     "saved_width",
     "separable",
@@ -42,8 +41,6 @@ _core: Any = _compiled
 _LARGE = 1 << 20
 
 saved_width = _core.saved_width
-instruction_set = _core.instruction_set
-release_memory = _core.release_memory
 stores_half = _core.stores_half
 
 
@@ -59,9 +56,7 @@ def build(features: Tensor) -> LatticeArrays:
     neighbors, offsets, sizes = [], [], [0]
     for b in range(batch):
         try:
-            neighbor, counts = _core.build(
-                features[b], vertex[b], weight[b], entry[b], torch.get_num_threads()
-            )
+            neighbor, counts = _core.build(features[b], vertex[b], weight[b], entry[b], threads())
         except ValueError:  # the core checks the range too, but its message has no remedy
             refuse_far(float(features.abs().max()), features.dtype)
             raise
@@ -80,7 +75,7 @@ def filter(values: Tensor, lattice: LatticeArrays, reverse: bool) -> Tensor:
     out = torch.empty_like(values)
     for b in range(values.shape[0]):
         arrays = _lattice_item(lattice, b)
-        _core.filter(values[b], *arrays, reverse, out[b], torch.get_num_threads())
+        _core.filter(values[b], *arrays, reverse, out[b], threads())
     return out
 
 
@@ -88,7 +83,7 @@ def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:
     """Multiply `values` (B *S C) along each axis of S by the band matrix of that axis."""
     values = values.detach().contiguous()
     out = torch.empty_like(values)
-    _core.separable(values, _plain(bands), out, torch.get_num_threads())
+    _core.separable(values, _plain(bands), out, threads())
     return out
 
 
@@ -97,7 +92,7 @@ def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
     values, features = values.detach().contiguous(), features.detach().contiguous()
     out = torch.empty_like(values)
     for b in range(len(values)):
-        _core.exact(values[b], features[b], tolerance, out[b], torch.get_num_threads())
+        _core.exact(values[b], features[b], tolerance, out[b], threads())
     return out
 
 
@@ -131,7 +126,7 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
             options.tolerance,
             z[b],
             saved[b] if options.save else None,
-            torch.get_num_threads(),
+            threads(),
         )
     return z, saved, steps
 
@@ -157,7 +152,7 @@ def marginals(
             list(model.kept),
             probs[b],
             labels[b],
-            torch.get_num_threads(),
+            threads(),
         )
         finite = finite and item_finite
     return probs, labels, steps, finite
@@ -168,15 +163,13 @@ def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: flo
     like = term.arrays[1] if term.kind == "lattice" else term.arrays[0]
     out = like.new_empty(shape)
     for b in range(shape[0]):
-        _core.response(
-            _core_term(term, b), shape[1], size[-1], power, out[b], torch.get_num_threads()
-        )
+        _core.response(_core_term(term, b), shape[1], size[-1], power, out[b], threads())
     return out
 
 
 def class_peaks(logits: Tensor) -> list[float]:
     """The largest ratio of each class to the likeliest one; see `reference.class_peaks`."""
-    items = [_core.class_peaks(item.contiguous(), torch.get_num_threads()) for item in logits]
+    items = [_core.class_peaks(item.contiguous(), threads()) for item in logits]
     return [max(peaks) for peaks in zip(*items, strict=True)]
 
 
@@ -199,7 +192,7 @@ def message_peaks(logits: Tensor, groups: Sequence[Sequence[int]], model: Model)
             model.weights.contiguous(),
             [_core_term(term, b) for term in model.terms],
             model.size[-1],
-            torch.get_num_threads(),
+            threads(),
         )
         for b in range(len(logits))
     ]
@@ -221,7 +214,7 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
             model.size[-1],
             to_logits[b],
             sums[b],
-            torch.get_num_threads(),
+            threads(),
         )
     # The core sums R_k Q_{t-1}ᵀ over the steps; ∂L/∂M_k is minus that.
     return to_logits, -sums.sum(0).to(weights.dtype)

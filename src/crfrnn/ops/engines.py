@@ -11,38 +11,17 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from crfrnn.core.names import ENGINES
+from crfrnn.core.native import core_missing
+
 from . import reference
 from .arrays import LatticeArrays
 from .model import Model, Options, Term
 
-#: Names that an `engine=` argument accepts.
-ENGINES = ("reference", "cpu", "triton")
-
 _FAST = (torch.float32, torch.float64)
 
 # Looked for when imported: torch.compile of some versions cannot trace the search.
-_CORE_BUILT = util.find_spec("crfrnn._core") is not None
 _TRITON_INSTALLED = util.find_spec("triton") is not None
-
-
-def core_missing() -> str:
-    """The reason why the C++ core cannot run, or "" if it can."""
-    if not _CORE_BUILT:
-        return "the C++ core was not built: no working compiler was found at installation"
-    try:
-        from . import cpu  # noqa: F401 - fails to load without the core
-    except ImportError as error:
-        return f"the C++ core does not load: {error}"
-    return ""
-
-
-def core_instructions() -> str:
-    """The vector instructions that the C++ core uses here, or "" if it cannot run."""
-    if core_missing():
-        return ""
-    from .cpu import instruction_set  # late: it needs the compiled core
-
-    return str(instruction_set())
 
 
 def triton_missing() -> str:
@@ -188,11 +167,3 @@ def implementation(engine: str) -> Engine:
 def worth_pruning(logits: Tensor, engine: str) -> bool:
     """Whether leaving classes out can save more than the search for them costs."""
     return implementation(engine).worth_pruning(logits)
-
-
-def release_memory() -> None:
-    """Return to the system the memory that the C++ core keeps for its next call."""
-    if not core_missing():
-        from .cpu import release_memory as release  # late: it needs the compiled core
-
-        release()

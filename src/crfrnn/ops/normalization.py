@@ -15,8 +15,6 @@ from .transforms import direct
 #: Each normalization multiplies by this power of the response to ones.
 _POWERS = {"symmetric": -0.5, "before": -1.0, "after": -1.0}
 
-NORMALIZATIONS = (*_POWERS, "none")
-
 
 def response(term: Term, shape: tuple[int, int], size: Sequence[int], engine: str) -> Tensor:
     """F 1 at `shape` (B, N) points on a grid of `size`, differentiable in the term's arrays."""

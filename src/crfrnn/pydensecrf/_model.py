@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crfrnn.core.threads import settle
 from crfrnn.crf.filters import KernelFilter
 from crfrnn.crf.inference import Pairwise
 from crfrnn.crf.lattice import Lattice
 from crfrnn.crf.pruning import marginals
-from crfrnn.ops import Options, settle
+from crfrnn.ops import Options
 
 from ._arguments import Floats, as_floats, member, refuse_nan, whole
 from ._compat import as_weights, penalize, read_compatibility

@@ -1,0 +1,53 @@
+"""NumPy arrays and torch tensors: telling them apart, and one from the other.
+
+Nothing here imports torch, unless a tensor shows that torch has been imported anyway.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+#: A NumPy array or a torch tensor.
+Array = Any
+
+
+def is_tensor(value: object) -> bool:
+    """Whether a value is a torch tensor."""
+    torch = sys.modules.get("torch")  # who holds a tensor has imported it
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def namespace(array: Array) -> ModuleType:
+    """The module with the functions for an array: `numpy` or `torch`.
+
+    The functions that both have under one name, with positional arguments, serve both: `where`,
+    `log`, `clip`, `isfinite`, `concatenate`, `moveaxis`, `zeros_like` and more.
+    """
+    return sys.modules["torch"] if is_tensor(array) else np
+
+
+def is_floating(array: Array) -> bool:
+    """Whether an array holds floating-point numbers."""
+    if is_tensor(array):
+        return bool(array.dtype.is_floating_point)
+    return bool(array.dtype.kind == "f")
+
+
+def on_cpu(array: Array) -> bool:
+    """Whether an array lies in the memory of the processor."""
+    return not is_tensor(array) or array.device.type == "cpu"
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """View a CPU tensor as a NumPy array; copy a tensor from a device, or of a type NumPy lacks."""
+    if not is_tensor(array):
+        return np.asarray(array)
+    array = array.detach()
+    if array.dtype == sys.modules["torch"].bfloat16:
+        array = array.float()
+    plain: np.ndarray = array.numpy(force=True)
+    return plain

@@ -1,0 +1,14 @@
+"""Parts of the library that need torch, and the error where torch is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+
+def require_torch(what: str) -> None:
+    """Raise ImportError with the remedy if torch is not installed; `what` names who needs it."""
+    if importlib.util.find_spec("torch") is None:
+        raise ImportError(
+            f'{what} needs torch; install it with pip install "crfrnn[torch]", or install a build '
+            f"of torch that suits your machine first"
+        )

@@ -1,0 +1,1 @@
+"""The compiled core on NumPy arrays. Nothing here needs torch."""
