@@ -8,12 +8,21 @@ INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 
 FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp)
 CORE := CMakeLists.txt $(FORMATTED)
+SOURCES := $(shell find src -name '*.py' -o -name '*.npz')
 TOOLS := $(VENV)/.tools
+TORCH := $(VENV)/.torch
 RUNNABLE := $(VENV)/.runnable
 INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.bench
 CHECK_BUILD := build/check
 SMOKE := build/smoke
+
+# An environment without torch, as a plain install leaves it: the wheel, what it needs, and pytest.
+# PYTHONPATH could lead to a torch elsewhere, or to the checkout.
+OFFLINE := build/offline
+OFFLINE_PY := $(OFFLINE)/venv/bin/python
+OFFLINE_RUN := env -u PYTHONPATH PYTHONDONTWRITEBYTECODE=1 $(OFFLINE_PY)
+
 SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # The GPU verbs use the Python that has a torch for the device, and change nothing in it: the package
@@ -24,19 +33,25 @@ GPU_NEEDS := torch triton numpy jaxtyping PIL rich safetensors pytest
 GPU_RUN := PYTHONPATH=$(abspath $(GPU_SITE)) PYTHONDONTWRITEBYTECODE=1 $(GPU_PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-long check docs smoke sanitize bench test-gpu bench-gpu format clean
+.PHONY: help dev demo test test-offline test-long check docs smoke sanitize bench test-gpu bench-gpu format clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: $(INSTALLED)  ## set up .venv with the package, editable, and every tool
 
 demo: $(RUNNABLE)  ## refine the sample pictures into ./demo
 	$(VENV)/bin/crfrnn demo -o demo
 
-test: $(INSTALLED)  ## run the tests; ARGS="-k name" passes options on
+test: $(INSTALLED)  ## run the tests, with torch and without; ARGS="-k name" runs some, with torch
 	$(PY) -m pytest $(ARGS)
+	$(if $(ARGS),,$(MAKE) --no-print-directory test-offline)
+
+test-offline: $(OFFLINE)/.installed  ## the tests that need no torch, in an environment without it
+	@$(OFFLINE_RUN) -c "import importlib.util as u, sys; \
+		sys.exit('$(OFFLINE)/venv: torch can be imported here' if u.find_spec('torch') else 0)"
+	$(OFFLINE_RUN) -m pytest -p no:cacheprovider $(ARGS)
 
 test-long: $(INSTALLED)  ## the tests, with a thousand inputs to each law instead of twenty
 	$(PY) -m pytest --hypothesis-profile=long $(ARGS)
@@ -57,15 +72,15 @@ docs: $(INSTALLED)  ## build the documentation site into build/docs; every warni
 	$(PY) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html \
 		--doctree-dir build/docs-pages docs build/docs
 
-# A second environment that reads the packages of the first: a plain path in a .pth file brings them
-# without the editable package, whose own .pth file is then not read.
-smoke: $(INSTALLED)  ## build the wheel, install it elsewhere, and try it there
+# With torch: an environment that reads the packages of .venv, without its editable package. A plain
+# path in a .pth file does that: the .pth files that lie there are then not read.
+smoke: $(INSTALLED) $(OFFLINE)/.installed  ## build the wheel, install it elsewhere, and try it there
+	$(OFFLINE_RUN) .ci/smoke.py --torch without
 	rm -rf $(SMOKE)
-	CRFRNN_REQUIRE_CORE=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(SMOKE) .
 	$(PY) -m venv --without-pip $(SMOKE)/venv
-	$(PIP) --python $(SMOKE)/venv install --no-deps --no-index $(SMOKE)/*.whl
+	$(PIP) --python $(SMOKE)/venv install --no-deps --no-index $(OFFLINE)/*.whl
 	echo $(abspath $(SITE)) > $(SMOKE)/venv$(SITE:$(abspath $(VENV))%=%)/dependencies.pth
-	$(SMOKE)/venv/bin/python .ci/smoke.py
+	$(SMOKE)/venv/bin/python .ci/smoke.py --torch with
 
 sanitize: sanitize-address sanitize-thread  ## the core's tests under ASan and UBSan, and under TSan
 
@@ -113,10 +128,15 @@ clean:  ## remove everything the other verbs made
 $(PY):
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes before anything that asks for it, so that no resolver chooses it.
 $(TOOLS): $(CONSTRAINTS) | $(PY)
-	@echo "Installing torch and the build tools into $(VENV)"
-	$(INSTALL) torch scikit-build-core nanobind cmake ninja
+	@echo "Installing the build tools into $(VENV)"
+	$(INSTALL) scikit-build-core nanobind cmake ninja
+	@touch $@
+
+# torch comes before anything that asks for it, so that no resolver chooses it.
+$(TORCH): $(CONSTRAINTS) | $(TOOLS)
+	@echo "Installing torch into $(VENV)"
+	$(INSTALL) torch
 	@touch $@
 
 $(RUNNABLE): $(TOOLS) pyproject.toml $(CORE)
@@ -124,12 +144,29 @@ $(RUNNABLE): $(TOOLS) pyproject.toml $(CORE)
 	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo]"
 	@touch $@
 
-$(INSTALLED): $(RUNNABLE)
+$(INSTALLED): $(RUNNABLE) $(TORCH)
 	@echo "Installing what the checks and the tests need"
 	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev,docs,tune,distributed,tensorboard]"
 	@touch $@
 
-$(GPU_SITE)/.installed: pyproject.toml $(CORE) $(shell find src -name '*.py')
+# A build that compiles only what has changed: it shares its objects with the editable build.
+$(OFFLINE)/.wheel: $(TOOLS) pyproject.toml $(CORE) $(SOURCES)
+	@mkdir -p $(OFFLINE) && rm -f $(OFFLINE)/*.whl
+	CRFRNN_REQUIRE_CORE=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(OFFLINE) .
+	@touch $@
+
+$(OFFLINE)/.needs: pyproject.toml $(CONSTRAINTS) | $(OFFLINE)/.wheel
+	@echo "Installing what the tests without torch need into $(OFFLINE)/venv"
+	$(PY) -m venv --without-pip --clear $(OFFLINE)/venv
+	$(PIP) --python $(OFFLINE)/venv install --constraint $(CONSTRAINTS) \
+		"$$(ls $(OFFLINE)/*.whl)[demo,tune]" pytest hypothesis
+	@touch $@
+
+$(OFFLINE)/.installed: $(OFFLINE)/.wheel $(OFFLINE)/.needs
+	$(PIP) --python $(OFFLINE)/venv install --no-deps --no-index --force-reinstall $(OFFLINE)/*.whl
+	@touch $@
+
+$(GPU_SITE)/.installed: pyproject.toml $(CORE) $(SOURCES)
 	@$(GPU_PYTHON) -c "import importlib.util as u, sys; \
 		gone = [n for n in sys.argv[1:] if u.find_spec(n) is None]; \
 		sys.exit('install first, beside a torch for the device: ' + ' '.join(gone) if gone else 0)" \

@@ -30,9 +30,9 @@ from rich.table import Table
 from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, refine
-from crfrnn.crf.filters import KernelFilter, Recipe, build_filters
+from crfrnn.crf.filters import ExactFilter, KernelFilter, build_filters
 from crfrnn.crf.kernel import Scene
-from crfrnn.crf.lattice import ExactFilter
+from crfrnn.crf.recipe import Recipe
 
 from . import photographs
 
@@ -211,7 +211,8 @@ def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
 
 def parts(size: int, classes: int) -> dict[str, float]:
     """Time the parts of a call in milliseconds: until the device is idle, host, device."""
-    from crfrnn.ops import Model, Options
+    from crfrnn.core.inference import Options
+    from crfrnn.ops import Model
     from crfrnn.ops import triton as engine
 
     logits, image = (tensor.cuda() for tensor in picture(size, classes, 1))

@@ -12,9 +12,11 @@ NB_MODULE(_core, m) {
     bind_filters<float>(m);
     bind_terms<float>(m, "Term32");
     bind_crf<float>(m);
+    bind_inference<float>(m, "Filter32");
     bind_filters<double>(m);
     bind_terms<double>(m, "Term64");
     bind_crf<double>(m);
+    bind_inference<double>(m, "Filter64");
     bind_memory(m);
     bind_sizes(m);
     m.def("stores_half", [] { return crfrnn::loops<float>().half_tables.blur != nullptr; });

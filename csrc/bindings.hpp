@@ -97,5 +97,7 @@ template <typename T>
 void bind_terms(nb::module_& m, const char* class_name);
 template <typename T>
 void bind_crf(nb::module_& m);
+template <typename T>
+void bind_inference(nb::module_& m, const char* class_name);
 
 }  // namespace crfrnn::bindings

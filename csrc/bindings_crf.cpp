@@ -1,10 +1,8 @@
-// The recurrence and its adjoint, normalizing responses, and the bounds that prune classes.
+// The recurrence and its adjoint, as the registered operators call them, and responses to ones.
 
 #include "bindings.hpp"
-#include "crf/class_peaks.hpp"
 #include "crf/mean_field.hpp"
 #include "crf/mean_field_backward.hpp"
-#include "crf/message_peaks.hpp"
 #include "crf/model.hpp"
 #include "filters/response.hpp"
 
@@ -43,23 +41,6 @@ std::size_t mean_field(In<T, 2> logits, AnyIn<T> weights, const Terms<T>& terms,
     return result.iterations;
 }
 
-/// Inference: marginals and labels instead of logits. With `kept` classes, `weights` has a zero for
-/// the others together. Returns the number of updates and whether all marginals are finite.
-template <typename T>
-auto marginals(In<T, 2> logits, AnyIn<T> weights, const Terms<T>& terms, std::size_t row,
-               std::size_t iterations, double tolerance, const std::vector<std::size_t>& kept,
-               Out<T, 2> probs, Out<std::int64_t, 1> labels, std::size_t threads) {
-    const std::size_t all = logits.shape(0);
-    auto model =
-        to_model(logits.shape(1), kept.empty() ? all : kept.size() + 1, row, weights, terms);
-    model.kept = kept;
-    model.all = all;
-    nb::gil_scoped_release release;
-    Result<T> result{probs.data(), labels.data()};
-    MeanField<T>(model, logits.data(), result, iterations, nullptr, tolerance, threads).infer();
-    return std::make_pair(result.iterations, result.is_finite);
-}
-
 template <typename T>
 void mean_field_backward(In<T, 3> saved, In<T, 2> gradient, AnyIn<T> weights, const Terms<T>& terms,
                          std::size_t row, Out<T, 2> to_logits, AnyOut<double> sums,
@@ -78,27 +59,6 @@ void response(const TermArrays<T>& term, std::size_t n, std::size_t row, double 
     crfrnn::response(term.term, n, row, power, out.data(), threads);
 }
 
-template <typename T>
-std::vector<double> class_peaks(In<T, 2> logits, std::size_t threads) {
-    std::vector<double> result(logits.shape(0));
-    nb::gil_scoped_release release;
-    crfrnn::class_peaks(logits.data(), logits.shape(0), logits.shape(1), result.data(), threads);
-    return result;
-}
-
-template <typename T>
-std::vector<double> message_peaks(In<T, 2> logits,
-                                  const std::vector<std::vector<std::size_t>>& groups,
-                                  In<T, 2> weights, const Terms<T>& terms, std::size_t row,
-                                  std::size_t threads) {
-    const auto plain = plain_terms(terms);
-    std::vector<double> result(groups.size());
-    nb::gil_scoped_release release;
-    crfrnn::message_peaks(logits.data(), logits.shape(0), groups, logits.shape(1), row, plain,
-                          weights.data(), result.data(), threads);
-    return result;
-}
-
 }  // namespace
 
 template <typename T>
@@ -106,14 +66,8 @@ void bind_crf(nb::module_& m) {
     m.def("mean_field", &mean_field<T>, nb::arg("logits"), nb::arg("weights"), nb::arg("terms"),
           nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"), nb::arg("z"),
           nb::arg("saved").none(), nb::arg("threads"));
-    m.def("marginals", &marginals<T>, nb::arg("logits"), nb::arg("weights"), nb::arg("terms"),
-          nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"), nb::arg("kept"),
-          nb::arg("probs"), nb::arg("labels"), nb::arg("threads"));
     m.def("response", &response<T>, nb::arg("term"), nb::arg("n"), nb::arg("row"), nb::arg("power"),
           nb::arg("out"), nb::arg("threads"));
-    m.def("class_peaks", &class_peaks<T>, nb::arg("logits"), nb::arg("threads"));
-    m.def("message_peaks", &message_peaks<T>, nb::arg("logits"), nb::arg("groups"),
-          nb::arg("weights"), nb::arg("terms"), nb::arg("row"), nb::arg("threads"));
     m.def("mean_field_backward", &mean_field_backward<T>, nb::arg("saved"), nb::arg("gradient"),
           nb::arg("weights"), nb::arg("terms"), nb::arg("row"), nb::arg("to_logits"),
           nb::arg("sums"), nb::arg("threads"));
@@ -123,7 +77,6 @@ template void bind_crf<float>(nb::module_&);
 template void bind_crf<double>(nb::module_&);
 
 void bind_sizes(nb::module_& m) {
-    m.attr("message_groups") = kMessageGroups;
     m.def("needs_total", &needs_total, nb::arg("classes"));
     m.def("saved_width", &saved_width, nb::arg("classes"));
 }

@@ -25,10 +25,8 @@ void bind_terms(nb::module_& m, const char* class_name) {
     m.def(
         "lattice_term",
         [](In<Index, 2> vertex, In<T, 2> weight, In<Index, 3> neighbor, In<Index, 1> entry,
-           In<Index, 1> offset, std::size_t start, Scale before, Scale after, Scale total,
-           bool half) {
+           In<Index, 1> offset, std::size_t start, Scale before, Scale after, Scale total) {
             Arrays arrays;
-            arrays.term.allows_half = half;
             arrays.term.gaussian = to_lattice(vertex, weight, neighbor, entry, offset, start);
             arrays.borrowed = {nb::cast(vertex), nb::cast(weight), nb::cast(neighbor),
                                nb::cast(entry), nb::cast(offset)};
@@ -37,7 +35,7 @@ void bind_terms(nb::module_& m, const char* class_name) {
         },
         nb::arg("vertex"), nb::arg("weight"), nb::arg("neighbor"), nb::arg("entry"),
         nb::arg("offset"), nb::arg("start"), nb::arg("before").none(), nb::arg("after").none(),
-        nb::arg("total").none(), nb::arg("half"));
+        nb::arg("total").none());
     m.def(
         "grid_term",
         [](const std::vector<In<T, 2>>& bands, Scale before, Scale after, Scale total) {

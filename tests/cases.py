@@ -1,33 +1,43 @@
 """Inputs that filters and recurrences are tried on: odd, prime, tiny, flat, doubled, strided."""
 
+from __future__ import annotations
+
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from crfrnn import ops
+from crfrnn.core.inference import Options
 from crfrnn.core.native import core_missing
-from crfrnn.crf import filters, inference
-from crfrnn.crf.filters import KernelFilter, Recipe
-from crfrnn.crf.inference import Pairwise
-from crfrnn.crf.kernel import Kernel, Scene
+
+try:
+    import torch
+except ModuleNotFoundError:  # `make test-offline`
+    torch = None
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from crfrnn.crf.filters import KernelFilter
+    from crfrnn.crf.kernel import Kernel
 
 #: One table for all tests; a test that needs more says why. The first is the issue's promise.
-TOLERANCE = {
-    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
-    torch.float64: {"rtol": 1e-12, "atol": 1e-12},
+TOLERANCE: dict[Any, dict[str, float]] = {
+    np.float32: {"rtol": 1e-5, "atol": 1e-5},
+    np.float64: {"rtol": 1e-12, "atol": 1e-12},
 }
+if torch is not None:
+    TOLERANCE |= {torch.float32: TOLERANCE[np.float32], torch.float64: TOLERANCE[np.float64]}
 
+needs_torch = pytest.mark.skipif(torch is None, reason="needs torch")
 needs_core = pytest.mark.skipif(bool(core_missing()), reason=core_missing() or "")
 
 #: Every engine that computes on the CPU, as parameters.
-ENGINES = ["reference", pytest.param("cpu", marks=needs_core)]
+ENGINES = [pytest.param("reference", marks=needs_torch), pytest.param("cpu", marks=needs_core)]
 
 NORMALIZATIONS = ["symmetric", "after", "before", "none"]
 
@@ -144,7 +154,13 @@ GRID_CASES = [
 
 def available_engines() -> list[str]:
     """The engines that can run here, for tests that go through them themselves."""
-    return ["reference"] if core_missing() else ["reference", "cpu"]
+    reference = [] if torch is None else ["reference"]
+    return reference if core_missing() else [*reference, "cpu"]
+
+
+def containers() -> list[Callable[[np.ndarray], Any]]:
+    """What makes of a NumPy array each of the containers that the library takes here."""
+    return [np.asarray] if torch is None else [np.asarray, torch.from_numpy]
 
 
 def gaussian_matrix(points: np.ndarray) -> np.ndarray:
@@ -174,23 +190,28 @@ def photograph(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray
 
     import skimage.data
     import skimage.transform
+    from PIL import Image
 
     image = getattr(skimage.data, name)()
     with np.load(files("crfrnn") / "demo" / "scores" / f"{name}_scores.npz") as file:
         scores = (file["logits"].astype(np.float32) - file["zero"]) * file["scale"]
     scores = scores.astype(np.float32)  # the type that people hold
     # The network saw a canvas of 513 x 513 with the photograph at its top left.
-    canvas = torch.nn.functional.interpolate(
-        torch.from_numpy(scores).permute(2, 0, 1)[None],
-        size=(513, 513),
-        mode="bilinear",
-        align_corners=True,
-    )
-    logits = canvas[..., : image.shape[0], : image.shape[1]]
+    canvas = _stretched(_stretched(np.moveaxis(scores, -1, 0)).swapaxes(1, 2)).swapaxes(1, 2)
+    logits = np.ascontiguousarray(canvas[:, : image.shape[0], : image.shape[1]])
     if size != image.shape[:2]:
         image = skimage.transform.resize(image, size, anti_aliasing=True, preserve_range=True)
-        logits = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", antialias=True)
-    return image.round().astype(np.uint8), logits[0].numpy()
+        maps = [Image.fromarray(m).resize(size[::-1], Image.Resampling.BILINEAR) for m in logits]
+        logits = np.stack([np.asarray(m) for m in maps])
+    return image.round().astype(np.uint8), logits
+
+
+def _stretched(maps: np.ndarray, n: int = 513) -> np.ndarray:
+    """Maps with their last axis interpolated to `n` places, the first and the last kept."""
+    place = np.linspace(0, maps.shape[-1] - 1, n, dtype=np.float32)
+    low = np.minimum(place.astype(np.int64), maps.shape[-1] - 2)
+    part = place - low.astype(np.float32)
+    return maps[..., low] * (1 - part) + maps[..., low + 1] * part
 
 
 def infer(
@@ -204,8 +225,11 @@ def infer(
     engine: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits and steps of an inference, its parts spelled out."""
+    from crfrnn.crf import inference
+    from crfrnn.crf.inference import Pairwise
+
     pairwise = Pairwise(filters, weights, compatibility, engine)
-    result = inference.infer(logits, pairwise, ops.Options(iterations, tolerance))
+    result = inference.infer(logits, pairwise, Options(iterations, tolerance))
     return result.logits, result.steps
 
 
@@ -219,5 +243,9 @@ def build_filters(
     **recipe: Any,
 ) -> list[KernelFilter]:
     """The filters of some kernels, their parts spelled out."""
+    from crfrnn.crf import filters
+    from crfrnn.crf.kernel import Scene
+    from crfrnn.crf.recipe import Recipe
+
     scene = Scene(logits, image, features)
     return filters.build_filters(Recipe(tuple(kernels), **recipe), scene, mask=mask)

@@ -1,4 +1,6 @@
-"""What every test runs under: seeds, poisoned memory, checked shapes."""
+"""What every test runs under: seeds, poisoned memory, checked shapes; with torch or without."""
+
+from __future__ import annotations
 
 import importlib
 import importlib.util
@@ -9,29 +11,37 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError:  # `make test-offline`
+    torch = None
 
 # Without a GPU the Triton engine is tested in Triton's interpreter, which has to be asked for
 # before Triton is imported. Nothing else here uses Triton.
-if not torch.cuda.is_available():
+if torch is not None and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 # It notes down torch's functions when imported: not those that `poisoned` puts in their place.
-importlib.import_module("torch._dynamo")
+if torch is not None:
+    importlib.import_module("torch._dynamo")
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src" / "crfrnn"
 
 # Before the library is imported: the hook checks every annotation in it at each call, but for the
-# registered operators, which torch must see bare. The numeric tower lets an int stand for a float.
-CHECKED = [f"crfrnn.{path.stem}" for path in SOURCES.iterdir() if path.stem != "ops"]
+# registered operators and what they use, which torch must see bare. The numeric tower lets an int
+# stand for a float.
+CHECKED = [f"crfrnn.{path.stem}" for path in SOURCES.iterdir() if path.stem not in ("core", "ops")]
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-if importlib.util.find_spec("beartype") is None:  # on a borrowed machine: `make test-gpu`
+if importlib.util.find_spec("beartype") is None:  # `make test-gpu`, `make test-offline`
+    jaxtyping = None
     import crfrnn
 else:
+    import jaxtyping
+
     with jaxtyping.install_import_hook(CHECKED, CHECKER):
         import crfrnn
 
@@ -53,28 +63,60 @@ if importlib.util.find_spec("hypothesis") is not None:
     settings.load_profile("short")
 
 # More threads than this only fight each other on sizes that tests use.
-torch.set_num_threads(min(4, os.cpu_count() or 1))
+if torch is not None:
+    torch.set_num_threads(min(4, os.cpu_count() or 1))
+
+#: What needs torch, or is about the repository and not about the library. `make test-offline` runs
+#: all other files; the tests in them that need torch are marked `needs_torch` of cases.py.
+NEED_TORCH = [
+    "ablation/test_ablate.py",
+    "cli/test_segment.py",
+    "crf/test_filter.py",
+    "crf/test_filter_laws.py",
+    "crf/test_kernels.py",
+    "crf/test_mean_field.py",
+    "crf/test_new_kernel.py",
+    "crf/test_precision.py",
+    "crf/test_pruning.py",
+    "data/test_data.py",
+    "evaluation/test_metrics.py",
+    "io/test_storage.py",
+    "layer/test_crfrnn.py",
+    "layer/test_gradients.py",
+    "layer/test_losses.py",
+    "layer/test_transforms_of_torch.py",
+    "models/test_models.py",
+    "models/test_segmenter.py",
+    "ops/test_memory.py",
+    "ops/test_triton.py",
+    "test_bench.py",
+    "test_ci.py",
+    "test_gate.py",
+    "test_house.py",
+    "training/test_train.py",
+]
+collect_ignore = NEED_TORCH if torch is None else []
 
 
 def pytest_report_header() -> list[str]:
-    info = getattr(crfrnn, "info", None)
-    return str(info()).splitlines() if info else [f"torch {torch.__version__}"]
+    return str(crfrnn.info()).splitlines() if torch is not None else ["without torch"]
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - for code that still draws from the global generator
-    torch.manual_seed(0)
+    if torch is not None:
+        torch.manual_seed(0)
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """For thousands of calls on a few pixels, where several threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    from crfrnn.core.threads import limited_threads
+
+    with limited_threads(1):
+        yield
 
 
 @pytest.fixture
@@ -84,10 +126,12 @@ def lines_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crfrnn.io.progress._BEAT", 3600.0)  # a slow first step has no line before
 
 
-@pytest.fixture(scope="session", params=[torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.fixture(scope="session", params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     # Session scope, because hypothesis refuses to share a narrower fixture between examples.
-    return request.param
+    if torch is None:
+        pytest.skip("needs torch")
+    return getattr(torch, request.param)
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +160,9 @@ def _poisoned(empty: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 @pytest.fixture(autouse=True)
 def checked(request: pytest.FixtureRequest) -> Iterator[None]:
     """Refuse arguments of a wrong type or shape before the library sees them."""
+    if jaxtyping is None:
+        yield
+        return
     markers = {marker.name for marker in request.node.iter_markers()}
     jaxtyping.config.update("jaxtyping_disable", bool(markers & {"unchecked", "traced"}))
     yield
@@ -125,7 +172,7 @@ def checked(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def poisoned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let memory that the library forgets to fill read as NaN."""
-    if request.node.get_closest_marker("traced"):
+    if torch is None or request.node.get_closest_marker("traced"):
         return
     for owner, name in [
         (torch, "empty"),

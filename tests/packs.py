@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from crfrnn import Bilateral, Gaussian
 from crfrnn.training import DataConfig, ScoresConfig
@@ -21,24 +20,27 @@ def shapes(count: int = 8, size: int = 24, **more: Any) -> DataConfig:
     return DataConfig("shapes", options={"count": count, "size": size}, **more)
 
 
-def write_pack(path: Path, names: list[str], logits: list[torch.Tensor]) -> None:
-    """Write logits (C, h, w) as 8-bit numbers."""
-    stacked = torch.stack(logits).permute(0, 2, 3, 1)
+def write_pack(path: Path, names: list[str], logits: list[Any]) -> None:
+    """Write logits (C, h, w), arrays or tensors, as 8-bit numbers."""
+    stacked = np.stack([np.moveaxis(np.asarray(scores), 0, -1) for scores in logits])
     low = float(stacked.min())
     scale = max(float(stacked.max()) - low, 1e-6) / 255
-    codes = ((stacked - low) / scale).round().to(torch.uint8).numpy()
+    codes = ((stacked - low) / scale).round().astype(np.uint8)
     np.savez(path, ids=np.array(names), logits=codes, scale=scale, zero=-low / scale)
 
 
 def write_scores(path: Path, data: DataConfig, split: str, sharpness: float = 3.0) -> None:
     """Write scores at a quarter of the resolution: the truth, blurred and noisy."""
     source = Source(data, split)
+    read = source.read
+    random = np.random.default_rng(list(split.encode()))
     logits, names = [], []
     for index in range(len(source)):
-        sample, _ = source.sample(index)
-        hot = torch.nn.functional.one_hot(sample.label, 3).permute(2, 0, 1).float()
-        low = torch.nn.functional.avg_pool2d(hot, 4)
-        logits.append(sharpness * (low + 0.1 * torch.randn(low.shape)))
+        sample, _ = read(index)
+        hot = np.moveaxis(np.eye(3, dtype=np.float32)[np.asarray(sample.label)], -1, 0)
+        height, width = hot.shape[1:]
+        low = hot.reshape(3, height // 4, 4, width // 4, 4).mean(axis=(2, 4))
+        logits.append(sharpness * (low + 0.1 * random.standard_normal(low.shape)))
         names.append(sample.name)
     write_pack(path, names, logits)
 

@@ -136,7 +136,7 @@ def test_info_names_the_instructions_of_the_core(monkeypatch: pytest.MonkeyPatch
     from crfrnn import _core
 
     assert crfrnn.info().instructions == _core.instruction_set()
-    monkeypatch.setattr("crfrnn.ops.engines.core_missing", lambda: "not built")
+    monkeypatch.setattr("crfrnn.core.native.core_missing", lambda: "not built")
     assert crfrnn.info().instructions == ""
     assert "instructions          none" in str(crfrnn.info())
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import crfrnn
+from crfrnn.cli import TORCH_EXTRA
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -83,10 +84,21 @@ def test_jobs_call_only_what_exists(job: dict[str, Any]) -> None:
 @pytest.mark.parametrize("job", list(jobs()))
 def test_torch_comes_before_whatever_asks_for_it(job: dict[str, Any]) -> None:
     steps = [step.get("run", step.get("uses", "")) for step in job["steps"]]
-    asking = re.compile(r"pip install|\bmake |\.ci/run")
+    asking = re.compile(r"\[torch\]|--torch with\b|\bmake (?!test-offline)|\.ci/run")
     first = next((i for i, step in enumerate(steps) if asking.search(step)), len(steps))
     bringing = [i for i, step in enumerate(steps) if "cpu_torch.py" in step or "mamba" in step]
     assert first == len(steps) or min(bringing) < first
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="reads pyproject.toml with tomllib")
+def test_what_asks_for_torch_is_an_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert not [need for need in project["dependencies"] if "torch" in need]
+    assert [name for name, needs in extras.items() if "torch>=2.6" in needs] == ["torch"]
+    assert tuple(re.split(r"[><=]", need)[0] for need in extras["torch"]) == TORCH_EXTRA
+    asking = {name for name, needs in extras.items() if "crfrnn[torch]" in needs}
+    assert asking == {"distributed", "tensorboard", "transformers", "gpu", "dev"}
 
 
 def test_publishing_needs_every_build_a_tag_and_the_environment() -> None:
@@ -115,9 +127,12 @@ def test_versions_and_floors_are_those_of_pyproject() -> None:
     assert read(ROOT / "CITATION.cff")["version"] == version
     recipe = read(ROOT / "packaging" / "conda" / "recipe.yaml")
     assert recipe["context"]["version"] == version
-    run = {line.split()[0].replace("pytorch", "torch") for line in recipe["requirements"]["run"]}
+    run = {line.split()[0] for line in recipe["requirements"]["run"]}
     needs = {re.split(r"[><=]", line)[0] for line in project["dependencies"]}
-    assert run - {"python"} == needs
+    torch = set(project["optional-dependencies"]["torch"])
+    assert not needs & {"torch", *torch}
+    assert run - {"python"} == needs | torch - {"torch>=2.6"}
+    assert recipe["requirements"]["run_constraints"] == ["pytorch >=2.6"]
     floors = dict(
         re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(project["dependencies"]), re.M)
         + re.findall(r"([\w-]+)>=([\d.]+)", str(project["optional-dependencies"]))

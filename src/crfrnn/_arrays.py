@@ -51,3 +51,33 @@ def to_numpy(array: Array) -> np.ndarray:
         array = array.float()
     plain: np.ndarray = array.numpy(force=True)
     return plain
+
+
+def to_torch(array: Array) -> Array:
+    """View an array as a tensor; copy only what torch cannot view."""
+    if is_tensor(array):
+        return array
+    import torch
+
+    if array.dtype.kind == "u" and array.dtype.itemsize in (2, 4):
+        array = array.astype(np.int64)  # older torch has no unsigned types beyond 8 bits
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def cast(array: Array, dtype: Any) -> Array:
+    """An array in another type, of NumPy or torch as the array is; no copy if it has that type."""
+    if is_tensor(array):
+        return array.to(dtype)
+    with np.errstate(over="ignore"):  # infinity, which the checks of values find
+        return array.astype(dtype, copy=False)
+
+
+def to_float(array: Array) -> Array:
+    """An array in float64 if it is that, and else in float32."""
+    space = namespace(array)
+    return cast(array, space.float64 if array.dtype == space.float64 else space.float32)
+
+
+def place(array: Array) -> str:
+    """Where an array is, for a message: the device of a tensor, or NumPy."""
+    return str(array.device) if is_tensor(array) else "NumPy"

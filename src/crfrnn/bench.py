@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,22 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float32, Int64, UInt8
 
 from . import _checks
-from .data.synthetic import shapes
+from .core.threads import limited_threads
+from .data.synthetic import draw_shapes
 from .demo import network_scores, photograph
-from .layer.crfrnn import CRFRNN
+from .io.score_grid import resample
 from .offline.refine import refine
 from .presets import PRESETS
+
+#: The case that needs torch.
+TRAINING = "CRFRNN forward + backward, 21 classes, T = 5"
 
 #: What is timed: whole calls, which build the lattice each time.
 CASES = (
     "refine, 21 classes, T = 10",
     "refine, 21 classes, T = 10, without pruning",
     "refine, 2 classes, T = 10",
-    "CRFRNN forward + backward, 21 classes, T = 5",
+    TRAINING,
 )
 
 #: Below this share of equal labels, the original is not timed: it computes something else.
@@ -43,13 +46,13 @@ class Picture:
 
     Attributes:
         name: "astronaut", or "synthetic" where scikit-image is missing.
-        image: the photograph.
-        logits: scores of 21 classes.
+        image: the photograph, (H, W, 3) uint8.
+        logits: scores of 21 classes, (C, H, W) float32.
     """
 
     name: str
-    image: UInt8[np.ndarray, "H W 3"]
-    logits: Float32[np.ndarray, "C H W"]
+    image: np.ndarray
+    logits: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -121,23 +124,25 @@ def picture(size: int) -> Picture:
     return Picture("astronaut", cut, np.ascontiguousarray(_fit(logits, size, (1, 2))))
 
 
+def cases_here() -> tuple[str, ...]:
+    """The cases that can run on this machine: all, or all but `TRAINING` without torch."""
+    return CASES if importlib.util.find_spec("torch") else CASES[:-1]
+
+
 def measure(given: Picture, repeats: int, threads: Sequence[int]) -> Iterator[Timing]:
-    """Time every case on every number of threads.
+    """Time the cases of `cases_here` on every number of threads.
 
     Args:
         given: the input of the calls.
         repeats: calls of each case, or pairs of calls with the original.
-        threads: numbers of threads; torch's previous number is restored at the end.
+        threads: numbers of threads; the previous number is restored after each.
     """
     _checks.count("repeats", repeats, least=1)
-    before, original = torch.get_num_threads(), original_model()
-    try:
-        for count in threads:
-            torch.set_num_threads(count)
+    original = original_model()
+    for count in threads:
+        with limited_threads(count):
             for case, ours, theirs in _cases(given, original):
                 yield _time(case, count, ours, theirs, repeats)
-    finally:
-        torch.set_num_threads(before)
 
 
 def original_model() -> Any | None:
@@ -166,7 +171,7 @@ def _cases(
     """Yield the name of each case, our call, and the original's."""
     likeliest = np.argsort(-given.logits.mean(axis=(1, 2)))[:2]
     two = np.ascontiguousarray(given.logits[likeliest])
-    whole, unpruned, few, trained = CASES
+    whole, unpruned, few, _ = CASES
     for name, logits, prune in (
         (whole, given.logits, True),
         (unpruned, given.logits, False),
@@ -174,12 +179,11 @@ def _cases(
     ):
         theirs = original and _original_call(original, given.image, logits)
         yield name, _refine_call(given.image, logits, prune), theirs
-    yield trained, _layer_call(given), None
+    if TRAINING in cases_here():
+        yield TRAINING, _layer_call(given), None
 
 
-def _refine_call(
-    image: UInt8[np.ndarray, "H W 3"], logits: Float32[np.ndarray, "C H W"], prune: bool
-) -> Callable[[], Int64[np.ndarray, "H W"]]:
+def _refine_call(image: np.ndarray, logits: np.ndarray, prune: bool) -> Callable[[], np.ndarray]:
     return lambda: (
         refine(
             image,
@@ -192,13 +196,11 @@ def _refine_call(
     )
 
 
-def _original_call(
-    model: Any, image: UInt8[np.ndarray, "H W 3"], logits: Float32[np.ndarray, "C H W"]
-) -> Callable[[], Int64[np.ndarray, "H W"]]:
+def _original_call(model: Any, image: np.ndarray, logits: np.ndarray) -> Callable[[], np.ndarray]:
     classes, height, width = logits.shape
     energy = np.ascontiguousarray(-logits.reshape(classes, -1))
 
-    def call() -> Int64[np.ndarray, "H W"]:
+    def call() -> np.ndarray:
         crf = model(width, height, classes)
         crf.setUnaryEnergy(energy)
         crf.addPairwiseGaussian(sxy=3, compat=3)
@@ -210,6 +212,10 @@ def _original_call(
 
 
 def _layer_call(given: Picture) -> Callable[[], Any]:
+    import torch
+
+    from .layer.crfrnn import CRFRNN
+
     layer = CRFRNN(_CLASSES, _KERNELS, iterations=5, normalization=_NORMALIZATION)
     logits = torch.from_numpy(given.logits)[None].requires_grad_()
     image = torch.from_numpy(given.image).permute(2, 0, 1)[None]
@@ -231,11 +237,15 @@ def _fit(array: np.ndarray, size: int, axes: tuple[int, int]) -> np.ndarray:
 
 def _synthetic(size: int) -> Picture:
     """Draw shapes with noisy edges, and scores as coarse as a network's."""
-    generator = torch.Generator().manual_seed(0)
-    images, labels = shapes(1, size, generator=generator)
-    fine = torch.nn.functional.one_hot(labels, _CLASSES).permute(0, 3, 1, 2).float()
-    coarse = torch.nn.functional.adaptive_avg_pool2d(fine, max(1, size // 8))
-    coarse = 20 * coarse + 0.5 * torch.randn(coarse.shape, generator=generator)
-    logits = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear")
-    image = images[0].permute(1, 2, 0).round().to(torch.uint8).contiguous()
-    return Picture("synthetic", image.numpy(), logits[0].contiguous().numpy())
+    random = np.random.default_rng(0)
+    images, labels = draw_shapes(1, size, random_state=random)
+    fine = (labels[0] == np.arange(_CLASSES)[:, None, None]).astype(np.float32)
+    cells = max(1, size // 8)
+    coarse = 20 * resample(fine, (cells, cells))
+    coarse += 0.5 * random.standard_normal(coarse.shape, np.float32)
+    image = np.rint(images[0]).astype(np.uint8)
+    return Picture(
+        "synthetic",
+        np.ascontiguousarray(image.transpose(1, 2, 0)),
+        resample(coarse, (size, size)),
+    )

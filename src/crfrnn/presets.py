@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from . import _checks
 from .core.names import NORMALIZATIONS
 from .crf.kernel import Kernel
@@ -151,6 +149,8 @@ def find_preset(name: str) -> Preset:
     path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file of parameters, but it is missing")
+    import yaml  # late: most commands read no such file
+
     try:
         read = json.loads if path.suffix.lower() == ".json" else yaml.safe_load
         tree = read(path.read_text(encoding="utf-8"))
@@ -201,8 +201,12 @@ def write_preset(path: Path, preset: Preset) -> None:
         3
     """
     tree = describe_preset(preset)
-    as_json = path.suffix.lower() == ".json"
-    write_text(path, json.dumps(tree, indent=2) + "\n" if as_json else yaml.safe_dump(tree))
+    if path.suffix.lower() == ".json":
+        write_text(path, json.dumps(tree, indent=2) + "\n")
+        return
+    import yaml  # late: see `find_preset`
+
+    write_text(path, yaml.safe_dump(tree))
 
 
 def _normalization(given: Any) -> str:

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import crfrnn
 from crfrnn.cli import COMMANDS, _job, main
 from crfrnn.io.files import PART_SUFFIX
 from crfrnn.presets import PRESETS
+from tests.cases import needs_torch, torch
 
 HEIGHT, WIDTH = 24, 32
 SIZE = (HEIGHT, WIDTH)
@@ -117,6 +117,7 @@ def test_json_tells_everything(folder: Path, capsys: pytest.CaptureFixture[str])
         assert image.size == (WIDTH, HEIGHT)
 
 
+@needs_torch
 def test_every_parameter_reaches_the_crf(folder: Path) -> None:
     penalty = np.ones((3, 3)) - np.eye(3)
     penalty[0, 1] = 0.5
@@ -146,6 +147,7 @@ def test_every_parameter_reaches_the_crf(folder: Path) -> None:
     assert np.abs(want.probs - crfrnn.refine(photograph(), logits=logits()).probs).max() > 0.01
 
 
+@needs_torch
 def test_the_precision_reaches_the_crf(folder: Path) -> None:
     assert refine("--precision", "half", "--engine", "reference", "--probs", "p.npy") == 0
     full, half = (
@@ -162,6 +164,7 @@ def test_presets_by_name(folder: Path, preset: str) -> None:
     np.testing.assert_array_equal(read("o.png"), expected(preset=preset))
 
 
+@needs_torch
 def test_coarse_half_precision_channels_last(folder: Path) -> None:
     coarse = logits()[:, ::4, ::4].astype(np.float16)
     np.savez("c.npz", scores=np.moveaxis(coarse, 0, -1))
@@ -410,7 +413,7 @@ def refine_folders(*arguments: str, out: str = "out") -> int:
 
 
 def test_a_folder_is_matched_by_stem(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    threads = torch.get_num_threads()
+    threads = torch and torch.get_num_threads()
     assert refine_folders("--json", "--workers", "2", "--overlay", "seen") == 0
     assert names(folders / "out") == ["b.png", "c.png", "crfrnn-refine.json", "d.png", "e.png"]
     assert names(folders / "seen") == ["b.png", "c.png", "d.png", "e.png"]
@@ -425,7 +428,7 @@ def test_a_folder_is_matched_by_stem(folders: Path, capsys: pytest.CaptureFixtur
         "crfrnn refine: note: images without scores (1): a\n"
         "crfrnn refine: note: scores without images (1): z\n"
     )
-    assert torch.get_num_threads() == threads
+    assert (torch and torch.get_num_threads()) == threads
 
 
 def test_one_bad_file_does_not_stop_the_rest(
@@ -614,7 +617,8 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     assert capsys.readouterr().out == f"{crfrnn.info()}\n"
     assert main(["info", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["engines"]["reference"] == "ready"
+    reference = json.loads(capsys.readouterr().out)["engines"]["reference"]
+    assert reference == ("ready" if torch else 'it needs torch: pip install "crfrnn[torch]"')
 
 
 @pytest.mark.usefixtures("lines_at_once")
@@ -748,19 +752,52 @@ def test_import_does_not_look_the_version_up(folder: Path) -> None:
     assert out == f"{crfrnn.__version__}\n", err
 
 
-def test_help_imports_nothing_heavy(folder: Path) -> None:
-    # `import crfrnn` itself needs torch; what the command line adds to it must not. So the package
-    # is stood in for by an empty one that finds the same modules.
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_no_command(folder: Path, option: str) -> None:
     code = (
-        "import sys, types; package = types.ModuleType('crfrnn'); "
-        f"package.__path__ = [{str(Path(crfrnn.__file__).parent)!r}]; "
-        "sys.modules['crfrnn'] = package; from crfrnn.cli import main; code = main(['--help']); "
-        "print(code, {'torch', 'numpy', 'PIL', 'rich'} & sys.modules.keys())"
+        "import sys; from crfrnn.cli import COMMANDS, main; code = main([sys.argv[1]]); "
+        "heavy = {'torch', 'numpy', 'PIL', 'rich'} & sys.modules.keys(); "
+        "print(code, heavy | {name for name in COMMANDS if f'crfrnn.cli.{name}' in sys.modules})"
     )
-    run = process(start=code)
+    run = process(option, start=code)
     out, err = run.communicate(timeout=60)
-    assert "sharpen the scores" in out
+    assert ("sharpen the scores" in out) == (option == "--help")
     assert out.endswith("0 set()\n"), err
+
+
+def test_a_command_imports_its_own_module_only(folder: Path) -> None:
+    code = (
+        "import sys; from crfrnn.cli import COMMANDS, main; main(sys.argv[1:]); "
+        "print({name for name in COMMANDS if f'crfrnn.cli.{name}' in sys.modules})"
+    )
+    run = process("evaluate", "--help", start=code)
+    out, err = run.communicate(timeout=60)
+    assert out.endswith("{'evaluate'}\n"), err
+
+
+#: A command line of each command that needs torch; nothing in it is looked at without torch.
+NEEDING_TORCH = {
+    "train": ["config.yaml"],
+    "ablate": ["config.yaml"],
+    "segment": ["a.png", "--model", "model", "-o", "o.png"],
+}
+
+
+@pytest.mark.parametrize("command", list(NEEDING_TORCH))
+def test_a_command_that_needs_torch_names_the_extra(folder: Path, command: str) -> None:
+    code = (
+        "import importlib.util, sys; sys.modules['torch'] = None; find = importlib.util.find_spec; "
+        "importlib.util.find_spec = lambda name, *more: "
+        "None if name == 'torch' else find(name, *more); "
+        "from crfrnn.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    run = process(command, *NEEDING_TORCH[command], start=code)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (2, "")
+    assert err.startswith(f"crfrnn {command}: error: crfrnn {command} needs torch; install it")
+    assert 'pip install "crfrnn[torch]"' in err
+    assert err.count("\n") == 1
+    assert main([command, "--help"]) == 0
 
 
 def test_a_misspelled_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crfrnn import Lattice, gaussian_filter, ops
-from crfrnn.crf.lattice import ExactFilter
+from crfrnn.crf.filters import ExactFilter
 from tests.cases import (
     ENGINES,
     NORMALIZATIONS,

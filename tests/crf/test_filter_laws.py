@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crfrnn import Lattice, gaussian_filter
-from crfrnn.crf.lattice import ExactFilter
+from crfrnn.crf.filters import ExactFilter
 from tests.cases import ENGINES, PointCase
 
 #: Every law compares two sums of the same terms in another order, so double precision it is; the

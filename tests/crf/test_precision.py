@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import Bilateral, Gaussian, Refined, ops, refine
-from crfrnn.core.native import core_missing
+from crfrnn.core.native import core, core_missing
 from crfrnn.ops.arrays import LatticeArrays
 from tests.cases import build_filters
 
@@ -22,9 +22,7 @@ NORMALIZATIONS = ("symmetric", "after", "before", "none")
 def half_stored(engine: str) -> bool:
     if engine != "cpu":
         return True
-    from crfrnn.ops import cpu
-
-    return cpu.stores_half()
+    return bool(core().stores_half())
 
 
 def scene(classes: int) -> tuple[np.ndarray, np.ndarray]:

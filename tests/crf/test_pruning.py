@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from crfrnn import Bilateral, Gaussian, ops, refine
 from crfrnn.core.native import core_missing
 from crfrnn.crf.filters import KernelFilter
 from crfrnn.crf.inference import Pairwise
-from crfrnn.crf.pruning import LIMIT, Pruned, certify
+from crfrnn.crf.marginals import Pruned
+from crfrnn.crf.pruning import LIMIT, certify
 from tests.cases import build_filters, infer
 
 KERNELS = (Bilateral(position=12, color=20, weight=4), Gaussian(position=2, weight=3))
@@ -36,7 +39,7 @@ def scene(classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def filters_of(
-    logits: Tensor, image: Tensor, normalization: str = "symmetric", engine: str | None = None
+    logits: Tensor, image: Tensor, normalization: str = "symmetric", engine: str = "reference"
 ) -> list[KernelFilter]:
     return build_filters(
         KERNELS, logits, image, [], normalization=normalization, filter="lattice", engine=engine
@@ -44,7 +47,7 @@ def filters_of(
 
 
 def table(logits: Tensor, *weights: float) -> Tensor:
-    return torch.tensor(weights)[:, None].expand(-1, logits.shape[1]).contiguous()
+    return torch.tensor(weights).float()[:, None].expand(-1, logits.shape[1]).contiguous()
 
 
 def message(filters: list[KernelFilter], weights: Tensor, q: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ def message(filters: list[KernelFilter], weights: Tensor, q: Tensor) -> Tensor:
 def certify_scene(
     logits: Tensor, filters: list[KernelFilter], weights: Tensor, iterations: int
 ) -> Pruned | None:
-    model = Pairwise(filters, weights).model(logits)
+    model = Pairwise(filters, weights, engine="reference").model(logits)
     return certify(logits.flatten(2), model, iterations)
 
 
@@ -102,10 +105,10 @@ def test_little_changes(engine: str) -> None:
     "groups",
     [
         [[15, 3, 7], [4], [9, 10]],
-        [[c] for c in range(16)],  # more than the core takes at a time
+        [[c] for c in range(16)],
     ],
 )
-def test_messages_are_bounded_alike_by_all_engines(groups: list[list[int]]) -> None:
+def test_messages_are_bounded(groups: list[list[int]]) -> None:
     logits, image = scene(16)
     logits, image = logits.repeat(2, 1, 1, 1), torch.cat([image, image.flip(3)])
     weights = torch.rand(2, len(groups), generator=torch.Generator().manual_seed(1)) + 1
@@ -113,13 +116,44 @@ def test_messages_are_bounded_alike_by_all_engines(groups: list[list[int]]) -> N
     for group, weight in zip(groups, weights.T, strict=True):
         columns[:, group] = weight[:, None]
     true = message(filters_of(logits, image), columns, logits.softmax(1)).amax((0, 2, 3))
-    for engine in ENGINES:
-        terms = [f.term for f in filters_of(logits, image, engine=engine)]
-        model = ops.Model(weights, SIZE, terms, engine)
-        found = ops.message_peaks(logits.flatten(2), groups, model)
-        for bound, group in zip(found, groups, strict=True):
-            largest = true[group].max().item()
-            assert largest - 1e-5 <= bound <= largest * (1.5 if len(group) > 1 else 1.01) + 1e-5
+    terms = [f.term for f in filters_of(logits, image)]
+    model = ops.Model(weights, SIZE, terms, "reference")
+    found = ops.message_peaks(logits.flatten(2), groups, model)
+    for bound, group in zip(found, groups, strict=True):
+        largest = true[group].max().item()
+        assert largest - 1e-5 <= bound <= largest * (1.5 if len(group) > 1 else 1.01) + 1e-5
+
+
+@pytest.mark.skipif("cpu" not in ENGINES, reason="the core is missing")
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("normalization", ["symmetric", "after", "before", "none"])
+@pytest.mark.parametrize("weights", [(4, 3), (0.5, 0.1), (tuple(range(1, 17)), 0.2), (-1, 3)])
+def test_the_core_certifies_what_the_reference_does(
+    seed: int, normalization: str, weights: tuple[Any, Any]
+) -> None:
+    logits, image = scene(16, seed)
+    kernels = [
+        dataclasses.replace(kernel, weight=weight)
+        for kernel, weight in zip(KERNELS, weights, strict=True)
+    ]
+    batch = torch.cat([logits, logits.flip(3)]), torch.cat([image, image])
+    ours, theirs = (
+        refine(
+            batch[1].numpy(),
+            logits=batch[0].numpy(),
+            kernels=kernels,
+            iterations=6,
+            normalization=normalization,
+            engine=engine,
+        ).pruned
+        for engine in ("cpu", "reference")
+    )
+    if theirs is None:
+        assert ours is None
+    else:
+        assert ours is not None
+        assert ours.kept == theirs.kept
+        np.testing.assert_allclose(ours.bound, theirs.bound, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +194,7 @@ def test_the_bound_follows_messages_that_grow() -> None:
     logits, image = flat([0.5, 0.44, 0.03, 0.03])
     kernel = Bilateral(position=12, color=20)
     filters = build_filters(
-        [kernel], logits, image, [], normalization="after", filter="lattice", engine=None
+        [kernel], logits, image, [], normalization="after", filter="lattice", engine="reference"
     )
     weights = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     steps = 10

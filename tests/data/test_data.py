@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from crfrnn.data import CAMVID_CLASSES, MaskedImages, open_camvid, open_dataset, open_folder
+from crfrnn.data.synthetic import draw_shapes, shapes
 from crfrnn.data.transforms import Augment, crop, recolor, rescale, resize
 from crfrnn.data.voc import open_voc
 from crfrnn.io.palette import VOC_CLASSES, voc_palette
@@ -60,6 +61,17 @@ def test_voc(voc: Path) -> None:
     torch.testing.assert_close(sample.label, torch.from_numpy(some_ids(2, 255)))
     one = data.select([1])
     assert (one.names, one[0].name, one.classes) == (["a"], "a", VOC_CLASSES)
+
+
+def test_arrays_hold_what_tensors_hold(voc: Path) -> None:
+    data = open_voc(voc, "train")
+    for sample in (data.read(1), data.in_numpy()[1], data.in_numpy().select([1])[0]):
+        assert isinstance(sample.image, np.ndarray)
+        np.testing.assert_array_equal(sample.image, data[1].image.numpy())
+        np.testing.assert_array_equal(sample.label, data[1].label.numpy())
+    loaded = list(torch.utils.data.DataLoader(data, batch_size=None))
+    assert [sample.name for sample in loaded] == data.names
+    torch.testing.assert_close(loaded[1].image, data[1].image)
 
 
 def test_lists_of_sbd(voc: Path, tmp_path: Path) -> None:
@@ -185,6 +197,23 @@ def test_bad_arguments(tmp_path: Path) -> None:
     refuse(ValueError, "unknown data set 'coco'", lambda: open_dataset("coco"))
     refuse(ValueError, "unknown argument of data set 'voc'", lambda: open_dataset("voc", rot=1))
     refuse(ValueError, "'folder' needs images and masks", lambda: open_dataset("folder"))
+
+
+# Generated images
+
+
+def test_shapes_depend_on_the_generator_alone() -> None:
+    first, second, other = (
+        shapes(2, 20, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert not torch.equal(first[0], other[0])
+    images, labels = draw_shapes(40, 32, noise=0, random_state=0)
+    assert images.dtype == np.float32
+    assert np.unique(labels).tolist() == [0, 1, 2]
+    assert 0.4 < (labels == 0).mean() < 0.9
+    # Without noise an image has a color for the ground and one for each of four shapes at most.
+    assert max(len(np.unique(image.reshape(3, -1), axis=1).T) for image in images) <= 5
 
 
 # Augmentations

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crfrnn import Bilateral, Gaussian, refine
-from tests.cases import needs_core, photograph
+from tests.cases import needs_core, needs_torch, photograph
 
 #: Photograph, its full size, and the VOC class that is on it.
 PHOTOGRAPHS = [("astronaut", (512, 512), 15), ("chelsea", (300, 451), 8)]
@@ -16,6 +16,7 @@ def shrunk(name: str, size: tuple[int, int], factor: float) -> tuple[np.ndarray,
 
 
 @needs_core
+@needs_torch
 @pytest.mark.parametrize(("preset", "factor"), [("deeplab", 4), ("krahenbuhl", 6), ("crfasrnn", 6)])
 @pytest.mark.parametrize(("name", "size", "label"), PHOTOGRAPHS, ids=["astronaut", "chelsea"])
 def test_engines_give_the_same_labels(name, size, label, preset: str, factor: int) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -276,6 +277,37 @@ def test_more_images_give_narrower_intervals() -> None:
         low, high = interval(drawn["a"]["pixel_accuracy"])
         widths.append(high - low)
     assert 2.5 < widths[0] / widths[1] < 6.5  # about the square root of 16
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_arrays_give_arrays_with_the_numbers_of_tensors(dtype: type) -> None:
+    label, prediction = blocky((13, 17), void=0.1), blocky((13, 17))
+    tensors = stack([Judge(label, 3).count(prediction)] * 2)
+    judge = Judge(label.numpy().astype(dtype), 3)
+    arrays = stack([judge.count(prediction.numpy().astype(dtype))] * 2)
+    for name in ("confusion", "trimap", "band", "contour"):
+        assert isinstance(getattr(arrays, name), np.ndarray)
+        torch.testing.assert_close(getattr(tensors, name).numpy(), getattr(arrays, name))
+    drawn = resample({"a": tensors}, Settings(), resamples=9)["a"]
+    for name, values in resample({"a": arrays}, Settings(), resamples=9)["a"].items():
+        assert isinstance(values, np.ndarray)
+        assert isinstance(drawn[name], torch.Tensor)
+        np.testing.assert_array_equal(drawn[name].numpy(), values)
+        assert interval(drawn[name]) == interval(values)
+
+
+@pytest.mark.gpu
+def test_answers_lie_where_the_tensors_do() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    label = torch.zeros(4, 5, dtype=torch.int64, device="cuda")
+    counts = Judge(label, 2).count(label)
+    assert counts.trimap.device == mean_iou(counts.confusion).device == label.device
+
+
+def test_nothing_to_score_has_no_interval() -> None:
+    assert all(math.isnan(end) for end in interval(np.full(5, np.nan)))
+    assert interval(np.array([0.5, np.nan, 0.5])) == (0.5, 0.5)
 
 
 @pytest.mark.unchecked

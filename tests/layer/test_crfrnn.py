@@ -17,8 +17,8 @@ from crfrnn import (
     Step,
     free_energy,
     mean_field,
-    ops,
 )
+from crfrnn.core.inference import Options
 from crfrnn.crf.frank_wolfe import frank_wolfe
 from tests.cases import ENGINES
 
@@ -387,7 +387,7 @@ def test_steps_solve_their_subproblem(regularizer: str) -> None:
     logits = torch.randn(1, 4, 3, dtype=torch.float64)
     strength = 0.7
     step = Step(regularizer, strength=strength)
-    done = frank_wolfe(logits, torch.zeros_like, ops.Options(1), step)
+    done = frank_wolfe(logits, torch.zeros_like, Options(1), step)
     s = done.logits.softmax(1)
 
     def objective(s: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, ops
+from crfrnn.core.inference import Options
 from crfrnn.crf import filters as crf_filters
 from crfrnn.crf import frank_wolfe, inference, kernel, kernels, lattice
 from crfrnn.layer import prepared
@@ -60,7 +61,7 @@ def operator_calls(engine: str) -> list[Any]:
     plain = logits.detach()
     model = ops.Model(weights, (4, 5), terms, engine)
     detached = model._replace(weights=weights.detach())
-    options = ops.Options(3, save=True).flatten()
+    options = Options(3, save=True).flatten()
     width = recurrence.implementation(engine).saved_width(CLASSES)
     saved = torch.rand(2, 3, 20, width)
     return [
@@ -234,7 +235,7 @@ def test_a_recurrence_that_saved_nothing_has_no_gradient() -> None:
     filters_of = made.prepare(image).filters
     terms = [f.term for f in filters_of]
     model = ops.Model(torch.ones(2, CLASSES), (9, 11), terms, "reference")
-    z, _, _ = recurrence._mean_field(logits.flatten(2), *model.flatten(), ops.Options(2).flatten())
+    z, _, _ = recurrence._mean_field(logits.flatten(2), *model.flatten(), Options(2).flatten())
     with pytest.raises(RuntimeError, match="saved no steps"):
         z.sum().backward()
 

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import crfrnn
 from crfrnn import Bilateral, FeatureGaussian, Gaussian, Refined, refine
 from crfrnn.presets import PRESETS
-from tests.cases import ENGINES, TOLERANCE, GridCase, available_engines, needs_core
-
-DOUBLE = torch.float64
+from tests.cases import (
+    ENGINES,
+    TOLERANCE,
+    GridCase,
+    available_engines,
+    containers,
+    needs_core,
+    needs_torch,
+    torch,
+)
 
 
 @pytest.fixture
@@ -33,11 +39,10 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return e / e.sum(0)
 
 
-def same(one: Refined, other: Refined, dtype=DOUBLE) -> None:
-    probs = [torch.as_tensor(r.probs).to(dtype) for r in (one, other)]
-    torch.testing.assert_close(*probs, **TOLERANCE[dtype])
-    labels = [torch.as_tensor(r.labels) for r in (one, other)]
-    torch.testing.assert_close(*labels, rtol=0, atol=0)
+def same(one: Refined, other: Refined, dtype=np.float64) -> None:
+    probs = [np.asarray(r.probs, dtype) for r in (one, other)]
+    np.testing.assert_allclose(*probs, **TOLERANCE[dtype])
+    np.testing.assert_array_equal(*[np.asarray(r.labels) for r in (one, other)])
 
 
 def test_the_image_of_these_tests_matters(photo, logits) -> None:
@@ -64,8 +69,10 @@ def test_numpy_comes_back_as_numpy(photo, logits, kind) -> None:
     np.testing.assert_allclose(refined.probs, expected, atol=1e-3 if kind == np.float16 else 1e-5)
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, DOUBLE], ids=str)
-def test_torch_comes_back_as_torch(photo, logits, kind) -> None:
+@needs_torch
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_torch_comes_back_as_torch(photo, logits, kind: str) -> None:
+    kind = getattr(torch, kind)
     scores = torch.from_numpy(logits).to(kind)
     refined = refine(torch.from_numpy(photo), logits=scores)
     assert isinstance(refined.probs, torch.Tensor)
@@ -94,8 +101,8 @@ def test_other_number_types_and_memory_layouts(photo, logits) -> None:
         photo.astype(np.uint16),
         photo.astype(np.float32),
         photo.astype(">f4"),
-        torch.from_numpy(photo),
-        torch.from_numpy(photo).half(),
+        *[container(photo) for container in containers()],
+        *[container(photo.astype(np.float16)) for container in containers()],
         np.asfortranarray(photo),
         photo.tolist(),
     ]:
@@ -114,6 +121,7 @@ def test_inputs_are_left_alone_and_may_be_read_only(photo, logits) -> None:
         np.testing.assert_array_equal(array, copy)
 
 
+@needs_torch
 def test_no_gradient_is_kept(photo, logits) -> None:
     scores = torch.from_numpy(logits).requires_grad_()
     refined = refine(photo, logits=scores)
@@ -278,7 +286,7 @@ def test_labels_are_right_with_the_confidence_given(photo, kind) -> None:
     refined = refine(photo, labels=labels.astype(kind), confidence=0.9, num_classes=3)
     probs = np.full((3, 5, 7), 0.05)
     np.put_along_axis(probs, labels[None], 0.9, axis=0)
-    same(refined, refine(photo, probs=probs.astype(np.float32)), torch.float32)
+    same(refined, refine(photo, probs=probs.astype(np.float32)), np.float32)
 
 
 def test_ignored_labels_start_uniform(photo) -> None:
@@ -292,7 +300,7 @@ def test_ignored_labels_start_uniform(photo) -> None:
     same(
         refine(photo, labels=np.where(labels == 255, -1, labels), ignore_index=-1),
         refine(photo, labels=labels),
-        torch.float32,
+        np.float32,
     )
     # One step: a uniform start is a balance that any rounding tips, and ten steps would show it.
     unknown = refine(photo, labels=np.full((5, 7), 255), iterations=1)
@@ -408,7 +416,7 @@ def test_engines_agree(preset: str, filter: str, dtype) -> None:
         for engine in ("cpu", "reference")
     )
     # Ten steps of a strong field multiply the rounding of the first.
-    bound = {torch.float32: 1e-3, DOUBLE: 1e-9}[dtype]
+    bound = {torch.float32: 1e-3, torch.float64: 1e-9}[dtype]
     torch.testing.assert_close(ours.probs, reference.probs, rtol=0, atol=bound)
 
 
@@ -469,8 +477,9 @@ def test_masks_of_a_batch_may_differ(photo, logits) -> None:
     masks = np.random.default_rng(7).random((2, 5, 7)) > 0.4
     together = refine(np.stack([photo] * 2), logits=np.stack([logits] * 2), mask=masks)
     for b in range(2):
-        alone = refine(photo, logits=logits, mask=torch.from_numpy(masks[b]))
-        np.testing.assert_allclose(together.probs[b], alone.probs, rtol=1e-12)
+        for container in containers():
+            alone = refine(photo, logits=logits, mask=container(masks[b]))
+            np.testing.assert_allclose(together.probs[b], alone.probs, rtol=1e-12)
 
 
 # --- What it is for. ---
@@ -533,6 +542,7 @@ print(refined.engine, resident("VmHWM") - base)
 
 
 @needs_core
+@needs_torch
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_memory_of_a_large_image() -> None:
     """500 x 500 x 21 and ten steps take at most 300 MB beside the inputs."""
@@ -545,3 +555,21 @@ def test_memory_of_a_large_image() -> None:
     assert ran == "cpu"
     assert 20 < float(megabytes) <= 300  # the result alone takes 21
     assert math.isfinite(float(megabytes))
+
+
+@needs_torch
+@pytest.mark.parametrize("kind", ["logits", "probs", "energy", "labels"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tensors_and_arrays_give_the_same_to_the_bit(kind: str, dtype: type) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (17, 23, 3), dtype=np.uint8)
+    scores = random.normal(0, 2, (7, 17, 23)).astype(dtype)
+    if kind == "probs":
+        scores = np.exp(scores) / np.exp(scores).sum(0)
+    if kind == "labels":
+        scores = scores.argmax(0)
+    arrays = refine(image, **{kind: scores})
+    tensors = refine(torch.from_numpy(image), **{kind: torch.from_numpy(scores)})
+    assert isinstance(tensors.probs, torch.Tensor)
+    np.testing.assert_array_equal(tensors.probs.numpy(), arrays.probs)
+    np.testing.assert_array_equal(tensors.labels.numpy(), arrays.labels)

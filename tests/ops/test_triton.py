@@ -29,7 +29,8 @@ from crfrnn import (
     ops,
     refine,
 )
-from crfrnn.crf.lattice import ExactFilter
+from crfrnn.core.inference import Options
+from crfrnn.crf.filters import ExactFilter
 from crfrnn.ops import reference
 from tests.cases import TOLERANCE, GridCase, PointCase, build_filters, gaussian_sum, infer, pixels
 
@@ -569,7 +570,7 @@ def test_nothing_waits_between_the_steps(cuda: str) -> None:
     model = ops.Model(weights, (50, 60), terms, "triton")
 
     def run() -> Tensor:
-        return engine().mean_field(flat, model, ops.Options(5))[0]
+        return engine().mean_field(flat, model, Options(5))[0]
 
     expected = run()  # compiles
     torch.cuda.set_sync_debug_mode("error")

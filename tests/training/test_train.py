@@ -33,6 +33,7 @@ from crfrnn.training import (
     ScoresConfig,
     StageConfig,
     TrainConfig,
+    examples,
     read_config,
     train,
 )
@@ -278,7 +279,7 @@ def test_temperature_and_canvas_of_scores(tmp_path: Path) -> None:
     full = torch.nn.functional.interpolate(
         values[1][None], size=(9, 9), mode="bilinear", align_corners=True
     )[0]
-    found = scores.logits("b", (7, 8))
+    found = torch.from_numpy(scores.logits("b", (7, 8)))
     torch.testing.assert_close(found, full[:, :7, :8], rtol=0, atol=float(step) / 2 + 1e-5)
     data = with_scores(tmp_path, temperature=2.0)
     hot, cold = Source(data, "train").sample(0)[1], Source(data, "val").sample(0)[1]
@@ -307,15 +308,15 @@ def one_step(tmp_path: Path) -> Callable[..., None]:
 def test_numbers_that_are_not_finite_are_named(
     one_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = Source.item
+    original = examples.example
 
-    def spoilt(self: Source, index: int, *rest: Any) -> Any:
-        item = original(self, index, *rest)
+    def spoilt(source: Source, index: int, *rest: Any) -> Any:
+        item = original(source, index, *rest)
         if index == 5:
             item.image.fill_(float("nan"))
         return item
 
-    monkeypatch.setattr(Source, "item", spoilt)
+    monkeypatch.setattr(examples, "example", spoilt)
     expected = (
         r"stage 0 \(joint\), epoch 0, step \d: the network's logits are not finite for train5"
     )

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from crfrnn import Bilateral, Gaussian, refine
@@ -19,6 +18,7 @@ from crfrnn.tuning import Scored, SearchConfig, TuneConfig, search, tune
 from crfrnn.tuning.gains import gain_interval
 from crfrnn.tuning.run import compare
 from crfrnn.tuning.search import balanced
+from tests.cases import needs_torch, torch
 from tests.packs import with_scores
 
 optuna = pytest.importorskip("optuna", reason="needs crfrnn[tune]")
@@ -35,7 +35,6 @@ SEARCH = SearchConfig(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    torch.manual_seed(0)
     return with_scores(tmp_path_factory.mktemp("scores"))
 
 
@@ -66,7 +65,7 @@ def test_a_search_finds_better_parameters_and_stops_early(data: Any, tmp_path: P
     assert best == sorted(best)
     # The score of the best is what anybody measures.
     counts = scored(data).confusions(found.preset, range(12), tol=SEARCH.tol)
-    hit = counts.sum(0).diagonal().double()
+    hit = counts.sum(0).diagonal()
     union = counts.sum(0).sum(0) + counts.sum(0).sum(1) - hit
     assert found.after == pytest.approx(100 * float((hit / union).mean()))
     made = trials(tmp_path / "a")
@@ -125,10 +124,10 @@ def test_the_command_and_its_preset(
     assert preset.kernels[0].weight == told_kernel["weight"]
     # Refine takes it, in Python and on the command line.
     sample, logits = scored(data, "val").get(0)
-    image = sample.image.permute(1, 2, 0).numpy()
-    refined = refine(image, logits=logits.numpy(), preset=str(tmp_path / "best.yaml"))
+    image = sample.image.transpose(1, 2, 0)
+    refined = refine(image, logits=logits, preset=str(tmp_path / "best.yaml"))
     Image.fromarray(image).save(tmp_path / "a.png")
-    np.save(tmp_path / "a.npy", logits.numpy())
+    np.save(tmp_path / "a.npy", logits)
     paths = [str(tmp_path / name) for name in ("a.png", "a.npy")]
     out = tmp_path / "labels.png"
     arguments = ["--preset", str(tmp_path / "best.yaml"), "--kind", "logits"]
@@ -136,7 +135,7 @@ def test_the_command_and_its_preset(
     np.testing.assert_array_equal(np.asarray(Image.open(out)), refined.labels)
     expected = refine(
         image,
-        logits=logits.numpy(),
+        logits=logits,
         kernels=preset.kernels,
         iterations=5,
         normalization="symmetric",
@@ -174,6 +173,7 @@ def test_every_class_turns_up_early(monkeypatch: pytest.MonkeyPatch, data: Any) 
     assert balanced(rare, 0) == order != balanced(rare, 1)
 
 
+@needs_torch
 def test_intervals_are_paired_over_images() -> None:
     torch.manual_seed(0)
     first = torch.randint(50, (40, 3, 3)) + 200 * torch.eye(3, dtype=torch.int64)

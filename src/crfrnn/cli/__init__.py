@@ -1,8 +1,8 @@
 """The command line: `crfrnn COMMAND ...`, one module per command.
 
-Each command's module defines `add_arguments(parser)` and its entry point, `run(args) -> int`. Both
-are called only for the command that was typed, and import heavy packages themselves, so that
-`crfrnn --help` stays quick.
+Each command's module defines `add_arguments(parser)` and its entry point, `run(args) -> int`; its
+docstring is the beginning of the command's help. Only the module of the command that was typed is
+imported, and it imports heavy packages where it needs them, so that `crfrnn --help` is quick.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from crfrnn._version import installed_version
+from crfrnn._extras import require_torch
 
 from ._notes import say, to_line, warnings_at_once
 
@@ -30,28 +30,34 @@ COMMANDS = {
     "info": "show which engines are built, and which would run",
 }
 
+#: What `crfrnn[torch]` brings; a command that lacks one of these fails with the name of the extra.
+TORCH_EXTRA = ("torch", "jaxtyping", "safetensors")
+
 #: Exit codes besides 0 (success) and 1 (some files of a folder failed).
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with one-line errors, whose options and epilog are built on demand.
+    """An argument parser with one-line errors, whose command and epilog are loaded on demand.
 
     Attributes:
-        add_arguments: declares the options; called before the first parse.
+        command: the command that the parser is for; its module is loaded before the first parse.
         make_epilog: returns the end of the help; called when the help is printed.
     """
 
-    add_arguments: Callable[[Parser], None] | None = None
+    command: str | None = None
     make_epilog: Callable[[], str] | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command line; argparse calls this only on the parser of the typed command."""
-        is_command = self.add_arguments is not None
-        if self.add_arguments is not None:
-            declare, self.add_arguments = self.add_arguments, None
-            declare(self)
+        is_command = self.command is not None
+        if self.command is not None:
+            module = importlib.import_module(f"crfrnn.cli.{self.command}")
+            self.command = None
+            self.description = module.__doc__
+            self.set_defaults(run=module.run)
+            module.add_arguments(self)
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown and is_command:  # argparse would leave them to the parser of all commands
             hint = _did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
@@ -92,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments)
         name = f"crfrnn {args.command}"
         with warnings_at_once(name):
-            code: int = args.run(args)
+            code = _run(args)
     except SystemExit as stop:  # argparse has printed its message
         return stop.code if isinstance(stop.code, int) else USAGE_ERROR
     except KeyboardInterrupt:
@@ -104,9 +110,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _run(args: argparse.Namespace) -> int:
+    try:
+        code: int = args.run(args)
+    except ModuleNotFoundError as error:
+        if error.name in TORCH_EXTRA:
+            require_torch(f"crfrnn {args.command}")
+        raise
+    return code
+
+
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), 1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+class _Version(argparse.Action):
+    """Print the version, which takes a moment to look up, and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_rest: Any) -> None:
+        from crfrnn._version import installed_version
+
+        sys.stdout.write(f"{parser.prog} {installed_version()}\n")
+        parser.exit()
 
 
 def _parser() -> Parser:
@@ -114,16 +140,13 @@ def _parser() -> Parser:
         prog="crfrnn",
         description="Fully connected CRFs for segmentation: sharp masks from coarse scores.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {installed_version()}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show program's version number and exit"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
-        module = importlib.import_module(f"crfrnn.cli.{name}")
         command = commands.add_parser(
-            name,
-            help=text,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        command.add_arguments = module.add_arguments
-        command.set_defaults(run=module.run)
+        command.command = name
     return parser

@@ -52,7 +52,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def open_data(args: argparse.Namespace) -> MaskedImages:
-    """Open the data set that the options name."""
+    """Open the data set that the options name; its samples hold NumPy arrays."""
     from crfrnn.data import open_dataset
 
     given: dict[str, Any] = {
@@ -68,4 +68,5 @@ def open_data(args: argparse.Namespace) -> MaskedImages:
         given["split"] = args.split or "val"
     if args.data == "voc" and args.ids is not None:
         given.pop("split")
-    return open_dataset(args.data, **{k: v for k, v in given.items() if v is not None})
+    named = {name: value for name, value in given.items() if value is not None}
+    return open_dataset(args.data, **named).in_numpy()

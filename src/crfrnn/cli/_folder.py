@@ -7,14 +7,12 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from crfrnn.core.threads import limit_threads, limited_threads, threads
 from crfrnn.io.files import describe, shorten
 from crfrnn.io.progress import Progress
 
@@ -128,12 +126,12 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
 def _work_on(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]:
     """Work on pairs in threads; reading, the engine and writing all release the GIL.
 
-    The workers divide torch's threads among themselves, so together they use no more than torch
-    alone would. Four files on one thread each finish sooner than one after another on four threads.
+    The workers divide the threads among themselves, so together they use no more than a single
+    call would. Four files on one thread each finish sooner than one after another on four threads.
     """
     if not pairs:
         return []
-    budget = torch.get_num_threads()
+    budget = threads()
     workers = min(workers or min(budget, _MOST_WORKERS), len(pairs))
     share = max(1, budget // workers)
     stopped = False
@@ -144,11 +142,11 @@ def _work_on(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome
     outcomes: list[Outcome] = []
     notes = Notes(f"crfrnn {task.origin.command}", "note", "files")
     with (
-        _torch_threads(share),
+        limited_threads(share),
         Progress(task.activity, len(pairs), "images") as progress,
     ):
-        # OpenMP keeps its number of threads per calling thread, so every worker sets its share.
-        pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(share))
+        # The limit is that of the calling thread, so every worker sets its share.
+        pool = ThreadPoolExecutor(workers, initializer=limit_threads, initargs=(share,))
         try:
             for future in as_completed([pool.submit(work, pair) for pair in pairs]):
                 outcome = future.result()
@@ -173,16 +171,6 @@ def _attempt(pair: Pair, task: Task) -> Outcome:
         return Outcome(pair.stem, task.status, task.work(pair))
     except Exception as error:  # no failure may stop the other files
         return Outcome(pair.stem, "failed", error=describe(error))
-
-
-@contextmanager
-def _torch_threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _report_unmatched(command: str, matches: Matches) -> None:

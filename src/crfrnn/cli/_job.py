@@ -15,7 +15,6 @@ from crfrnn.io.scores import Scores, read_scores
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import Refined, refine_inputs
-from crfrnn.plots.figures import overlay
 
 from ._settings import Settings
 
@@ -121,6 +120,8 @@ def _write(photo: np.ndarray, given: Scores, refined: Refined, outputs: Outputs)
     if outputs.probs is not None:
         write_array(outputs.probs, refined.probs)
     if outputs.overlay is not None:
+        from crfrnn.plots.figures import overlay
+
         picture = overlay(photo.astype(np.uint8), refined.labels, palette=given.palette)
         write_image(outputs.overlay, picture)
     write_labels(

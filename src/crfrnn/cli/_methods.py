@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from crfrnn.data import MaskedImages, Sample
 from crfrnn.evaluation.evaluate import AFTER, BEFORE, Predict
@@ -18,7 +17,6 @@ from crfrnn.io.options import ReadOptions
 from crfrnn.io.score_pack import is_pack, read_pack
 from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
 
-from ._job import refine_scores
 from ._model import is_model, model_labels, open_model
 from ._notes import Notes
 from ._settings import Settings
@@ -89,12 +87,10 @@ def _from_labels(folders: Sequence[Path], data: MaskedImages) -> Predict:
     for folder in folders:
         _require_files(folder, data.names, {".png"})
 
-    def predict(sample: Sample) -> dict[str, Tensor]:
+    def predict(sample: Sample) -> dict[str, np.ndarray]:
         size = (sample.label.shape[0], sample.label.shape[1])
         return {
-            name: torch.from_numpy(
-                read_scores(folder / f"{sample.name}.png", size, _LABELS).labels()
-            )
+            name: read_scores(folder / f"{sample.name}.png", size, _LABELS).labels()
             for name, folder in zip(names, folders, strict=True)
         }
 
@@ -108,7 +104,7 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
     if pack:
         pack.require(data.names)
 
-    def predict(sample: Sample) -> dict[str, Tensor]:
+    def predict(sample: Sample) -> dict[str, np.ndarray]:
         size = (sample.label.shape[0], sample.label.shape[1])
         if pack:
             name = Path(f"{source.name}:{sample.name}")
@@ -118,10 +114,12 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
         _require_classes(given, data, source)
         for note in given.notes:
             notes.add(str(note), str(note.what))  # counted without the name of the file
-        labels = {BEFORE: torch.from_numpy(given.labels())}
+        labels = {BEFORE: given.labels()}
         if refine:
-            photo = sample.image.permute(1, 2, 0).contiguous().numpy()
-            labels[AFTER] = torch.from_numpy(refine_scores(photo, given, settings.refining).labels)
+            from ._job import refine_scores  # late: labels need no engine
+
+            photo = np.ascontiguousarray(sample.image.transpose(1, 2, 0))
+            labels[AFTER] = refine_scores(photo, given, settings.refining).labels
         return labels
 
     return Methods(predict, "refine" if refine else None, notes)
@@ -135,7 +133,7 @@ def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine:
             f"{model.num_classes}"
         )
 
-    def predict(sample: Sample) -> dict[str, Tensor]:
+    def predict(sample: Sample) -> dict[str, np.ndarray]:
         before, after = model_labels(model, sample.image, settings.refining if refine else None)
         return {BEFORE: before, AFTER: after} if refine else {BEFORE: before}
 

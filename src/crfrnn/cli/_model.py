@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from crfrnn._arrays import Array
+from crfrnn._extras import require_torch
 from crfrnn.io.scores import Scores
+from crfrnn.io.storage import is_stored
 from crfrnn.offline.options import RefineOptions
-
-from ._job import refine_scores
 
 
 class Model(Protocol):
@@ -31,15 +30,13 @@ class Model(Protocol):
     def has_crf(self) -> bool:
         """Whether the model contains a CRF."""
 
-    def logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, C, H, W) before and after the CRF, of images on 0..255."""
+    def logits(self, image: Array) -> tuple[Array, Array]:
+        """Return logits, tensors (B, C, H, W), before and after the CRF, of images on 0..255."""
 
 
 def is_model(directory: Path) -> bool:
     """Whether a directory holds a model of crfrnn or transformers."""
-    from crfrnn.models.checkpoint import is_checkpoint
-
-    return is_checkpoint(directory) or (directory / "config.json").is_file()
+    return is_stored(directory) or (directory / "config.json").is_file()
 
 
 def open_model(source: str | Path, *, fetch: bool = False) -> Model:
@@ -50,11 +47,12 @@ def open_model(source: str | Path, *, fetch: bool = False) -> Model:
             taken for a name on that library's hub.
         fetch: let that library download what this machine lacks.
     """
+    require_torch("a model")
     directory = Path(source)
     if directory.is_dir():
-        from crfrnn.models.checkpoint import is_checkpoint, load_checkpoint
+        from crfrnn.models.checkpoint import load_checkpoint
 
-        if not is_checkpoint(directory) and (directory / "config.json").is_file():
+        if not is_stored(directory) and (directory / "config.json").is_file():
             from crfrnn.integrations.transformers import load_transformers
 
             return load_transformers(str(directory))
@@ -79,21 +77,25 @@ def open_model(source: str | Path, *, fetch: bool = False) -> Model:
 
 
 def model_labels(
-    model: Model, image: Tensor, refining: RefineOptions | None
-) -> tuple[Tensor, Tensor]:
+    model: Model, image: np.ndarray, refining: RefineOptions | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Label one image (3, H, W) before and after the CRF, (H, W) each.
 
     The model's CRF is used, or `refine` if the model has none. Without options to refine with, no
     CRF is used, and both results are the same.
     """
+    import torch
+
+    from ._job import refine_scores
+
     with torch.inference_mode():
-        batch = image[None].float()
-        before, after = model.logits(batch)
-    first = before[0].argmax(dim=0)
+        batch = torch.from_numpy(np.ascontiguousarray(image[None], dtype=np.float32))
+        before, after = (logits[0].numpy() for logits in model.logits(batch))
+    first = before.argmax(axis=0)
     if refining is None:
         return first, first
     if model.has_crf:
-        return first, after[0].argmax(dim=0)
-    photo = image.permute(1, 2, 0).contiguous().numpy()
-    scores = Scores(np.ascontiguousarray(before[0].numpy()), "logits")
-    return first, torch.from_numpy(refine_scores(photo, scores, refining).labels)
+        return first, after.argmax(axis=0)
+    photo = np.ascontiguousarray(image.transpose(1, 2, 0))
+    scores = Scores(np.ascontiguousarray(before), "logits")
+    return first, refine_scores(photo, scores, refining).labels

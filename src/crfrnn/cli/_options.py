@@ -57,8 +57,8 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         "--workers",
         metavar="N",
         type=int,
-        help="folders: number of files refined at once; they share torch's threads (default: one "
-        "per thread, at most 8)",
+        help="folders: number of files refined at once; they share the threads (default: one per "
+        "thread, at most 8)",
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from crfrnn.io.files import IMAGE_SUFFIXES, read_image, write_image, write_labels
 from crfrnn.io.notes import Note
@@ -94,11 +93,11 @@ def _segment_file(
 ) -> Segmentation:
     photo = read_image(path, apply_exif=settings.reading.apply_exif)
     photo = np.rint(photo).astype(np.uint8)
-    image = torch.from_numpy(photo).permute(2, 0, 1).contiguous()
     start = time.perf_counter()
-    before, after = model_labels(model, image, settings.refining if settings.crf else None)
+    before, labels = model_labels(
+        model, photo.transpose(2, 0, 1), settings.refining if settings.crf else None
+    )
     seconds = time.perf_counter() - start
-    labels = after.numpy()
     if outputs.overlay is not None:
         write_image(outputs.overlay, overlay(photo, labels))
     write_labels(outputs.labels, labels, classes=model.num_classes)
@@ -109,7 +108,7 @@ def _segment_file(
         classes=model.num_classes,
         found=tuple(names[index] for index in np.unique(labels).tolist()),
         pixels=int(labels.size),
-        relabeled=int((before != after).sum()),
+        relabeled=int((before != labels).sum()),
         seconds=round(seconds, 4),
     )
 

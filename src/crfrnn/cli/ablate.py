@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn ablate`."""
+    from crfrnn._extras import require_torch
+
+    require_torch("crfrnn ablate")
     from crfrnn.ablation import AblateConfig, ablate
     from crfrnn.ablation.report import PAGE
     from crfrnn.training import read_config

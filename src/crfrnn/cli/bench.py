@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from crfrnn import info
-    from crfrnn.bench import CASES, measure, original_model, picture
+    from crfrnn.bench import CASES, cases_here, measure, original_model, picture
     from crfrnn.io.progress import Progress
 
     from ._notes import say
@@ -52,7 +52,13 @@ def run(args: argparse.Namespace) -> int:
     given = picture(args.size)
     threads = list(dict.fromkeys((1, facts.threads)))
     timings = []
-    with Progress("timing", len(CASES) * len(threads), "cases") as progress:
+    cases = cases_here()
+    for case in CASES[len(cases) :]:
+        say(
+            f"crfrnn bench: note: {case}: left out, because torch is not installed; install it "
+            'with pip install "crfrnn[torch]"'
+        )
+    with Progress("timing", len(cases) * len(threads), "cases") as progress:
         for timing in measure(given, args.repeats, threads):
             timings.append(timing)
             if timing.original is None and timing.agreement is not None:
@@ -112,8 +118,8 @@ def _print_table(conditions: dict[str, Any], timings: list[Timing]) -> None:
     Console().print(table)
     instructions = conditions["instructions"] or "no vector instructions"
     sys.stdout.write(
-        f"engine {conditions['engine']} ({instructions}), torch {conditions['torch']} on "
-        f"{conditions['machine']}\n"
+        f"engine {conditions['engine']} ({instructions}), torch {conditions['torch'] or 'none'} "
+        f"on {conditions['machine']}\n"
     )
     sys.stdout.write(_describe_original(conditions["pydensecrf"], timings))
 

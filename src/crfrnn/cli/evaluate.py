@@ -120,6 +120,8 @@ def _evaluate(args: argparse.Namespace, data: MaskedImages, methods: Methods) ->
 
 
 def _draw(path: Path, evaluation: Evaluation, data: MaskedImages, predict: Predict) -> None:
+    import numpy as np
+
     from crfrnn.evaluation.evaluate import extremes
     from crfrnn.io.files import write_image
     from crfrnn.plots.figures import Column, Row, rows_of_columns
@@ -129,10 +131,10 @@ def _draw(path: Path, evaluation: Evaluation, data: MaskedImages, predict: Predi
     for what, index in extremes(changes).items():
         sample = data[index]
         labels = predict(sample)
-        columns = [Column("photograph"), Column("truth", sample.label.numpy())]
-        columns += [Column(name, value.numpy()) for name, value in labels.items()]
+        columns = [Column("photograph"), Column("truth", sample.label)]
+        columns += [Column(name, value) for name, value in labels.items()]
         caption = f"{what} change: {sample.name}, mean IoU {100 * changes[index]:+.1f}"
-        rows.append(Row(sample.image.permute(1, 2, 0).contiguous().numpy(), columns, caption))
+        rows.append(Row(np.ascontiguousarray(sample.image.transpose(1, 2, 0)), columns, caption))
     write_image(path, rows_of_columns(rows))
 
 

@@ -52,6 +52,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn segment`."""
+    from crfrnn._extras import require_torch
+
+    require_torch("crfrnn segment")
     from . import _segment
     from ._file import check_outputs
     from ._job import Outputs

@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn train`."""
+    from crfrnn._extras import require_torch
+
+    require_torch("crfrnn train")
     import torch
 
     from crfrnn.training import TrainConfig, read_config, train

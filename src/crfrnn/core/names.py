@@ -11,6 +11,3 @@ NORMALIZATIONS = ("symmetric", "before", "after", "none")
 
 #: Ways to store the values of a lattice.
 PRECISIONS = ("full", "half")
-
-#: Largest number of feature dimensions of a lattice, in every engine.
-MAX_DIMENSIONS = 32

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from crfrnn import _checks, ops
 
-from .kernel import Kernel, Scene
-from .lattice import ExactFilter, Lattice
-
-#: Taps of the separable filter reach this many bandwidths (error 0.03 % of a message).
-_REACH = 3.3
+from .kernel import Scene
+from .lattice import Lattice
+from .recipe import Recipe
 
 
 class KernelFilter:
@@ -94,26 +91,27 @@ class GridFilter:
         )
 
 
+class ExactFilter:
+    """The exact Gaussian sum, with the interface of `Lattice`."""
+
+    kind = "exact"
+
+    def __init__(self, features: Tensor, *, engine: str | None = None) -> None:
+        _checks.finite("features", features)
+        self.features = features.reshape(-1, *features.shape[-2:])
+        self.size = (features.shape[-2],)
+        self.engine = ops.resolve_engine(engine, features.device, features.dtype)
+        self.arrays = (self.features,)
+        self.tolerance = ops.EXACT_TOLERANCE.get(features.dtype, 1e-8)
+
+    def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
+        """Filter values (..., N, C); the kernel is symmetric, so `reverse` changes nothing."""
+        del reverse
+        flat = values.reshape(-1, *values.shape[-2:])
+        return ops.exact(flat, self.features, self.tolerance, self.engine).reshape(values.shape)
+
+
 GaussianFilter = Lattice | ExactFilter | GridFilter
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the filters of a model are built.
-
-    Attributes:
-        kernels: the pairwise kernels.
-        normalization: "symmetric", "after", "before" or "none".
-        filter: "lattice" or "exact".
-        engine: "reference", "cpu" or "triton"; by default the fastest that suits.
-        feature_gradients: whether gradients reach the image and the feature maps.
-    """
-
-    kernels: tuple[Kernel, ...]
-    normalization: str = "symmetric"
-    filter: str = "lattice"
-    engine: str | None = None
-    feature_gradients: bool = False
 
 
 def build_filters(
@@ -142,9 +140,7 @@ def build_filters(
     for k, kernel in enumerate(recipe.kernels):
         learned = bandwidths[k] if bandwidths else None
         if kernel.is_separable():
-            # In exact mode the taps end where they vanish in this float type.
-            vanishing = math.sqrt(-2 * math.log(torch.finfo(logits.dtype).eps))
-            reach = _REACH if recipe.filter == "lattice" else vanishing
+            reach = recipe.reach(torch.finfo(logits.dtype).eps)
             widths = kernel.divisors({"position": logits.dim() - 2}, learned)
             folded = normalization if inside is None else "none"
             grid = GridFilter(logits.shape[2:], widths, reach, folded, logits, engine)
@@ -161,6 +157,19 @@ def build_filters(
     return filters
 
 
+def filter_points(
+    values: Tensor, points: Tensor, method: str, normalization: str, engine: str
+) -> Tensor:
+    """`gaussian_filter` on tensors, differentiable in values and points."""
+    build = Lattice if method == "lattice" else ExactFilter
+    gaussian = build(points, engine=engine).filter
+    if normalization == "none":
+        return gaussian(values)
+    ones = values.new_ones(*values.shape[:-1], 1)
+    before, after = ops.factors(gaussian(ones), normalization)
+    return after * gaussian(before * values)
+
+
 def _band(
     size: int, bandwidth: float | Tensor, reach: float, normalization: str, like: Tensor
 ) -> Tensor:
@@ -171,11 +180,12 @@ def _band(
     distance = torch.arange(-radius, radius + 1, device=like.device)
     source = torch.arange(size, device=like.device)[:, None] + distance
     inside = (source >= 0) & (source < size)
-    band = torch.exp(-0.5 * (distance.to(like.dtype) / bandwidth) ** 2) * inside
-    if normalization == "none":
-        return band
-    before, after = ops.factors(band.sum(1), normalization)
-    return band * after[:, None] * _at(before, source, radius)
+    # In double precision, rounded once: the taps of every engine are then equal.
+    band = torch.exp(-0.5 * (distance.double() / bandwidth) ** 2) * inside
+    if normalization != "none":
+        before, after = ops.factors(band.sum(1), normalization)
+        band = band * after[:, None] * _at(before, source, radius)
+    return band.to(like.dtype)
 
 
 def _at(scale: Tensor, source: Tensor, radius: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import _checks
-from crfrnn.ops import Options
+from crfrnn.core.inference import Options
 
 from .energy import combine
 

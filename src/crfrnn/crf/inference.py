@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import ops
-from crfrnn.ops import Options
+from crfrnn.core.inference import Options
 
 from .energy import may_oscillate, penalty
 from .filters import KernelFilter

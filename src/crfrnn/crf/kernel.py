@@ -14,7 +14,8 @@ from typing import Any, cast
 import numpy as np
 
 from crfrnn import _checks
-from crfrnn._arrays import Array, is_tensor, namespace
+from crfrnn._arrays import Array, is_tensor, namespace, to_torch
+from crfrnn.core.inference import Points
 
 Number = float | tuple[float, ...]
 
@@ -46,6 +47,11 @@ class Scene:
     like: Array
     image: Array | None = None
     features: Sequence[Array] = ()
+
+    def as_tensors(self) -> Scene:
+        """The same scene with tensors that view its NumPy arrays."""
+        image = None if self.image is None else to_torch(self.image)
+        return Scene(to_torch(self.like), image, [to_torch(maps) for maps in self.features])
 
     def positions(self) -> list[Array]:
         """Pixel coordinates in the order (x, y, z), x along the last axis, to broadcast."""
@@ -146,7 +152,8 @@ class Kernel(ABC):
 
         A map is (B, *S), or broadcasts to it. The names and their order are those of `bandwidths`.
         The scene holds NumPy arrays where `refine` runs on the CPU, and tensors in the layer and
-        for the other engines. Operators and indexing serve both.
+        for the other engines. Operators and indexing serve both. Maps that raise TypeError or
+        AttributeError on NumPy arrays get tensors instead, if torch is loaded.
 
         Example:
             >>> import numpy as np
@@ -188,20 +195,13 @@ class Kernel(ABC):
             >>> Gaussian(position=2).points(Scene(np.zeros((1, 2, 3))))[0, :, 0]
             array([0. , 0.5, 1. ])
         """
-        like, named = scene.like, self.maps(scene)
-        if list(named) != list(self.bandwidths()) or any(
-            is_tensor(maps) or isinstance(maps, np.ndarray) for maps in named.values()
-        ):
-            raise ValueError(
-                f"{type(self).__name__}.maps must give a list of maps for each of "
-                f"{', '.join(self.bandwidths())}, in this order; got {', '.join(named)}"
-            )
-        maps = [channel for part in named.values() for channel in part]
-        divisors = self.divisors({name: len(part) for name, part in named.items()}, learned)
-        shape = (like.shape[0], *like.shape[2:])
+        maps, divisors = maps_and_divisors(self, scene, learned)
+        like = scene.like
         if is_tensor(like):
+            shape = (like.shape[0], *like.shape[2:])
             return _divided_tensors(maps, divisors, shape, like)
-        return _divided(maps, divisors, shape, like.dtype)
+        images = [points_of(maps, divisors, like, b).array() for b in range(len(like))]
+        return np.stack(images)
 
     def divisors(
         self, dimensions: Mapping[str, int], learned: Mapping[str, Array] | None = None
@@ -294,15 +294,33 @@ class Kernel(ABC):
         return _KINDS[kind], fields
 
 
-def _divided(
-    maps: Sequence[np.ndarray], divisors: Sequence[float], shape: tuple[int, ...], dtype: Any
-) -> np.ndarray:
-    """Points (B, N, D) from one map (B, *S) per dimension."""
-    points = np.empty((*shape, len(maps)), dtype)
-    with np.errstate(all="ignore"):  # the filter refuses what is not finite
-        for k, (channel, number) in enumerate(zip(maps, np.array(divisors, dtype), strict=True)):
-            np.divide(channel, number, out=points[..., k], casting="same_kind")
-    return points.reshape(len(points), -1, len(maps))
+def maps_and_divisors(
+    kernel: Kernel, scene: Scene, learned: Mapping[str, Array] | None = None
+) -> tuple[list[Array], Any]:
+    """The maps of all dimensions of the points, and their divisors; see `Kernel.points`."""
+    named = kernel.maps(scene)
+    if list(named) != list(kernel.bandwidths()) or any(
+        is_tensor(maps) or isinstance(maps, np.ndarray) for maps in named.values()
+    ):
+        raise ValueError(
+            f"{type(kernel).__name__}.maps must give a list of maps for each of "
+            f"{', '.join(kernel.bandwidths())}, in this order; got {', '.join(named)}"
+        )
+    maps = [channel for part in named.values() for channel in part]
+    divisors = kernel.divisors({name: len(part) for name, part in named.items()}, learned)
+    return maps, divisors
+
+
+def points_of(
+    maps: Sequence[np.ndarray], divisors: Sequence[float], like: np.ndarray, b: int
+) -> Points:
+    """The points of image `b` of a batch, from maps that are (B, *S) or broadcast to it."""
+    size = like.shape[2:]
+    of_image = [
+        channel[b if len(channel) > 1 else 0] if channel.ndim > len(size) else channel
+        for channel in maps
+    ]
+    return Points([part.astype(like.dtype, copy=False) for part in of_image], divisors, size)
 
 
 def _divided_tensors(
@@ -313,9 +331,14 @@ def _divided_tensors(
     torch = namespace(like)
     maps = [channel.to(like.dtype) for channel in maps]
     if not is_tensor(divisors):
-        if like.device.type == "cpu" and ops.direct(*maps):  # `_checks.plain` says why
-            arrays = [channel.numpy() for channel in maps]
-            return torch.from_numpy(_divided(arrays, divisors, shape, arrays[0].dtype))
+        if like.device.type == "cpu" and ops.direct(*maps):
+            # In NumPy: `_checks.plain` says why.
+            points = torch.empty((*shape, len(maps)), dtype=like.dtype)
+            numbers = np.array(divisors, points.numpy().dtype)
+            with np.errstate(all="ignore"):  # the filter refuses what is not finite
+                for k, (channel, number) in enumerate(zip(maps, numbers, strict=True)):
+                    np.divide(channel.numpy(), number, out=points.numpy()[..., k])
+            return points.flatten(1, -2)
         divisors = like.new_tensor(divisors)
     return torch.stack([channel.expand(shape).flatten(1) for channel in maps], dim=2) / divisors
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
 
-from crfrnn import _checks, ops
-from crfrnn.core.names import MAX_DIMENSIONS, NORMALIZATIONS
+from crfrnn import _checks
+from crfrnn._arrays import Array, cast, is_tensor, place, to_float, to_numpy, to_torch
+from crfrnn.core.inference import Points, apply, exact_filter, lattice_filter
+from crfrnn.core.limits import check_dimensions
+from crfrnn.core.names import NORMALIZATIONS
+
+from . import containers
 
 
 class Lattice:
@@ -20,56 +23,50 @@ class Lattice:
     Args:
         features: (..., N, D) points, already divided by their bandwidths; D from 1 to 32. The
             lattice is not invariant to the order of the D axes; kernels here use (x, y, color...).
-        engine: "reference", "cpu" or "triton"; by default the fastest one for the tensor.
+            A NumPy array or a torch tensor.
+        engine: "reference", "cpu" or "triton"; by default the fastest one for the array.
 
     Raises:
         ValueError: features are empty or not finite, or reach beyond 2¹⁷ bandwidths (2²³ in
             float64). In the last case a bandwidth is far too small.
 
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> from crfrnn import Lattice
-        >>> lattice = Lattice(torch.rand(100, 5))
-        >>> lattice.filter(torch.ones(100, 3)).shape
-        torch.Size([100, 3])
+        >>> lattice = Lattice(np.random.default_rng(0).random((100, 5)))
+        >>> lattice.filter(np.ones((100, 3))).shape
+        (100, 3)
     """
 
     kind = "lattice"
 
-    def __init__(self, features: Float[Tensor, "*B N D"], *, engine: str | None = None) -> None:
+    def __init__(self, features: Array, *, engine: str | None = None) -> None:
         _check_features(features)
-        if not 1 <= features.shape[-1] <= MAX_DIMENSIONS:
-            raise ValueError(
-                f"a lattice takes 1 to {MAX_DIMENSIONS} feature dimensions; got "
-                f"{features.shape[-1]}. Use the exact filter for more."
-            )
-        if features.dtype not in ops.FARTHEST:
-            features = features.float()
+        check_dimensions(features.shape[-1])
         self.shape = features.shape[:-1]
         self.size = (features.shape[-2],)
+        self.place = place(features)
+        features, self.engine = containers.for_engine(to_float(features), engine)
         self.dtype = features.dtype
-        self.device = features.device
-        self.engine = ops.resolve_engine(engine, features.device, features.dtype)
-        flat = features.reshape(-1, *features.shape[-2:])
-        self.arrays = ops.build(flat, self.engine)
+        self.arrays = containers.build(features.reshape(-1, *features.shape[-2:]), self.engine)
 
     @property
     def vertices(self) -> int:
         """Number of lattice vertices, over all batch items.
 
         Example:
-            >>> import torch
+            >>> import numpy as np
             >>> from crfrnn import Lattice
-            >>> Lattice(torch.zeros(100, 2)).vertices  # equal points share one simplex
+            >>> Lattice(np.zeros((100, 2))).vertices  # equal points share one simplex
             3
         """
-        return self.arrays.neighbor.shape[1]
+        return int(self.arrays.neighbor.shape[1])
 
-    def filter(self, values: Float[Tensor, "*B N C"], *, reverse: bool = False) -> Tensor:
+    def filter(self, values: Array, *, reverse: bool = False) -> Array:
         """Filter values at the points.
 
         Args:
-            values: (..., N, C), with the leading sizes of the features.
+            values: (..., N, C), with the leading sizes of the features, and of their container.
             reverse: blur the axes in reverse order. This is the exact adjoint:
                 ⟨filter(u), v⟩ = ⟨u, filter(v, reverse=True)⟩.
 
@@ -77,92 +74,93 @@ class Lattice:
             (..., N, C), of the type of `values`.
 
         Example:
-            >>> import torch
+            >>> import numpy as np
             >>> from crfrnn import Lattice
-            >>> lattice = Lattice(torch.rand(50, 3, dtype=torch.float64) * 9)
-            >>> u, v = torch.rand(2, 50, 1, dtype=torch.float64)
+            >>> random = np.random.default_rng(0)
+            >>> lattice = Lattice(random.random((50, 3)) * 9)
+            >>> u, v = random.random((2, 50, 1))
             >>> forward, adjoint = lattice.filter(u), lattice.filter(v, reverse=True)
-            >>> torch.allclose((forward * v).sum(), (u * adjoint).sum())
+            >>> np.allclose((forward * v).sum(), (u * adjoint).sum())
             True
         """
-        _check_values(values, self.shape, self.device)
-        flat = values.to(self.dtype).reshape(-1, *values.shape[-2:])
-        out = ops.filter(flat, self.arrays, reverse, self.engine)
-        return out.reshape(values.shape).to(values.dtype)
+        _check_values(values, self.shape, self.place)
+        flat = values.reshape(-1, *values.shape[-2:])
+        if self.place == "NumPy" and self.engine != "cpu":
+            flat = to_torch(flat)
+        out = containers.filter(cast(flat, self.dtype), self.arrays, reverse, self.engine)
+        out = to_numpy(out) if self.place == "NumPy" else out
+        return cast(out.reshape(values.shape), values.dtype)
 
 
 def gaussian_filter(
-    values: Float[Tensor, "*B N C"],
-    features: Float[Tensor, "*B N D"],
+    values: Array,
+    features: Array,
     *,
     method: str = "lattice",
     normalization: str = "none",
     engine: str | None = None,
-) -> Float[Tensor, "*B N C"]:
+) -> Array:
     """Filter values with a Gaussian over free features: Σ_j exp(-½ |f_i - f_j|²) v_j.
 
     The sum includes j = i, as in every dense-CRF implementation.
 
     Args:
-        values: (..., N, C) values v to sum.
-        features: (..., N, D) points, already divided by their bandwidths.
+        values: (..., N, C) values v to sum; a NumPy array or a torch tensor.
+        features: (..., N, D) points, already divided by their bandwidths; likewise.
         method: "lattice", linear in N and approximate (a few percent of a normalized message);
             or "exact", the sum itself, quadratic in N.
         normalization: "none" (default) changes nothing. With n, the filter's response to ones,
             "after" divides the output by n, "before" divides the input by n, and "symmetric"
             divides both by √n. With "none" the gain of the lattice remains in the result.
-        engine: "reference", "cpu" or "triton"; by default the fastest one for the tensor.
+        engine: "reference", "cpu" or "triton"; by default the fastest one for the array.
 
     Returns:
-        (..., N, C), of the type of `values`. Differentiable with respect to `values` and
-        `features`. With respect to `features`, the lattice has a first derivative only, and none on
-        the faces of its simplices.
+        (..., N, C), of the type of `values`. Tensors are differentiable with respect to `values`
+        and `features`. With respect to `features`, the lattice has a first derivative only, and
+        none on the faces of its simplices.
 
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> from crfrnn import gaussian_filter
-        >>> points = torch.tensor([[0.0], [1.0], [9.0]])
-        >>> gaussian_filter(torch.eye(3), points, method="exact")[0]
-        tensor([1.0000e+00, 6.0653e-01, 2.5768e-18])
+        >>> points = np.array([[0.0], [1.0], [9.0]])
+        >>> gaussian_filter(np.eye(3), points, method="exact")[0].round(5)
+        array([1.     , 0.60653, 0.     ])
     """
     _checks.one_of("method", method, ("lattice", "exact"))
     _checks.one_of("normalization", normalization, NORMALIZATIONS)
     _check_features(features)
-    _check_values(values, features.shape[:-1], features.device)
-    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    if method == "lattice":
-        gaussian = Lattice(features.to(dtype), engine=engine).filter
+    _check_values(values, features.shape[:-1], place(features))
+    wide = to_float(values)
+    points = cast(features, wide.dtype)
+    points, engine = containers.for_engine(points, engine)
+    if is_tensor(points):
+        from .filters import filter_points  # late: it needs torch
+
+        out: Array = filter_points(to_torch(wide), points, method, normalization, engine)
+        out = out if is_tensor(values) else to_numpy(out)
     else:
-        gaussian = ExactFilter(features.to(dtype), engine=engine).filter
-    if normalization == "none":
-        return gaussian(values.to(dtype)).to(values.dtype)
-    ones = values.new_ones(*values.shape[:-1], 1, dtype=dtype)
-    before, after = ops.factors(gaussian(ones), normalization)
-    return (after * gaussian(before * values.to(dtype))).to(values.dtype)
+        out = _filter_points(wide, points, method, normalization)
+    return cast(out, values.dtype)
 
 
-class ExactFilter:
-    """The exact Gaussian sum, with the interface of `Lattice`."""
-
-    kind = "exact"
-
-    def __init__(self, features: Tensor, *, engine: str | None = None) -> None:
-        _checks.finite("features", features)
-        self.features = features.reshape(-1, *features.shape[-2:])
-        self.size = (features.shape[-2],)
-        self.engine = ops.resolve_engine(engine, features.device, features.dtype)
-        self.arrays = (self.features,)
-        self.tolerance = ops.EXACT_TOLERANCE.get(features.dtype, 1e-8)
-
-    def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
-        """Filter values (..., N, C); the kernel is symmetric, so `reverse` changes nothing."""
-        del reverse
-        flat = values.reshape(-1, *values.shape[-2:])
-        return ops.exact(flat, self.features, self.tolerance, self.engine).reshape(values.shape)
+def _filter_points(
+    values: np.ndarray, points: np.ndarray, method: str, normalization: str
+) -> np.ndarray:
+    """`gaussian_filter` in the compiled core, whose filters take (C, N)."""
+    build = lattice_filter if method == "lattice" else exact_filter
+    out = [
+        apply(build(Points.of_array(of_item), normalization), item.T).T
+        for item, of_item in zip(
+            values.reshape(-1, *values.shape[-2:]),
+            points.reshape(-1, *points.shape[-2:]),
+            strict=True,
+        )
+    ]
+    return np.stack(out).reshape(values.shape)
 
 
-def _check_features(features: Tensor) -> None:
-    if features.dim() < 2 or features.numel() == 0:
+def _check_features(features: Array) -> None:
+    if features.ndim < 2 or 0 in features.shape:
         raise ValueError(
             f"features must be (..., N, D) and not empty; got {_checks.shape_text(features)}"
         )
@@ -170,14 +168,12 @@ def _check_features(features: Tensor) -> None:
     _checks.finite("features", features)
 
 
-def _check_values(values: Tensor, shape: torch.Size, device: torch.device) -> None:
-    if values.dim() < 2 or values.shape[:-1] != shape or values.shape[-1] == 0:
+def _check_values(values: Array, shape: tuple[int, ...], where: str) -> None:
+    if values.ndim < 2 or values.shape[:-1] != shape or values.shape[-1] == 0:
         raise ValueError(
             f"values must be (..., N, C) with the leading sizes of the features {tuple(shape)}; "
             f"got {_checks.shape_text(values)}"
         )
-    if values.device != device:
-        raise ValueError(
-            f"values are on {values.device} but features on {device}; move one of them"
-        )
+    if place(values) != where:
+        raise ValueError(f"values are on {place(values)} but features on {where}; move one of them")
     _checks.floating("values", values)

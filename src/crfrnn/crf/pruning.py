@@ -1,18 +1,16 @@
-"""Leaves classes that provably stay unlikely out of the recurrence."""
+"""Finds classes that provably stay unlikely: the reference of csrc/crf/certificate.hpp."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from crfrnn import ops
-from crfrnn.ops import Options
 
-from .inference import Pairwise
+from .marginals import Pruned
 
 #: Largest message, in logits, that a class may receive at any pixel in any step to be left out.
 LIMIT = 0.5
@@ -27,38 +25,6 @@ _TESTS = 4
 #: A class whose marginals nowhere exceed this fraction of the likeliest class's cannot win by a
 #: message of `LIMIT`.
 _NEVER = math.exp(-LIMIT)
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """The classes that are kept, and the bound that certifies leaving out the others.
-
-    Attributes:
-        kept: the classes that take part.
-        bound: an upper bound, in logits, of every message to a class that is left out, at any pixel
-            in any step. The marginals of that class stay below exp(bound) times those of the unary
-            term, and it is the likeliest class at no pixel.
-    """
-
-    kept: tuple[int, ...]
-    bound: float
-
-
-@dataclass(frozen=True)
-class Marginals:
-    """The result of the recurrence.
-
-    Attributes:
-        probs: (B, C, *S) marginals.
-        labels: (B, *S) int64, the likeliest class of each pixel.
-        steps: the updates computed for each image of the batch.
-        pruned: the certificate of the classes that were left out; None if all took part.
-    """
-
-    probs: Tensor
-    labels: Tensor
-    steps: list[int]
-    pruned: Pruned | None
 
 
 def certify(logits: Tensor, model: ops.Model, iterations: int) -> Pruned | None:
@@ -118,43 +84,3 @@ def _growth(first: float, iterations: int) -> float:
     for _ in range(iterations - 1):
         bound = first * math.exp(min(bound, 1.0))  # clamped beyond LIMIT, to not overflow
     return bound
-
-
-def marginals(
-    logits: Tensor, pairwise: Pairwise, options: Options, *, prune: bool = True
-) -> Marginals:
-    """Run the recurrence without gradients, and leave out the classes that `certify` permits.
-
-    A single class stands for all that are left out. It takes part in the softmax and sends no
-    messages. At the end, the logit of each class that was left out is shifted by as
-    much as the logit of that single class.
-
-    Args:
-        logits: the unary term (B, C, *S).
-        pairwise: kernels, weights and compatibility. Only Potts models allow pruning.
-        options: iterations, tolerance and precision.
-        prune: whether to leave classes out if that can save more than the search costs.
-
-    Raises:
-        ValueError: the result is not finite.
-    """
-    flat = logits.flatten(2)
-    with torch.no_grad():
-        model = pairwise.model(logits)
-        prune = prune and ops.worth_pruning(logits, model.engine)
-        pruned = certify(flat, model, options.iterations) if prune else None
-        if pruned is not None:
-            # Weight zero: the message of the stand-in is zero. Its logit is the log of the sum of
-            # the exponentials of those that it replaces, so their softmax is exact.
-            rest = model.weights.new_zeros(len(model.terms), 1)
-            weights = torch.cat([model.weights[:, list(pruned.kept)], rest], dim=1)
-            model = model._replace(weights=weights, kept=pruned.kept)
-        probs, labels, steps, finite = ops.marginals(flat, model, options)
-    if not finite:
-        raise ValueError(
-            f"the scores, kernel weights or compatibility are too large for {probs.dtype}: the "
-            f"result is not finite. Scale them down, or give the scores in float64."
-        )
-    return Marginals(
-        probs.view(logits.shape), labels.view(-1, *logits.shape[2:]), steps.tolist(), pruned
-    )

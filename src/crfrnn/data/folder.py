@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from crfrnn import _checks
-from crfrnn.io.files import IMAGE_SUFFIXES, shorten
+from crfrnn.io.files import IMAGE_SUFFIXES, Picture, shorten
 
 from .masked_images import IGNORE, Entry, MaskedImages, read_list, require_folder
 
@@ -52,7 +51,7 @@ def open_folder(
     """
     pictures = _by_stem(require_folder(Path(images), "a folder of photographs"))
     masks_by_stem = _by_stem(require_folder(Path(masks), "a folder of masks"))
-    decode: Callable[[Image.Image], np.ndarray] = _ids
+    decode: Callable[[Picture], np.ndarray] = _ids
     if label_map is not None:
         colors = read_label_map(label_map)
         classes = colors.names if classes is None else classes
@@ -95,7 +94,7 @@ class LabelMap:
     names: tuple[str, ...]
     ids: dict[int, int]
 
-    def decode(self, image: Image.Image) -> np.ndarray:
+    def decode(self, image: Picture) -> np.ndarray:
         """Turn colors into ids (H, W)."""
         rgb = np.asarray(image.convert("RGB")).astype(np.int64)
         # A color as one integer 0xRRGGBB: the table is looked up once per color, not per pixel.
@@ -145,7 +144,7 @@ def read_label_map(path: str | Path) -> LabelMap:
     return LabelMap(tuple(names), ids)
 
 
-def _ids(image: Image.Image) -> np.ndarray:
+def _ids(image: Picture) -> np.ndarray:
     """The pixel values; a gray image saved as RGB is read as one channel."""
     values = np.asarray(image)
     if image.mode == "RGB" and bool((values == values[..., :1]).all()):

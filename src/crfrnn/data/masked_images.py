@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Int64, UInt8
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from crfrnn.io.files import open_image, read_image, shorten
+from crfrnn._arrays import Array
+from crfrnn._extras import require_torch
+from crfrnn.io.files import Picture, open_image, read_image, shorten
 
 #: The label of pixels that count neither in a loss nor in a score.
 IGNORE = 255
@@ -22,17 +20,32 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Sample:
-    """A photograph and its mask.
+    """A photograph and its mask, as NumPy arrays or as tensors.
 
     Attributes:
         name: unique in its data set; file names are derived from it.
         image: (3, H, W) uint8, RGB.
         label: (H, W) int64, class ids or `IGNORE`.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.data import Sample
+        >>> sample = Sample("a", np.zeros((3, 4, 5), np.uint8), np.zeros((4, 5), np.int64))
+        >>> sample.to_torch().image.shape
+        torch.Size([3, 4, 5])
     """
 
     name: str
-    image: UInt8[Tensor, "3 H W"]
-    label: Int64[Tensor, "H W"]
+    image: Array
+    label: Array
+
+    def to_torch(self) -> Sample:
+        """Return the sample with tensors in place of arrays."""
+        require_torch("a sample of tensors")
+        import torch
+
+        image = np.ascontiguousarray(self.image)
+        return Sample(self.name, torch.from_numpy(image), torch.from_numpy(self.label))
 
 
 @dataclass(frozen=True)
@@ -44,15 +57,20 @@ class Entry:
     mask: Path
 
 
-class MaskedImages(Dataset[Sample]):
+class MaskedImages:
     """A data set of photographs and masks, read from files on demand.
+
+    Its samples hold tensors, as torch's `DataLoader` expects of a data set. `in_numpy` gives a data
+    set whose samples hold NumPy arrays, which needs no torch.
 
     Args:
         entries: the files; all must exist.
         num_classes: C; class ids are 0 .. C - 1.
         classes: their names, if known.
-        decode: turns an opened mask into integer ids (H, W); default is the pixel values.
+        decode: turns an opened mask, a picture of Pillow, into integer ids (H, W); default is the
+            pixel values.
         ignore: ids that mean `IGNORE`, besides 255.
+        tensors: whether the samples hold tensors; else they hold arrays.
 
     Attributes:
         names: the names of the samples, in order.
@@ -68,8 +86,9 @@ class MaskedImages(Dataset[Sample]):
         num_classes: int,
         *,
         classes: Sequence[str] | None = None,
-        decode: Callable[[Image.Image], np.ndarray] = np.asarray,
+        decode: Callable[[Picture], np.ndarray] = np.asarray,
         ignore: Sequence[int] = (),
+        tensors: bool = True,
     ) -> None:
         if not entries:
             raise ValueError("expected at least one image; the list of entries is empty")
@@ -81,6 +100,7 @@ class MaskedImages(Dataset[Sample]):
         self.classes = None if classes is None else tuple(classes)
         self._decode = decode
         self._ignore = (*ignore, IGNORE)
+        self.tensors = tensors
         twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
             raise ValueError(f"{len(twice)} names are listed twice: {shorten(twice)}")
@@ -97,7 +117,24 @@ class MaskedImages(Dataset[Sample]):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one sample.
+        """Read one sample, as tensors or as arrays; see `read`.
+
+        Raises:
+            ImportError: it would hold tensors, and torch is not installed.
+        """
+        if not self.tensors:
+            return self.read(index)
+        require_torch("a data set of tensors (without torch, use `in_numpy`)")
+        return self.read(index).to_torch()
+
+    def in_numpy(self) -> MaskedImages:
+        """Return the same data set with samples of NumPy arrays."""
+        data = copy.copy(self)
+        data.tensors = False
+        return data
+
+    def read(self, index: int) -> Sample:
+        """Read one sample as NumPy arrays.
 
         Raises:
             ValueError: image and mask differ in size, or the mask holds ids without a class.
@@ -113,16 +150,16 @@ class MaskedImages(Dataset[Sample]):
             )
         return Sample(entry.name, image, label)
 
-    def image(self, index: int) -> UInt8[Tensor, "3 H W"]:
-        """Read the photograph of one sample."""
+    def image(self, index: int) -> np.ndarray:
+        """Read the photograph of one sample: (3, H, W) uint8."""
         pixels = read_image(self.entries[index].image)
-        return torch.from_numpy(np.rint(pixels).astype(np.uint8)).permute(2, 0, 1).contiguous()
+        return np.moveaxis(np.rint(pixels).astype(np.uint8), 2, 0)
 
-    def label(self, index: int) -> Int64[Tensor, "H W"]:
-        """Read the mask of one sample."""
+    def label(self, index: int) -> np.ndarray:
+        """Read the mask of one sample: (H, W) int64."""
         path = self.entries[index].mask
         try:
-            ids = np.asarray(self._decode(open_image(path)))
+            ids: np.ndarray = np.asarray(self._decode(open_image(path)))
         except ValueError as error:
             text = str(error)
             raise ValueError(text if str(path) in text else f"{path}: {text}") from error
@@ -132,7 +169,7 @@ class MaskedImages(Dataset[Sample]):
                 "give a label map that assigns a class to each color"
             )
         # Signed and wide before the comparison: `decode` may return 8-bit ids, or negative ones.
-        ids = ids.astype(np.int64)
+        ids = np.array(ids, dtype=np.int64)
         ids[np.isin(ids, self._ignore)] = IGNORE
         wrong = np.unique(ids[(ids != IGNORE) & ((ids < 0) | (ids >= self.num_classes))])
         if wrong.size:
@@ -140,7 +177,7 @@ class MaskedImages(Dataset[Sample]):
                 f"{path}: ids must be 0..{self.num_classes - 1} or {IGNORE} (ignore); got "
                 f"{shorten(wrong.tolist())}. Is num_classes right?"
             )
-        return torch.from_numpy(ids)
+        return ids
 
     def select(self, indices: Sequence[int]) -> MaskedImages:
         """Return a data set of the samples at `indices`."""
@@ -151,6 +188,7 @@ class MaskedImages(Dataset[Sample]):
             classes=self.classes,
             decode=self._decode,
             ignore=self._ignore,
+            tensors=self.tensors,
         )
 
 

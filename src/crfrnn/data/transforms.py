@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from crfrnn._extras import require_torch
 
-from crfrnn import _checks
+require_torch("crfrnn.data.transforms")
 
-from .masked_images import IGNORE
+import torch  # noqa: E402
+from jaxtyping import Float, Int64  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from crfrnn import _checks  # noqa: E402
+
+from .masked_images import IGNORE  # noqa: E402
 
 #: Weights of red, green and blue in brightness (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)

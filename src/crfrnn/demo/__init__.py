@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
-from PIL import Image
 
-from crfrnn.io.files import make_folder, require_writable, write_image, write_labels
+from crfrnn.io.files import Picture, make_folder, require_writable, write_image, write_labels
 from crfrnn.io.options import ReadOptions, Size
 from crfrnn.io.palette import VOC_CLASSES
 from crfrnn.io.scores import Scores, read_scores
@@ -51,8 +49,8 @@ def refine_photographs(
     return records
 
 
-def photograph(name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Read one of `PHOTOGRAPHS` from scikit-image."""
+def photograph(name: str) -> np.ndarray:
+    """Read one of `PHOTOGRAPHS`, (H, W, 3) uint8, from scikit-image."""
     try:
         import skimage.data
     except ImportError as error:
@@ -67,9 +65,7 @@ def network_scores(name: str, size: Size) -> Scores:
         return read_scores(path, size, _READING)
 
 
-def _refine(
-    name: str, photo: UInt8[np.ndarray, "H W 3"], output: Path, options: RefineOptions
-) -> dict[str, Any]:
+def _refine(name: str, photo: np.ndarray, output: Path, options: RefineOptions) -> dict[str, Any]:
     """Refine the scores of one photograph, write its pictures, and return its record."""
     height, width = photo.shape[:2]
     scores = network_scores(name, (height, width))
@@ -94,11 +90,11 @@ def _refine(
 
 
 def _figure(
-    photo: UInt8[np.ndarray, "H W 3"],
-    before: Int64[np.ndarray, "H W"],
-    after: Int64[np.ndarray, "H W"],
+    photo: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
     record: dict[str, Any],
-) -> Image.Image:
+) -> Picture:
     share = record["relabeled"] / record["pixels"]
     return before_after(
         photo,

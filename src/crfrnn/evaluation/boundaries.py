@@ -1,109 +1,174 @@
-"""Boundaries of labels: distances to a set of pixels, bands, contours."""
+"""Boundaries of labels: distances to a set of pixels, bands, contours.
+
+The functions take NumPy arrays, or tensors, and then answer in tensors on the same device.
+"""
 
 from __future__ import annotations
 
 import math
 
-import torch
-from jaxtyping import Bool, Int64
-from torch import Tensor
+import numpy as np
+
+from crfrnn._arrays import Array
+
+from ._tensors import tensors_too
 
 
-def squared_distance(pixels: Bool[Tensor, "H W"], limit: int) -> Int64[Tensor, "H W"]:
+@tensors_too
+def squared_distance(pixels: Array, limit: int) -> Array:
     """Squared Euclidean distance to the nearest pixel of a set, exact up to `limit`.
 
     Args:
-        pixels: the set.
+        pixels: (H, W) bool, the set.
         limit: farther pixels, and all of them if the set is empty, get `(limit + 1) ** 2`.
 
+    Returns:
+        (H, W) int64.
+
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> from crfrnn.evaluation.boundaries import squared_distance
-        >>> squared_distance(torch.tensor([[True, False, False, False]]), 2)
-        tensor([[0, 1, 4, 9]])
+        >>> squared_distance(np.array([[True, False, False, False]]), 2)
+        array([[0, 1, 4, 9]])
     """
     # Minimize over rows, then over columns. Only shifts up to `limit` matter, so plain minima of
     # shifted copies replace the lower envelope of parabolas of an unlimited transform.
     far = limit + 1
-    column = _column_distance(pixels, far).square()
+    column = _column_distance(pixels, far) ** 2
     width = pixels.shape[1]
-    best = column.clone()
+    best = column.copy()
     for shift in range(1, min(limit, width - 1) + 1):
         moved = column + shift * shift
-        torch.minimum(best[:, shift:], moved[:, :-shift], out=best[:, shift:])
-        torch.minimum(best[:, :-shift], moved[:, shift:], out=best[:, :-shift])
-    return torch.where(best > limit * limit, far * far, best)
+        np.minimum(best[:, shift:], moved[:, :-shift], out=best[:, shift:])
+        np.minimum(best[:, :-shift], moved[:, shift:], out=best[:, :-shift])
+    return np.where(best > limit * limit, far * far, best)
 
 
-def _column_distance(pixels: Bool[Tensor, "H W"], far: int) -> Int64[Tensor, "H W"]:
-    """Distance to the nearest pixel of the set in the same column, at most `far`."""
-    height = pixels.shape[0]
-    rows = torch.arange(height, device=pixels.device)[:, None].expand_as(pixels)
-    above = torch.where(pixels, rows, -far - height).cummax(dim=0).values
-    below = torch.where(pixels, rows, 2 * height + far).flip(0).cummin(dim=0).values.flip(0)
-    return torch.minimum(rows - above, below - rows).clamp(max=far)
+def _column_distance(pixels: np.ndarray, far: int) -> np.ndarray:
+    """Distance (H, W) to the nearest pixel of the set in the same column, at most `far`."""
+    distance: np.ndarray = np.where(pixels, np.int64(0), np.int64(far))
+    for rows in (distance, distance[::-1]):  # from the pixels above, then from those below
+        for row, before in zip(rows[1:], rows[:-1], strict=True):
+            np.minimum(row, before + 1, out=row)
+    return distance
 
 
-def other_label_distance(label: Int64[Tensor, "H W"], limit: int) -> Int64[Tensor, "H W"]:
+@tensors_too
+def other_label_distance(label: Array, limit: int) -> Array:
     """Squared distance of each pixel to the nearest pixel of another label, exact up to `limit`.
 
     The border of the image is no boundary. Every value is a label, void too, so a void band
     between two objects is an edge of both.
+
+    Args:
+        label: (H, W) ids.
+        limit: see `squared_distance`.
+
+    Returns:
+        (H, W) int64.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.evaluation.boundaries import other_label_distance
+        >>> other_label_distance(np.array([[5, 5, 5, 7, 7]]), 2)
+        array([[9, 4, 1, 1, 4]])
     """
-    distance = torch.full_like(label, (limit + 1) ** 2)
-    for value in torch.unique(label).tolist():
+    distance = np.full(label.shape, (limit + 1) ** 2, dtype=np.int64)
+    for value in np.unique(label).tolist():
         inside = label == value
-        distance = torch.where(inside, squared_distance(~inside, limit), distance)
+        distance = np.where(inside, squared_distance(~inside, limit), distance)
     return distance
 
 
-def contour(mask: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
-    """Mark the pixels of a mask with a 4-neighbor outside; beyond the image there is none."""
-    edge = torch.zeros_like(mask)
-    for axis in (0, 1):
-        count = mask.shape[axis]
-        first, second = mask.narrow(axis, 0, count - 1), mask.narrow(axis, 1, count - 1)
-        edge.narrow(axis, 0, count - 1).logical_or_(first & ~second)
-        edge.narrow(axis, 1, count - 1).logical_or_(second & ~first)
+@tensors_too
+def contour(mask: Array) -> Array:
+    """Mark the pixels of a mask with a 4-neighbor outside; beyond the image there is none.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        (H, W) bool.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.evaluation.boundaries import contour
+        >>> contour(np.array([[True, True, True, False]]))
+        array([[False, False,  True, False]])
+    """
+    edge = np.zeros_like(mask)
+    for inside, marked in ((mask, edge), (mask.T, edge.T)):
+        marked[:-1] |= inside[:-1] & ~inside[1:]
+        marked[1:] |= inside[1:] & ~inside[:-1]
     return edge
 
 
-def inner_band(mask: Bool[Tensor, "H W"], width: int) -> Bool[Tensor, "H W"]:
+@tensors_too
+def inner_band(mask: Array, width: int) -> Array:
     """Mark the pixels of a mask within `width` of its outside, or of the image's border.
 
     This is the band of Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562), whose code erodes
     the mask `width` times by 3 × 3 pixels; distances are thus those of a square.
+
+    Args:
+        mask: (H, W) bool.
+        width: in pixels.
+
+    Returns:
+        (H, W) bool.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.evaluation.boundaries import inner_band
+        >>> inner_band(np.ones((3, 3), bool), 1)
+        array([[ True,  True,  True],
+               [ True, False,  True],
+               [ True,  True,  True]])
     """
-    inside = torch.nn.functional.pad(mask, (width,) * 4)
-    for axis in (0, 1):
-        # A minimum over 2 w + 1 neighbors along this axis, by doubling: log w passes, not w.
+    inside = np.pad(mask, width)
+    for _ in range(2):  # along the rows, then along the columns
+        # A minimum over 2 w + 1 neighbors along the first axis, by doubling: log w passes, not w.
         reach, wanted = 1, 2 * width + 1
         while reach < wanted:
             step = min(reach, wanted - reach)
-            size = inside.shape[axis] - step
-            inside = inside.narrow(axis, 0, size) & inside.narrow(axis, step, size)
+            inside = inside[:-step] & inside[step:]
             reach += step
+        inside = inside.T
     return mask & ~inside
 
 
-def fill(label: Int64[Tensor, "H W"], void: int, steps: int) -> Int64[Tensor, "H W"]:
+@tensors_too
+def fill(label: Array, void: int, steps: int) -> Array:
     """Give void pixels the label of a neighbor, `steps` times; deeper pixels stay void.
 
     This closes the void bands that VOC draws along objects, to a boundary in their middle.
+
+    Args:
+        label: (H, W) ids.
+        void: the id of void.
+        steps: in pixels.
+
+    Returns:
+        (H, W) ids; `label` stays as it is.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.evaluation.boundaries import fill
+        >>> fill(np.array([[1, 255, 255, 255, 2]]), 255, 1)
+        array([[  1,   1, 255,   2,   2]])
     """
-    label = label.clone()
+    label = label.copy()
     for _ in range(steps):
         empty = label == void
-        if not bool(empty.any()):
+        if not empty.any():
             break
-        before = label.clone()
-        for axis in (0, 1):
-            count = label.shape[axis] - 1
-            for to, source in ((0, 1), (1, 0)):
-                target = label.narrow(axis, to, count)
-                free = empty.narrow(axis, to, count) & (target == void)
-                target.copy_(torch.where(free, before.narrow(axis, source, count), target))
-        if torch.equal(before, label):
+        before = label.copy()
+        for target, source, hole in ((label, before, empty), (label.T, before.T, empty.T)):
+            # From the neighbor below, then above; in transposed arrays, right, then left.
+            for to, of in ((np.s_[:-1], np.s_[1:]), (np.s_[1:], np.s_[:-1])):
+                free = hole[to] & (target[to] == void)
+                np.copyto(target[to], source[of], where=free)
+        if np.array_equal(before, label):
             break
     return label
 

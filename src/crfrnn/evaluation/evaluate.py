@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
+from crfrnn._arrays import Array, to_numpy
 from crfrnn.data import MaskedImages, Sample
 
 from .metrics import Counts, Judge, Settings, interval, iou, resample, stack, summarize
 from .metrics import total as add_up
 
 #: Returns the labels (H, W) of a sample per method, by the name of the method.
-Predict = Callable[[Sample], Mapping[str, Tensor]]
+Predict = Callable[[Sample], Mapping[str, Array]]
 
 BEFORE, AFTER = "before", "after"
 
@@ -89,7 +90,8 @@ class Evaluation:
     def changes(self, first: str = BEFORE, second: str = AFTER) -> list[float]:
         """Return each image's change in mean IoU over its true classes, between two methods."""
         old, new = (_image_iou(self.rows[name].confusion) for name in (first, second))
-        return [float(change) for change in (new - old).nan_to_num()]
+        changes: list[float] = (new - old).tolist()
+        return changes
 
     def _class_iou(self, name: str) -> dict[str, float | None]:
         values = iou(add_up(self.rows[name]).confusion).tolist()
@@ -131,7 +133,7 @@ def evaluate(
         judge = Judge(sample.label, data.num_classes, settings)
         for name, labels in predict(sample).items():
             try:
-                rows.setdefault(name, []).append(judge.count(labels))
+                rows.setdefault(name, []).append(judge.count(to_numpy(labels)))
             except ValueError as error:
                 raise ValueError(f"{sample.name}, {name}: {error}") from error
         advance()
@@ -165,15 +167,18 @@ def extremes(changes: Sequence[float]) -> dict[str, int]:
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
 
 
-def _image_iou(confusion: Tensor) -> Tensor:
+def _image_iou(confusion: Array) -> np.ndarray:
     """Mean IoU of single images over their true classes.
 
     A false class lowers the IoU of the true classes; its own IoU of 0 would count it twice.
     """
-    return iou(confusion).where(confusion.sum(dim=-1) > 0, math.nan).nanmean(dim=-1)
+    confusion = to_numpy(confusion)
+    is_true: np.ndarray = confusion.sum(axis=-1) > 0
+    values = np.where(is_true, iou(confusion), 0)
+    return np.asarray(values.sum(axis=-1) / np.maximum(is_true.sum(axis=-1), 1))
 
 
-def _spread(value: float, drawn: Tensor) -> dict[str, float | None]:
+def _spread(value: float, drawn: Array) -> dict[str, float | None]:
     low, high = interval(drawn)
     numbers = {"value": value, "low": low, "high": high}
     return {name: None if math.isnan(number) else number for name, number in numbers.items()}

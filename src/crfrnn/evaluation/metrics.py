@@ -1,16 +1,19 @@
-"""Counts that add up over images, the scores computed from them, and bootstrap intervals."""
+"""Counts that add up over images, the scores computed from them, and bootstrap intervals.
+
+The functions take NumPy arrays, or tensors, and then answer in tensors on the same device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-import torch
-from jaxtyping import Float64, Int64, Shaped
-from torch import Tensor
+import numpy as np
 
 from crfrnn import _checks
+from crfrnn._arrays import Array, to_numpy
 
+from ._tensors import tensors_too
 from .boundaries import contour, fill, inner_band, other_label_distance, pixels_of, squared_distance
 
 #: The label of void pixels, which do not count.
@@ -51,83 +54,116 @@ class Counts:
             predicted one, true.
     """
 
-    confusion: Shaped[Tensor, "*n C C"]
-    trimap: Shaped[Tensor, "*n W C C"]
-    band: Shaped[Tensor, "*n 2 C"]
-    contour: Shaped[Tensor, "*n 4 C"]
+    confusion: Array
+    trimap: Array
+    band: Array
+    contour: Array
 
 
+@tensors_too
 def stack(counts: Sequence[Counts]) -> Counts:
     """Stack the counts of several images along a new first axis."""
-    return Counts(*(torch.stack([getattr(c, f.name) for c in counts]) for f in fields(Counts)))
+    return Counts(*(np.stack([getattr(c, f.name) for c in counts]) for f in fields(Counts)))
 
 
+@tensors_too
 def total(counts: Counts) -> Counts:
     """Add up the counts of all images."""
-    return Counts(*(getattr(counts, f.name).sum(dim=0) for f in fields(Counts)))
+    return Counts(*(getattr(counts, f.name).sum(axis=0) for f in fields(Counts)))
 
 
+@tensors_too
 def confusion_matrix(
-    prediction: Int64[Tensor, "*S"],
-    label: Int64[Tensor, "*S"],
-    num_classes: int,
-    *,
-    ignore_index: int = IGNORE,
-) -> Int64[Tensor, "C C"]:
+    prediction: Array, label: Array, num_classes: int, *, ignore_index: int = IGNORE
+) -> Array:
     """Count pixels by true class (rows) and predicted class (columns).
 
     Args:
-        prediction: class ids.
-        label: true class ids; pixels of `ignore_index` do not count.
+        prediction: class ids, of any shape.
+        label: true class ids, of the same shape; pixels of `ignore_index` do not count.
         num_classes: C.
         ignore_index: see `label`.
 
+    Returns:
+        (C, C) int64.
+
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> from crfrnn.evaluation.metrics import confusion_matrix
-        >>> confusion_matrix(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 255]), 2)
-        tensor([[1, 1],
-                [0, 1]])
+        >>> confusion_matrix(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 255]), 2)
+        array([[1, 1],
+               [0, 1]])
     """
     counted = label != ignore_index
-    codes = label[counted] * num_classes + prediction[counted]
-    return torch.bincount(codes, minlength=num_classes**2).reshape(num_classes, num_classes)
+    codes = label[counted].astype(np.int64) * num_classes + prediction[counted]
+    return np.bincount(codes, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def iou(confusion: Shaped[Tensor, "*n C C"]) -> Float64[Tensor, "*n C"]:
-    """Intersection over union of each class; NaN for a class in neither truth nor prediction."""
-    confusion = confusion.double()
-    hit = confusion.diagonal(dim1=-2, dim2=-1)
-    return hit / (confusion.sum(dim=-1) + confusion.sum(dim=-2) - hit)
+@tensors_too
+def iou(confusion: Array) -> Array:
+    """Intersection over union of each class; NaN for a class in neither truth nor prediction.
+
+    Args:
+        confusion: (..., C, C) counts.
+
+    Returns:
+        (..., C) float64.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.evaluation.metrics import iou
+        >>> iou(np.array([[3, 1], [0, 4]]))
+        array([0.75, 0.8 ])
+    """
+    hit = _diagonal(confusion)
+    return _share(hit, confusion.sum(axis=-1) + confusion.sum(axis=-2) - hit)
 
 
-def mean_iou(confusion: Shaped[Tensor, "*n C C"]) -> Float64[Tensor, "*n"]:
-    """Mean of `iou` over the classes in truth or prediction."""
-    return iou(confusion).nanmean(dim=-1)
+@tensors_too
+def mean_iou(confusion: Array) -> Array:
+    """Mean of `iou` over the classes in truth or prediction, (...) float64."""
+    return _mean(iou(confusion))
 
 
-def pixel_accuracy(confusion: Shaped[Tensor, "*n C C"]) -> Float64[Tensor, "*n"]:
-    """Share of the counted pixels whose class is right."""
-    confusion = confusion.double()
-    return confusion.diagonal(dim1=-2, dim2=-1).sum(dim=-1) / confusion.sum(dim=(-2, -1))
+@tensors_too
+def pixel_accuracy(confusion: Array) -> Array:
+    """Share of the counted pixels whose class is right, (...) float64."""
+    return _share(_diagonal(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
-def boundary_iou(counts: Counts) -> Float64[Tensor, "*n"]:
-    """Mean Boundary IoU over the classes in truth or prediction."""
-    band = counts.band.double()
-    return (band[..., 0, :] / band[..., 1, :]).nanmean(dim=-1)
+@tensors_too
+def boundary_iou(counts: Counts) -> Array:
+    """Mean Boundary IoU over the classes in truth or prediction, (...) float64."""
+    return _mean(_share(counts.band[..., 0, :], counts.band[..., 1, :]))
 
 
-def boundary_f(counts: Counts) -> Float64[Tensor, "*n"]:
+@tensors_too
+def boundary_f(counts: Counts) -> Array:
     """Mean F score of contour precision and recall, over the classes with a contour."""
-    matched, predicted, recalled, true = counts.contour.double().unbind(dim=-2)
+    matched, predicted, recalled, true = np.moveaxis(counts.contour.astype(np.float64), -2, 0)
     # 2 P R / (P + R); a class with a contour on one side only has P = 0 or R = 0, thus F = 0.
-    precision, recall = matched / predicted.clamp(min=1), recalled / true.clamp(min=1)
-    f = 2 * precision * recall / (precision + recall).clamp(min=1e-300)
-    return f.where(predicted + true > 0, torch.nan).nanmean(dim=-1)
+    precision, recall = matched / np.maximum(predicted, 1), recalled / np.maximum(true, 1)
+    f = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+    return _mean(np.where(predicted + true > 0, f, np.nan))
 
 
-def summarize(counts: Counts, settings: Settings) -> dict[str, Float64[Tensor, "*n"]]:
+def _diagonal(confusion: np.ndarray) -> np.ndarray:
+    return confusion.diagonal(axis1=-2, axis2=-1)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """The quotient in float64; NaN for 0 / 0."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.divide(part, whole, dtype=np.float64))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    return _share(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
+
+
+def summarize(counts: Counts, settings: Settings) -> dict[str, Array]:
     """Compute all scores, on 0..1, by name: mean_iou, pixel_accuracy, trimap_iou_3, ..."""
     trimap = mean_iou(counts.trimap)
     return {
@@ -164,19 +200,17 @@ class Judge:
         settings: the measures along boundaries.
 
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> from crfrnn.evaluation.metrics import Judge, mean_iou
-        >>> label = torch.zeros(6, 8, dtype=torch.int64); label[:, 4:] = 1
+        >>> label = np.zeros((6, 8), np.int64); label[:, 4:] = 1
         >>> counts = Judge(label, 2).count(label)
         >>> float(mean_iou(counts.confusion))
         1.0
     """
 
-    def __init__(
-        self, label: Int64[Tensor, "H W"], num_classes: int, settings: Settings | None = None
-    ) -> None:
+    def __init__(self, label: Array, num_classes: int, settings: Settings | None = None) -> None:
         self.settings = Settings() if settings is None else settings
-        self.label = label
+        self.label = label = to_numpy(label)
         self.num_classes = num_classes
         size = (label.shape[0], label.shape[1])
         self._valid = label != IGNORE
@@ -185,32 +219,30 @@ class Judge:
         self._bands = [self._valid & (edge <= width**2) for width in self.settings.widths]
         self._reach = pixels_of(size, self.settings.band)
         self._tolerance = pixels_of(size, self.settings.tolerance)
-        self._closed = fill(label, IGNORE, max(self._reach, self._tolerance) + 1)
+        closed = fill(label, IGNORE, max(self._reach, self._tolerance) + 1)
         depth = squared_distance(self._valid, self._tolerance)
         self._near = depth <= self._tolerance**2
         self._truth = {
-            value: self._outline(self._closed == value)
-            for value in torch.unique(self._closed).tolist()
+            value: self._outline(closed == value)
+            for value in np.unique(closed).tolist()
             if value != IGNORE
         }
 
-    def count(self, prediction: Int64[Tensor, "H W"]) -> Counts:
-        """Count a prediction.
+    @tensors_too
+    def count(self, prediction: Array) -> Counts:
+        """Count a prediction (H, W).
 
         Raises:
             ValueError: its size is not that of the labels, or an id is not a class.
         """
         self._check(prediction)
         classes = self.num_classes
-        ignored = torch.full_like(self.label, IGNORE)
-        trimap = [
-            confusion_matrix(prediction, torch.where(band, self.label, ignored), classes)
-            for band in self._bands
-        ]
-        empty = self.label.new_zeros((0, classes, classes))
-        area, lines = self.label.new_zeros((2, classes)), self.label.new_zeros((4, classes))
-        nothing = self._outline(torch.zeros_like(self._valid))
-        for value in {*self._truth, *torch.unique(prediction).tolist()}:
+        trimap = np.zeros((len(self._bands), classes, classes), np.int64)
+        for matrix, band in zip(trimap, self._bands, strict=True):
+            matrix += confusion_matrix(prediction[band], self.label[band], classes)
+        area, lines = np.zeros((2, classes), np.int64), np.zeros((4, classes), np.int64)
+        nothing = self._outline(np.zeros_like(self._valid))
+        for value in {*self._truth, *np.unique(prediction).tolist()}:
             true = self._truth.get(value, nothing)
             predicted = self._outline(prediction == value)
             area[0, value] = (true.band & predicted.band).sum()
@@ -222,14 +254,14 @@ class Judge:
             lines[2, value] = recalled.sum()
             lines[3, value] = true.line.sum()
         whole = confusion_matrix(prediction, self.label, classes)
-        return Counts(whole, torch.stack(trimap) if trimap else empty, area, lines)
+        return Counts(whole, trimap, area, lines)
 
-    def _outline(self, mask: Tensor) -> _Outline:
+    def _outline(self, mask: np.ndarray) -> _Outline:
         band = inner_band(mask, self._reach) & self._valid
         line = contour(mask)
         return _Outline(band, line & self._near, squared_distance(line, self._tolerance))
 
-    def _check(self, prediction: Tensor) -> None:
+    def _check(self, prediction: np.ndarray) -> None:
         if prediction.shape != self.label.shape:
             raise ValueError(
                 f"prediction and label must have the same size (height, width); got "
@@ -247,14 +279,15 @@ class Judge:
 class _Outline:
     """Band inside the border of one class, its contour, and squared distances to the contour."""
 
-    band: Tensor
-    line: Tensor
-    distance: Tensor
+    band: np.ndarray
+    line: np.ndarray
+    distance: np.ndarray
 
 
+@tensors_too
 def resample(
     rows: Mapping[str, Counts], settings: Settings, *, resamples: int = 1000, seed: int = 0
-) -> dict[str, dict[str, Float64[Tensor, " R"]]]:
+) -> dict[str, dict[str, Array]]:
     """Score the same bootstrap samples of the images for every row.
 
     Images are drawn with replacement. A score is a ratio of sums over the drawn images, as the
@@ -273,10 +306,7 @@ def resample(
     images = {len(counts.confusion) for counts in rows.values()}
     if len(images) != 1:
         raise ValueError(f"all rows must cover the same images; got {sorted(images)} images")
-    count = images.pop()
-    draws = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(resamples, count, dtype=torch.float64)
-    times.scatter_add_(1, draws, torch.ones_like(times))
+    times = _draw(images.pop(), resamples, seed)
     return {
         name: summarize(
             Counts(*(_weighted(times, getattr(counts, f.name)) for f in fields(Counts))), settings
@@ -285,13 +315,23 @@ def resample(
     }
 
 
-def interval(values: Float64[Tensor, " R"]) -> tuple[float, float]:
+@tensors_too
+def interval(values: Array) -> tuple[float, float]:
     """Return the ends of the middle 95 % of bootstrap values (the percentile interval)."""
-    low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    known = values[~np.isnan(values)]
+    low, high = np.quantile(known, (0.025, 0.975)).tolist() if known.size else (np.nan, np.nan)
     return low, high
 
 
-def _weighted(times: Tensor, counts: Tensor) -> Tensor:
+def _draw(count: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of `count` images is in each bootstrap sample, (R, N) float64."""
+    # RandomState, because NumPy promises that its numbers stay the same in all versions.
+    state = np.random.RandomState(seed % 2**32)
+    draws = state.randint(2**32, size=(resamples, count), dtype=np.uint32) % count
+    return np.stack([np.bincount(draw, minlength=count) for draw in draws]).astype(np.float64)
+
+
+def _weighted(times: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Sum over images, each as often as it was drawn; exact, because sums are below 2^53."""
-    flat = counts.flatten(1).double()
+    flat = counts.reshape(len(counts), -1).astype(np.float64)
     return (times @ flat).reshape(-1, *counts.shape[1:])

@@ -7,13 +7,14 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
-from PIL import Image, ImageOps
 
 from .palette import voc_palette
+
+#: A picture of Pillow, `PIL.Image.Image`. Pillow is imported when a picture is read or written.
+Picture = Any
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -26,14 +27,15 @@ PART_SUFFIX = ".part"
 _DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path) -> Picture:
     """Read and decode an image; every error names the file."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: expected an image, but it is {_absence(path)}; check the path"
         )
+    from PIL import Image
+
     try:
-        image: Image.Image
         with Image.open(path) as image:
             image.load()
         return image
@@ -43,9 +45,7 @@ def open_image(path: Path) -> Image.Image:
         ) from error
 
 
-def read_image(
-    path: Path, *, apply_exif: bool = False
-) -> UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"]:
+def read_image(path: Path, *, apply_exif: bool = False) -> np.ndarray:
     """Read a photograph as RGB on 0..255.
 
     The image may have any mode that Pillow converts to RGB: gray, palette, alpha (dropped), CMYK.
@@ -55,9 +55,14 @@ def read_image(
         path: the file.
         apply_exif: rotate the pixels as the EXIF orientation says. Off by default: Pillow ignores
             the orientation, so most networks saw the stored pixels, and their scores lie on these.
+
+    Returns:
+        (H, W, 3) uint8; float32 for 16-bit gray.
     """
     image = open_image(path)
     if apply_exif:
+        from PIL import ImageOps
+
         image = ImageOps.exif_transpose(image)
     if image.mode in _DEEP_GRAY:
         return _deep_gray(np.asarray(image).astype(np.int64), path)
@@ -82,7 +87,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a readable NumPy file ({describe(error)})") from error
 
 
-def _deep_gray(values: Int[np.ndarray, "H W"], path: Path) -> Float32[np.ndarray, "H W 3"]:
+def _deep_gray(values: np.ndarray, path: Path) -> np.ndarray:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(
             f"{path}: gray values must fit 16 bits; got {values.min()}..{values.max()}. "
@@ -93,18 +98,20 @@ def _deep_gray(values: Int[np.ndarray, "H W"], path: Path) -> Float32[np.ndarray
 
 
 def write_labels(
-    path: Path, labels: Int[np.ndarray, "H W"], *, classes: int, palette: bytes | None = None
+    path: Path, labels: np.ndarray, *, classes: int, palette: bytes | None = None
 ) -> None:
     """Write a label map as a PNG: in `palette` (VOC's by default), or as 16-bit gray.
 
     Args:
         path: the PNG.
-        labels: class ids.
+        labels: (H, W) class ids.
         classes: number of classes; above 256, which no palette holds, the PNG is 16-bit gray.
         palette: RGB triples, at most 256.
     """
     if classes > 65536:
         raise ValueError(f"a label PNG holds at most 65536 classes; got {classes}")
+    from PIL import Image
+
     if classes > 256:
         image = Image.fromarray(labels.astype(np.uint16))
     else:
@@ -113,14 +120,16 @@ def write_labels(
     write_image(path, image)
 
 
-def write_image(path: Path, image: Image.Image) -> None:
+def write_image(path: Path, image: Picture) -> None:
     """Write an image atomically, in the format that the suffix names."""
+    from PIL import Image
+
     kind = Image.registered_extensions()[path.suffix.lower()]
     with replacing(path) as file:
         image.save(file, format=kind)
 
 
-def write_array(path: Path, values: Float[np.ndarray, "*shape"]) -> None:
+def write_array(path: Path, values: np.ndarray) -> None:
     """Write a `.npy` file atomically."""
     with replacing(path) as file:
         np.save(file, values, allow_pickle=False)

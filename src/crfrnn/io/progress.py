@@ -7,10 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from typing import Any
 
 #: Seconds before the first line, so that a short job prints none, and between later lines.
 FIRST, EVERY = 3.0, 30.0
@@ -191,11 +188,18 @@ def on_terminal() -> bool:
     """Whether stderr is a terminal that can show a bar; FORCE_COLOR does not make it one."""
     if not sys.stderr.isatty():
         return False
+    from rich.console import Console
+
     console = Console(stderr=True)
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def _bar() -> Bar:
+def _bar() -> Any:
+    """The bar, of rich."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
     return Bar(
         *Bar.get_default_columns()[:2],
         MofNCompleteColumn(),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from jaxtyping import Float32, Shaped
 
 from .notes import spell_size
 from .options import DEFAULTS, ClassAxis, ReadOptions, Size
 
 
-def classes_first(
-    scores: Shaped[np.ndarray, "A B C"], size: Size, class_axis: ClassAxis = "auto"
-) -> Shaped[np.ndarray, "*shape"]:
+def classes_first(scores: np.ndarray, size: Size, class_axis: ClassAxis = "auto") -> np.ndarray:
     """Move the class axis of a 3-D score array to the front.
 
     With "auto", the class axis is the one without which height and width are `size`; else the
@@ -41,7 +40,7 @@ def classes_first(
     return scores if class_axis == "first" else np.moveaxis(scores, 2, 0)
 
 
-def _last_two(scores: Shaped[np.ndarray, "A B C"]) -> Size:
+def _last_two(scores: np.ndarray) -> Size:
     return scores.shape[1], scores.shape[2]
 
 
@@ -73,18 +72,17 @@ def same_shape(cells: Size, size: Size) -> bool:
     return cells == size or low <= high
 
 
-def resample(
-    scores: Float32[np.ndarray, "C h w"], size: Size, options: ReadOptions = DEFAULTS
-) -> Float32[np.ndarray, "C H W"]:
+def resample(scores: np.ndarray, size: Size, options: ReadOptions = DEFAULTS) -> np.ndarray:
     """Interpolate scores bilinearly to `size`.
 
     Args:
-        scores: score maps of any resolution.
+        scores: score maps (C, h, w) of any resolution.
         size: height and width of the image.
         options: only `canvas` and `align_corners` are used.
-    """
-    import torch
 
+    Returns:
+        Score maps (C, H, W) of the same type.
+    """
     height, width = size
     target = options.covered(size)
     if target[0] < height or target[1] < width:
@@ -92,13 +90,38 @@ def resample(
             f"the canvas {spell_size(target)} must not be smaller than the image "
             f"{spell_size(size)} (height x width)"
         )
-    if scores.shape[1:] != target:
-        shrinks = scores.shape[1] > target[0] or scores.shape[2] > target[1]
-        scores = torch.nn.functional.interpolate(
-            torch.from_numpy(np.ascontiguousarray(scores))[None],
-            size=target,
-            mode="bilinear",
-            align_corners=options.align_corners,
-            antialias=shrinks and not options.align_corners,
-        )[0].numpy()
-    return np.ascontiguousarray(scores[:, :height, :width])
+    # The columns first: what lies beyond the image is then left out of the larger step.
+    columns = _interpolate(scores, 2, target[1], width, options.align_corners)
+    return np.ascontiguousarray(_interpolate(columns, 1, target[0], height, options.align_corners))
+
+
+def _interpolate(
+    values: np.ndarray, axis: int, length: int, kept: int, align_corners: bool
+) -> np.ndarray:
+    """Interpolate linearly along an axis to `length` numbers, of which the first are `kept`.
+
+    With `align_corners`, the centers of the first and last cells stay where they are; without, the
+    outer edges of these cells, and a shorter result averages over all cells.
+    """
+    count = values.shape[axis]
+    if count == length:
+        return values[(slice(None),) * axis + (slice(kept),)]
+    place = np.arange(kept)
+    if align_corners:
+        center, reach = place * ((count - 1) / max(length - 1, 1)), 1.0
+    else:
+        ratio = count / length
+        center, reach = (place + 0.5) * ratio - 0.5, max(ratio, 1.0)
+    # A cell at a distance d from the center weighs 1 - d / reach, and cells outside weigh nothing.
+    cells = np.floor(center - reach).astype(int) + 1 + np.arange(math.ceil(2 * reach))[:, None]
+    weights = np.maximum(0, 1 - np.abs(cells - center) / reach)
+    weights[(cells < 0) | (cells >= count)] = 0
+    weights = (weights / weights.sum(axis=0)).astype(values.dtype)
+    shape = [-1 if number == axis else 1 for number in range(values.ndim)]
+    result: np.ndarray = np.zeros(1, values.dtype)
+    for cell, weight in zip(cells.clip(0, count - 1), weights, strict=True):
+        part = values.take(cell, axis)
+        part *= weight.reshape(shape)
+        part += result
+        result = part
+    return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped
 
 from .notes import Guess, spell_size
 from .options import Kind, Size
@@ -16,7 +15,7 @@ _VOID = 255
 _SUM_TOLERANCE = 1e-2
 
 
-def guess_kind(values: Shaped[np.ndarray, "*shape"]) -> Guess:
+def guess_kind(values: np.ndarray) -> Guess:
     """Guess the kind of an array from its type, axes and values."""
     if values.dtype.kind == "f":
         return _guess_float(values)
@@ -35,7 +34,7 @@ def guess_kind(values: Shaped[np.ndarray, "*shape"]) -> Guess:
     return Guess("mask", f"it has values of {_MOST_LABELS} or more")
 
 
-def _guess_float(values: Shaped[np.ndarray, "*shape"]) -> Guess:
+def _guess_float(values: np.ndarray) -> Guess:
     low, high = float(values.min()), float(values.max())
     if low < 0:
         return Guess("logits", "it has negative values")
@@ -50,8 +49,8 @@ def _guess_float(values: Shaped[np.ndarray, "*shape"]) -> Guess:
     )
 
 
-def as_labels(values: Shaped[np.ndarray, "*shape"], size: Size) -> Int64[np.ndarray, "H W"]:
-    """Return labels as int64; raise unless they are integers of the size of the image."""
+def as_labels(values: np.ndarray, size: Size) -> np.ndarray:
+    """Return labels (H, W) as int64; raise unless they are integers of the size of the image."""
     if values.dtype.kind == "f":
         raise TypeError(
             f"labels must be integers; got {values.dtype}. Convert them, or give the right --kind"
@@ -66,10 +65,8 @@ def as_labels(values: Shaped[np.ndarray, "*shape"], size: Size) -> Int64[np.ndar
     return values.astype(np.int64)
 
 
-def as_maps(
-    values: Shaped[np.ndarray, "*shape"], kind: Kind, confidence: float
-) -> Float32[np.ndarray, "C h w"]:
-    """Return logits or probabilities with three axes; a mask becomes foreground probabilities."""
+def as_maps(values: np.ndarray, kind: Kind, confidence: float) -> np.ndarray:
+    """Return logits or probabilities (C, h, w) as float32; a mask becomes the latter."""
     if kind == "mask":
         values = _mask(values, confidence)
     elif values.dtype.kind != "f":
@@ -80,7 +77,7 @@ def as_maps(
     return np.asarray(values[None] if values.ndim == 2 else values, dtype=np.float32)
 
 
-def _mask(values: Shaped[np.ndarray, "*shape"], confidence: float) -> Float32[np.ndarray, "h w"]:
+def _mask(values: np.ndarray, confidence: float) -> np.ndarray:
     if values.ndim != 2:
         raise ValueError(f"a mask must have one channel; got shape {values.shape}")
     top = {"f": 1, "b": 1}.get(values.dtype.kind, 65535 if values.dtype == np.uint16 else 255)

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped
-from PIL import Image
 
-from .files import IMAGE_SUFFIXES, open_image, read_arrays
+from .files import IMAGE_SUFFIXES, Picture, open_image, read_arrays
 from .notes import Guess, Note, Stretch
 from .options import DEFAULTS, ClassAxis, Kind, ReadOptions, Size
 from .score_grid import classes_first, require_upright, resample, same_shape
@@ -35,19 +33,20 @@ class Scores:
     """Scores at the size of their image.
 
     Attributes:
-        values: logits or probabilities (C, H, W), of the foreground if C = 1; or labels (H, W).
+        values: logits or probabilities (C, H, W) float32, of the foreground if C = 1; or labels
+            (H, W) int64.
         kind: "logits", "probs" or "labels".
         palette: RGB triples, if the scores were a palette image.
         notes: assumptions for the user to confirm.
     """
 
-    values: Float32[np.ndarray, "C H W"] | Int64[np.ndarray, "H W"]
+    values: np.ndarray
     kind: Literal["logits", "probs", "labels"]
     palette: bytes | None = None
     notes: tuple[Note, ...] = ()
 
-    def labels(self) -> Int64[np.ndarray, "H W"]:
-        """Return the labels before refinement: the likeliest class of each pixel."""
+    def labels(self) -> np.ndarray:
+        """Return the labels (H, W) before refinement: the likeliest class of each pixel."""
         if self.kind == "labels":
             return self.values
         if self.values.shape[0] > 1:
@@ -60,7 +59,7 @@ class Scores:
 class _Raw:
     """Scores as they are in the file."""
 
-    values: Shaped[np.ndarray, "*shape"]
+    values: np.ndarray
     kind: Kind
     palette: bytes | None = None
     guess: Guess | None = None
@@ -85,7 +84,7 @@ def read_scores(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Scor
 
 
 def interpret_scores(
-    loaded: Mapping[str, Any] | Image.Image,
+    loaded: Mapping[str, Any] | Picture,
     path: Path,
     size: Size,
     options: ReadOptions = DEFAULTS,
@@ -96,7 +95,7 @@ def interpret_scores(
     """
     covered, kind = options.covered(size), options.kind
     try:
-        raw = _from_image(loaded) if isinstance(loaded, Image.Image) else _pick(loaded, kind)
+        raw = _pick(loaded, kind) if isinstance(loaded, Mapping) else _from_image(loaded)
         raw = _settle(_upright(raw, covered, options.class_axis), kind)
         notes = tuple(_notes(path.name, raw, covered))
         if raw.kind == "labels":
@@ -126,7 +125,7 @@ def _pick(arrays: Mapping[str, Any], kind: Kind) -> _Raw:
     return _Raw(arrays[names[0]], _KIND_OF.get(names[0], "auto"))
 
 
-def _from_image(image: Image.Image) -> _Raw:
+def _from_image(image: Picture) -> _Raw:
     """Take labels or a mask from an image."""
     if image.mode == "P":
         return _Raw(np.array(image), "labels", _palette(image))
@@ -142,11 +141,11 @@ def _from_image(image: Image.Image) -> _Raw:
     )
 
 
-def _palette(image: Image.Image) -> bytes:
+def _palette(image: Picture) -> bytes:
     return bytes(image.getpalette("RGB") or ())
 
 
-def _is_gray(image: Image.Image) -> bool:
+def _is_gray(image: Picture) -> bool:
     red, green, blue = (np.asarray(band) for band in image.split())
     return bool((red == green).all() and (green == blue).all())
 
@@ -196,5 +195,5 @@ def _notes(file: str, raw: _Raw, covered: Size) -> Iterator[Note]:
         yield Note(file, Stretch(size, covered))
 
 
-def _size(values: Shaped[np.ndarray, "*shape"]) -> Size:
+def _size(values: np.ndarray) -> Size:
     return int(values.shape[-2]), int(values.shape[-1])

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from torch import Tensor
+from crfrnn._arrays import Array
+from crfrnn._extras import require_torch
 
 from .files import describe, make_folder, replacing, write_text
 
@@ -41,12 +41,12 @@ class Stored:
     """
 
     config: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Array]
     config_path: Path
     tensors_path: Path
 
 
-def write(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
     """Write a configuration and tensors as one version; `read` never sees half of it.
 
     Two files cannot be moved in one step. So the tensors carry a copy of the configuration, and
@@ -61,6 +61,7 @@ def write(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tens
     Raises:
         TypeError: the configuration holds anything else.
     """
+    require_torch("a file of tensors")
     from safetensors.torch import save
 
     head = {"library": _LIBRARY, "format": FORMAT}
@@ -114,7 +115,7 @@ def is_stored(directory: Path) -> bool:
             return True
         if not (directory / TENSORS).is_file():
             return False
-        with _open_tensors(directory / TENSORS) as file:
+        with _open_tensors(directory / TENSORS, "np") as file:
             return _embedded_config(file.metadata()) is not None
     except ValueError:
         return False
@@ -175,6 +176,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -188,19 +191,20 @@ def _mapping(config: Any, path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def _read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, Any] | None]:
     """Read the tensors, and the copy of the configuration if there is one, of one version."""
-    with _open_tensors(path) as file:
+    require_torch("a file of tensors")
+    with _open_tensors(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return tensors, _embedded_config(file.metadata())
 
 
 @contextmanager
-def _open_tensors(path: Path) -> Iterator[Any]:
+def _open_tensors(path: Path, framework: str) -> Iterator[Any]:
     from safetensors import safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             yield file
     except Exception as error:  # a broken file raises the library's exceptions
         raise ValueError(f"{path}: not a readable safetensors file ({describe(error)})") from error

@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn.core.inference import Options
 from crfrnn.core.names import NORMALIZATIONS
-from crfrnn.crf.filters import Recipe
 from crfrnn.crf.frank_wolfe import Inference, Rates, Step
 from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import Gaussian, checked_kernels
+from crfrnn.crf.recipe import Recipe
 from crfrnn.io.files import describe
-from crfrnn.ops import Options
 from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained

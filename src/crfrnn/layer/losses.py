@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from crfrnn import _checks
 from crfrnn.core.names import NORMALIZATIONS
-from crfrnn.crf.filters import Recipe
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import Bilateral, checked_kernels, weight_table
+from crfrnn.crf.recipe import Recipe
 
 from .inputs import check_logits
 from .prepared import Guide, Prepared, prepare_alone, take

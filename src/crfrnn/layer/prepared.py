@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.crf.filters import KernelFilter, Recipe, build_filters
+from crfrnn.crf.filters import KernelFilter, build_filters
 from crfrnn.crf.kernel import Kernel, Scene
+from crfrnn.crf.recipe import Recipe
 
 from .inputs import check_gradients, check_map, check_mask
 from .parameters import learned_bandwidths

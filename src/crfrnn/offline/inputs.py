@@ -1,4 +1,7 @@
-"""Turning the arguments of `refine` into tensors: containers, layouts and kinds of scores."""
+"""Turning the arguments of `refine` into logits: containers, layouts and kinds of scores.
+
+The functions take NumPy arrays and tensors alike, and give what they were given.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from crfrnn import _checks
+from crfrnn._arrays import (
+    Array,
+    cast,
+    is_floating,
+    is_tensor,
+    namespace,
+    on_cpu,
+    to_float,
+    to_numpy,
+    to_torch,
+)
 
 from .options import RefineOptions
-
-#: A NumPy array or a torch tensor.
-Array = Any
 
 #: Probabilities are clipped here before the logarithm, as `pydensecrf` does.
 _SMALLEST_PROBABILITY = 1e-5
@@ -59,9 +68,9 @@ class Layout:
     channels: str
 
 
-def to_tensor(name: str, value: Any) -> Tensor:
-    """View an array as a tensor; copy only what torch cannot view."""
-    if isinstance(value, Tensor):
+def to_array(name: str, value: Any) -> Array:
+    """Read an argument as a tensor if it is one, and else as a NumPy array; check its type."""
+    if is_tensor(value):
         if value.is_complex():
             raise TypeError(f"{name} must hold real numbers; got {value.dtype}")
         return value.detach()
@@ -71,19 +80,22 @@ def to_tensor(name: str, value: Any) -> Tensor:
         raise TypeError(
             f"{name} must be a NumPy array or a torch tensor of real numbers; got {got}"
         )
-    if array.dtype.kind == "u" and array.dtype.itemsize in (2, 4):
-        array = array.astype(np.int64)  # older torch has no unsigned types beyond 8 bits
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def to_container(name: str, value: Any, *, numpy: bool) -> Array:
+    """Read an argument as a NumPy array or as a tensor; copy only where a view is impossible."""
+    array = to_array(name, value)
+    return to_numpy(array) if numpy else to_torch(array)
 
 
 def find_layout(
-    name: str, scores: Tensor, image: tuple[int, ...] | None, channels_last: bool | None
+    name: str, scores: Array, image: tuple[int, ...] | None, channels_last: bool | None
 ) -> Layout:
     """Find the batch, class and grid axes that fit the image."""
-    if scores.numel() == 0:
+    if 0 in scores.shape:
         raise ValueError(f"{name} must not be empty; got {_checks.shape_text(scores)}")
     readings = list(_readings(name, scores))
     if not readings:
@@ -104,18 +116,19 @@ def find_layout(
     raise ValueError(_mismatch(name, scores, image or (), readings[0][1]))
 
 
-def unary_logits(name: str, scores: Tensor, layout: Layout, options: RefineOptions) -> Tensor:
+def unary_logits(name: str, scores: Array, layout: Layout, options: RefineOptions) -> Array:
     """Compute the logits (B, C, *S) of the unary term from any kind of scores."""
     if name == "labels":
         labels = scores if layout.batched else scores[None]
         return _from_labels(labels, options)
-    if not scores.dtype.is_floating_point:
+    if not is_floating(scores):
         raise TypeError(
             f"{name} must be floating point; got {scores.dtype}. Class ids go to labels=; "
             f"dequantize quantized scores: (x - zero) * scale."
         )
-    _checks.finite(name, scores)
-    scores = scores if scores.dtype == torch.float64 else scores.float()
+    if is_tensor(scores) or name == "probs":  # else the core checks, in less time
+        _checks.finite(name, scores)
+    scores = to_float(scores)
     scores = scores if layout.batched else scores[None]
     if name == "probs":
         return _from_probs(scores, layout.batched)
@@ -125,43 +138,44 @@ def unary_logits(name: str, scores: Tensor, layout: Layout, options: RefineOptio
                 "energy must have at least two classes; got one, so every pixel would get its label"
             )
         return -scores
-    return torch.cat([torch.zeros_like(scores), scores], dim=1) if scores.shape[1] == 1 else scores
+    if scores.shape[1] > 1:
+        return scores
+    space = namespace(scores)
+    return space.concatenate([space.zeros_like(scores), scores], 1)
 
 
-def arrange_image(name: str, image: Any, layout: Layout, like: Tensor) -> Tensor:
-    """Bring an image to (B, F, *S) in the type and on the device of `like`."""
-    tensor = to_tensor(name, image)
+def arrange_image(name: str, image: Any, layout: Layout, like: Array) -> Array:
+    """Bring an image to (B, F, *S) in the container and type of `like`, and on its device."""
+    array = to_container(name, image, numpy=not is_tensor(like))
     batch = (like.shape[0],) if layout.batched else ()
     channels = layout.channels
     if name != "image":
-        shape = tuple(tensor.shape)
+        shape = tuple(array.shape)
         as_image = {"last": True, "first": False}.get(channels)
         channels = _channels(shape, batch, layout.size, as_image) or _channels(
             shape, batch, layout.size, None
         )
         if not channels:
             raise ValueError(f"{name} must have the size of the scores, {layout.size}; got {shape}")
-    fractions = tensor.is_floating_point() or tensor.dtype == torch.bool
-    if name == "image" and fractions and tensor.device.type == "cpu":
-        _warn_if_unit_range(tensor)
-    if tensor.dtype == torch.uint8 and tensor.device.type == like.device.type == "cpu":
-        dtype = np.float64 if like.dtype == torch.float64 else np.float32
-        tensor = torch.from_numpy(tensor.numpy().astype(dtype))  # see `_checks.plain`
-    else:
-        tensor = tensor.to(device=like.device, dtype=like.dtype)
-        _checks.finite(name, tensor)
-    tensor = tensor if layout.batched else tensor[None]
+    space = namespace(array)
+    if name == "image" and (is_floating(array) or "bool" in str(array.dtype)) and on_cpu(array):
+        _warn_if_unit_range(array)
+    is_bytes = array.dtype == space.uint8
+    array = array.to(like) if is_tensor(array) else cast(array, like.dtype)
+    if not is_bytes:
+        _checks.finite(name, array)
+    array = array if layout.batched else array[None]
     if channels == "none":
-        return tensor[:, None]
-    return tensor.movedim(-1, 1) if channels == "last" else tensor
+        return array[:, None]
+    return space.moveaxis(array, -1, 1) if channels == "last" else array
 
 
-def _readings(name: str, scores: Tensor) -> Iterator[tuple[bool, tuple[int, ...]]]:
+def _readings(name: str, scores: Array) -> Iterator[tuple[bool, tuple[int, ...]]]:
     """Yield possible (batched, grid size) of scores: images, then volumes, then signals."""
     before = 0 if name == "labels" else 1  # the class axis
     for dimensions in (2, 3, 1):
         for batched in (False, True):
-            if scores.dim() == before + batched + dimensions:
+            if scores.ndim == before + batched + dimensions:
                 yield batched, tuple(scores.shape[before + batched :])
 
 
@@ -182,7 +196,7 @@ def _channels(
     return "first" if first and image[len(batch)] > 0 else ""
 
 
-def _refuse_coincidence(name: str, scores: Tensor, image: tuple[int, ...], layout: Layout) -> None:
+def _refuse_coincidence(name: str, scores: Array, image: tuple[int, ...], layout: Layout) -> None:
     """Refuse a reading whose shapes match only by accident."""
     shape, size = tuple(scores.shape), layout.size
     batched, channels = layout.batched, layout.channels
@@ -206,7 +220,7 @@ def _expected(name: str) -> str:
     return "(H, W), (D, H, W) or (W,)" if name == "labels" else "(C, H, W), (C, D, H, W) or (C, W)"
 
 
-def _mismatch(name: str, scores: Tensor, image: tuple[int, ...], size: tuple[int, ...]) -> str:
+def _mismatch(name: str, scores: Array, image: tuple[int, ...], size: tuple[int, ...]) -> str:
     text = (
         f"image and {name} must have the same size; got image {image} and {name} "
         f"{_checks.shape_text(scores)}, which is read as a grid of {size}. "
@@ -226,25 +240,26 @@ def _mismatch(name: str, scores: Tensor, image: tuple[int, ...], size: tuple[int
     return text + "Upsample the scores first, for example with torch.nn.functional.interpolate."
 
 
-def _from_probs(probs: Tensor, batched: bool) -> Tensor:
+def _from_probs(probs: Array, batched: bool) -> Array:
+    space = namespace(probs)
     if probs.shape[1] == 1:
-        probs = torch.cat([1 - probs, probs], dim=1)
-    if probs.device.type == "cpu":
-        _check_probabilities(probs, batched)
-    return probs.clamp_min(_SMALLEST_PROBABILITY).log()
+        probs = space.concatenate([1 - probs, probs], 1)
+    if on_cpu(probs):
+        _check_probabilities(to_numpy(probs), batched)
+    return space.log(probs.clip(_SMALLEST_PROBABILITY, None))
 
 
-def _check_probabilities(probs: Tensor, batched: bool) -> None:
+def _check_probabilities(probs: np.ndarray, batched: bool) -> None:
     low, high = float(probs.min()), float(probs.max())
     if low < -1e-3 or high > 1 + _SUM_TOLERANCE:
         raise ValueError(
             f"probs must lie in 0..1; got {low:.4g} to {high:.4g}. "
             f"Scores before softmax go to logits=."
         )
-    total = probs.sum(dim=1) if batched else probs.sum(dim=1)[0]
-    wrong = (total - 1).abs() > _SUM_TOLERANCE
-    if bool(wrong.any()):
-        first = tuple(wrong.nonzero()[0].tolist())
+    total = probs.sum(axis=1) if batched else probs.sum(axis=1)[0]
+    wrong = np.abs(total - 1) > _SUM_TOLERANCE
+    if wrong.any():
+        first = tuple(np.argwhere(wrong)[0].tolist())
         zeros = int((total == 0).sum())
         detail = f"{zeros} of them all-zero; " if zeros else ""
         raise ValueError(
@@ -254,14 +269,15 @@ def _check_probabilities(probs: Tensor, batched: bool) -> None:
         )
 
 
-def _from_labels(labels: Tensor, options: RefineOptions) -> Tensor:
+def _from_labels(labels: Array, options: RefineOptions) -> Array:
     num_classes, confidence = options.num_classes, options.confidence
     ignore_index = operator.index(options.ignore_index)
-    if labels.dtype.is_floating_point:
+    if is_floating(labels):
         raise TypeError(
             f"labels must be integers; got {labels.dtype}. Scores go to logits= or probs=."
         )
-    labels = labels.long()
+    space = namespace(labels)
+    labels = cast(labels, space.int64)
     known = labels != ignore_index
     low, high = (int(labels[known].min()), int(labels[known].max())) if known.any() else (0, 0)
     classes = max(high + 1, 2) if num_classes is None else _checks.count("num_classes", num_classes)
@@ -274,14 +290,19 @@ def _from_labels(labels: Tensor, options: RefineOptions) -> Tensor:
         raise ValueError(
             f"confidence must lie between 1/num_classes = {1 / classes:.3g} and 1; got {confidence}"
         )
-    other = math.log((1 - confidence) / (classes - 1))
-    onehot = torch.nn.functional.one_hot(labels.where(known, 0), classes).movedim(-1, 1)
-    unary = other + onehot.float() * (math.log(confidence) - other)
-    return unary.where(known[:, None], -math.log(classes))
+    # The logarithms of the probabilities of the label itself and of every other one.
+    right, other = math.log(confidence), math.log((1 - confidence) / (classes - 1))
+    index = space.where(known, labels, 0)[:, None]
+    unary = space.full((len(labels), classes, *labels.shape[1:]), other, dtype=space.float32)
+    if is_tensor(unary):
+        unary = unary.to(labels.device).scatter_(1, index, right)
+    else:
+        np.put_along_axis(unary, index, np.float32(right), 1)
+    return cast(space.where(known[:, None], unary, -math.log(classes)), space.float32)
 
 
-def _warn_if_unit_range(image: Tensor) -> None:
-    if image.numel() > 1 and float(image.min()) >= 0 and 0 < float(image.max()) <= 1:
+def _warn_if_unit_range(image: Array) -> None:
+    if math.prod(image.shape) > 1 and float(image.min()) >= 0 and 0 < float(image.max()) <= 1:
         warnings.warn(
             "the image has values in 0..1, but color bandwidths are in units of 0..255: "
             "multiply the image by 255, or the edges in it will not count",

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from crfrnn import _checks, ops
+from crfrnn import _checks
+from crfrnn._arrays import Array, cast, is_floating, is_tensor, on_cpu, to_torch
+from crfrnn.core.inference import Options
 from crfrnn.core.threads import settle
-from crfrnn.crf.filters import Recipe, build_filters
-from crfrnn.crf.inference import Pairwise
+from crfrnn.crf.containers import for_engine, suits_core
 from crfrnn.crf.kernel import Kernel, Scene
-from crfrnn.crf.kernels import weight_table
-from crfrnn.crf.pruning import Marginals, Pruned, marginals
-from crfrnn.ops import Options
+from crfrnn.crf.marginals import Marginals, Pruned, marginals
+from crfrnn.crf.recipe import Recipe
 
 from .inputs import (
-    Array,
     Inputs,
     Layout,
     arrange_image,
     find_layout,
-    to_tensor,
+    to_array,
+    to_container,
     unary_logits,
 )
 from .options import RefineOptions
@@ -158,31 +157,35 @@ def refine(
 def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     """Refine as `refine` does, which only gathers its arguments."""
     settle()
-    given = to_tensor(inputs.name, inputs.scores)
-    picture = None if inputs.image is None else to_tensor("image", inputs.image)
+    given = to_array(inputs.name, inputs.scores)
+    # The core takes NumPy arrays, as which it views CPU tensors. Other engines take tensors.
+    numpy = on_cpu(given) and suits_core(options.engine)
+    scores = to_container(inputs.name, given, numpy=numpy)
+    picture = None if inputs.image is None else to_container("image", inputs.image, numpy=numpy)
     layout = find_layout(
         inputs.name,
         given,
         None if picture is None else tuple(picture.shape),
         inputs.channels_last,
     )
-    unary = unary_logits(inputs.name, given, layout, options)
+    unary = unary_logits(inputs.name, scores, layout, options)
     guide = None if picture is None else arrange_image("image", picture, layout, unary)
     maps = [arrange_image("features", feature, layout, unary) for feature in inputs.features]
-    where = None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary)
-    compatibility = _compatibility(options.compatibility, unary)
-    engine = ops.resolve_engine(options.engine, unary.device, unary.dtype)
-    kernels, steps = options.numbers.kernels, options.numbers.iterations
-
-    with torch.no_grad():
-        # First, because a copy to a device waits for what was launched there before.
-        weights = torch.from_numpy(weight_table(kernels, unary.shape[1])).to(unary)
-        used = kernels if steps else ()
-        recipe = Recipe(used, options.numbers.normalization, options.filter, engine)
-        filters = build_filters(recipe, Scene(unary, guide, maps), mask=where)
-        pairwise = Pairwise(filters, weights, compatibility, engine)
-        numeric = Options(steps, options.tol or 0.0, half=options.precision == "half")
-        result = marginals(unary, pairwise, numeric, prune=options.prune)
+    _, engine = for_engine(unary, options.engine)
+    numbers = options.numbers
+    recipe = Recipe(numbers.kernels, numbers.normalization, options.filter, engine)
+    try:
+        result = marginals(
+            recipe,
+            Scene(unary, guide, maps),
+            Options(numbers.iterations, options.tol or 0.0, half=options.precision == "half"),
+            mask=None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary),
+            compatibility=_compatibility(options.compatibility, unary),
+            prune=options.prune,
+        )
+    except ValueError:
+        _checks.finite(inputs.name, given)  # the reason, by the name and the axes of the caller
+        raise
     return _pack(result, given, inputs.scores, layout, engine)
 
 
@@ -194,11 +197,12 @@ def _pick_scores(**scores: Array | None) -> tuple[str, Array]:
     return given[0]
 
 
-def _compatibility(given: Array | None, unary: Tensor) -> Tensor | None:
+def _compatibility(given: Array | None, unary: Array) -> Array | None:
     classes = unary.shape[1]
     if given is None:
         return None
-    matrix = to_tensor("compatibility", given).to(unary)
+    matrix = to_container("compatibility", given, numpy=not is_tensor(unary))
+    matrix = matrix.to(unary) if is_tensor(unary) else cast(matrix, unary.dtype)
     if matrix.shape != (classes, classes):
         raise ValueError(
             f"compatibility must be ({classes}, {classes}), one row and column per class; "
@@ -208,23 +212,25 @@ def _compatibility(given: Array | None, unary: Tensor) -> Tensor | None:
     return matrix
 
 
-def _arrange_mask(mask: Array, layout: Layout, unary: Tensor) -> Tensor:
-    tensor = to_tensor("mask", mask)
+def _arrange_mask(mask: Array, layout: Layout, unary: Array) -> Array:
+    array = to_container("mask", mask, numpy=not is_tensor(unary))
     expected = ((unary.shape[0],) if layout.batched else ()) + layout.size
-    if tuple(tensor.shape) != expected:
+    if tuple(array.shape) != expected:
         raise ValueError(
-            f"mask must have the size of the scores, {expected}; got {tuple(tensor.shape)}"
+            f"mask must have the size of the scores, {expected}; got {tuple(array.shape)}"
         )
-    return tensor.to(unary.device).bool().reshape(unary.shape[0], *layout.size)
+    array = array.to(unary.device).bool() if is_tensor(array) else cast(array, np.bool_)
+    return array.reshape(unary.shape[0], *layout.size)
 
 
-def _pack(result: Marginals, given: Tensor, like: Array, layout: Layout, engine: str) -> Refined:
+def _pack(result: Marginals, given: Array, like: Array, layout: Layout, engine: str) -> Refined:
     """Return the result in the container, type and layout of the scores `given` as `like`."""
-    probs = result.probs.to(given.dtype) if given.is_floating_point() else result.probs
-    labels, steps = result.labels, result.steps
+    probs, labels, steps = result.probs, result.labels, result.steps
+    if is_tensor(like):
+        probs, labels = to_torch(probs), to_torch(labels)
+    elif is_tensor(probs):
+        probs, labels = probs.numpy(), labels.numpy()
+    probs = cast(probs, given.dtype) if is_floating(given) else probs
     if not layout.batched:
         probs, labels = probs[0], labels[0]
-    taken = steps if layout.batched else steps[0]
-    if isinstance(like, Tensor):
-        return Refined(probs, labels, engine, taken, result.pruned)
-    return Refined(probs.numpy(), labels.numpy(), engine, taken, result.pruned)
+    return Refined(probs, labels, engine, steps if layout.batched else steps[0], result.pruned)

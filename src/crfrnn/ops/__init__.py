@@ -10,7 +10,7 @@ from .engines import (
     worth_pruning,
 )
 from .filters import apply, build, exact, filter, separable
-from .model import Model, Options, Term
+from .model import Model, Term
 from .normalization import factors, normalizers, response
 from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs_total
 from .transforms import direct
@@ -20,7 +20,6 @@ __all__ = [
     "FARTHEST",
     "LatticeArrays",
     "Model",
-    "Options",
     "Term",
     "apply",
     "build",

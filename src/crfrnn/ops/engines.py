@@ -11,12 +11,13 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from crfrnn.core.inference import Options
 from crfrnn.core.names import ENGINES
 from crfrnn.core.native import core_missing
 
 from . import reference
 from .arrays import LatticeArrays
-from .model import Model, Options, Term
+from .model import Model, Term
 
 _FAST = (torch.float32, torch.float64)
 
@@ -123,6 +124,21 @@ class Engine(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Run the adjoint of the recurrence."""
 
+    def response(
+        self, term: Term, shape: tuple[int, int], size: Sequence[int], power: float
+    ) -> Tensor | None:
+        """A power of the response to ones; None if the engine has no faster way than `filter`."""
+
+    def needs_total(self, classes: int) -> bool:
+        """Whether terms of the recurrence need their responses to ones."""
+
+    def saved_width(self, classes: int) -> int:
+        """Number of values that the recurrence saves per pixel and step."""
+
+
+class TensorEngine(Engine, Protocol):
+    """What engines on tensors define besides; inference in the core takes NumPy arrays."""
+
     def marginals(
         self, logits: Tensor, model: Model, options: Options
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
@@ -139,17 +155,6 @@ class Engine(Protocol):
     ) -> list[float]:
         """Upper bounds of the first message to groups of classes."""
 
-    def response(
-        self, term: Term, shape: tuple[int, int], size: Sequence[int], power: float
-    ) -> Tensor | None:
-        """A power of the response to ones; None if the engine has no faster way than `filter`."""
-
-    def needs_total(self, classes: int) -> bool:
-        """Whether terms of the recurrence need their responses to ones."""
-
-    def saved_width(self, classes: int) -> int:
-        """Number of values that the recurrence saves per pixel and step."""
-
 
 def implementation(engine: str) -> Engine:
     """The module with an engine's operators."""
@@ -164,6 +169,11 @@ def implementation(engine: str) -> Engine:
     return cast(Engine, reference)
 
 
+def tensor_engine(engine: str) -> TensorEngine:
+    """The module of an engine other than the core's."""
+    return cast(TensorEngine, implementation(engine))
+
+
 def worth_pruning(logits: Tensor, engine: str) -> bool:
     """Whether leaving classes out can save more than the search for them costs."""
-    return implementation(engine).worth_pruning(logits)
+    return tensor_engine(engine).worth_pruning(logits)

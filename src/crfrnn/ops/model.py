@@ -95,30 +95,3 @@ class Model(NamedTuple):
             return replace(term, before=before, after=after)
 
         return self._replace(terms=[bounded(term) for term in self.terms])
-
-
-class Options(NamedTuple):
-    """The options of an inference; all are numbers, so a registered operator takes a list.
-
-    Attributes:
-        iterations: mean-field steps; 0 returns the logits.
-        tolerance: an image stops when the mean change of its marginals falls below this; 0 never
-            stops it.
-        half: whether lattices store their values as float16 if the engine supports it.
-        save: whether the marginals before each step are kept for the backward.
-    """
-
-    iterations: int
-    tolerance: float = 0.0
-    half: bool = False
-    save: bool = False
-
-    def flatten(self) -> list[float]:
-        """The options as a list of numbers."""
-        return [float(number) for number in self]
-
-    @classmethod
-    def unflatten(cls, numbers: Sequence[float]) -> Options:
-        """The inverse of `flatten`."""
-        iterations, tolerance, half, save = numbers
-        return cls(int(iterations), tolerance, bool(half), bool(save))

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engines import implementation
-from .model import Model, Options
+from crfrnn.core.inference import Options
+
+from .engines import implementation, tensor_engine
+from .model import Model
 from .normalization import response
 from .transforms import (
     direct,
@@ -61,17 +63,17 @@ def marginals(
     if not model.kept:  # else the last class has weight zero, and its message does not matter
         _fill_totals(logits, model)
     model = model.in_half_range((batch, n)) if options.half else model
-    return implementation(model.engine).marginals(logits, model, options)
+    return tensor_engine(model.engine).marginals(logits, model, options)
 
 
 def class_peaks(logits: Tensor, engine: str) -> list[float]:
     """The largest ratio of each class's marginal to the likeliest one's, over batch and pixels."""
-    return implementation(engine).class_peaks(logits)
+    return tensor_engine(engine).class_peaks(logits)
 
 
 def message_peaks(logits: Tensor, groups: Sequence[Sequence[int]], model: Model) -> list[float]:
     """Upper bounds of the first message to groups of classes; see `reference.message_peaks`."""
-    return implementation(model.engine).message_peaks(logits, groups, model)
+    return tensor_engine(model.engine).message_peaks(logits, groups, model)
 
 
 def needs_total(classes: int, engine: str) -> bool:

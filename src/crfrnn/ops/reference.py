@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from crfrnn.core.inference import Options
+
 from .arrays import LatticeArrays
-from .model import Model, Options, Term
+from .model import Model, Term
 from .reference_lattice import barycentric, build, filter, filter_to_weight
 
 __all__ = [

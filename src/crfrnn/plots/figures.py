@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from crfrnn.io.palette import voc_palette
@@ -41,12 +40,12 @@ class Column:
     """
 
     title: str
-    labels: Int[np.ndarray, "H W"] | None = None
+    labels: np.ndarray | None = None
 
 
 def overlay(
-    image: UInt8[np.ndarray, "H W 3"],
-    labels: Int[np.ndarray, "H W"] | None,
+    image: np.ndarray,
+    labels: np.ndarray | None,
     *,
     palette: bytes | None = None,
     size: tuple[int, int] | None = None,
@@ -80,7 +79,7 @@ def overlay(
 
 
 def before_after(
-    image: UInt8[np.ndarray, "H W 3"],
+    image: np.ndarray,
     columns: Sequence[Column],
     *,
     box: Box,
@@ -137,7 +136,7 @@ class Row:
         caption: a line below the pictures.
     """
 
-    image: UInt8[np.ndarray, "H W 3"]
+    image: np.ndarray
     columns: Sequence[Column]
     caption: str
 
@@ -197,7 +196,7 @@ def _legend(
         right -= 18
 
 
-def _colors(palette: bytes | None) -> UInt8[np.ndarray, "256 3"]:
+def _colors(palette: bytes | None) -> np.ndarray:
     """Return 256 RGB rows; VOC's palette continues a shorter one.
 
     Pillow cuts palettes after the last used color, but refinement may bring a label beyond it.
@@ -206,7 +205,7 @@ def _colors(palette: bytes | None) -> UInt8[np.ndarray, "256 3"]:
     return np.frombuffer((first + voc_palette()[len(first) :])[:768], np.uint8).reshape(256, 3)
 
 
-def _resize_labels(labels: Int[np.ndarray, "H W"], size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
+def _resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a label map to `size` (width, height) by nearest neighbor."""
     (height, width), (columns, rows) = labels.shape, size
     y = ((np.arange(rows) + 0.5) * height / rows).astype(np.intp)
@@ -214,7 +213,7 @@ def _resize_labels(labels: Int[np.ndarray, "H W"], size: tuple[int, int]) -> Int
     return np.asarray(labels[y[:, None], x])
 
 
-def _outline(labels: Int[np.ndarray, "H W"], thickness: int) -> Bool[np.ndarray, "H W"]:
+def _outline(labels: np.ndarray, thickness: int) -> np.ndarray:
     """Mark the pixels within about half of `thickness` of another label."""
     marked = np.zeros(labels.shape, bool)
     for step in range(1, thickness + 1):

@@ -6,15 +6,9 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from crfrnn.core.threads import settle
-from crfrnn.crf.filters import KernelFilter
-from crfrnn.crf.inference import Pairwise
-from crfrnn.crf.lattice import Lattice
-from crfrnn.crf.pruning import marginals
-from crfrnn.ops import Options
+from crfrnn.crf.points import PointFilter, point_marginals
 
 from ._arguments import Floats, as_floats, member, refuse_nan, whole
 from ._compat import as_weights, penalize, read_compatibility
@@ -44,8 +38,8 @@ class DenseCRF:
         self._nvar = whole("nvar", nvar, least=1)
         self._nlabel = whole("nlabels", nlabels, least=1)
         self._size: tuple[int, ...] = (self._nvar,)
-        self._logits: Tensor | None = None
-        self._terms: list[tuple[KernelFilter, Tensor]] = []
+        self._logits: Floats | None = None
+        self._terms: list[tuple[PointFilter, Floats]] = []
         if self._nlabel == 1:
             warnings.warn(
                 "a CRF with one label gives every pixel that label; a binary mask needs two labels",
@@ -147,12 +141,12 @@ class DenseCRF:
         """
         steps = whole("niter", niter)
         settle()
-        with torch.no_grad():
-            logits = self._start()
-            refined = bool(self._terms) and steps > 0
-            q = self._infer(logits, steps) if refined else logits.softmax(dim=1)
-        result: Floats = q[0].numpy()
-        return result
+        logits = self._start()
+        if not self._terms or steps == 0:
+            return _softmax(logits)
+        filters, compatibilities = zip(*list(self._terms), strict=True)
+        weights, compatibility = as_weights(compatibilities, self._nlabel)
+        return point_marginals(logits, filters, weights, compatibility, steps)
 
     def startInference(self) -> tuple[Floats, Floats, Floats]:
         """Return the marginals before the first step, and two empty scratch matrices.
@@ -195,11 +189,10 @@ class DenseCRF:
                 f"startInference returns; got {type(Q).__name__}"
             )
         q = self._marginals(Q)
-        with torch.no_grad():
-            logits = self._start().clone()
-            for filter, compatibility in list(self._terms):
-                logits -= penalize(compatibility, filter(q))
-            Q[...] = logits.softmax(dim=1)[0].numpy()
+        logits = self._start().copy()
+        for filter, compatibility in list(self._terms):
+            logits -= penalize(compatibility, filter(q))
+        Q[...] = _softmax(logits)
 
     def klDivergence(self, Q: Any) -> float:
         """Return the divergence of marginals from the model, as the original defines it.
@@ -221,39 +214,30 @@ class DenseCRF:
             True
         """
         q = self._marginals(Q)
-        with torch.no_grad():
-            # In double: a float32 sum over all pixels would hide the small change of a late step.
-            total = torch.xlogy(q, q.clamp_min(1e-20)).sum(dtype=torch.float64)
-            total -= (self._start() * q).sum(dtype=torch.float64)
-            for filter, compatibility in list(self._terms):
-                total += (penalize(compatibility, filter(q)) * q).sum(dtype=torch.float64)
-        return float(total)
+        # In double: a float32 sum over all pixels would hide the small change of a late step.
+        total = float((q * np.log(np.maximum(q, 1e-20))).sum(dtype=np.float64))
+        total -= float((self._start() * q).sum(dtype=np.float64))
+        for filter, compatibility in list(self._terms):
+            total += float((penalize(compatibility, filter(q)) * q).sum(dtype=np.float64))
+        return total
 
     def _set(self, energies: Floats) -> None:
         settle()
         self._logits = as_logits(energies, self._nlabel, self._nvar)
 
-    def _infer(self, logits: Tensor, steps: int) -> Tensor:
-        """Marginals (1, C, N), computed without the labels that provably stay negligible."""
-        filters, compatibilities = zip(*list(self._terms), strict=True)
-        weights, compatibility = as_weights(compatibilities, self._nlabel)
-        grid = logits.view(1, self._nlabel, *self._size)
-        pairwise = Pairwise(filters, weights, compatibility)
-        return marginals(grid, pairwise, Options(steps)).probs.flatten(2)
-
-    def _start(self) -> Tensor:
-        """Negative unary energies (1, C, N); zero if none were set."""
+    def _start(self) -> Floats:
+        """Negative unary energies (C, N); zero if none were set."""
         if self._logits is not None:
             return self._logits
-        return torch.from_numpy(np.zeros((1, self._nlabel, self._nvar), np.float32))
+        return np.zeros((self._nlabel, self._nvar), np.float32)
 
-    def _marginals(self, Q: Any) -> Tensor:
+    def _marginals(self, Q: Any) -> Floats:
         settle()
         q = as_floats("Q", Q, 2)
         if q.shape != (self._nlabel, self._nvar):
             raise ValueError(f"Q must be ({self._nlabel}, {self._nvar}); got {q.shape}")
         refuse_nan("Q", q)
-        return torch.from_numpy(q)[None]
+        return q
 
     def _add(self, points: Floats, compat: Any, kernel: int, normalization: int) -> None:
         """Add the pairwise term of features (N, D) or (h, w, D)."""
@@ -261,8 +245,12 @@ class DenseCRF:
         scheme = SCHEMES[member("normalization", normalization, NormalizationType)]
         compatibility = read_compatibility(compat, self._nlabel)
         settle()
-        features = torch.from_numpy(points.reshape(1, self._nvar, -1))
-        with torch.no_grad():
-            lattice = Lattice(features)
-            filter = KernelFilter.normalized(lattice, (1, self._nvar), scheme)
-        self._terms.append((filter, compatibility))
+        features = points.reshape(self._nvar, -1)
+        self._terms.append((PointFilter(features, self._size, scheme), compatibility))
+
+
+def _softmax(logits: Floats) -> Floats:
+    """Probabilities of logits (C, N)."""
+    q: Floats = np.exp(logits - logits.max(axis=0))
+    q /= q.sum(axis=0)
+    return q

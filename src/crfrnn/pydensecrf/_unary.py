@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ._arguments import Floats, as_floats, refuse_nan
 
@@ -99,16 +97,15 @@ class LogisticUnary(Unary):
         return self._energies
 
 
-def as_logits(energies: Floats, labels: int, pixels: int) -> Tensor:
-    """Convert energies to logits (1, C, N), or raise an error that says why they do not fit."""
+def as_logits(energies: Floats, labels: int, pixels: int) -> Floats:
+    """Convert energies to logits (C, N), or raise an error that says why they do not fit."""
     shape = energies.shape
     if shape != (labels, pixels):
         hint = " Transpose it." if shape == (pixels, labels) else ""
         raise ValueError(
             f"the unary energies must be ({labels}, {pixels}), labels by pixels; got {shape}.{hint}"
         )
-    # NumPy, because torch would wake its threads, which then spin on the engine's processors.
-    logits = torch.from_numpy(np.negative(energies)[None])
+    logits: Floats = np.negative(energies)
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(energies.sum()):
             return logits  # one NaN or infinity would have spoilt the sum
@@ -125,4 +122,5 @@ def as_logits(energies: Floats, labels: int, pixels: int) -> Tensor:
             f"{int(impossible.argmax())}: give each pixel at least one possible label, for example "
             f"with unary_from_softmax(..., clip=1e-5)"
         )
-    return logits.clamp_min(_IMPOSSIBLE)
+    np.maximum(logits, np.float32(_IMPOSSIBLE), out=logits)
+    return logits

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from crfrnn.crf.frank_wolfe import Step
 from crfrnn.crf.kernel import Kernel
-from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.presets import find_preset
 
 from ._limits import at_least
@@ -49,8 +47,10 @@ class CrfConfig:
         at_least("eval_iterations", self.eval_iterations, 0)
         self._step()
 
-    def make(self, num_classes: int) -> CRFRNN:
-        """Make the layer for a number of classes."""
+    def make(self, num_classes: int) -> Any:
+        """Make the layer, a `CRFRNN`, for a number of classes."""
+        from crfrnn.layer.crfrnn import CRFRNN  # late: it needs torch
+
         preset = find_preset(self.preset)
         return CRFRNN(
             num_classes,
@@ -65,7 +65,9 @@ class CrfConfig:
             step=self._step(),
         )
 
-    def _step(self) -> Step:
+    def _step(self) -> Any:
+        from crfrnn.crf.frank_wolfe import Step  # late: it needs torch
+
         try:
             return Step(**self.step)
         except TypeError as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.utils.data import get_worker_info
+import numpy as np
 
 from crfrnn.io.notes import Note
 from crfrnn.io.score_pack import read_pack
@@ -44,8 +43,8 @@ class PackedLogits:
                 f"{num_classes} classes"
             )
 
-    def logits(self, name: str, size: tuple[int, int]) -> Tensor:
-        """The logits (C, H, W) of one image, at its height and width."""
+    def logits(self, name: str, size: tuple[int, int]) -> np.ndarray:
+        """The logits (C, H, W) float32 of one image, at its height and width."""
         scores = interpret_scores(
             self.pack.arrays(name),
             Path(f"{self.pack.path}, {name}"),
@@ -53,16 +52,22 @@ class PackedLogits:
             self.reading,
         )
         self._warn(scores.notes)
-        return torch.from_numpy(scores.values) / self.temperature
+        return np.asarray(scores.values / np.float32(self.temperature))
 
     def _warn(self, notes: Sequence[Note]) -> None:
         """Warn of guesses about the logits, once, for the first image concerned.
 
         Worker processes stay silent: their lines would mix with the progress of the main process.
         """
-        if notes and not self._noted and get_worker_info() is None:
+        if notes and not self._noted and not _in_worker():
             self._noted = True
             for note in notes:
                 warnings.warn(
                     f"{note} (reported for the first such image only)", UserWarning, stacklevel=3
                 )
+
+
+def _in_worker() -> bool:
+    """Whether this is a process that loads images for torch's `DataLoader`."""
+    loading = sys.modules.get("torch.utils.data")
+    return loading is not None and loading.get_worker_info() is not None

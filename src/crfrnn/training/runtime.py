@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .processes import is_launched, require_alone
+
 PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -61,15 +63,14 @@ def make_runtime(device: str | None, precision: str) -> Runtime:
         precision = "bf16" if has_bf16 else "32"
     if precision != "32" and chosen.type != "cuda":
         raise ValueError(f"precision: {precision!r} needs a CUDA device; {chosen} computes in 32")
-    if torch.distributed.is_torchelastic_launched():
+    if is_launched():
         return _Fabric(chosen, precision)
     return _Single(chosen, precision)
 
 
 def device_alone(device: str | None) -> torch.device:
     """The device of a command that runs in one process."""
-    if torch.distributed.is_torchelastic_launched():
-        raise ValueError("this command runs in one process: start it without torchrun")
+    require_alone()
     return make_runtime(device, "32").device
 
 

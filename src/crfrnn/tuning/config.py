@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from crfrnn.presets import PRESETS
-from crfrnn.training import DataConfig
+from crfrnn.training.config import DataConfig
 
 Range = tuple[float, float]
 
@@ -96,7 +96,7 @@ class TuneConfig:
         model: a checkpoint directory that computes the scores, in place of `data.scores`.
         search: bounds and length of the search.
         device: of the model; default is the first available of cuda, mps, cpu.
-        threads: of torch; default is torch's choice.
+        threads: at most; default is all processors, or torch's number where torch is loaded.
     """
 
     output: Path

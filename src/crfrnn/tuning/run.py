@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import torch
-
+from crfrnn._extras import require_torch
+from crfrnn.core.threads import limited_threads
 from crfrnn.evaluation.metrics import mean_iou
 from crfrnn.io.files import require_writable
 from crfrnn.io.progress import Progress
-from crfrnn.layer.crfrnn import CRFRNN
-from crfrnn.models.checkpoint import load_checkpoint
 from crfrnn.presets import PRESETS, Preset, write_preset
-from crfrnn.training.objective import Objective
-from crfrnn.training.runtime import device_alone
+from crfrnn.training.processes import require_alone
 from crfrnn.training.source import Source
 
 from .config import TuneConfig
@@ -48,17 +48,21 @@ def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> T
         quiet: show no progress on stderr.
 
     Raises:
-        ImportError: optuna is not installed.
+        ImportError: optuna is not installed; or there is a model, and torch is not installed.
         ValueError: the data, or the trials of an earlier search, do not fit the configuration.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    require_alone()
     require_writable(config.output)
     storage = config.output.with_suffix(".journal")
     if restart:
         storage.unlink(missing_ok=True)
-    objective, device = _model(config)
-    scored = _scored(config, "train", objective, device)
+    network = _network(config)  # first, because it loads torch, whose threads are limited too
+    with nullcontext() if config.threads is None else limited_threads(config.threads):
+        return _tune(config, network, storage, quiet=quiet)
+
+
+def _tune(config: TuneConfig, network: tuple[Any, Any], storage: Path, *, quiet: bool) -> Tuned:
+    scored = _scored(config, "train", network)
     with Progress("tuning", config.search.trials, "trials", quiet=quiet) as progress:
 
         def advance(trials: int, best: float) -> None:
@@ -76,7 +80,7 @@ def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> T
     if config.data.val is not None and (
         config.data.scores is None or config.data.scores.val is not None
     ):
-        held_out = compare(_scored(config, "val", objective, device), found.preset, quiet=quiet)
+        held_out = compare(_scored(config, "val", network), found.preset, quiet=quiet)
     return Tuned(found, held_out)
 
 
@@ -89,23 +93,29 @@ def compare(scored: Scored, preset: Preset, *, quiet: bool = True) -> dict[str, 
             name: scored.confusions(chosen, indices, advance=progress.advance)
             for name, chosen in presets.items()
         }
-    values = {name: 100 * float(mean_iou(counts.sum(dim=0))) for name, counts in rows.items()}
+    values = {name: 100 * float(mean_iou(counts.sum(axis=0))) for name, counts in rows.items()}
     low, high = gain_interval(rows["before"], rows["after"])
     return {**values, "gain": values["after"] - values["before"], "low": low, "high": high}
 
 
-def _model(config: TuneConfig) -> tuple[Objective | None, torch.device]:
-    device = device_alone(config.device)
+def _network(config: TuneConfig) -> tuple[Any, Any]:
+    """The network that computes the scores, and its device; both None if there is no model."""
     if config.model is None:
-        return None, device
+        return None, None
+    require_torch("a search with a model")
+    from crfrnn.layer.crfrnn import CRFRNN
+    from crfrnn.models.checkpoint import load_checkpoint
+    from crfrnn.training.objective import Objective
+    from crfrnn.training.runtime import device_alone
+
+    device = device_alone(config.device)
     model = load_checkpoint(config.model)
     crf = CRFRNN(model.num_classes) if model.crf is None else model.crf
     return Objective(model.network, crf).to(device).eval(), device
 
 
-def _scored(
-    config: TuneConfig, split: str, objective: Objective | None, device: torch.device
-) -> Scored:
+def _scored(config: TuneConfig, split: str, network: tuple[Any, Any]) -> Scored:
+    objective, device = network
     source = Source(config.data, split)
     if objective is not None and objective.crf.num_classes != source.num_classes:
         raise ValueError(

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from crfrnn.crf.kernels import Bilateral, Gaussian
 from crfrnn.evaluation.metrics import mean_iou
@@ -131,14 +129,14 @@ class _Leader:
 
     def __init__(self, scored: Scored, chosen: list[int], config: SearchConfig) -> None:
         self.scored, self.chosen, self.config = scored, chosen, config
-        self.number, self.confusions = -1, torch.zeros(0)
+        self.number, self.confusions = -1, np.zeros(0)
 
-    def keep(self, number: int, confusions: Tensor) -> None:
+    def keep(self, number: int, confusions: np.ndarray) -> None:
         """Keep the counts of a complete trial if it is the best."""
         if len(self.confusions) == 0 or _score(confusions) > _score(self.confusions):
             self.number, self.confusions = number, confusions
 
-    def counts(self, trial: Any) -> Tensor:
+    def counts(self, trial: Any) -> np.ndarray:
         """The counts of a complete trial."""
         if trial.number != self.number:
             fixed = _optuna().trial.FixedTrial(trial.params)
@@ -182,24 +180,25 @@ def _race(
     chosen: list[int],
     sizes: list[int],
     tol: float | None,
-    rival: Tensor | None,
-) -> Tensor:
+    rival: np.ndarray | None,
+) -> np.ndarray:
     """The counts of a trial on all images, or on the first few if it stops early."""
-    counts = torch.zeros(0, scored.num_classes, scored.num_classes, dtype=torch.int64)
+    counts = np.zeros((0, scored.num_classes, scored.num_classes), np.int64)
     for size in sizes:
-        counts = torch.cat([counts, scored.confusions(preset, chosen[len(counts) : size], tol)])
+        more = scored.confusions(preset, chosen[len(counts) : size], tol)
+        counts = np.concatenate([counts, more])
         if size == sizes[-1]:
             break
         trial.report(_score(counts), step=size)
         if rival is not None:
             worse = drawn_gains(rival[:size], counts) < 0
-            if float(worse.double().mean()) >= _SURE:
+            if worse.mean() >= _SURE:
                 break
     return counts
 
 
-def _score(counts: Tensor) -> float:
-    return 100 * float(mean_iou(counts.sum(dim=0)))
+def _score(counts: np.ndarray) -> float:
+    return 100 * float(mean_iou(counts.sum(axis=0)))
 
 
 def _propose(trial: Any, config: SearchConfig) -> Preset:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from crfrnn.ops.model import Model, Options
+from crfrnn.core.inference import Options
+from crfrnn.ops.model import Model
 
 from .launch import item_rows, launch, pad_channels, padded_width, pieces, whole_rows
 from .terms import Filtering, Source

@@ -1,0 +1,148 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "base/threads.hpp"
+#include "crf/certificate.hpp"
+#include "crf/mean_field.hpp"
+#include "crf/model.hpp"
+#include "filters/kernel_filter.hpp"
+
+namespace crfrnn {
+
+/// A fully connected CRF over a batch of images of one size.
+template <typename T>
+struct Crf {
+    std::size_t images, classes, n;
+    std::size_t row;  ///< pixels in a row of the grid; n if there is no grid
+    /// Kernel weights: kernels x classes, or kernels x classes x classes.
+    std::vector<T> weights;
+    /// Penalty for label c beside label d, classes x classes. Empty is Potts.
+    std::vector<T> compatibility;
+    /// The filters of the kernels, for each image.
+    std::vector<std::vector<const KernelFilter<T>*>> filters;
+};
+
+struct InferenceOptions {
+    std::size_t iterations;
+    double tolerance;  ///< an image stops when its marginals change by less on average; 0: never
+    bool prunes;       ///< leave classes out that `certify` permits to leave out
+    bool half;         ///< lattices may store their values as float16
+    std::size_t threads;
+};
+
+/// What an inference reports beside marginals and labels.
+struct InferenceReport {
+    std::vector<std::size_t> steps;  ///< updates computed for each image
+    Certificate certificate;
+    bool is_finite = true;
+};
+
+/// The weights as the recurrence takes them: kernels x classes for Potts with a weight per class,
+/// and else kernels x classes x classes, A W_k.
+template <typename T>
+std::vector<T> penalty_weights(const Crf<T>& crf, bool& is_potts) {
+    const std::size_t c = crf.classes;
+    const std::size_t kernels = crf.filters.empty() ? 0 : crf.filters[0].size();
+    const bool is_diagonal = crf.weights.size() == kernels * c;
+    is_potts = crf.compatibility.empty() && is_diagonal;
+    if (is_potts) return crf.weights;
+    std::vector<T> product(kernels * c * c, T(0));
+    for (std::size_t k = 0; k < kernels; ++k)
+        for (std::size_t to = 0; to < c; ++to)
+            for (std::size_t from = 0; from < c; ++from) {
+                const auto a = [&](std::size_t d) {
+                    return crf.compatibility.empty() ? T(to != d) : crf.compatibility[to * c + d];
+                };
+                T& sum = product[(k * c + to) * c + from];
+                if (is_diagonal) {
+                    sum = a(from) * crf.weights[k * c + from];
+                    continue;
+                }
+                for (std::size_t d = 0; d < c; ++d)
+                    sum += a(d) * crf.weights[(k * c + d) * c + from];
+            }
+    return product;
+}
+
+/// Whether all values are finite.
+template <typename T>
+bool all_finite(const T* values, std::size_t count, std::size_t threads) {
+    constexpr std::size_t grain = 1 << 16;
+    std::atomic<bool> finite{true};
+    Team::run(threads_for(count / 64, threads), [&](Team& team) {
+        team.for_range(count, grain, [&](std::size_t begin, std::size_t end) {
+            T difference[16] = {};  // of a value and itself: zero, or NaN
+            for (std::size_t i = begin; i < end; ++i) difference[i % 16] += values[i] - values[i];
+            for (const T d : difference)
+                if (!(d == 0)) finite = false;
+        });
+    });
+    return finite;
+}
+
+/// Marginals and labels of every image: pruning, then the recurrence.
+///
+/// @throws std::invalid_argument if a logit is not finite
+/// @param logits  images x classes x n
+/// @param probs   out, images x classes x n
+/// @param labels  out, images x n
+template <typename T>
+InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions& options, T* probs,
+                      std::int64_t* labels) {
+    const std::size_t image_size = crf.classes * crf.n;
+    if (!all_finite(logits, crf.images * image_size, options.threads))
+        throw std::invalid_argument("the logits must be finite");
+    Model<T> model;
+    model.n = crf.n;
+    model.row = crf.row;
+    model.all = crf.classes;
+    std::vector<T> weights = penalty_weights(crf, model.is_potts);
+    InferenceReport report;
+    if (options.prunes && model.is_potts) {
+        std::vector<const T*> starts;
+        std::vector<std::vector<Term<T>>> terms(crf.images);
+        for (std::size_t b = 0; b < crf.images; ++b) {
+            starts.push_back(logits + b * image_size);
+            for (const auto* filter : crf.filters[b]) terms[b].push_back(filter->term());
+        }
+        report.certificate = certify(starts, crf.classes, crf.n, crf.row, terms, weights,
+                                     options.iterations, options.threads);
+    }
+    const std::vector<std::size_t>& kept = report.certificate.kept;
+    model.kept = kept;
+    model.classes = kept.empty() ? crf.classes : kept.size() + 1;
+    if (!kept.empty()) {
+        // Weight zero: the message to the class that stands for all others is zero. Its logit is
+        // the log of the sum of the exponentials of those that it replaces, so their softmax is
+        // exact.
+        std::vector<T> columns;
+        for (std::size_t k = 0; k < weights.size() / crf.classes; ++k) {
+            for (const std::size_t c : kept) columns.push_back(weights[k * crf.classes + c]);
+            columns.push_back(T(0));
+        }
+        weights = std::move(columns);
+    }
+    model.weights = weights.data();
+    for (std::size_t b = 0; b < crf.images; ++b) {
+        model.terms.clear();
+        for (const auto* filter : crf.filters[b]) {
+            model.terms.push_back(options.half ? filter->half_term() : filter->term());
+            if (kept.empty() && needs_total(crf.classes))
+                model.terms.back().total = filter->total(options.threads);
+        }
+        Result<T> result{probs + b * image_size, labels + b * crf.n};
+        MeanField<T>(model, logits + b * image_size, result, options.iterations, nullptr,
+                     options.tolerance, options.threads)
+            .infer();
+        report.steps.push_back(result.iterations);
+        report.is_finite = report.is_finite && result.is_finite;
+    }
+    return report;
+}
+
+}  // namespace crfrnn
