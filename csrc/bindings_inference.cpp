@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "bindings.hpp"
+#include "crf/independent.hpp"
 #include "crf/inference.hpp"
 #include "filters/kernel_filter.hpp"
 #include "filters/points.hpp"
@@ -126,6 +127,23 @@ auto infer(In<T, 3> logits, std::size_t row,
                            report.certificate.kept, report.certificate.bound, report.is_finite);
 }
 
+/// Independent masks of one image: the marginals of the foreground. Returns whether they are finite.
+///
+/// @throws std::invalid_argument if a logit is not finite
+/// @param weights kernel weights of background and foreground, kernels x 2
+template <typename T>
+bool infer_masks(In<T, 2> logits, std::size_t row,
+                 const std::vector<const KernelFilter<T>*>& filters, In<T, 2> weights,
+                 std::size_t iterations, bool half, Out<T, 2> probs, std::size_t threads) {
+    Masks<T> masks{logits.shape(0), logits.shape(1), row, logits.data(), filters, {}, {}};
+    for (std::size_t k = 0; k < filters.size(); ++k) {
+        masks.background.push_back(weights.data()[2 * k]);
+        masks.foreground.push_back(weights.data()[2 * k + 1]);
+    }
+    nb::gil_scoped_release release;
+    return crfrnn::infer_masks(masks, iterations, half, threads, probs.data());
+}
+
 template <typename T>
 auto apply(const KernelFilter<T>& filter, In<T, 2> q, std::size_t threads) {
     auto out = uninitialized<T>(q.size());
@@ -153,6 +171,9 @@ void bind_inference(nb::module_& m, const char* class_name) {
     m.def("infer", &infer<T>, nb::arg("logits"), nb::arg("row"), nb::arg("filters"),
           nb::arg("weights"), nb::arg("compatibility").none(), nb::arg("iterations"),
           nb::arg("tolerance"), nb::arg("prune"), nb::arg("half"), nb::arg("threads"));
+    m.def("infer_masks", &infer_masks<T>, nb::arg("logits"), nb::arg("row"), nb::arg("filters"),
+          nb::arg("weights"), nb::arg("iterations"), nb::arg("half"), nb::arg("probs"),
+          nb::arg("threads"));
 }
 
 template void bind_inference<float>(nb::module_&, const char*);

@@ -1,12 +1,11 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
 
-#include "base/threads.hpp"
+#include "base/finite.hpp"
 #include "crf/certificate.hpp"
 #include "crf/mean_field.hpp"
 #include "crf/model.hpp"
@@ -67,22 +66,6 @@ std::vector<T> penalty_weights(const Crf<T>& crf, bool& is_potts) {
                     sum += a(d) * crf.weights[(k * c + d) * c + from];
             }
     return product;
-}
-
-/// Whether all values are finite.
-template <typename T>
-bool all_finite(const T* values, std::size_t count, std::size_t threads) {
-    constexpr std::size_t grain = 1 << 16;
-    std::atomic<bool> finite{true};
-    Team::run(threads_for(count / 64, threads), [&](Team& team) {
-        team.for_range(count, grain, [&](std::size_t begin, std::size_t end) {
-            T difference[16] = {};  // of a value and itself: zero, or NaN
-            for (std::size_t i = begin; i < end; ++i) difference[i % 16] += values[i] - values[i];
-            for (const T d : difference)
-                if (!(d == 0)) finite = false;
-        });
-    });
-    return finite;
 }
 
 /// Marginals and labels of every image: pruning, then the recurrence.

@@ -107,6 +107,9 @@ struct Lanes {
     friend Lanes operator*(const Lanes& a, const Lanes& b) {
         return combine(a, b, [](auto x, auto y) { return x * y; });
     }
+    friend Lanes operator/(const Lanes& a, const Lanes& b) {
+        return combine(a, b, [](auto x, auto y) { return x / y; });
+    }
     friend Lanes larger(const Lanes& a, const Lanes& b) {
 #if defined(__GNUC__) && defined(__AVX__)
         // One instruction; compilers do not find it in the comparison below.

@@ -44,6 +44,8 @@ constexpr Loops<T> all_loops(const char* name) {
             widen<T>,
             mix<T>,
             potts_step<T>,
+            independent_step<T>,
+            sigmoid<T>,
             potts_step_backward<T>,
             start_backward<T>,
             softmax<T>,

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "loops/exponential.hpp"
 #include "loops/lanes.hpp"
 #include "loops/loops.hpp"
 #include "loops/rows.hpp"
@@ -68,6 +69,35 @@ void potts_step(const Message<T>* messages, std::size_t count, const T* u, T* z,
         } else {
             step_of_terms(w, std::false_type());
         }
+    });
+}
+
+/// For independent two-class models, one in each column; see crf/independent.hpp.
+template <typename T>
+void independent_step(const Message<T>* messages, std::size_t count, const T* shift, const T* u,
+                      T* z, std::size_t width, std::size_t rows) {
+    with_width(width, [&](auto w) {
+        for (std::size_t i = 0; i < rows; ++i)
+            for_lanes<T>(w, [&](auto tag, std::size_t c) {
+                using V = decltype(tag);
+                V sum = V::load(u + i * w + c) - V::all(shift[i]);
+                for (std::size_t k = 0; k < count; ++k)
+                    sum = sum +
+                          V::load(messages[k].weight + c) * V::load(messages[k].rows + i * w + c);
+                sum.store(z + i * w + c);
+            });
+    });
+}
+
+/// With e = exp(-|z|): 1 / (1 + e) for z >= 0, and e / (1 + e) below. No exponential overflows.
+template <typename T>
+void sigmoid(const T* z, T* q, std::size_t n) {
+    for_lanes<T>(n, [&](auto tag, std::size_t i) {
+        using V = decltype(tag);
+        const V zero = V::all(T(0)), from = V::load(z + i), minus = zero - from;
+        const V e = exponential(zero - larger(from, minus));
+        const V above = exponential(zero - larger(zero, minus));  // 1, or e below zero; NaN stays
+        (above / (V::all(T(1)) + e)).store(q + i);
     });
 }
 

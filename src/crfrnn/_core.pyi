@@ -95,6 +95,12 @@ def infer(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None
 @overload
 def infer(logits: Annotated[NDArray[numpy.float64], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], row: int, filters: Sequence[Sequence[Filter64]], weights: Annotated[NDArray[numpy.float64], dict(order='C', device='cpu', writable=False)], compatibility: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, iterations: int, tolerance: float, prune: bool, half: bool, threads: int) -> tuple[NDArray[numpy.float64], NDArray[numpy.int64], list[int], list[int], float, bool]: ...
 
+@overload
+def infer_masks(logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], row: int, filters: Sequence[Filter32], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], iterations: int, half: bool, probs: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], threads: int) -> bool: ...
+
+@overload
+def infer_masks(logits: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], row: int, filters: Sequence[Filter64], weights: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], iterations: int, half: bool, probs: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu')], threads: int) -> bool: ...
+
 class Term64:
     pass
 

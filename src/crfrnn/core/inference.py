@@ -191,3 +191,39 @@ def infer(
         raise
     # A view, because C++ may call int64 another type of the same size than NumPy does.
     return Inferred(probs, labels.view(np.int64), *report)
+
+
+def infer_masks(
+    logits: np.ndarray,
+    filters: Sequence[Filter],
+    weights: np.ndarray,
+    options: Options,
+    *,
+    row: int,
+    out: np.ndarray,
+) -> bool:
+    """Run the inference of independent masks of one image; see csrc/crf/independent.hpp.
+
+    Args:
+        logits: (K, N) of the foreground against the background.
+        filters: the filter of each kernel.
+        weights: kernel weights (kernels, 2) of background and foreground.
+        options: iterations and precision.
+        row: pixels in a row of the grid.
+        out: (K, N), filled with the marginals of the foreground.
+
+    Returns:
+        Whether the marginals are finite.
+    """
+    return bool(
+        core().infer_masks(
+            np.ascontiguousarray(logits),
+            row,
+            list(filters),
+            np.ascontiguousarray(cast(weights, logits.dtype)),
+            options.iterations,
+            options.half,
+            out,
+            threads(),
+        )
+    )

@@ -60,6 +60,7 @@ def config_of(layer: Any) -> dict[str, Any]:
         "learn_bandwidths": layer.log_bandwidths is not None,
         "feature_gradients": layer.recipe.feature_gradients,
         "step": dataclasses.asdict(layer.step),
+        "independent": layer.independent,
         "tol": layer.tol,
     }
 

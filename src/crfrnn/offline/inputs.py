@@ -41,7 +41,7 @@ class Inputs:
     """The arrays that `refine` takes; it describes the other attributes.
 
     Attributes:
-        name: the argument that holds the scores: "logits", "probs", "labels" or "energy".
+        name: the argument that holds the scores: "logits", "probs", "labels", "energy" or "masks".
         scores: the value of this argument.
     """
 
@@ -142,6 +142,49 @@ def unary_logits(name: str, scores: Array, layout: Layout, options: RefineOption
         return scores
     space = namespace(scores)
     return space.concatenate([space.zeros_like(scores), scores], 1)
+
+
+def mask_logits(masks: Array, confidence: float, scale: float) -> Array:
+    """Compute the logits (..., K, *S) of foreground against background from masks (..., K, *S).
+
+    Floats are probabilities. Others are labels m on 0..`scale`, right with probability c, the
+    `confidence`: the probability of the foreground is 1 - c + (2 c - 1) m / scale.
+    """
+    space = namespace(masks)
+    if is_floating(masks):
+        probs = to_float(masks).clip(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+    else:
+        share = cast(masks, space.float32) * ((2 * confidence - 1) / scale)
+        probs = share + (1 - confidence)
+    return space.log(probs) - space.log(1 - probs)
+
+
+def check_masks(masks: Array, confidence: float) -> float:
+    """The scale of masks: 255 for integers beyond 1, and else 1.
+
+    Raises ValueError unless they are on 0..1 or 0..255; warns of masks that hardly can change.
+    """
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0.5 and 1 for masks; got {confidence}")
+    if "bool" in str(masks.dtype):
+        return 1.0
+    _checks.finite("masks", masks)
+    low, high = float(masks.min()), float(masks.max())
+    most = 1 + _SUM_TOLERANCE if is_floating(masks) else 255
+    if low < (-1e-3 if is_floating(masks) else 0) or high > most:
+        remedy = "Divide by 255" if is_floating(masks) else "Give them as bools"
+        raise ValueError(
+            f"masks must be bools, integers on 0..255, or floats on 0..1; got {masks.dtype} from "
+            f"{low:.4g} to {high:.4g}. {remedy}."
+        )
+    if is_floating(masks) and bool(((masks == 0) | (masks == 1)).all()):
+        warnings.warn(
+            f"masks are floating point and 0 or 1 everywhere, so certain, and the CRF can hardly "
+            f"change them. Give bools, which are right with probability confidence={confidence}",
+            UserWarning,
+            stacklevel=4,  # who called `refine`
+        )
+    return 255.0 if high > 1 and not is_floating(masks) else 1.0
 
 
 def arrange_image(name: str, image: Any, layout: Layout, like: Array) -> Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -14,13 +15,16 @@ from crfrnn.core.threads import settle
 from crfrnn.crf.containers import for_engine, suits_core
 from crfrnn.crf.kernel import Kernel, Scene
 from crfrnn.crf.marginals import Marginals, Pruned, marginals
+from crfrnn.crf.masks import mask_marginals
 from crfrnn.crf.recipe import Recipe
 
 from .inputs import (
     Inputs,
     Layout,
     arrange_image,
+    check_masks,
     find_layout,
+    mask_logits,
     to_array,
     to_container,
     unary_logits,
@@ -33,8 +37,10 @@ class Refined:
     """What `refine` returns.
 
     Attributes:
-        probs: (C, *S) or (B, C, *S) approximate marginals; they sum to one over the classes.
-        labels: (*S) or (B, *S) int64, the likeliest class of each pixel.
+        probs: (C, *S) or (B, C, *S) approximate marginals; they sum to one over the classes. For
+            `masks`, (K, *S) or (B, K, *S) probabilities of the foreground.
+        labels: (*S) or (B, *S) int64, the likeliest class of each pixel. For `masks`, (K, *S) or
+            (B, K, *S) bool.
         engine: the engine that was used.
         steps: mean-field steps taken; a number, or a list of one per image of a batch.
         pruned: the classes that took part and the proven bound of the others; None if all did.
@@ -60,6 +66,7 @@ def refine(
     probs: Array | None = None,
     labels: Array | None = None,
     energy: Array | None = None,
+    masks: Array | None = None,
     preset: str = "deeplab",
     kernels: Sequence[Kernel] | None = None,
     compatibility: Array | None = None,
@@ -80,8 +87,8 @@ def refine(
     """Sharpen a network's scores with a fully connected CRF.
 
     Mean-field inference of Krähenbühl & Koltun (NIPS 2011, arXiv 1210.5644): pixels that are near
-    and alike pull each other toward the same label. Give exactly one of `logits`, `probs`, `labels`
-    and `energy`.
+    and alike pull each other toward the same label. Give exactly one of `logits`, `probs`,
+    `labels`, `energy` and `masks`.
 
     Args:
         image: (H, W, 3), (H, W) or (3, H, W), any number of channels, 8-bit or float **on 0..255**;
@@ -93,6 +100,11 @@ def refine(
             clipped at 1e-5. One channel is read as the probability of the foreground.
         labels: (H, W) or (B, H, W) integers, each right with probability `confidence`.
         energy: likewise, energies -log P, as `pydensecrf` takes them.
+        masks: (K, H, W) or (B, K, H, W) masks that may overlap, each refined for itself against its
+            background, on one lattice. Bools and integers on 0..255 are right with probability
+            `confidence`; floats on 0..1 are probabilities, clipped at 1e-5. Kernel weights are one
+            number, or two, of background and foreground; `compatibility`, `tol` and `prune` do not
+            apply.
         preset: named parameters, see `crfrnn.presets.PRESETS`, or a file of them from `crfrnn
             tune`. The default "deeplab" is gentle: on the scores of a strong network the others
             can do harm.
@@ -111,7 +123,7 @@ def refine(
         tol: stop an image early when its marginals change by less than this on average (0.001 is
             a good value: it leaves fewer than 0.2 % of labels undecided); default never.
         num_classes: number of classes for `labels`; default the largest label + 1, at least 2.
-        confidence: for `labels`; default 0.7 (IRNet).
+        confidence: for `labels` and `masks`; default 0.7 (IRNet).
         ignore_index: the label of unknown pixels, which start uniform. Default 255.
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
         features: maps for `FeatureGaussian` kernels, laid out like the image.
@@ -135,7 +147,9 @@ def refine(
         >>> refine(image, probs=probs).labels[0]
         array([0, 0, 0, 1, 1, 1])
     """
-    name, scores = _pick_scores(logits=logits, probs=probs, labels=labels, energy=energy)
+    name, scores = _pick_scores(
+        logits=logits, probs=probs, labels=labels, energy=energy, masks=masks
+    )
     options = RefineOptions(
         preset=preset,
         kernels=kernels,
@@ -168,18 +182,29 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
         None if picture is None else tuple(picture.shape),
         inputs.channels_last,
     )
-    unary = unary_logits(inputs.name, scores, layout, options)
+    if inputs.name == "masks":
+        scale = check_masks(scores, options.confidence)
+        to_logits = partial(mask_logits, confidence=options.confidence, scale=scale)
+        scores = scores if layout.batched else scores[None]
+        unary = to_logits(scores[:, :1])  # gives size, type and device
+    else:
+        unary = unary_logits(inputs.name, scores, layout, options)
     guide = None if picture is None else arrange_image("image", picture, layout, unary)
     maps = [arrange_image("features", feature, layout, unary) for feature in inputs.features]
+    where = None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary)
     _, engine = for_engine(unary, options.engine)
     numbers = options.numbers
     recipe = Recipe(numbers.kernels, numbers.normalization, options.filter, engine)
+    scene = Scene(unary, guide, maps)
+    if inputs.name == "masks":
+        result = _refine_masks(recipe, scene, scores, to_logits, options, where)
+        return _pack(result, given, inputs.scores, layout, engine)
     try:
         result = marginals(
             recipe,
-            Scene(unary, guide, maps),
+            scene,
             Options(numbers.iterations, options.tol or 0.0, half=options.precision == "half"),
-            mask=None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary),
+            mask=where,
             compatibility=_compatibility(options.compatibility, unary),
             prune=options.prune,
         )
@@ -189,11 +214,38 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     return _pack(result, given, inputs.scores, layout, engine)
 
 
+def _refine_masks(
+    recipe: Recipe,
+    scene: Scene,
+    masks: Array,
+    to_logits: Callable[[Array], Array],
+    options: RefineOptions,
+    where: Array | None,
+) -> Marginals:
+    if options.compatibility is not None or options.tol is not None:
+        raise ValueError(
+            "compatibility and tol do not go with masks, whose models have two classes and all "
+            "their steps; leave them out"
+        )
+    steps = options.numbers.iterations
+    probs = mask_marginals(
+        recipe,
+        scene,
+        masks,
+        to_logits,
+        Options(steps, half=options.precision == "half"),
+        mask=where,
+    )
+    return Marginals(probs, probs > 0.5, [steps] * len(probs), None)
+
+
 def _pick_scores(**scores: Array | None) -> tuple[str, Array]:
     given = [(name, value) for name, value in scores.items() if value is not None]
     if len(given) != 1:
         names = ", ".join(name for name, _ in given) or "none"
-        raise ValueError(f"give exactly one of logits=, probs=, labels=, energy=; got {names}")
+        raise ValueError(
+            f"give exactly one of logits=, probs=, labels=, energy=, masks=; got {names}"
+        )
     return given[0]
 
 
