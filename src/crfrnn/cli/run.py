@@ -17,7 +17,6 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-
 #: The arguments are another program's; see `crfrnn.cli`.
 VERBATIM = True
 
@@ -36,10 +35,9 @@ def run(args: argparse.Namespace) -> int:
     _refuse_shadow(args.arguments[0])
     install(override=True)
     command = [sys.executable, *args.arguments]
-    if sys.platform == "win32":  # its exec returns to the shell at once
-        return subprocess.call(command)
-    sys.stdout.flush()
-    os.execv(command[0], command)
+    if sys.platform != "win32":  # whose exec returns to the shell at once
+        os.execv(command[0], command)
+    return subprocess.call(command)
 
 
 def _refuse_shadow(first: str) -> None:
