@@ -2,8 +2,8 @@
 
 Each command's module defines `add_arguments(parser)` and its entry point, `run(args) -> int`; its
 docstring is the beginning of the command's help. Where it sets `VERBATIM`, the arguments are not
-parsed: `args.arguments` lists them. Only the module of the command that was typed is
-imported, and it imports heavy packages where it needs them, so that `crfrnn --help` is quick.
+parsed: `args.arguments` lists them. Only the module of the command that was typed is imported, and
+it imports heavy packages where it needs them, so that `crfrnn --help` is quick.
 """
 
 from __future__ import annotations
