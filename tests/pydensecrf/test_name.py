@@ -38,26 +38,27 @@ def python(folder: Path, *arguments: str, path: Path | None = None) -> tuple[int
 #: Ways to call `work` in another process, with `context` and `concurrent` at hand.
 WAYS = {
     "spawned pool": """
-        with context("spawn").Pool(1) as pool:
-            print(pool.apply_async(work).get(60))""",
+    with context("spawn").Pool(1) as pool:
+        print(pool.apply_async(work).get(60))""",
     "forkserver pool": """
-        with context("forkserver").Pool(1) as pool:
-            print(pool.apply_async(work).get(60))""",
+    with context("forkserver").Pool(1) as pool:
+        print(pool.apply_async(work).get(60))""",
     "forked pool": """
-        with context("fork").Pool(1) as pool:
-            print(pool.apply_async(work).get(60))""",
+    with context("fork").Pool(1) as pool:
+        print(pool.apply_async(work).get(60))""",
     "executor": """
-        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context("spawn")) as pool:
-            print(pool.submit(work).result(60))""",
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context("spawn")) as pool:
+        print(pool.submit(work).result(60))""",
     "joblib": """
-        print(joblib.Parallel(2, timeout=60)(joblib.delayed(work)() for _ in range(2))[0])""",
+    import joblib
+    print(joblib.Parallel(2, timeout=60)(joblib.delayed(work)() for _ in range(2))[0])""",
     "subprocess": """
-        command = [sys.executable, "-c", "from client import work; print(work())"]
-        subprocess.run(command, check=True, timeout=60)""",
+    command = [sys.executable, "-c", "from client import work; print(work())"]
+    subprocess.run(command, check=True, timeout=60)""",
     "subprocess of a spawned pool": """
-        with context("spawn").Pool(1) as pool:
-            command = [sys.executable, "-c", "from client import work; print(work())"]
-            pool.apply_async(subprocess.check_call, (command,)).get(60)""",
+    with context("spawn").Pool(1) as pool:
+        command = [sys.executable, "-c", "from client import work; print(work())"]
+        pool.apply_async(subprocess.check_call, (command,)).get(60)""",
 }
 
 MAIN = """
@@ -69,9 +70,8 @@ import crfrnn.pydensecrf
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, of fork beside threads
 if __name__ == "__main__":
     crfrnn.pydensecrf.install(override=True)
-    if True:
-        from client import work
-{imports}{way}
+    from client import work
+{way}
 """
 
 
@@ -80,16 +80,14 @@ def test_workers_find_the_name(way: str, tmp_path: Path) -> None:
     """Their functions lie in a module that imports it, and the program's main file is guarded."""
     if sys.platform == "win32" and "fork" in way:
         pytest.skip("Windows has no fork")
-    imports = ""
     if way == "joblib":
         pytest.importorskip("joblib")
-        imports = "        import joblib"
     (tmp_path / "client.py").write_text(
         "import pydensecrf.densecrf as dcrf\n"
         "from pydensecrf.utils import unary_from_softmax\n"
         "def work():\n    return dcrf.DenseCRF.__module__\n"
     )
-    (tmp_path / "main.py").write_text(MAIN.format(imports=imports, way=WAYS[way]))
+    (tmp_path / "main.py").write_text(MAIN.format(way=WAYS[way]))
     code, out, err = python(tmp_path, "main.py")
     assert (code, out) == (0, f"{OURS}\n"), err
 
