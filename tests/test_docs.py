@@ -133,6 +133,8 @@ def public_names() -> dict[str, Any]:
                 continue
             if not (inspect.isclass(value) or inspect.isfunction(value)):
                 continue
+            if not value.__module__.startswith("crfrnn"):
+                continue
             # Without `__all__`, what a module has from elsewhere is not its own.
             if not hasattr(module, "__all__") and base(value.__module__) != base(module.__name__):
                 continue

@@ -61,7 +61,7 @@ ARROWS = {
     "bench": "core demo data layer offline presets pydensecrf io ops",
     "__init__": "offline pydensecrf layer models crf _info _version",
     "cli": "core __init__ ablation tuning training integrations evaluation models data offline demo"
-    " bench plots presets crf io _info _version",
+    " bench plots presets pydensecrf crf io _info _version",
     "__main__": "cli",
 }
 

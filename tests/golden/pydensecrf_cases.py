@@ -132,6 +132,10 @@ def define(scenes):
         "two-bands": utils.create_pairwise_bilateral((40, 30), (9, 9), bands[..., 2:4], chdim=2),
         "four-bands": utils.create_pairwise_bilateral((40, 30), 30, bands[..., :4], chdim=2),
         "seven-bands": utils.create_pairwise_bilateral((40, 30), [40] * 7, bands, chdim=2),
+        # Values as of CT, and a bandwidth that was meant for 0..1: 300 000 bandwidths apart.
+        "wide-range": utils.create_pairwise_bilateral(
+            (40, 30), (0.01,), image[..., 0] * np.float32(16) - 1000
+        ),
     }
     for name, feature in features.items():
         CASES[f"features-{name}"] = lambda feature=feature: feature[:, ::37]

@@ -113,6 +113,43 @@ def test_positional_and_keyword_forms_agree(unary: np.ndarray, image: np.ndarray
     np.testing.assert_array_equal(named.inference(niter=3), placed.inference(3))
 
 
+@pytest.mark.parametrize(
+    ("given", "divisors", "warns"),
+    [
+        ({"sdims": (9, 8, 7), "schan": 5}, [9, 8, 7, 1, 5], "sdims lists 3 of 4 axes"),  # CellSeg3D
+        ({"sdims": (9,), "schan": (5, 4), "chdim": 1}, [9, 1, 1, 5, 4, 1], "schan lists 2 of 3"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:sdims lists 1 of 3 axes")
+def test_axes_without_a_bandwidth_stay_as_they_are(
+    given: dict[str, Any], divisors: list[float], warns: str
+) -> None:
+    bands = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+    channels = bands.swapaxes(0, 1) if "chdim" in given else bands[None]
+    rows = [*np.indices(channels.shape[1:]), *channels]
+    expected = [row.ravel() / divisor for row, divisor in zip(rows, divisors, strict=True)]
+    with pytest.warns(UserWarning, match=warns):
+        found = utils.create_pairwise_bilateral(img=bands, **given)
+    close(found, expected)
+
+
+def test_surplus_bandwidths_are_ignored(unary: np.ndarray, image: np.ndarray) -> None:
+    d = dcrf.DenseCRF2D(W, H, C)
+    d.setUnaryEnergy(unary)
+    with pytest.warns(UserWarning, match="sxy lists 3 numbers, but there are 2"):
+        d.addPairwiseGaussian((3, 3, 99), 3)
+    with pytest.warns(UserWarning, match="srgb lists 4 numbers, but there are 3"):
+        d.addPairwiseBilateral(20, (40, 40, 40, 99), image, 4)
+    close(d.inference(3), model(unary, image).inference(3))
+
+
+def test_import_star_brings_the_names_of_the_original() -> None:
+    names: dict[str, Any] = {}
+    exec("from crfrnn.pydensecrf.utils import *", names)
+    functions = {f.__name__ for f in SIGNATURES if f.__module__ == utils.__name__}
+    assert set(names) - {"__builtins__"} == functions | {"np", "Number", "warning"}
+
+
 # Results
 
 
@@ -192,6 +229,28 @@ def test_negligible_labels_are_left_out_and_return(
         d.stepInference(stepped)  # of which none is left out
     close(q, stepped)
     assert (q[3:] > 0).all()
+
+
+def test_far_points_are_filtered_in_double(image: np.ndarray, unary: np.ndarray) -> None:
+    """With a term in single precision beside them; steps filter each in its own."""
+    far = np.float32(2.0**18) * (image[..., 0] > 127)
+    d = dcrf.DenseCRF2D(W, H, C)
+    d.setUnaryEnergy(unary)
+    d.addPairwiseGaussian(sxy=3, compat=3)
+    d.addPairwiseEnergy(far.reshape(1, -1), compat=4)
+    q = d.inference(3)
+    assert q.dtype == np.float32
+    stepped = d.startInference()[0]
+    for _ in range(3):
+        d.stepInference(stepped)
+    close(stepped, q)
+    near = dcrf.DenseCRF2D(W, H, C)
+    near.setUnaryEnergy(unary)
+    near.addPairwiseGaussian(sxy=3, compat=3)
+    near.addPairwiseEnergy(far.reshape(1, -1) / 2**12, compat=4)  # as good as infinitely far
+    np.testing.assert_array_equal(near.inference(3).argmax(axis=0), q.argmax(axis=0))
+    assert d.klDivergence(q) < d.klDivergence(d.inference(0))
+    close(pickle.loads(pickle.dumps(d)).inference(3), q)
 
 
 def test_a_model_without_unary_starts_uniform() -> None:
@@ -443,6 +502,18 @@ def test_install_overrides_when_asked(real: Path, imported: bool) -> None:
     package.uninstall()
     assert import_densecrf().REAL
     assert found in (None, import_densecrf())
+
+
+@pytest.mark.parametrize("override", [False, True])
+def test_install_in_a_clone_of_the_original(
+    unnamed: None, override: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sources have a folder of C++ where the compiled module would be."""
+    (tmp_path / "pydensecrf" / "densecrf").mkdir(parents=True)
+    (tmp_path / "pydensecrf" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert package.install(override=override) is True
+    assert import_densecrf() is dcrf
 
 
 def test_what_was_pickled_under_the_old_name_needs_no_install(

@@ -1,8 +1,9 @@
 """The command line: `crfrnn COMMAND ...`, one module per command.
 
 Each command's module defines `add_arguments(parser)` and its entry point, `run(args) -> int`; its
-docstring is the beginning of the command's help. Only the module of the command that was typed is
-imported, and it imports heavy packages where it needs them, so that `crfrnn --help` is quick.
+docstring is the beginning of the command's help. Where it sets `VERBATIM`, the arguments are not
+parsed: `args.arguments` lists them. Only the module of the command that was typed is imported, and
+it imports heavy packages where it needs them, so that `crfrnn --help` is quick.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ COMMANDS = {
     "ablate": "measure what each part adds, from the network alone to end-to-end training",
     "segment": "label a photograph, or a folder, with a trained model",
     "evaluate": "compare labels, scores or a model with ground truth, before and after the CRF",
+    "run": "run a program that imports pydensecrf, unchanged, on crfrnn",
     "demo": "refine a real network's scores of two photographs, and draw the results",
     "bench": "time the main calls on this machine, next to pydensecrf if it is installed",
     "info": "show which engines are built, and which would run",
@@ -58,6 +60,8 @@ class Parser(argparse.ArgumentParser):
             self.description = module.__doc__
             self.set_defaults(run=module.run)
             module.add_arguments(self)
+            if getattr(module, "VERBATIM", False) and args[:1] not in (["-h"], ["--help"]):
+                return argparse.Namespace(run=module.run, arguments=list(args)), []
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown and is_command:  # argparse would leave them to the parser of all commands
             hint = _did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)

@@ -99,15 +99,25 @@ def numbers(value: Any) -> Any:
 
 
 def bandwidths(name: str, value: Any, length: int, what: str) -> tuple[float, ...]:
-    """Read a bandwidth for each of `length` axes or channels; a single number serves all."""
+    """Read a bandwidth for each of `length` axes or channels; a single number serves all.
+
+    Surplus ones are ignored as in the original, but with a warning.
+    """
     given = _checks.positive(name, numbers(value))
     if len(given) == 1 and not hasattr(value, "__len__"):
         return given * length
-    if len(given) != length:
+    if len(given) < length:
         raise ValueError(
             f"{name} must be one number or {length}, one for each {what}; got {value!r}"
         )
-    return given
+    if len(given) > length:
+        warnings.warn(
+            f"{name} lists {len(given)} numbers, but there are {length}; the last are ignored, as "
+            f"in pydensecrf. Give one number, or {length}, one for each {what}",
+            UserWarning,
+            stacklevel=3,
+        )
+    return given[:length]
 
 
 def read_image(rgbim: Any, h: int, w: int) -> NDArray[Any]:

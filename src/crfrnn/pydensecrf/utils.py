@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Sequence
+from logging import warning
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,18 @@ from ._arguments import Floats, as_array, numbers, refuse_nan, whole
 #: Tolerance on 0..1 for probabilities after rounding and resizing.
 _ROUNDING = 0.01
 
-_LOG = logging.getLogger(__name__)
+# With the three names that the original's `import *` brings beside its functions.
+__all__ = [
+    "Number",
+    "compute_unary",
+    "create_pairwise_bilateral",
+    "create_pairwise_gaussian",
+    "np",
+    "softmax_to_unary",
+    "unary_from_labels",
+    "unary_from_softmax",
+    "warning",
+]
 
 
 def unary_from_labels(
@@ -65,7 +77,7 @@ def compute_unary(labels: Any, M: float, GT_PROB: float = 0.5) -> Floats:
         >>> compute_unary([1, 2], 2, GT_PROB=0.8).shape
         (2, 2)
     """
-    _LOG.warning("compute_unary is deprecated, use unary_from_labels")
+    warning("compute_unary is deprecated, use unary_from_labels")
     return unary_from_labels(labels, M, GT_PROB)
 
 
@@ -124,7 +136,7 @@ def softmax_to_unary(sm: Any, GT_PROB: float = 1) -> Floats:
         >>> softmax_to_unary(np.full((2, 3), 0.5)).shape
         (2, 3)
     """
-    _LOG.warning("softmax_to_unary is deprecated, use unary_from_softmax")
+    warning("softmax_to_unary is deprecated, use unary_from_softmax")
     return unary_from_softmax(sm, None if GT_PROB == 1 else GT_PROB, clip=None)
 
 
@@ -146,10 +158,9 @@ def create_pairwise_gaussian(sdims: Any, shape: Sequence[float]) -> Floats:
         >>> create_pairwise_gaussian(sdims=(2, 4), shape=(2, 3)).tolist()
         [[0.0, 0.0, 0.0, 0.5, 0.5, 0.5], [0.0, 0.25, 0.5, 0.0, 0.25, 0.5]]
     """
-    sizes = tuple(whole("shape", size) for size in shape)
-    axes = [np.arange(size, dtype=np.float32) for size in sizes]
-    mesh = np.stack(np.meshgrid(*axes, indexing="ij")) if axes else np.zeros((0, 1), np.float32)
-    return _divide(mesh, "sdims", sdims, len(sizes), "axis").reshape(len(sizes), -1)
+    mesh = _mesh(shape)
+    _divide(mesh, "sdims", sdims, "axes", needs_all=True)
+    return mesh.reshape(len(mesh), -1)
 
 
 def create_pairwise_bilateral(sdims: Any, schan: Any, img: Any, chdim: int = -1) -> Floats:
@@ -158,10 +169,10 @@ def create_pairwise_bilateral(sdims: Any, schan: Any, img: Any, chdim: int = -1)
     The result is for `DenseCRF.addPairwiseEnergy`.
 
     Args:
-        sdims: bandwidth along each axis of the grid, in grid steps; one number serves for all.
-        schan: bandwidth of the channels: one number for all, or one per channel. As in the
-            original, a shorter sequence leaves the remaining channels undivided, but here with a
+        sdims: bandwidth along each axis of the grid, in grid steps; one number serves for all. As
+            in the original, a shorter sequence leaves the remaining axes undivided, but here with a
             warning.
+        schan: bandwidth of the channels, likewise.
         img: the image.
         chdim: axis of the channels; -1 (the default) means that there is no such axis.
 
@@ -183,20 +194,12 @@ def create_pairwise_bilateral(sdims: Any, schan: Any, img: Any, chdim: int = -1)
         )
     # As in the original -1 is not the last axis, as it would be in NumPy, but "no channels".
     image = image[None] if chdim == -1 else np.moveaxis(image, chdim, 0)
-    position = create_pairwise_gaussian(sdims, image.shape[1:])
-    channels = image.shape[0]
-    count = channels if np.ndim(schan) == 0 else min(len(schan), channels)
-    if count < channels:
-        warnings.warn(
-            f"schan lists {count} of {channels} channels; the others stay undivided, as in "
-            f"pydensecrf. Give one number, or {channels}",
-            UserWarning,
-            stacklevel=2,
-        )
-    values = image.astype(np.float32)
-    values[:count] = _divide(values[:count], "schan", schan, count, "channel")
+    position, values = _mesh(image.shape[1:]), image.astype(np.float32)
+    _divide(position, "sdims", sdims, "axes")
+    _divide(values, "schan", schan, "channels")
     refuse_nan("img", values)
-    return np.concatenate([position, values.reshape(channels, -1)])
+    features = np.concatenate([position, values])
+    return features.reshape(len(features), -1)
 
 
 def _label_rows(labels: Any, count: int, zero_unsure: bool) -> NDArray[np.int64]:
@@ -222,20 +225,35 @@ def _label_rows(labels: Any, count: int, zero_unsure: bool) -> NDArray[np.int64]
     return rows - 1 if zero_unsure else rows
 
 
-def _divide(array: Floats, name: str, scales: Any, count: int, what: str) -> Floats:
-    """Divide each of the first `count` rows by its scale; one number serves for all."""
-    given = numbers(scales)
-    values = list(given) if isinstance(given, (list, tuple)) else [given] * count
+def _mesh(shape: Sequence[float]) -> Floats:
+    """The coordinates of a grid, one row per axis."""
+    axes = [np.arange(whole("shape", size), dtype=np.float32) for size in shape]
+    return np.stack(np.meshgrid(*axes, indexing="ij")) if axes else np.zeros((0, 1), np.float32)
+
+
+def _divide(array: Floats, name: str, scales: Any, what: str, *, needs_all: bool = False) -> None:
+    """Divide each row in place by its scale; a single number serves for all."""
+    count = len(array)
+    given: Any = numbers(scales)
+    if isinstance(given, Number):
+        given = [given] * count
     try:
-        divisors = np.array([float(value) for value in values], np.float32)
+        divisors = np.array([float(value) for value in given], np.float32)
     except (TypeError, ValueError):
         raise TypeError(
             f"{name} must be a number or a sequence of numbers; got {scales!r}"
         ) from None
-    if len(divisors) != count:
+    if len(divisors) > count or (needs_all and len(divisors) < count):
         raise ValueError(
-            f"{name} must be one number or {count}, one for each {what}; got {scales!r}"
+            f"{name} must be one number or one for each of {count} {what}; got {scales!r}"
         )
     if not np.all(np.isfinite(divisors) & (divisors != 0)):
         raise ValueError(f"{name} must be finite and not zero; got {scales!r}")
-    return array / divisors.reshape(-1, *[1] * (array.ndim - 1))
+    if len(divisors) < count:
+        warnings.warn(
+            f"{name} lists {len(divisors)} of {count} {what}; the others stay undivided, as in "
+            f"pydensecrf. Give one number, or {count}",
+            UserWarning,
+            stacklevel=3,
+        )
+    array[: len(divisors)] /= divisors.reshape(-1, *[1] * (array.ndim - 1))

@@ -1,0 +1,170 @@
+"""Taking the import name `pydensecrf`, in this process and in those that it starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from importlib.machinery import all_suffixes
+from pathlib import Path
+from types import ModuleType
+
+from . import densecrf, eigen, utils
+
+_NAME = "pydensecrf"
+_PACKAGE = __name__.rpartition(".")[0]
+
+#: A folder with a package of that name, which calls `claim`: what other processes find.
+_FOLDER = str(Path(__file__).with_name("face"))
+
+#: Modules of a real installation that were imported before `install` replaced them.
+_replaced: dict[str, ModuleType] = {}
+
+
+def install(*, override: bool = False) -> bool:
+    """Let `import pydensecrf` find this package, for code that cannot be changed.
+
+    Registers the four modules under the original names, until `uninstall`. Processes that this one
+    starts afterwards find them too, whether forked, spawned, workers of joblib or programs of their
+    own: a folder with a package of that name is put on `sys.path` and on `PYTHONPATH` in
+    `os.environ`, at the end, or before whatever else there has the name.
+
+    Args:
+        override: replace a real `pydensecrf` too. By default a real one stays in use, with a
+            warning.
+
+    Returns:
+        Whether `import pydensecrf` now finds this package.
+
+    Example:
+        >>> import crfrnn.pydensecrf
+        >>> crfrnn.pydensecrf.install(override=True)
+        True
+        >>> import pydensecrf.densecrf as dcrf
+        >>> dcrf.DenseCRF2D.__module__
+        'crfrnn.pydensecrf.densecrf'
+        >>> crfrnn.pydensecrf.uninstall()
+    """
+    if installed():
+        return True
+    place = _real_installation()
+    if place and not override:
+        _warn(place)
+        return False
+    for name in [name for name in sys.modules if name.partition(".")[0] == _NAME]:
+        _replaced[name] = sys.modules.pop(name)
+    sys.modules.update(_ours())
+    sys.path[:] = _with_folder(sys.path)
+    _set_python_path(_with_folder(_python_path()))
+    return True
+
+
+def uninstall() -> None:
+    """Undo `install`: `import pydensecrf` finds the previous package again.
+
+    Names that were imported in the meantime stay as they are, and so do processes that run.
+
+    Example:
+        >>> import crfrnn.pydensecrf
+        >>> crfrnn.pydensecrf.uninstall()
+    """
+    for name, module in _ours().items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+    sys.modules.update(_replaced)
+    _replaced.clear()
+    if _FOLDER in sys.path:
+        sys.path[:] = _without_folder(sys.path)
+    if _FOLDER in _python_path():
+        _set_python_path(_without_folder(_python_path()))
+
+
+def installed() -> bool:
+    """Return whether `import pydensecrf` finds this package.
+
+    Example:
+        >>> import crfrnn.pydensecrf as ours
+        >>> ours.install(override=True) and ours.installed()
+        True
+        >>> ours.uninstall()
+        >>> ours.installed()
+        False
+    """
+    return sys.modules.get(_NAME) is sys.modules[_PACKAGE]
+
+
+def claim(folders: Iterable[str]) -> None:
+    """Take the name for a package `pydensecrf` that is being imported from `folders`.
+
+    Where the compiled module of a real one lies in the same folder, that stays, with a warning.
+    """
+    place = _compiled_in(folders)
+    if place:
+        _warn(place)
+    else:
+        sys.modules.update(_ours())
+
+
+def _ours() -> dict[str, ModuleType]:
+    parts = {part.__name__.rpartition(".")[2]: part for part in (densecrf, eigen, utils)}
+    return {
+        _NAME: sys.modules[_PACKAGE],
+        **{f"{_NAME}.{name}": part for name, part in parts.items()},
+    }
+
+
+def _real_installation() -> str:
+    """The place of a working pydensecrf, or "" if there is none.
+
+    A source tree or an empty folder of that name lacks the compiled module and does not count.
+    """
+    if f"{_NAME}.densecrf" in sys.modules:
+        return str(getattr(sys.modules[f"{_NAME}.densecrf"], "__file__", None) or "memory")
+    try:
+        spec = importlib.util.find_spec(_NAME)
+    except (ImportError, ValueError):  # something else has the name, or an import is under way
+        return ""
+    return _compiled_in(spec.submodule_search_locations or ()) if spec else ""
+
+
+def _compiled_in(folders: Iterable[str]) -> str:
+    """The first of the folders that holds the compiled module, or ""."""
+    # Not by a finder: the original's sources have a folder `densecrf`, of C++, which Python takes
+    # for a package.
+    for folder in folders:
+        if any(Path(folder, f"densecrf{suffix}").is_file() for suffix in all_suffixes()):
+            return folder
+    return ""
+
+
+def _warn(place: str) -> None:
+    warnings.warn(
+        f"a real pydensecrf is installed ({place}) and stays in use; to use crfrnn instead, "
+        f"call crfrnn.pydensecrf.install(override=True)",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _python_path() -> list[str]:
+    return [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+
+
+def _set_python_path(parts: list[str]) -> None:
+    if parts:
+        os.environ["PYTHONPATH"] = os.pathsep.join(parts)
+    else:
+        os.environ.pop("PYTHONPATH", None)
+
+
+def _with_folder(parts: list[str]) -> list[str]:
+    others = _without_folder(parts)
+    taken = (i for i, part in enumerate(others) if Path(part, _NAME).exists())
+    place = next(taken, len(others))
+    return [*others[:place], _FOLDER, *others[place:]]
+
+
+def _without_folder(parts: list[str]) -> list[str]:
+    return [part for part in parts if part != _FOLDER]
