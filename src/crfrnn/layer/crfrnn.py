@@ -14,7 +14,6 @@ from crfrnn import _checks
 from crfrnn.core.inference import Options
 from crfrnn.core.names import NORMALIZATIONS
 from crfrnn.crf.frank_wolfe import Inference, Rates, Step
-from crfrnn.crf.independent import independent_mean_field
 from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import Gaussian, checked_kernels
@@ -23,6 +22,7 @@ from crfrnn.io.files import describe
 from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained
+from .independent import check_options, infer_independent
 from .inputs import check_logits, check_parameters
 from .prepared import Guide, Prepared, prepare_alone, take
 
@@ -56,10 +56,7 @@ class CRFRNN(nn.Module):
         feature_gradients: pass gradients on to the image and `features` where they ask for one;
             slower. If not, such an input is refused.
         step: the update of one iteration; see `Step`. Default mean field.
-        independent: each class is a model of its own against its background, as in multi-label
-            segmentation; classes may overlap. The logits are those of the foreground; apply the
-            logistic function in place of softmax. `compatibility`, `step` and `tol` do not go with
-            it, and weights are "scalar" or "class". Default False.
+        independent: a model for each class, which may overlap; see docs/guide/layer.md.
         tol: in evaluation mode, an image stops when the mean change of its marginals falls below
             this (0.001 is a good value). A guard then halves the step of an image whose change
             grows twice in a row, if the learned model is one that can oscillate. Default never.
@@ -104,15 +101,7 @@ class CRFRNN(nn.Module):
     ) -> None:
         super().__init__()
         if independent:
-            refused = {
-                "compatibility": not isinstance(compatibility, str),
-                "step": step not in (None, Step()),
-                "tol": tol is not None,
-                "weights='matrix'": weights == "matrix",
-            }
-            if any(refused.values()):
-                names = ", ".join(name for name, is_given in refused.items() if is_given)
-                raise ValueError(f"independent=True does not go with {names}; leave it out")
+            check_options(weights, compatibility, step, tol)
             learn_compatibility = False
         self.independent = independent
         self.num_classes = _checks.count("num_classes", num_classes, least=1)
@@ -400,28 +389,12 @@ class CRFRNN(nn.Module):
             prepared = take("CRFRNN", self.recipe, unary, guide, self.log_bandwidths)
             compatibility = None if self.compatibility is None else self.compatibility.to(dtype)
             weights = self.kernel_weights.to(dtype)
-            if self.independent:
-                return self._run_independent(logits, unary, prepared, weights, options, trace)
             pairwise = Pairwise(prepared.filters, weights, compatibility, self.recipe.engine)
             rates = None
             if self.step.learn:
                 strength, size = self.step_strength.to(dtype), self.step_size.to(dtype)
                 rates = Rates(strength.exp(), size.sigmoid())
+            if self.independent:
+                return infer_independent(logits, prepared, weights, options, trace)
             done = infer(unary, pairwise, options, step=self.step, rates=rates, trace=trace)
         return Inference(done.logits.to(logits.dtype), done.steps, done.energy)
-
-    def _run_independent(
-        self,
-        logits: Tensor,
-        unary: Tensor,
-        prepared: Prepared,
-        weights: Tensor,
-        options: Options,
-        trace: bool,
-    ) -> Inference:
-        if trace or options.tolerance > 0:
-            raise ValueError("CRFRNN: independent=True has no trace and no tol; leave them out")
-        table = weights.reshape(len(weights), -1)  # Potts: background and foreground weigh the same
-        z = independent_mean_field(unary, prepared.filters, table, table, options.iterations)
-        steps = torch.full((len(logits),), options.iterations, device=logits.device)
-        return Inference(z.to(logits.dtype), steps)
