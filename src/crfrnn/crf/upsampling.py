@@ -12,12 +12,12 @@ import numpy as np
 from crfrnn._arrays import Array, is_tensor, namespace, on_cpu, to_numpy, to_torch
 from crfrnn.core.threads import threads
 
-#: Default bandwidths, in cells and units of color: the best of a grid on training photographs.
-POSITION, COLOR = 0.7, 20.0
+#: Default bandwidths, in cells and units of color; see docs/guide/upsampling.md for the choice.
+POSITION, COLOR = 0.5, 45.0
 
 #: Weight of a cell whose color is infinitely far, beside one of the same color. Where no cell in
 #: reach has a pixel's color, this leaves the mean over the position alone.
-_FLOOR = 1e-3
+_FLOOR = 1e-2
 
 #: The window holds the cells up to this many bandwidths, rounded up, from that of a pixel.
 _REACH = 2.5
@@ -177,8 +177,8 @@ class _Window:
         weights = space.exp(weights) + _FLOOR
         near_by = down[None, :, None, :, None] * self.across[:, None, :, None, :]  # w Ky Kx R Q
         weights = weights * near_by.reshape(weights.shape)
+        weights = weights / weights.sum(1)[:, None]
         sums = space.matmul(self._near(self.values[:, low:high]), weights)
-        sums = sums / weights.sum(1)[:, None]
         out = space.moveaxis(sums.reshape(w, -1, height, most), 0, 2)
         out = out.reshape(-1, height, w * most)
         return out if w * most == self.x.pixels else out[:, :, self._index(self.where)]

@@ -16,8 +16,8 @@ class Upsample(nn.Module):
     It has no parameters, and is differentiable with respect to values and image.
 
     Args:
-        position: bandwidth in cells of the coarse grid; default 0.7.
-        color: bandwidth in units of the image; default 20, for images on 0..255.
+        position: bandwidth in cells of the coarse grid; default 0.5.
+        color: bandwidth in units of the image; default 45, for images on 0..255.
         align_corners: whether the centers of corner cells and corner pixels coincide; by default,
             both grids cover the same extent.
 
