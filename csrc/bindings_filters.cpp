@@ -42,11 +42,11 @@ void separable(AnyIn<T> values, const std::vector<In<T, 2>>& bands, AnyOut<T> ou
 }
 
 template <typename T>
-void exact(In<T, 2> values, In<T, 2> features, double tolerance, Out<T, 2> out,
-           std::size_t threads) {
+void exact(In<T, 2> values, In<T, 2> features, std::size_t targets, double tolerance,
+           Out<T, 2> out, std::size_t threads) {
     nb::gil_scoped_release release;
-    crfrnn::exact(features.data(), features.shape(0), features.shape(1), values.data(), out.data(),
-                  values.shape(1), tolerance, threads);
+    crfrnn::exact(features.data(), features.shape(0), features.shape(1), targets, values.data(),
+                  out.data(), values.shape(1), tolerance, threads);
 }
 
 }  // namespace
@@ -60,8 +60,8 @@ void bind_filters(nb::module_& m) {
           nb::arg("reverse"), nb::arg("out"), nb::arg("threads"));
     m.def("separable", &separable<T>, nb::arg("values"), nb::arg("bands"), nb::arg("out"),
           nb::arg("threads"));
-    m.def("exact", &exact<T>, nb::arg("values"), nb::arg("features"), nb::arg("tolerance"),
-          nb::arg("out"), nb::arg("threads"));
+    m.def("exact", &exact<T>, nb::arg("values"), nb::arg("features"), nb::arg("targets"),
+          nb::arg("tolerance"), nb::arg("out"), nb::arg("threads"));
 }
 
 template void bind_filters<float>(nb::module_&);

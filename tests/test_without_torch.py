@@ -259,6 +259,9 @@ for method in ("lattice", "exact"):
     for normalization in ("none", "symmetric", "before", "after"):
         options = dict(method=method, normalization=normalization)
         print(crfrnn.gaussian_filter(values, points, **options).std().round(6))
+        there = crfrnn.gaussian_filter(values, points, targets=random.random((9, 3)), **options)
+        print(there.shape, there.std().round(6))
+print(crfrnn.upsample(logits[:, :4, :5], image).std().round(4))
 lattice = crfrnn.Lattice(points[None])
 print(lattice.vertices, lattice.filter(values[None], reverse=True).std().round(6))
 model = dcrf.DenseCRF2D(15, 12, 5)
@@ -277,7 +280,7 @@ def test_every_face_computes_the_same_with_and_without_torch_and_core(tmp_path: 
     here, no_torch, no_core = (
         out(python(CALLS, tmp_path, hidden)) for hidden in ((), ("torch",), ("crfrnn._core",))
     )
-    assert len(here.splitlines()) == 19
+    assert len(here.splitlines()) == 28
     assert here == no_torch
     assert here == no_core
 
@@ -303,6 +306,14 @@ def test_without_core_and_torch_the_error_names_both_remedies(tmp_path: Path, ca
     assert "the C++ core was not built" in told
     assert "compiler" in told
     assert 'pip install "crfrnn[torch]"' in told
+
+
+def test_upsampling_needs_neither_core_nor_torch(tmp_path: Path) -> None:
+    script = """
+    import numpy as np, crfrnn
+    print(crfrnn.upsample(np.ones((1, 2, 3)), np.zeros((8, 9, 3))).mean())
+    """
+    assert float(out(python(script, tmp_path, ("torch", "crfrnn._core")))) == pytest.approx(1)
 
 
 def test_without_core_and_torch_a_command_says_so_in_one_line(folder: Path) -> None:

@@ -27,8 +27,14 @@ namespace crfrnn {
 template <typename T>
 class ExactFilter {
 public:
-    ExactFilter(const T* features, std::size_t n, std::size_t d, double tolerance)
-        : n_(n), d_(d), reach_(static_cast<T>(-std::log2(tolerance))), order_(n) {
+    /// @param targets this many of the n points, the last, only receive, and the others only send;
+    ///                0 if all points do both
+    ExactFilter(const T* features, std::size_t n, std::size_t d, double tolerance,
+                std::size_t targets = 0)
+        : d_(d),
+          reach_(static_cast<T>(-std::log2(tolerance))),
+          first_target_(targets > 0 ? n - targets : 0),
+          order_(n) {
         std::iota(order_.begin(), order_.end(), std::size_t{0});
         // exp(-r^2 / 2) = 2^-(r^2 / (2 ln 2)). In units of sqrt(2 ln 2) the kernel is 2^-(r^2),
         // its range reduction needs no product, and the squared reach is log2(1/tolerance).
@@ -36,7 +42,10 @@ public:
         const T unit = static_cast<T>(std::sqrt(0.5 / std::log(2.0)));
         for (T& f : scaled) f *= unit;
         features = scaled.data();
-        split(features, 0, n);
+        split(features, 0, n - targets);
+        source_leaves_ = begins_.size();
+        source_nodes_ = nodes_.size();
+        if (targets > 0) split(features, n - targets, n);  // a tree of their own
         const std::size_t leaves = begins_.size();
         begins_.push_back(n);
         points_ = std::vector<T>(leaves * d * kLeaf);
@@ -56,15 +65,15 @@ public:
         }
     }
 
-    /// Filter n rows of `width` values; rows are `stride` apart. All workers call this together.
+    /// Filter rows of `width` values, one per source, into one row per target; rows are `stride`
+    /// apart. All workers call this together.
     void apply(Team& team, const T* values, T* out, std::size_t width, std::size_t stride) {
-        const std::size_t leaves = begins_.size() - 1;
         const std::size_t wide = width <= 4 ? padded(width) : (width + 7) / 8 * 8;  // whole vectors
         team.once([&] {
-            if (sorted_width_ < wide) sorted_ = uninitialized<T>(leaves * kLeaf * wide);
+            if (sorted_width_ < wide) sorted_ = uninitialized<T>(source_leaves_ * kLeaf * wide);
             sorted_width_ = std::max(sorted_width_, wide);
         });
-        team.for_each(leaves, [&](std::size_t leaf) {
+        team.for_each(source_leaves_, [&](std::size_t leaf) {
             T* to = sorted_.get() + leaf * kLeaf * wide;
             std::fill(to, to + kLeaf * wide, T(0));
             for (std::size_t i = begins_[leaf]; i < begins_[leaf + 1]; ++i, to += wide)
@@ -73,14 +82,17 @@ public:
         const GaussLeaves<T> leaves_view{points_.data(), block_boxes_.data(), d_};
         std::vector<std::int32_t> near;
         std::vector<T> sums(kLeaf * wide);
-        team.for_each(leaves, [&](std::size_t leaf) {
+        const std::size_t first_leaf = first_target_ > 0 ? source_leaves_ : 0;
+        team.for_each(begins_.size() - 1 - first_leaf, [&](std::size_t number) {
+            const std::size_t leaf = first_leaf + number;
             near.clear();
             collect(leaf, near);
             const std::size_t count = begins_[leaf + 1] - begins_[leaf];
             loops<T>().gauss(leaves_view, leaf, count, near.data(), near.size(), reach_,
                              sorted_.get(), wide, sums.data());
             for (std::size_t i = 0; i < count; ++i)
-                std::copy_n(&sums[i * wide], width, out + order_[begins_[leaf] + i] * stride);
+                std::copy_n(&sums[i * wide], width,
+                            out + (order_[begins_[leaf] + i] - first_target_) * stride);
         });
     }
 
@@ -149,11 +161,11 @@ private:
         return middle;
     }
 
-    /// Leaves within reach of a leaf, in order. Nodes lie in depth-first order, so that a node out
+    /// Leaves of sources within reach of a leaf, in order. Nodes lie in depth-first order, so that a node out
     /// of reach is passed over with its descendants by one jump, without a stack.
     void collect(std::size_t leaf, std::vector<std::int32_t>& near) const {
         const T* box = &boxes_[leaf * 2 * d_];
-        for (std::size_t at = 0; at < nodes_.size();) {
+        for (std::size_t at = 0; at < source_nodes_;) {
             const Node& node = nodes_[at];
             T squared = 0;
             for (std::size_t k = 0; k < d_; ++k) {
@@ -169,8 +181,10 @@ private:
         }
     }
 
-    std::size_t n_, d_;
+    std::size_t d_;
     T reach_;  // squared distance beyond which the kernel is below the tolerance
+    std::size_t first_target_;
+    std::size_t source_leaves_ = 0, source_nodes_ = 0;
     std::vector<std::size_t> order_, begins_;
     std::vector<Node> nodes_;
     std::vector<T> points_, boxes_, block_boxes_;
@@ -178,11 +192,11 @@ private:
     std::size_t sorted_width_ = 0;
 };
 
-/// Filter n x c values.
+/// Filter c values per source into c per target, of n points in total; see `ExactFilter`.
 template <typename T>
-void exact(const T* features, std::size_t n, std::size_t d, const T* values, T* out, std::size_t c,
-           double tolerance, std::size_t threads) {
-    ExactFilter<T> filter(features, n, d, tolerance);
+void exact(const T* features, std::size_t n, std::size_t d, std::size_t targets, const T* values,
+           T* out, std::size_t c, double tolerance, std::size_t threads) {
+    ExactFilter<T> filter(features, n, d, tolerance, targets);
     Team::run(threads, [&](Team& team) {
         for (std::size_t done = 0; done < c; done += kGroup)
             filter.apply(team, values + done, out + done, std::min(kGroup, c - done), c);

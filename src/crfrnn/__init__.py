@@ -15,8 +15,10 @@ if typing.TYPE_CHECKING:
     from .layer.crfrnn import CRFRNN
     from .layer.losses import DenseCRFLoss
     from .layer.prepared import Prepared
+    from .layer.upsample import Upsample
     from .models import Segmenter
     from .offline.refine import Refined, refine
+    from .offline.upsample import upsample
 
 __all__ = [
     "CRFRNN",
@@ -31,12 +33,14 @@ __all__ = [
     "Refined",
     "Segmenter",
     "Step",
+    "Upsample",
     "free_energy",
     "gaussian_filter",
     "info",
     "mean_field",
     "pydensecrf",
     "refine",
+    "upsample",
 ]
 
 __version__: str
@@ -56,12 +60,14 @@ _MODULES = {
     "Refined": "offline.refine",
     "Segmenter": "models",
     "Step": "crf.frank_wolfe",
+    "Upsample": "layer.upsample",
     "free_energy": "crf.energy",
     "gaussian_filter": "crf.lattice",
     "info": "_info",
     "mean_field": "crf.mean_field",
     "pydensecrf": "pydensecrf",
     "refine": "offline.refine",
+    "upsample": "offline.upsample",
 }
 
 

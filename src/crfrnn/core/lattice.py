@@ -77,14 +77,25 @@ def filter(values: np.ndarray, lattice: LatticeArrays, reverse: bool) -> np.ndar
     return out
 
 
-def exact(values: np.ndarray, features: np.ndarray, tolerance: float | None = None) -> np.ndarray:
-    """Sum the Gaussian of `features` (B N D) over all pairs, for `values` (B N C)."""
-    values, features = np.ascontiguousarray(values), np.ascontiguousarray(features)
+def exact(
+    values: np.ndarray,
+    features: np.ndarray,
+    targets: np.ndarray | None = None,
+    tolerance: float | None = None,
+) -> np.ndarray:
+    """Sum the Gaussian around `features` (B N D), for `values` (B N C), at `targets` (B M D).
+
+    By default the targets are the features.
+    """
+    values = np.ascontiguousarray(values)
+    count = 0 if targets is None else targets.shape[1]
+    points = features if targets is None else np.concatenate([features, targets], 1)
+    points = np.ascontiguousarray(points)
     if tolerance is None:
         tolerance = EXACT_TOLERANCE[features.dtype.name]
-    out = empty(values.shape, values.dtype)
+    out = empty((len(values), count or values.shape[1], values.shape[2]), values.dtype)
     for b in range(len(values)):
-        core().exact(values[b], features[b], tolerance, out[b], threads())
+        core().exact(values[b], points[b], count, tolerance, out[b], threads())
     return out
 
 

@@ -58,3 +58,13 @@ def filter(values: Array, arrays: lattice.LatticeArrays, reverse: bool, engine: 
     from crfrnn import ops
 
     return ops.filter(values, arrays, reverse, engine)
+
+
+def exact(values: Array, features: Array, targets: Array, engine: str) -> Array:
+    """Sum the Gaussian around `features` (B N D), for `values` (B N C), at `targets` (B M D)."""
+    if not is_tensor(values):
+        return lattice.exact(values, features, targets)
+    from crfrnn import ops
+
+    tolerance = ops.EXACT_TOLERANCE.get(values.dtype, 1e-8)
+    return ops.exact(values, features, tolerance, engine, targets)

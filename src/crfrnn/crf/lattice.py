@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from crfrnn import _checks
-from crfrnn._arrays import Array, cast, is_tensor, place, to_float, to_numpy, to_torch
+from crfrnn._arrays import Array, cast, is_tensor, namespace, place, to_float, to_numpy, to_torch
 from crfrnn.core.inference import Points, apply, exact_filter, lattice_filter
 from crfrnn.core.limits import check_dimensions
 from crfrnn.core.names import NORMALIZATIONS
@@ -24,6 +24,9 @@ class Lattice:
         features: (..., N, D) points, already divided by their bandwidths; D from 1 to 32. The
             lattice is not invariant to the order of the D axes; kernels here use (x, y, color...).
             A NumPy array or a torch tensor.
+        targets: (..., M, D) points to slice at, divided by the same bandwidths; the features are
+            then only splat. By default values are sliced where they were splat. The lattice lies
+            around both sets, so every target has vertices.
         engine: "reference", "cpu" or "triton"; by default the fastest one for the array.
 
     Raises:
@@ -40,15 +43,24 @@ class Lattice:
 
     kind = "lattice"
 
-    def __init__(self, features: Array, *, engine: str | None = None) -> None:
-        _check_features(features)
+    def __init__(
+        self, features: Array, *, targets: Array | None = None, engine: str | None = None
+    ) -> None:
+        _check_points("features", features)
         check_dimensions(features.shape[-1])
         self.shape = features.shape[:-1]
-        self.size = (features.shape[-2],)
+        self.target_shape = self.shape
         self.place = place(features)
-        features, self.engine = containers.for_engine(to_float(features), engine)
-        self.dtype = features.dtype
-        self.arrays = containers.build(features.reshape(-1, *features.shape[-2:]), self.engine)
+        self.has_targets = targets is not None
+        points = to_float(features)
+        if targets is not None:
+            _check_targets(targets, features)
+            self.target_shape = targets.shape[:-1]
+            points = _joined(points, cast(targets, points.dtype))
+        self.size = (points.shape[-2],)
+        points, self.engine = containers.for_engine(points, engine)
+        self.dtype = points.dtype
+        self.arrays = containers.build(points.reshape(-1, *points.shape[-2:]), self.engine)
 
     @property
     def vertices(self) -> int:
@@ -63,15 +75,16 @@ class Lattice:
         return int(self.arrays.neighbor.shape[1])
 
     def filter(self, values: Array, *, reverse: bool = False) -> Array:
-        """Filter values at the points.
+        """Filter values from the points to the targets, which by default are the points.
 
         Args:
             values: (..., N, C), with the leading sizes of the features, and of their container.
-            reverse: blur the axes in reverse order. This is the exact adjoint:
+            reverse: from the targets (..., M, C) to the points (..., N, C), blurring the axes in
+                reverse order. This is the exact adjoint:
                 ⟨filter(u), v⟩ = ⟨u, filter(v, reverse=True)⟩.
 
         Returns:
-            (..., N, C), of the type of `values`.
+            (..., M, C), or (..., N, C) without targets, of the type of `values`.
 
         Example:
             >>> import numpy as np
@@ -83,41 +96,62 @@ class Lattice:
             >>> np.allclose((forward * v).sum(), (u * adjoint).sum())
             True
         """
-        _check_values(values, self.shape, self.place)
+        shape, to = self.shape, self.target_shape
+        name = "targets" if self.has_targets and reverse else "features"
+        if reverse:
+            shape, to = to, shape
+        _check_values(values, shape, self.place, name)
         flat = values.reshape(-1, *values.shape[-2:])
         if self.place == "NumPy" and self.engine != "cpu":
             flat = to_torch(flat)
-        out = containers.filter(cast(flat, self.dtype), self.arrays, reverse, self.engine)
+        flat = cast(flat, self.dtype)
+        if self.has_targets:  # they send zeros; in reverse, the features do
+            zeros = _zeros(flat, to[-1])
+            flat = _joined(zeros, flat) if reverse else _joined(flat, zeros)
+        out = containers.filter(flat, self.arrays, reverse, self.engine)
+        if self.has_targets:
+            out = out[:, : to[-1]] if reverse else out[:, shape[-1] :]
         out = to_numpy(out) if self.place == "NumPy" else out
-        return cast(out.reshape(values.shape), values.dtype)
+        return cast(out.reshape(*to, values.shape[-1]), values.dtype)
 
 
 def gaussian_filter(
     values: Array,
     features: Array,
     *,
+    targets: Array | None = None,
     method: str = "lattice",
     normalization: str = "none",
     engine: str | None = None,
 ) -> Array:
     """Filter values with a Gaussian over free features: Σ_j exp(-½ |f_i - f_j|²) v_j.
 
-    The sum includes j = i, as in every dense-CRF implementation.
+    The sum includes j = i, as in every dense-CRF implementation. With targets t the result i is
+    Σ_j exp(-½ |t_i - f_j|²) v_j: values known at some points, wanted at others.
 
     Args:
         values: (..., N, C) values v to sum; a NumPy array or a torch tensor.
         features: (..., N, D) points, already divided by their bandwidths; likewise.
-        method: "lattice", linear in N and approximate (a few percent of a normalized message);
-            or "exact", the sum itself, quadratic in N.
+        targets: (..., M, D) points where the sums are wanted, divided by the same bandwidths; by
+            default the features.
+        method: "lattice", linear in N + M and approximate (a few percent of a normalized
+            message); or "exact", the sum itself: N M terms, N² without targets.
         normalization: "none" (default) changes nothing. With n, the filter's response to ones,
             "after" divides the output by n, "before" divides the input by n, and "symmetric"
-            divides both by √n. With "none" the gain of the lattice remains in the result.
+            divides both by √n. With "none" the gain of the lattice remains in the result. With
+            targets, all n are responses to ones at the features: "after" divides by n at the
+            targets (the result is a weighted mean of the values, and 0 where none is in reach),
+            "before" by n at the features, and "symmetric" by the square roots of both.
         engine: "reference", "cpu" or "triton"; by default the fastest one for the array.
 
     Returns:
-        (..., N, C), of the type of `values`. Tensors are differentiable with respect to `values`
-        and `features`. With respect to `features`, the lattice has a first derivative only, and
-        none on the faces of its simplices.
+        (..., N, C), or (..., M, C) with targets, of the type of `values`. Tensors are
+        differentiable with respect to `values`, `features` and `targets`. With respect to the
+        points, the lattice has a first derivative only, and none on the faces of its simplices.
+
+    Raises:
+        ValueError: shapes do not fit, points are empty or not finite, or an unknown option.
+        TypeError: values or points are not floating point.
 
     Example:
         >>> import numpy as np
@@ -125,22 +159,66 @@ def gaussian_filter(
         >>> points = np.array([[0.0], [1.0], [9.0]])
         >>> gaussian_filter(np.eye(3), points, method="exact")[0].round(5)
         array([1.     , 0.60653, 0.     ])
+        >>> halfway = np.array([[0.5]])
+        >>> options = {"method": "exact", "normalization": "after"}
+        >>> gaussian_filter(np.array([[0.0], [1.0], [7.0]]), points, targets=halfway, **options)
+        array([[0.5]])
     """
     _checks.one_of("method", method, ("lattice", "exact"))
     _checks.one_of("normalization", normalization, NORMALIZATIONS)
-    _check_features(features)
-    _check_values(values, features.shape[:-1], place(features))
+    _check_points("features", features)
+    _check_values(values, features.shape[:-1], place(features), "features")
+    if targets is not None:
+        _check_targets(targets, features)
     wide = to_float(values)
     points = cast(features, wide.dtype)
     points, engine = containers.for_engine(points, engine)
     if is_tensor(points):
+        wide = to_torch(wide)
+    out: Array
+    if targets is not None:
+        ends = cast(targets, to_float(values).dtype)
+        ends = to_torch(ends) if is_tensor(points) else ends
+        out = _filter_to_targets(wide, points, ends, method, normalization, engine)
+    elif is_tensor(points):
         from .filters import filter_points  # late: it needs torch
 
-        out: Array = filter_points(to_torch(wide), points, method, normalization, engine)
-        out = out if is_tensor(values) else to_numpy(out)
+        out = filter_points(wide, points, method, normalization, engine)
     else:
         out = _filter_points(wide, points, method, normalization)
-    return cast(out, values.dtype)
+    return cast(out if is_tensor(values) else to_numpy(out), values.dtype)
+
+
+def _filter_to_targets(
+    values: Array, points: Array, targets: Array, method: str, normalization: str, engine: str
+) -> Array:
+    """`gaussian_filter` from points to targets, all in one container."""
+    shape = (*targets.shape[:-1], values.shape[-1])
+    values, points, targets = (a.reshape(-1, *a.shape[-2:]) for a in (values, points, targets))
+    n = points.shape[1]
+    if method == "lattice":
+        check_dimensions(points.shape[-1])
+        arrays = containers.build(_joined(points, targets), engine)
+
+    def send(values: Array, to: Array) -> Array:
+        if method == "exact":
+            return containers.exact(values, points, to, engine)
+        padded = _joined(values, _zeros(values, targets.shape[1]))
+        filtered = containers.filter(padded, arrays, False, engine)
+        return filtered[:, n:] if to is targets else filtered[:, :n]
+
+    def response(to: Array) -> Array:
+        # At the square root of the smallest normal number, 1/n and its derivative are finite.
+        smallest = float(namespace(values).finfo(values.dtype).tiny) ** 0.5
+        return send(namespace(values).ones_like(values[..., :1]), to).clip(smallest, None)
+
+    power = {"symmetric": 0.5}.get(normalization, 1.0)
+    if normalization in ("before", "symmetric"):
+        values = values / response(points) ** power
+    out = send(values, targets)
+    if normalization in ("after", "symmetric"):
+        out = out / response(targets) ** power
+    return out.reshape(shape)
 
 
 def _filter_points(
@@ -159,21 +237,47 @@ def _filter_points(
     return np.stack(out).reshape(values.shape)
 
 
-def _check_features(features: Array) -> None:
-    if features.ndim < 2 or 0 in features.shape:
+def _joined(first: Array, second: Array) -> Array:
+    """Concatenate points, or their values, along the axis before the last."""
+    joined: Array = namespace(first).concatenate([first, second], -2)
+    return joined
+
+
+def _zeros(values: Array, rows: int) -> Array:
+    """Zeros (B, rows, C) for values (B, N, C)."""
+    shape = (values.shape[0], rows, values.shape[2])
+    return values.new_zeros(shape) if is_tensor(values) else np.zeros(shape, values.dtype)
+
+
+def _check_points(name: str, points: Array) -> None:
+    if points.ndim < 2 or 0 in points.shape:
         raise ValueError(
-            f"features must be (..., N, D) and not empty; got {_checks.shape_text(features)}"
+            f"{name} must be (..., N, D) and not empty; got {_checks.shape_text(points)}"
         )
-    _checks.floating("features", features)
-    _checks.finite("features", features)
+    _checks.floating(name, points)
+    _checks.finite(name, points)
 
 
-def _check_values(values: Array, shape: tuple[int, ...], where: str) -> None:
+def _check_targets(targets: Array, features: Array) -> None:
+    shape = tuple(targets.shape)
+    if len(shape) < 2 or (*shape[:-2], shape[-1]) != (*features.shape[:-2], features.shape[-1]):
+        raise ValueError(
+            f"targets must be (..., M, D) with the leading sizes and the D of the features "
+            f"{_checks.shape_text(features)}; got {shape}"
+        )
+    if place(targets) != place(features):
+        raise ValueError(
+            f"targets are on {place(targets)} but features on {place(features)}; move one of them"
+        )
+    _check_points("targets", targets)
+
+
+def _check_values(values: Array, shape: tuple[int, ...], where: str, name: str) -> None:
     if values.ndim < 2 or values.shape[:-1] != shape or values.shape[-1] == 0:
         raise ValueError(
-            f"values must be (..., N, C) with the leading sizes of the features {tuple(shape)}; "
+            f"values must be (..., N, C) with the leading sizes of the {name} {tuple(shape)}; "
             f"got {_checks.shape_text(values)}"
         )
     if place(values) != where:
-        raise ValueError(f"values are on {place(values)} but features on {where}; move one of them")
+        raise ValueError(f"values are on {place(values)} but {name} on {where}; move one of them")
     _checks.floating("values", values)

@@ -58,10 +58,13 @@ def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:
     return out
 
 
-def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
+def exact(
+    values: Tensor, features: Tensor, tolerance: float, targets: Tensor | None = None
+) -> Tensor:
     """Sum the Gaussian over all pairs of points but those below `tolerance`; see `reference`."""
-    values, features = values.detach(), features.detach()
-    return torch.from_numpy(lattice.exact(values.numpy(), features.numpy(), tolerance))
+    at = None if targets is None else targets.detach().numpy()
+    points = features.detach().numpy()
+    return torch.from_numpy(lattice.exact(values.detach().numpy(), points, at, tolerance))
 
 
 def needs_total(classes: int) -> bool:

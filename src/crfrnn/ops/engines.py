@@ -111,8 +111,10 @@ class Engine(Protocol):
     def separable(self, values: Tensor, bands: Sequence[Tensor]) -> Tensor:
         """Multiply by a band matrix along each axis."""
 
-    def exact(self, values: Tensor, features: Tensor, tolerance: float) -> Tensor:
-        """Compute the exact Gaussian sum."""
+    def exact(
+        self, values: Tensor, features: Tensor, tolerance: float, targets: Tensor | None = None
+    ) -> Tensor:
+        """Compute the exact Gaussian sum, at the features or at `targets`."""
 
     def mean_field(
         self, logits: Tensor, model: Model, options: Options

@@ -193,52 +193,87 @@ _separable.register_autograd(_separable_adjoint, setup_context=_save_separable)
 _separable.register_vmap(one_by_one(_separable))
 
 
-@torch.library.custom_op("crfrnn::exact", mutates_args=())
-def _exact(values: Tensor, features: Tensor, tolerance: float, engine: str) -> Tensor:
-    return implementation(engine).exact(values, features, tolerance)
+@torch.library.custom_op(
+    "crfrnn::exact",
+    mutates_args=(),
+    schema="(Tensor values, Tensor features, float tolerance, str engine, Tensor? targets=None)"
+    " -> Tensor",
+)
+def _exact(
+    values: Tensor,
+    features: Tensor,
+    tolerance: float,
+    engine: str,
+    targets: Tensor | None = None,
+) -> Tensor:
+    return implementation(engine).exact(values, features, tolerance, targets).contiguous()
 
 
-def exact(values: Tensor, features: Tensor, tolerance: float, engine: str) -> Tensor:
-    """Sum exp(-½|f_i - f_j|²) v_j over all j, for `values` (B N C) and `features` (B N D)."""
-    no_forward_mode(values, features)
-    if direct(values, features):
-        return implementation(engine).exact(values, features, tolerance)
-    summed: Tensor = _exact(values, features, tolerance, engine)
+def exact(
+    values: Tensor,
+    features: Tensor,
+    tolerance: float,
+    engine: str,
+    targets: Tensor | None = None,
+) -> Tensor:
+    """Sum exp(-½|t_i - f_j|²) v_j over all j, for `values` (B N C) and `features` f (B N D).
+
+    The targets t (B M D) are the features by default.
+    """
+    tensors = (values, features) if targets is None else (values, features, targets)
+    no_forward_mode(*tensors)
+    if direct(*tensors):
+        return implementation(engine).exact(values, features, tolerance, targets)
+    summed: Tensor = _exact(values, features, tolerance, engine, targets)
     return summed
 
 
 @_exact.register_fake
-def _(values: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(values, memory_format=torch.contiguous_format)
+def _(
+    values: Tensor, features: Tensor, tolerance: float, engine: str, targets: Tensor | None = None
+) -> Tensor:
+    rows = values.shape[1] if targets is None else targets.shape[1]
+    return values.new_empty(values.shape[0], rows, values.shape[2])
 
 
 def _save_exact(ctx: Any, inputs: Any, output: Tensor) -> None:
-    values, features, ctx.tolerance, ctx.engine = inputs
-    ctx.save_for_backward(values, features)
+    values, features, ctx.tolerance, ctx.engine, targets = inputs
+    ctx.save_for_backward(values, features, targets)
 
 
 def _exact_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    values, features = ctx.saved_tensors
-    to_values = exact(gradient, features, ctx.tolerance, ctx.engine)  # the kernel is symmetric
-    if not ctx.needs_input_grad[1]:
-        return to_values, None, None, None
-    # With K_ij = exp(-½|f_i - f_j|²), dK_ij/df_i = K_ij (f_j - f_i). Feature i acts as that of
-    # output i and as that of source i, and K is symmetric:
-    #   dL/df_i = Σ_j K_ij (g_i·v_j + v_i·g_j) (f_j - f_i).
-    # The first half is Σ_c g_ic (Σ_j K_ij v_jc f_j - f_i Σ_j K_ij v_jc): exact filters of v and of
-    # v times each feature, as more channels of one call. The second half swaps g and v.
+    values, features, targets = ctx.saved_tensors
+    if targets is None:
+        to_values = exact(gradient, features, ctx.tolerance, ctx.engine)  # the kernel is symmetric
+    else:
+        to_values = exact(gradient, targets, ctx.tolerance, ctx.engine, features)
+    if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[4]):
+        return to_values, *[None] * 4
+    # With K_ij = exp(-½|t_i - f_j|²), dK_ij/dt_i = K_ij (f_j - t_i) and dK_ij/df_j = -dK_ij/dt_i:
+    #   dL/dt_i = Σ_j K_ij (g_i·v_j) (f_j - t_i),
+    #   dL/df_j = Σ_i K_ij (g_i·v_j) (t_i - f_j).
+    # The first is Σ_c g_ic (Σ_j K_ij v_jc f_j - t_i Σ_j K_ij v_jc): exact filters of v and of
+    # v times each feature, as more channels of one call. The second swaps the two ends. Where the
+    # features are their own targets, both are theirs.
     # Only differences of features count. Centering them keeps the two terms, and so the rounding
     # error of their difference, small.
-    centered = features - features.mean(1, keepdim=True)
+    center = features.mean(1, keepdim=True)
+    sources = features - center
+    ends = sources if targets is None else targets - center
 
-    def moment(left: Tensor, right: Tensor) -> Tensor:
-        right = torch.cat([right[..., None], right[..., None] * centered[:, :, None]], dim=3)
-        sums = exact(right.flatten(2), features, ctx.tolerance, ctx.engine).view(right.shape)
-        sums = (left[..., None] * sums).sum(2)
-        first_moment: Tensor = sums[..., 1:] - sums[..., :1] * centered
+    def moment(left: Tensor, at: Tensor, right: Tensor, of: Tensor) -> Tensor:
+        right = torch.cat([right[..., None], right[..., None] * of[:, :, None]], dim=3)
+        receivers = None if at is of else at
+        sums = exact(right.flatten(2), of, ctx.tolerance, ctx.engine, receivers)
+        sums = (left[..., None] * sums.view(*left.shape, right.shape[3])).sum(2)
+        first_moment: Tensor = sums[..., 1:] - sums[..., :1] * at
         return first_moment
 
-    return to_values, moment(gradient, values) + moment(values, gradient), None, None
+    to_features = moment(values, sources, gradient, ends)
+    to_targets = moment(gradient, ends, values, sources)
+    if targets is None:
+        return to_values, to_features + to_targets, None, None, None
+    return to_values, to_features, None, None, to_targets
 
 
 _exact.register_autograd(_exact_adjoint, setup_context=_save_exact)

@@ -81,18 +81,21 @@ def separable_to_bands(
     return gradients
 
 
-def exact(values: Tensor, features: Tensor, tolerance: float) -> Tensor:
-    """Sum exp(-½|f_i - f_j|²) v_j over all j, including j = i, for `values` (B N C).
+def exact(
+    values: Tensor, features: Tensor, tolerance: float, targets: Tensor | None = None
+) -> Tensor:
+    """Sum exp(-½|t_i - f_j|²) v_j over all j for `values` (B N C); targets t default to features f.
 
-    The N x N kernel matrix is computed in slabs of rows, and none is stored. `tolerance` is the
+    The M x N kernel matrix is computed in slabs of rows, and none is stored. `tolerance` is the
     kernel value below which an engine may leave out a pair; the reference leaves out none.
     """
     del tolerance
     n = features.shape[1]
+    targets = features if targets is None else targets
     rows = max(1, _EXACT_CHUNK // max(n * len(features), 1))
     slabs = []
-    for begin in range(0, n, rows):
-        slab = features[:, begin : begin + rows]
+    for begin in range(0, targets.shape[1], rows):
+        slab = targets[:, begin : begin + rows]
         squared = torch.zeros(
             slab.shape[0], slab.shape[1], n, dtype=features.dtype, device=features.device
         )
