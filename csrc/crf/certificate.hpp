@@ -22,22 +22,31 @@ struct Certificate {
 /// Largest message, in logits, that a class may receive at any pixel in any step to be left out.
 constexpr double kLargestMessage = 0.5;
 
+/// Logits by which a class stays below the likeliest one even with such a message. The proof needs
+/// none; rounding may take a part of it, of messages in half precision about a thousandth.
+constexpr double kMargin = 0.01;
+
 /// Groups of classes to test, from each class's largest ratio to the likeliest class. The proof in
-/// `certify` needs a ratio of at most exp(-kLargestMessage). Classes below a twentieth are tested
-/// together, with one test.
+/// `certify` needs a ratio of at most exp(-kLargestMessage), here with a margin. Classes below a
+/// twentieth are tested together, with one test, and so are classes of equal ratios: their order
+/// must not decide which are left out.
 inline std::vector<std::vector<std::size_t>> testable_groups(const std::vector<double>& peaks) {
     constexpr double rare = 0.05;
     std::vector<std::pair<double, std::size_t>> order;
     for (std::size_t c = 0; c < peaks.size(); ++c)
-        if (peaks[c] <= std::exp(-kLargestMessage)) order.emplace_back(peaks[c], c);
+        if (peaks[c] <= std::exp(-kLargestMessage - kMargin)) order.emplace_back(peaks[c], c);
     std::sort(order.begin(), order.end());
     std::vector<std::vector<std::size_t>> groups;
+    double last = -1;
     for (const auto& [peak, c] : order) {
-        if (peak < rare && !groups.empty()) {
-            groups.front().push_back(c);
+        if (!groups.empty() && (peak < rare || peak == last)) {
+            groups.back().push_back(c);
         } else if (groups.size() < kMessageGroups) {
             groups.push_back({c});
+        } else {
+            break;
         }
+        last = peak;
     }
     return groups;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -22,9 +23,13 @@ _RARE = 0.05
 #: cost almost nothing.
 _TESTS = 4
 
+#: Logits by which a class stays below the likeliest one even with a message of `LIMIT`: the proof
+#: needs none, but rounding takes a part of it.
+_MARGIN = 0.01
+
 #: A class whose marginals nowhere exceed this fraction of the likeliest class's cannot win by a
 #: message of `LIMIT`.
-_NEVER = math.exp(-LIMIT)
+_NEVER = math.exp(-LIMIT - _MARGIN)
 
 
 def certify(logits: Tensor, model: ops.Model, iterations: int) -> Pruned | None:
@@ -74,7 +79,9 @@ def _groups(peaks: Sequence[float]) -> list[list[int]]:
     """Groups of classes to test, from each class's largest ratio to the likeliest class."""
     order = sorted((peak, c) for c, peak in enumerate(peaks) if peak <= _NEVER)
     rare = [c for peak, c in order if peak < _RARE]
-    alone = [[c] for peak, c in order if peak >= _RARE]
+    # Classes of equal ratios share a test: their order must not decide which are left out.
+    common = itertools.groupby((pair for pair in order if pair[0] >= _RARE), lambda pair: pair[0])
+    alone = [[c for _, c in pairs] for _, pairs in common]
     return [*([rare] if rare else []), *alone][:_TESTS]
 
 
