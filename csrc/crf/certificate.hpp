@@ -55,7 +55,11 @@ inline std::vector<std::vector<std::size_t>> testable_groups(const std::vector<d
 ///
 /// A class is left out if every message to it stays below kLargestMessage, and its marginals are
 /// everywhere so far below those of the likeliest class that such a message cannot make it the
-/// likeliest. Proof, with filters F whose entries are not negative:
+/// likeliest. This is about the inference with all classes. Of the kept ones nothing is proven: a
+/// message that is dropped changes the softmax's denominator and so their marginals, the next steps
+/// may multiply that, and kept classes that are nearly tied may part another way.
+///
+/// Proof, with filters F whose entries are not negative:
 ///
 /// 1. Potts logits are z_t(c) = u(c) + m_t(c), up to a constant per pixel, and every m_t >= 0. So
 ///    Q_t(c) = e^(u(c) + m_t(c)) / sum over d of e^(u(d) + m_t(d)) <= e^m_t(c) Q_0(c).

@@ -37,7 +37,8 @@ def certify(logits: Tensor, model: ops.Model, iterations: int) -> Pruned | None:
 
     A class is left out if every message to it stays below `LIMIT`, and its marginals are everywhere
     so far below those of the likeliest class that such a message cannot make it the likeliest. The
-    proof needs Potts compatibility and non-negative kernel weights.
+    proof needs Potts compatibility and non-negative kernel weights. It is about the full inference;
+    of the kept classes, which miss the messages that are dropped, it says nothing.
 
     Args:
         logits: the unary term (B, C, N).
