@@ -252,6 +252,15 @@ struct OrderFree {
 template <typename T, typename Width>
 inline T order_free_sum(const T* row, Width width) {
     if (width > kOrderFree) return row_sum(row, width);
+    if constexpr (std::is_same_v<T, float>) {
+        if (width == 4) {  // the usual row after pruning: doubles have room for a single part
+            constexpr double spacing = 6.0 * (1 << 8);
+            double sums[4];
+            for (std::size_t c = 0; c < 4; ++c)
+                sums[c] = (static_cast<double>(row[c]) + spacing) - spacing;
+            return static_cast<float>((sums[0] + sums[2]) + (sums[1] + sums[3]));
+        }
+    }
     const OrderFree<T> parts(width);
     Sum<T> high, low;
     for_lanes<T>(width, [&](auto tag, std::size_t c) {

@@ -67,9 +67,7 @@ class RefineOptions:
     ] = "lattice"
     prune: Annotated[
         bool,
-        Option(
-            python_only="drops only small messages; only comparisons with the full inference turn it off"
-        ),
+        Option(python_only="only comparisons with the full inference turn it off"),
     ] = True
     precision: Annotated[
         str,
