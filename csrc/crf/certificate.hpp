@@ -28,8 +28,8 @@ constexpr double kMargin = 0.01;
 
 /// Groups of classes to test, from each class's largest ratio to the likeliest class. The proof in
 /// `certify` needs a ratio of at most exp(-kLargestMessage), here with a margin. Classes below a
-/// twentieth are tested together, with one test, and so are classes of equal ratios: their order
-/// must not decide which are left out.
+/// twentieth are tested together, with one test, and so are classes of equal ratios where there are
+/// no tests for all of them: their order must not decide which are left out.
 inline std::vector<std::vector<std::size_t>> testable_groups(const std::vector<double>& peaks) {
     constexpr double rare = 0.05;
     std::vector<std::pair<double, std::size_t>> order;
@@ -37,16 +37,17 @@ inline std::vector<std::vector<std::size_t>> testable_groups(const std::vector<d
         if (peaks[c] <= std::exp(-kLargestMessage - kMargin)) order.emplace_back(peaks[c], c);
     std::sort(order.begin(), order.end());
     std::vector<std::vector<std::size_t>> groups;
-    double last = -1;
-    for (const auto& [peak, c] : order) {
-        if (!groups.empty() && (peak < rare || peak == last)) {
-            groups.back().push_back(c);
-        } else if (groups.size() < kMessageGroups) {
-            groups.push_back({c});
-        } else {
-            break;
+    for (std::size_t i = 0; i < order.size();) {
+        const double peak = order[i].first;
+        std::size_t end = i + 1;
+        while (end < order.size() && (order[end].first == peak || order[end].first < rare)) ++end;
+        const bool fits = peak >= rare && groups.size() + (end - i) <= kMessageGroups;
+        if (!fits && groups.size() == kMessageGroups) break;
+        for (std::size_t k = i; k < end; ++k) {
+            if (k == i || fits) groups.emplace_back();
+            groups.back().push_back(order[k].second);
         }
-        last = peak;
+        i = end;
     }
     return groups;
 }

@@ -80,10 +80,16 @@ def _groups(peaks: Sequence[float]) -> list[list[int]]:
     """Groups of classes to test, from each class's largest ratio to the likeliest class."""
     order = sorted((peak, c) for c, peak in enumerate(peaks) if peak <= _NEVER)
     rare = [c for peak, c in order if peak < _RARE]
-    # Classes of equal ratios share a test: their order must not decide which are left out.
-    common = itertools.groupby((pair for pair in order if pair[0] >= _RARE), lambda pair: pair[0])
-    alone = [[c for _, c in pairs] for _, pairs in common]
-    return [*([rare] if rare else []), *alone][:_TESTS]
+    groups = [rare] if rare else []
+    likely = (pair for pair in order if pair[0] >= _RARE)
+    for _, pairs in itertools.groupby(likely, lambda pair: pair[0]):
+        # Where there are no tests for all classes of equal ratios, these share one: their order
+        # must not decide which are left out.
+        equal = [c for _, c in pairs]
+        groups += [[c] for c in equal] if len(groups) + len(equal) <= _TESTS else [equal]
+        if len(groups) >= _TESTS:
+            break
+    return groups
 
 
 def _growth(first: float, iterations: int) -> float:
