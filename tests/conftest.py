@@ -78,6 +78,7 @@ NEED_TORCH = [
     "crf/test_new_kernel.py",
     "crf/test_precision.py",
     "crf/test_pruning.py",
+    "crf/test_random_calls.py",
     "data/test_data.py",
     "evaluation/test_metrics.py",
     "io/test_storage.py",

@@ -22,22 +22,32 @@ struct Certificate {
 /// Largest message, in logits, that a class may receive at any pixel in any step to be left out.
 constexpr double kLargestMessage = 0.5;
 
+/// Logits by which a class stays below the likeliest one even with such a message. The proof needs
+/// none; rounding may take a part of it, of messages in half precision about a thousandth.
+constexpr double kMargin = 0.01;
+
 /// Groups of classes to test, from each class's largest ratio to the likeliest class. The proof in
-/// `certify` needs a ratio of at most exp(-kLargestMessage). Classes below a twentieth are tested
-/// together, with one test.
+/// `certify` needs a ratio of at most exp(-kLargestMessage), here with a margin. Classes below a
+/// twentieth are tested together, with one test, and so are classes of equal ratios where there are
+/// no tests for all of them: their order must not decide which are left out.
 inline std::vector<std::vector<std::size_t>> testable_groups(const std::vector<double>& peaks) {
     constexpr double rare = 0.05;
     std::vector<std::pair<double, std::size_t>> order;
     for (std::size_t c = 0; c < peaks.size(); ++c)
-        if (peaks[c] <= std::exp(-kLargestMessage)) order.emplace_back(peaks[c], c);
+        if (peaks[c] <= std::exp(-kLargestMessage - kMargin)) order.emplace_back(peaks[c], c);
     std::sort(order.begin(), order.end());
     std::vector<std::vector<std::size_t>> groups;
-    for (const auto& [peak, c] : order) {
-        if (peak < rare && !groups.empty()) {
-            groups.front().push_back(c);
-        } else if (groups.size() < kMessageGroups) {
-            groups.push_back({c});
+    for (std::size_t i = 0; i < order.size();) {
+        const double peak = order[i].first;
+        std::size_t end = i + 1;
+        while (end < order.size() && (order[end].first == peak || order[end].first < rare)) ++end;
+        const bool fits = peak >= rare && groups.size() + (end - i) <= kMessageGroups;
+        if (!fits && groups.size() == kMessageGroups) break;
+        for (std::size_t k = i; k < end; ++k) {
+            if (k == i || fits) groups.emplace_back();
+            groups.back().push_back(order[k].second);
         }
+        i = end;
     }
     return groups;
 }
@@ -46,7 +56,11 @@ inline std::vector<std::vector<std::size_t>> testable_groups(const std::vector<d
 ///
 /// A class is left out if every message to it stays below kLargestMessage, and its marginals are
 /// everywhere so far below those of the likeliest class that such a message cannot make it the
-/// likeliest. Proof, with filters F whose entries are not negative:
+/// likeliest. This is about the inference with all classes. Of the kept ones nothing is proven: a
+/// message that is dropped changes the softmax's denominator and so their marginals, the next steps
+/// may multiply that, and kept classes that are nearly tied may part another way.
+///
+/// Proof, with filters F whose entries are not negative:
 ///
 /// 1. Potts logits are z_t(c) = u(c) + m_t(c), up to a constant per pixel, and every m_t >= 0. So
 ///    Q_t(c) = e^(u(c) + m_t(c)) / sum over d of e^(u(d) + m_t(d)) <= e^m_t(c) Q_0(c).

@@ -99,6 +99,7 @@ InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions
     const std::vector<std::size_t>& kept = report.certificate.kept;
     model.kept = kept;
     model.classes = kept.empty() ? crf.classes : kept.size() + 1;
+    model.is_even = kept.empty();
     if (!kept.empty()) {
         // Weight zero: the message to the class that stands for all others is zero. Its logit is
         // the log of the sum of the exponentials of those that it replaces, so their softmax is
@@ -115,7 +116,7 @@ InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions
         model.terms.clear();
         for (const auto* filter : crf.filters[b]) {
             model.terms.push_back(options.half ? filter->half_term() : filter->term());
-            if (kept.empty() && needs_total(crf.classes))
+            if (model.is_even && model.classes == 2)
                 model.terms.back().total = filter->total(options.threads);
         }
         Result<T> result{probs + b * image_size, labels + b * crf.n};

@@ -9,6 +9,7 @@
 #include "base/threads.hpp"
 #include "base/tiles.hpp"
 #include "crf/model.hpp"
+#include "crf/pair.hpp"
 #include "crf/recurrence.hpp"
 #include "lattice/filter.hpp"
 #include "loops/loops.hpp"
@@ -75,7 +76,7 @@ private:
                             if (iterations_ == 0) {
                                 write(z, begin, end, scratch);
                             } else {
-                                softmax(z, 0, begin, end, nullptr);
+                                softmax(z, 0, begin, end, nullptr, scratch);
                                 splat(0, part, begin, end);
                             }
                         });
@@ -92,8 +93,8 @@ private:
                 next_logits(begin, end, z, is_written && result_.labels == nullptr, scratch);
                 if (is_written) write(z, begin, end, scratch);
                 if (is_last) return;
-                changes_[tile] =
-                    softmax(z, t + 1, begin, end, tolerance_ > 0 ? row(t, begin) : nullptr);
+                changes_[tile] = softmax(z, t + 1, begin, end,
+                                         tolerance_ > 0 ? row(t, begin) : nullptr, scratch);
                 splat(t + 1, part, begin, end);
             });
     }
@@ -110,6 +111,10 @@ private:
             filters_[term]->tile(scratch.message(term), begin, end);
             messages[term] = {scratch.message(term), total == nullptr ? nullptr : total + begin,
                               &r_.weights[term * stride]};
+        }
+        if (r_.is_pair && r_.model.is_potts) {
+            pair::step(messages, u, z, rows);
+            return;
         }
         if (r_.model.is_potts) {
             l.potts_step(messages.data(), messages.size(), u, z, stride, r_.classes, r_.width,
@@ -136,7 +141,13 @@ private:
     }
 
     /// Marginals before step t from the logits z, which are destroyed. Returns their change.
-    double softmax(T* z, std::size_t t, std::size_t begin, std::size_t end, const T* before) {
+    double softmax(T* z, std::size_t t, std::size_t begin, std::size_t end, const T* before,
+                   Scratch<T>& scratch) {
+        if (r_.is_pair) {
+            T* const both = scratch.rows(0);
+            loops<T>().softmax(z, 2, 2, 2, both, 2, nullptr, end - begin);
+            return pair::narrow(both, before, end - begin, row(t, begin));
+        }
         return loops<T>().softmax(z, r_.stride, r_.classes, r_.filtered, row(t, begin), r_.width,
                                   before, end - begin);
     }

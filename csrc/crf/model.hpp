@@ -23,6 +23,9 @@ struct Model {
     /// stands for the others together; it takes part in the softmax but sends no messages.
     std::vector<std::size_t> kept;
     std::size_t all = 0;
+    /// Whether all classes are treated alike, to the bit: the message to the last one is then not
+    /// derived from the others. Two classes have a single column of opposite messages, q_0 - 1/2.
+    bool is_even = false;
 };
 
 /// Where mean-field inference puts its result, classes x n: the logits after the last update, or
@@ -40,6 +43,10 @@ struct Result {
 /// The message to it follows from the others by a sum over each row (see `widen` in
 /// loops/marginals.hpp), and F 1 has to be filtered once. That is worth it only where padded rows
 /// become shorter: 21 classes are 24 values a row, 20 classes are 20.
+///
+/// The derived message is rounded otherwise than the filtered ones, and a step may amplify the
+/// difference fourfold where classes are tied. So this is for training, whose steps are few, and
+/// for the class that stands for those left out, whose weight is zero.
 constexpr bool needs_total(std::size_t classes) {
     return classes > 1 && padded(classes - 1) < padded(classes);
 }

@@ -44,7 +44,7 @@ public:
         }
         const std::size_t rows = end - begin, kept = kept_.size();
         std::fill(u, u + rows * stride_, static_cast<T>(kNothing));
-        T top[kTile], sum[kTile] = {};
+        T top[kTile], high[kTile] = {}, low[kTile] = {};
         std::fill_n(top, rows, static_cast<T>(kNothing));
         for (std::size_t k = 0; k < kept; ++k) {
             const T* from = logits + kept_[k] * n_ + begin;
@@ -55,8 +55,9 @@ public:
             for (std::size_t i = 0; i < rows; ++i) top[i] = top[i] < from[i] ? from[i] : top[i];
         }
         for (const std::size_t c : left_out_)
-            loops<T>().add_exp(logits + c * n_ + begin, top, sum, rows);
-        for (std::size_t i = 0; i < rows; ++i) u[i * stride_ + kept] = top[i] + std::log(sum[i]);
+            loops<T>().add_exp(logits + c * n_ + begin, top, left_out_.size(), high, low, rows);
+        for (std::size_t i = 0; i < rows; ++i)
+            u[i * stride_ + kept] = top[i] + std::log(high[i] + low[i]);
     }
 
     /// Write a tile's result from its logits z; false if it is not finite. The classes left out

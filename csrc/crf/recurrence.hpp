@@ -9,6 +9,7 @@
 #include "base/threads.hpp"
 #include "base/tiles.hpp"
 #include "crf/model.hpp"
+#include "crf/pair.hpp"
 #include "crf/pixel_rows.hpp"
 #include "filters/term.hpp"
 #include "loops/loops.hpp"
@@ -30,7 +31,8 @@ public:
           classes(model.classes),
           all(model.kept.empty() ? classes : model.all),
           stride(padded(classes)),
-          filtered(needs_total(classes) ? classes - 1 : classes),
+          is_pair(model.is_even && classes == 2),
+          filtered(is_pair || (!model.is_even && needs_total(classes)) ? classes - 1 : classes),
           width(padded(filtered)),
           pixels(model.n, classes, stride, model.kept, all) {
         pad_weights();
@@ -57,12 +59,18 @@ public:
     /// others.
     const T* widen(const T* f, const T* total, std::size_t rows, T* r) const {
         if (filtered == classes) return f;
+        if (is_pair) {
+            pair::widen(f, total, rows, r);
+            return r;
+        }
         loops<T>().widen(f, width, total, r, stride, rows);
         return r;
     }
 
     const Model<T>& model;
-    const std::size_t classes, all, stride, filtered, width;
+    const std::size_t classes, all, stride;
+    const bool is_pair;  ///< two classes as one column; see pair.hpp
+    const std::size_t filtered, width;
     const PixelRows<T> pixels;
     /// Potts: terms x stride. Otherwise minus A W_k, terms x classes x stride, for rows of messages
     /// (by input class) and for rows of their adjoint (transposed, by output class).

@@ -163,15 +163,17 @@ struct Loops {
 
     /// q[i] = softmax(z[i]) over rows `stride` wide, the first `count` values of which are real and
     /// the others kNothing; writes the first `kept` of them to rows of q `width` wide, and zeros up
-    /// to `width`. Destroys z. Returns the sum of |change of q| if `before` is not null.
+    /// to `width`. The order of up to 256 classes does not matter. Destroys z. Returns the sum of
+    /// |change of q| if `before` is not null.
     double (*softmax)(T* z, std::size_t stride, std::size_t count, std::size_t kept, T* q,
                       std::size_t width, const T* before, std::size_t rows);
 
     /// out[i] = scale[i] * exp(x[i] - shift[i]), where x <= shift.
     void (*scaled_exp)(const T* x, const T* shift, const T* scale, T* out, std::size_t n);
 
-    /// sum[i] += exp(x[i] - shift[i]), where x <= shift.
-    void (*add_exp)(const T* x, const T* shift, T* sum, std::size_t n);
+    /// high[i] + low[i] += exp(x[i] - shift[i]), where x <= shift. After `count` additions, at most
+    /// 256, high[i] + low[i] does not depend on their order.
+    void (*add_exp)(const T* x, const T* shift, std::size_t count, T* high, T* low, std::size_t n);
 
     /// next[i] = q[i] * (h[i] - sum of q[i] * h[i]), the softmax Jacobian, without the last class
     /// where rows of `width` leave it out; adds complete rows to `total`. Padding of q is zero.

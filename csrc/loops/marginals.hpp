@@ -93,7 +93,7 @@ double softmax(T* z, std::size_t stride, std::size_t count, std::size_t kept, T*
         for (std::size_t i = 0; i < rows; ++i) {
             T* row = z + i * s;
             T* out = q + i * w;
-            const T inverse = T(1) / row_sum(row, s);
+            const T inverse = T(1) / order_free_sum(row, s);
             for (std::size_t c = kept; c < w; ++c) row[c] = T(0);
             if (before != nullptr) {
                 for (std::size_t c = 0; c < w; ++c) row[c] *= inverse;
@@ -118,10 +118,15 @@ void scaled_exp(const T* x, const T* shift, const T* scale, T* out, std::size_t 
 }
 
 template <typename T>
-void add_exp(const T* x, const T* shift, T* sum, std::size_t n) {
+void add_exp(const T* x, const T* shift, std::size_t count, T* high, T* low, std::size_t n) {
+    const OrderFree<T> parts(count);
     for_lanes<T>(n, [&](auto tag, std::size_t i) {
         using V = decltype(tag);
-        (V::load(sum + i) + exponential(V::load(x + i) - V::load(shift + i))).store(sum + i);
+        const V e = exponential(V::load(x + i) - V::load(shift + i));
+        V coarse = e, fine = V::all(T(0));
+        if (count <= kOrderFree) parts.split(e, coarse, fine);
+        (V::load(high + i) + coarse).store(high + i);
+        (V::load(low + i) + fine).store(low + i);
     });
 }
 

@@ -16,6 +16,10 @@ from .recipe import Recipe
 class Pruned:
     """The classes that are kept, and the bound that certifies leaving out the others.
 
+    Both statements about a class that is left out hold of the full inference, in which it takes
+    part. Nothing is certified of the kept classes: they miss the small messages, and where some are
+    tied to within those, a marginal may change by any amount, and a label with it.
+
     Attributes:
         kept: the classes that take part.
         bound: an upper bound, in logits, of every message to a class that is left out, at any pixel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -22,9 +23,13 @@ _RARE = 0.05
 #: cost almost nothing.
 _TESTS = 4
 
+#: Logits by which a class stays below the likeliest one even with a message of `LIMIT`: the proof
+#: needs none, but rounding takes a part of it.
+_MARGIN = 0.01
+
 #: A class whose marginals nowhere exceed this fraction of the likeliest class's cannot win by a
 #: message of `LIMIT`.
-_NEVER = math.exp(-LIMIT)
+_NEVER = math.exp(-LIMIT - _MARGIN)
 
 
 def certify(logits: Tensor, model: ops.Model, iterations: int) -> Pruned | None:
@@ -32,7 +37,8 @@ def certify(logits: Tensor, model: ops.Model, iterations: int) -> Pruned | None:
 
     A class is left out if every message to it stays below `LIMIT`, and its marginals are everywhere
     so far below those of the likeliest class that such a message cannot make it the likeliest. The
-    proof needs Potts compatibility and non-negative kernel weights.
+    proof needs Potts compatibility and non-negative kernel weights. It is about the full inference;
+    of the kept classes, which miss the messages that are dropped, it says nothing.
 
     Args:
         logits: the unary term (B, C, N).
@@ -74,8 +80,16 @@ def _groups(peaks: Sequence[float]) -> list[list[int]]:
     """Groups of classes to test, from each class's largest ratio to the likeliest class."""
     order = sorted((peak, c) for c, peak in enumerate(peaks) if peak <= _NEVER)
     rare = [c for peak, c in order if peak < _RARE]
-    alone = [[c] for peak, c in order if peak >= _RARE]
-    return [*([rare] if rare else []), *alone][:_TESTS]
+    groups = [rare] if rare else []
+    likely = (pair for pair in order if pair[0] >= _RARE)
+    for _, pairs in itertools.groupby(likely, lambda pair: pair[0]):
+        # Where there are no tests for all classes of equal ratios, these share one: their order
+        # must not decide which are left out.
+        equal = [c for _, c in pairs]
+        groups += [[c] for c in equal] if len(groups) + len(equal) <= _TESTS else [equal]
+        if len(groups) >= _TESTS:
+            break
+    return groups
 
 
 def _growth(first: float, iterations: int) -> float:

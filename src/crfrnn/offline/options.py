@@ -67,7 +67,7 @@ class RefineOptions:
     ] = "lattice"
     prune: Annotated[
         bool,
-        Option(python_only="its error has a proven bound; only checks of that bound turn it off"),
+        Option(python_only="only comparisons with the full inference turn it off"),
     ] = True
     precision: Annotated[
         str,

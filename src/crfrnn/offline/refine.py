@@ -92,8 +92,9 @@ def refine(
 
     Args:
         image: (H, W, 3), (H, W) or (3, H, W), any number of channels, 8-bit or float **on 0..255**;
-            also volumes (D, H, W) and signals (W,), and batches with a leading axis. None if no
-            kernel uses it.
+            also volumes (D, H, W) and signals (W,), and batches with a leading axis. Where the
+            shapes fit several of these, images come first, then batches of them, then volumes and
+            signals; a leading axis of one makes a volume unmistakable. None if no kernel uses it.
         logits: (C, H, W) or (B, C, H, W) scores before softmax, at the size of the image. One
             channel is read as the score of the foreground against 0.
         probs: likewise, probabilities; they must sum to one over the classes (to 2 %) and are
@@ -115,6 +116,8 @@ def refine(
         filter: "lattice" (fast) or "exact" (the Gaussian sum itself, quadratic in the pixels).
         prune: leave out classes that provably win no pixel and receive no message above
             `Pruned.bound`. Several times faster on photographs, which show few of many classes.
+            The other classes' marginals change little, but where they are nearly tied they may
+            change much (see `Pruned`).
             Needs Potts and weights >= 0; on a GPU, used only for 10 million scores or more.
         precision: "full", or "half" to store the lattice's values as float16 where the engine can
             (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -103,7 +104,11 @@ def exact(
         # of points that lie close together but far from the origin.
         for axis in range(features.shape[2]):
             squared = squared + (slab[:, :, None, axis] - features[:, None, :, axis]) ** 2
-        slabs.append(torch.exp(-0.5 * squared) @ values)
+        slab = torch.exp(-0.5 * squared)
+        # Column by column: a product of matrices may sum up its last columns in another order, and
+        # the recurrence would turn that rounding into a difference between classes that are tied.
+        columns = [slab @ column[..., None] for column in values.unbind(2)]
+        slabs.append(torch.cat(columns, dim=2))
     return torch.cat(slabs, dim=1) if slabs else values.clone()
 
 
@@ -196,8 +201,7 @@ def class_peaks(logits: Tensor) -> list[float]:
     """The largest ratio of each class's marginal to the likeliest one's, over batch and pixels."""
     # Q(c) / Q(d) = exp(u(c) - u(d)): the sum in the softmax cancels.
     differences = logits - logits.amax(1, keepdim=True)
-    peaks: list[float] = differences.amax((0, 2)).exp().tolist()
-    return peaks
+    return [math.exp(highest) for highest in differences.amax((0, 2)).tolist()]
 
 
 def message_peaks(
