@@ -195,10 +195,11 @@ def _report_failure(command: str, outcome: Outcome) -> None:
 def _as_json(
     task: Task, outcomes: list[Outcome], matches: Matches, seconds: float
 ) -> dict[str, Any]:
+    refined = _refinements(outcomes)
     return {
         **_count(task, outcomes),
         "seconds": round(seconds, 3),
-        **({"changed": summarize(refined)} if (refined := _refinements(outcomes)) else {}),
+        **({"changed": summarize(refined)} if refined else {}),
         "unmatched": {"images": matches.images, "scores": matches.scores},
         "parameters": task.origin.settings.parameters(),
         "outputs": task.folders.to_json(),

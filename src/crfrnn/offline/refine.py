@@ -63,9 +63,9 @@ class Refined:
     def changed(self) -> Changed | list[Changed]:
         """What the CRF changed, or a list of it for each image of a batch.
 
-        Computed from the scores when it is first asked for. Until then the result refers to the
-        scores that `refine` was given and copies nothing: ask before you overwrite them in place.
-        A pickle holds the answer in place of the scores.
+        Computed from the scores when it is first asked for. The result refers to the scores that
+        `refine` was given and copies nothing: it keeps them in memory, and you should ask before
+        you overwrite them in place. A pickle or copy holds the answer in place of the scores.
 
         Raises:
             ValueError: the result was not made by `refine`.
