@@ -167,6 +167,16 @@ SCRIPTS = {
         low, high = interval(drawn["boundary_iou"])
         assert 0 < low < high < 1
     """,
+    "verdict and guard": """
+        import numpy as np
+        from crfrnn import Gaussian, refine
+
+        probs = np.array([[0.9, 0.1, 0.9, 0.6, 0.9], [0.1, 0.9, 0.1, 0.4, 0.1]])
+        strong = [Gaussian(position=2, weight=20)]
+        assert refine(None, probs=probs, kernels=strong).changed.swapped == ((1, 0),)
+        guarded = refine(None, probs=probs, kernels=strong, guard=True)
+        assert guarded.guarded.kept_input and guarded.changed.relabeled == 0
+    """,
     "resampling": """
         import numpy as np
         from crfrnn.io.score_grid import resample

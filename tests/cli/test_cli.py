@@ -19,6 +19,7 @@ from PIL import Image
 import crfrnn
 from crfrnn.cli import COMMANDS, _job, main
 from crfrnn.io.files import PART_SUFFIX
+from crfrnn.offline.verdict import Changed
 from crfrnn.presets import PRESETS
 from tests.cases import needs_torch, torch
 
@@ -89,6 +90,56 @@ def test_scores_become_sharp_labels(folder: Path, capsys: pytest.CaptureFixture[
     assert out.startswith("o.png: 72 of 768 pixels relabeled (9.4%)")
     assert err == ""
     assert names(folder) == ["a.npy", "a.png", "o.png"]
+
+
+def speckled() -> np.ndarray:
+    """The usual logits with a fourth class, certain at one pixel, which the CRF removes."""
+    scores = np.concatenate([logits(), np.full((1, 24, WIDTH), -9, np.float32)])
+    scores[:, 12, 24] = -3, 0, -9, 4
+    return scores
+
+
+STRONG = ("--kind", "logits", "--gaussian-weight", "40")
+
+
+def test_a_vanished_class_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("a.npy", speckled())
+    assert refine(*STRONG) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert "% of confident ones flipped, in " in first
+    assert lines == ["o.png: class 3 vanished", "o.png: most of class 3 became 1"]
+    assert refine(*STRONG, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    want = crfrnn.refine(photograph(), logits=speckled(), kernels=strong()).changed
+    assert isinstance(want, Changed)
+    assert want.flipped >= 1
+    names = ("pixels", "relabeled", "confident", "flipped")
+    assert {name: report[name] for name in names} == {n: getattr(want, n) for n in names}
+    assert (report["vanished"], report["appeared"], report["swapped"]) == ([3], [], [[3, 1]])
+    assert (report["kept_input"], report["reverted"]) == (False, 0)
+
+
+def strong() -> list[crfrnn.Kernel]:
+    return [
+        crfrnn.Bilateral(position=67, color=3, weight=4),
+        crfrnn.Gaussian(position=1, weight=40),
+    ]
+
+
+def test_the_guard_says_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("a.npy", speckled())
+    assert refine(*STRONG, "--guard", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    want = crfrnn.refine(photograph(), logits=speckled(), kernels=strong(), guard=True)
+    assert vars(want.guarded).items() <= report.items()
+    assert want.guarded.reverted > 0
+    np.testing.assert_array_equal(read("o.png"), want.labels)
+    assert read("o.png")[12, 24] == 3
+    assert refine(*STRONG, "--guard") == 0
+    lines = capsys.readouterr().out.splitlines()
+    done = f"gave {want.guarded.reverted} pixels their label back"
+    done = "kept the input" if want.guarded.kept_input else done
+    assert lines[1:] == [f"o.png: the guard {done}"]
 
 
 def test_the_guess_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -429,6 +480,30 @@ def test_a_folder_is_matched_by_stem(folders: Path, capsys: pytest.CaptureFixtur
         "crfrnn refine: note: scores without images (1): z\n"
     )
     assert (torch and torch.get_num_threads()) == threads
+
+
+def test_a_folder_names_the_files_where_a_class_vanished(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stem in "bd":
+        np.save(f"scores/{stem}.npy", speckled())
+    assert refine_folders(*STRONG[2:], "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    changed = report["changed"]
+    assert changed["vanished"] == {"3": ["b", "d"]}
+    assert changed["swapped"] == {"3 to 1": ["b", "d"]}
+    assert (changed["appeared"], changed["kept_input"]) == ({}, [])
+    for name in ("pixels", "relabeled", "confident", "flipped"):
+        assert changed[name] == sum(file[name] for file in report["files"])
+    assert refine_folders(*STRONG[2:], out="again") == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert " of confident ones flipped, " in first
+    assert lines == [
+        "again: class 3 vanished in 2 files: b, d",
+        "again: most of class 3 became 1 in 2 files: b, d",
+    ]
+    assert refine_folders(*STRONG[2:], "--guard", out="kept") == 0
+    assert "kept: the guard " in capsys.readouterr().out
 
 
 def test_one_bad_file_does_not_stop_the_rest(

@@ -96,6 +96,17 @@ def test_batches_and_a_mask_of_valid_pixels(image: np.ndarray, masks: np.ndarray
     assert found.steps == [10, 10]
 
 
+def test_each_mask_has_a_verdict(image: np.ndarray, masks: np.ndarray) -> None:
+    found = refine(image, masks=masks)
+    assert len(found.changed) == len(masks)
+    for before, after, verdict in zip(masks, found.labels, found.changed, strict=True):
+        assert verdict.relabeled == (before != after).sum()
+        assert verdict.confident == 0  # of labels that are right with probability 0.7
+        assert verdict.vanished == ((1,) if before.any() and not after.any() else ())
+    batch = refine(image[None], masks=masks[None, :3])
+    assert [len(of_image) for of_image in batch.changed] == [3]
+
+
 @needs_core
 def test_half_precision(image: np.ndarray, masks: np.ndarray) -> None:
     full, half = (refine(image, masks=masks, precision=p).probs for p in ("full", "half"))
@@ -123,6 +134,7 @@ def test_tensors_get_tensors(image: np.ndarray, masks: np.ndarray) -> None:
         ({"confidence": 0.4}, "between 0.5 and 1"),
         ({"compatibility": 1 - np.eye(2)}, "do not go with masks"),
         ({"tol": 0.1}, "do not go with masks"),
+        ({"guard": True}, "do not go with masks"),
         ({"kernels": [Gaussian(weight=(1, 2, 3))]}, "2 classes"),
         ({"labels": np.zeros(SIZE, int)}, "exactly one of"),
     ],

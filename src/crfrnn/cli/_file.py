@@ -12,6 +12,7 @@ from crfrnn.io.files import require_writable
 from ._job import Outputs, refine_file, spell
 from ._notes import say
 from ._settings import Settings
+from ._verdict import flipped, verdict
 
 
 def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> int:
@@ -23,11 +24,12 @@ def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> 
     if args.json:
         text = json.dumps({**spell(result), "parameters": settings.parameters()}, indent=2)
     else:
-        text = (
-            f"{args.output}: {result.relabeled} of {result.pixels} pixels relabeled "
-            f"({result.relabeled / result.pixels:.1%}) in {result.seconds:.2f} s, "
-            f"{result.engine} engine"
+        head = (
+            f"{result.relabeled} of {result.pixels} pixels relabeled "
+            f"({result.relabeled / max(result.pixels, 1):.1%}), {flipped([result])}, in "
+            f"{result.seconds:.2f} s, {result.engine} engine"
         )
+        text = "\n".join(f"{args.output}: {line}" for line in (head, *verdict(result)))
     sys.stdout.write(f"{text}\n")
     return 0
 

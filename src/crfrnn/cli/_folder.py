@@ -21,6 +21,7 @@ from ._notes import Notes, say
 from ._pairs import Matches, Pair, match
 from ._resume import Origin, is_done, prepare
 from ._settings import Settings
+from ._verdict import flipped, summarize, summary_lines
 
 #: More files at a time would need much memory and gain little.
 _MOST_WORKERS = 8
@@ -194,9 +195,11 @@ def _report_failure(command: str, outcome: Outcome) -> None:
 def _as_json(
     task: Task, outcomes: list[Outcome], matches: Matches, seconds: float
 ) -> dict[str, Any]:
+    refined = _refinements(outcomes)
     return {
         **_count(task, outcomes),
         "seconds": round(seconds, 3),
+        **({"changed": summarize(refined)} if refined else {}),
         "unmatched": {"images": matches.images, "scores": matches.scores},
         "parameters": task.origin.settings.parameters(),
         "outputs": task.folders.to_json(),
@@ -210,12 +213,26 @@ def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
     pixels = sum(result.pixels for result in results)
     relabeled = sum(result.relabeled for result in results)
     share = f"{relabeled / pixels:.1%} of pixels relabeled, " if pixels else ""
-    engines = [result.engine for result in results if isinstance(result, Refinement)]
-    engine = f", {engines[0]} engine" if engines else ""
-    return (
+    refined = _refinements(outcomes)
+    engine = ""
+    if refined:
+        engine = f", {next(iter(refined.values())).engine} engine"
+        share += f"{flipped(list(refined.values()))}, "
+    head = (
         f"{task.folders.labels}: {counts[task.status]} {task.status}, {counts['skipped']} "
         f"already there, {counts['failed']} failed; {share}{seconds:.1f} s{engine}"
     )
+    lines = summary_lines(summarize(refined)) if refined else []
+    return "\n".join([head, *(f"{task.folders.labels}: {line}" for line in lines)])
+
+
+def _refinements(outcomes: list[Outcome]) -> dict[str, Refinement]:
+    """Return the results of `crfrnn refine` by stem."""
+    return {
+        outcome.stem: outcome.result
+        for outcome in outcomes
+        if isinstance(outcome.result, Refinement)
+    }
 
 
 def _count(task: Task, outcomes: list[Outcome]) -> dict[str, int]:

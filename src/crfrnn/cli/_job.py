@@ -12,9 +12,11 @@ import numpy as np
 from crfrnn.io.files import read_image, write_array, write_image, write_labels
 from crfrnn.io.notes import Note
 from crfrnn.io.scores import Scores, read_scores
+from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import Refined, refine_inputs
+from crfrnn.offline.verdict import Changed
 
 from ._settings import Settings
 
@@ -44,7 +46,7 @@ class Result(Protocol):
 
     @property
     def pixels(self) -> int:
-        """Number of pixels."""
+        """Number of pixels that had a label."""
 
     @property
     def relabeled(self) -> int:
@@ -57,7 +59,7 @@ class Result(Protocol):
 
 @dataclass(frozen=True)
 class Refinement:
-    """The result of `crfrnn refine` for one photograph."""
+    """The result of `crfrnn refine` for one photograph; see `Changed` and `Guarded`."""
 
     image: Path
     scores: Path
@@ -66,6 +68,13 @@ class Refinement:
     classes: int
     pixels: int
     relabeled: int
+    confident: int
+    flipped: int
+    vanished: tuple[int, ...]
+    appeared: tuple[int, ...]
+    swapped: tuple[tuple[int, int], ...]
+    kept_input: bool
+    reverted: int
     seconds: float
     engine: str
     notes: tuple[Note, ...]
@@ -80,8 +89,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Outputs):
         return value.to_json()
     if isinstance(value, tuple):
-        return [str(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, (Path, Note)) else value
 
 
 def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings) -> Refinement:
@@ -92,17 +101,17 @@ def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings)
     refined = refine_scores(photo, given, settings.refining)
     seconds = time.perf_counter() - start
     _write(photo, given, refined, outputs)
-    before = given.labels()
-    # Pixels of unknown label are filled in, not relabeled.
-    known = before != settings.refining.ignore_index if given.kind == "labels" else np.True_
+    changed, guarded = refined.changed, refined.guarded
+    assert isinstance(changed, Changed)  # of one image
     return Refinement(
         image=image,
         scores=scores,
         outputs=outputs,
         kind=given.kind,
         classes=int(refined.probs.shape[0]),
-        pixels=int(before.size),
-        relabeled=int(((refined.labels != before) & known).sum()),
+        **vars(changed),
+        kept_input=isinstance(guarded, Guarded) and guarded.kept_input,
+        reverted=guarded.reverted if isinstance(guarded, Guarded) else 0,
         seconds=round(seconds, 4),
         engine=refined.engine,
         notes=given.notes,

@@ -29,7 +29,7 @@ of a preset, with symmetric normalization:
   DeepLab-MobileNetV2 x1.0   74.42  70.65   74.47     76.02
   DeepLab-MobileNetV2 x0.5   67.97  63.09   66.96     68.96
 Evaluate a few photographs of yours that have true masks before you refine the
-rest; see crfrnn evaluate."""
+rest; see crfrnn evaluate. Without such masks, --guard avoids most of the harm."""
 
 _FOLDERS = """\
 Folders: give the same command again to continue after an interruption; finished

@@ -86,6 +86,15 @@ class RefineOptions:
             about="crf",
         ),
     ] = None
+    guard: Annotated[
+        bool,
+        Option(
+            "keep the input where the scores speak against the CRF: in an image where it relabels "
+            "more than 0.3 times as many pixels as are unsure (likeliest class below 0.9), and at "
+            "a pixel whose new label has a probability below 0.25 in SCORES",
+            about="crf",
+        ),
+    ] = False
     num_classes: Annotated[
         int | None, Option("labels: number of classes (default: the largest id + 1)", metavar="C")
     ] = None
