@@ -258,7 +258,7 @@ def test_complex_numbers(image, logits) -> None:
 
 
 def test_more_or_less_than_one_kind_of_scores(image, logits) -> None:
-    with refuses(ValueError, "exactly one of logits=, probs=, labels=, energy=; got none"):
+    with refuses(ValueError, "exactly one of logits=, probs=, labels=, energy=, masks=; got none"):
         refine(image)
     with refuses(ValueError, "exactly one", "got logits, energy"):
         refine(image, logits=logits, energy=-logits)

@@ -28,7 +28,17 @@ DEFINITIONS: list[Any] = [ReadOptions, RefineOptions]
 
 # Why a face lacks an option, or has one that is defined elsewhere. Whoever adds an option to one
 # face alone has to give a reason here.
-ARRAYS = {"image", "logits", "probs", "labels", "energy", "mask", "features", "channels_last"}
+ARRAYS = {
+    "image",
+    "logits",
+    "probs",
+    "labels",
+    "energy",
+    "masks",
+    "mask",
+    "features",
+    "channels_last",
+}
 NOT_IN_SEGMENT = {
     "kind": "a model gives logits",
     "class_axis": "a model gives its classes first",
@@ -99,7 +109,7 @@ def test_refine_takes_what_is_defined() -> None:
     assert parameters.keys() == defined(RefineOptions).keys() | ARRAYS
     for name, (default, _) in defined(RefineOptions).items():
         assert parameters[name].default == default, name
-    kinds = {"logits", "probs", "labels", "energy"}
+    kinds = {"logits", "probs", "labels", "energy", "masks"}
     assert {field.name for field in fields(Inputs)} == ARRAYS - kinds | {"name", "scores"}
 
 

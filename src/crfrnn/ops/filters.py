@@ -238,6 +238,8 @@ def _(
 
 def _save_exact(ctx: Any, inputs: Any, output: Tensor) -> None:
     values, features, ctx.tolerance, ctx.engine, targets = inputs
+    # torch leaves out a last argument that has its default.
+    ctx.to_targets = targets is not None and ctx.needs_input_grad[4]
     ctx.save_for_backward(values, features, targets)
 
 
@@ -247,7 +249,7 @@ def _exact_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         to_values = exact(gradient, features, ctx.tolerance, ctx.engine)  # the kernel is symmetric
     else:
         to_values = exact(gradient, targets, ctx.tolerance, ctx.engine, features)
-    if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[4]):
+    if not (ctx.needs_input_grad[1] or ctx.to_targets):
         return to_values, *[None] * 4
     # With K_ij = exp(-½|t_i - f_j|²), dK_ij/dt_i = K_ij (f_j - t_i) and dK_ij/df_j = -dK_ij/dt_i:
     #   dL/dt_i = Σ_j K_ij (g_i·v_j) (f_j - t_i),
