@@ -42,8 +42,8 @@ void separable(AnyIn<T> values, const std::vector<In<T, 2>>& bands, AnyOut<T> ou
 }
 
 template <typename T>
-void exact(In<T, 2> values, In<T, 2> features, std::size_t targets, double tolerance,
-           Out<T, 2> out, std::size_t threads) {
+void exact(In<T, 2> values, In<T, 2> features, std::size_t targets, double tolerance, Out<T, 2> out,
+           std::size_t threads) {
     nb::gil_scoped_release release;
     crfrnn::exact(features.data(), features.shape(0), features.shape(1), targets, values.data(),
                   out.data(), values.shape(1), tolerance, threads);

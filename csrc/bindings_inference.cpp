@@ -127,7 +127,8 @@ auto infer(In<T, 3> logits, std::size_t row,
                            report.certificate.kept, report.certificate.bound, report.is_finite);
 }
 
-/// Independent masks of one image: the marginals of the foreground. Returns whether they are finite.
+/// Independent masks of one image: the marginals of the foreground. Returns whether they are
+/// finite.
 ///
 /// @throws std::invalid_argument if a logit is not finite
 /// @param weights kernel weights of background and foreground, kernels x 2

@@ -161,8 +161,8 @@ private:
         return middle;
     }
 
-    /// Leaves of sources within reach of a leaf, in order. Nodes lie in depth-first order, so that a node out
-    /// of reach is passed over with its descendants by one jump, without a stack.
+    /// Leaves of sources within reach of a leaf, in order. Nodes lie in depth-first order, so that
+    /// a node out of reach is passed over with its descendants by one jump, without a stack.
     void collect(std::size_t leaf, std::vector<std::int32_t>& near) const {
         const T* box = &boxes_[leaf * 2 * d_];
         for (std::size_t at = 0; at < source_nodes_;) {
