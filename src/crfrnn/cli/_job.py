@@ -59,30 +59,36 @@ class Result(Protocol):
 
 @dataclass(frozen=True)
 class Refinement:
-    """The result of `crfrnn refine` for one photograph; see `Changed` and `Guarded`."""
+    """The result of `crfrnn refine` for one photograph."""
 
     image: Path
     scores: Path
     outputs: Outputs
     kind: str
     classes: int
-    pixels: int
-    relabeled: int
-    confident: int
-    flipped: int
-    vanished: tuple[int, ...]
-    appeared: tuple[int, ...]
-    swapped: tuple[tuple[int, int], ...]
-    kept_input: bool
-    reverted: int
+    changed: Changed
+    guarded: Guarded
     seconds: float
     engine: str
     notes: tuple[Note, ...]
 
+    @property
+    def pixels(self) -> int:
+        """Number of pixels that had a label."""
+        return self.changed.pixels
+
+    @property
+    def relabeled(self) -> int:
+        """Number of pixels whose label changed."""
+        return self.changed.relabeled
+
 
 def spell(result: Result) -> dict[str, Any]:
-    """Return a result as JSON values."""
-    return {name: _plain(value) for name, value in vars(result).items()}
+    """Return a result as JSON values; what changed, and what the guard did, are not nested."""
+    values: dict[str, Any] = {}
+    for name, value in vars(result).items():
+        values |= vars(value) if isinstance(value, (Changed, Guarded)) else {name: value}
+    return {name: _plain(value) for name, value in values.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -109,9 +115,8 @@ def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings)
         outputs=outputs,
         kind=given.kind,
         classes=int(refined.probs.shape[0]),
-        **vars(changed),
-        kept_input=isinstance(guarded, Guarded) and guarded.kept_input,
-        reverted=guarded.reverted if isinstance(guarded, Guarded) else 0,
+        changed=changed,
+        guarded=guarded if isinstance(guarded, Guarded) else Guarded(False, 0),
         seconds=round(seconds, 4),
         engine=refined.engine,
         notes=given.notes,

@@ -22,19 +22,19 @@ _EVENTS = {
 
 def flipped(results: Sequence[Refinement]) -> str:
     """Say which share of the confident pixels of all results flipped."""
-    confident = sum(result.confident for result in results)
+    confident = sum(result.changed.confident for result in results)
     if not confident:
         return "no pixel was confident"
-    return f"{sum(result.flipped for result in results) / confident:.1%} of confident ones flipped"
+    return f"{sum(result.changed.flipped for result in results) / confident:.1%} of confident ones flipped"
 
 
 def verdict(result: Refinement) -> list[str]:
     """Say what happened to classes in one file, and what the guard did."""
     lines = [_EVENTS[event].format(*ids) for event, ids in _events(result)]
-    if result.kept_input:
+    if result.guarded.kept_input:
         lines.append("the guard kept the input")
-    elif result.reverted:
-        lines.append(f"the guard gave {result.reverted} pixels their label back")
+    elif result.guarded.reverted:
+        lines.append(f"the guard gave {result.guarded.reverted} pixels their label back")
     return lines
 
 
@@ -48,15 +48,16 @@ def summarize(results: Mapping[str, Refinement]) -> dict[str, Any]:
         The counts; for each event, the stems of the files by class, "3", or classes, "3 to 0"; and
         the stems of the files whose input the guard kept.
     """
-    numbers = ("pixels", "relabeled", "confident", "flipped", "reverted")
+    counts = ("pixels", "relabeled", "confident", "flipped")
     stems: dict[str, dict[str, list[str]]] = {event: defaultdict(list) for event in _EVENTS}
     for stem, result in results.items():
         for event, ids in _events(result):
             stems[event][" to ".join(map(str, ids))].append(stem)
     return {
-        **{name: sum(getattr(r, name) for r in results.values()) for name in numbers},
+        **{name: sum(getattr(r.changed, name) for r in results.values()) for name in counts},
+        "reverted": sum(result.guarded.reverted for result in results.values()),
         **stems,
-        "kept_input": [stem for stem, result in results.items() if result.kept_input],
+        "kept_input": [stem for stem, result in results.items() if result.guarded.kept_input],
     }
 
 
@@ -77,9 +78,9 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 def _events(result: Refinement) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield what happened to the classes of a file, and their ids."""
     for event in ("vanished", "appeared"):
-        for index in getattr(result, event):
+        for index in getattr(result.changed, event):
             yield event, (index,)
-    for pair in result.swapped:
+    for pair in result.changed.swapped:
         yield "swapped", pair
 
 

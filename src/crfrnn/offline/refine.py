@@ -219,7 +219,7 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     """Refine as `refine` does, which only gathers its arguments."""
     settle()
     given = to_array(inputs.name, inputs.scores)
-    # The core takes NumPy arrays, as which it views CPU tensors. Other engines take tensors.
+    # The core takes NumPy arrays, so CPU tensors are viewed as arrays. Other engines take tensors.
     numpy = on_cpu(given) and suits_core(options.engine)
     scores = to_container(inputs.name, given, numpy=numpy)
     picture = None if inputs.image is None else to_container("image", inputs.image, numpy=numpy)
