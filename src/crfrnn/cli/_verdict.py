@@ -25,7 +25,8 @@ def flipped(results: Sequence[Refinement]) -> str:
     confident = sum(result.changed.confident for result in results)
     if not confident:
         return "no pixel was confident"
-    return f"{sum(result.changed.flipped for result in results) / confident:.1%} of confident ones flipped"
+    share = sum(result.changed.flipped for result in results) / confident
+    return f"{share:.1%} of confident ones flipped"
 
 
 def verdict(result: Refinement) -> list[str]:
