@@ -128,7 +128,7 @@ def test_tensors_get_tensors(image: np.ndarray, masks: np.ndarray) -> None:
         ({"masks": np.full((2, *SIZE), -1)}, "0..255"),
         ({"masks": np.full((2, *SIZE), 255.0)}, "Divide by 255"),
         ({"masks": np.full((2, *SIZE), np.nan)}, "must be finite"),
-        ({"masks": np.zeros(SIZE, bool)}, "The class axis is missing"),
+        ({"masks": np.zeros(SIZE, bool)}, r"The mask axis is missing: masks must be \(K, H, W\)"),
         ({"masks": np.zeros((0, *SIZE), bool)}, "must not be empty"),
         ({"masks": np.zeros((2, 5, 5), bool)}, "must have the same size"),
         ({"confidence": 0.4}, "between 0.5 and 1"),

@@ -260,7 +260,10 @@ def _refuse_coincidence(name: str, scores: Array, image: tuple[int, ...], layout
 
 
 def _expected(name: str) -> str:
-    return "(H, W), (D, H, W) or (W,)" if name == "labels" else "(C, H, W), (C, D, H, W) or (C, W)"
+    if name == "labels":
+        return "(H, W), (D, H, W) or (W,)"
+    first = "K" if name == "masks" else "C"
+    return f"({first}, H, W), ({first}, D, H, W) or ({first}, W)"
 
 
 def _mismatch(name: str, scores: Array, image: tuple[int, ...], size: tuple[int, ...]) -> str:
@@ -274,7 +277,8 @@ def _mismatch(name: str, scores: Array, image: tuple[int, ...], size: tuple[int,
     if name != "labels" and {"": 9, "none": 1, "first": image[0], "last": image[-1]}[where] <= 4:
         return text + f"The class axis must come first: np.moveaxis({name}, -1, 0)."
     if name != "labels" and _channels(image, (), tuple(scores.shape), None):
-        return text + f"The class axis is missing: {name} must be {_expected(name)}."
+        missing = "mask" if name == "masks" else "class"
+        return text + f"The {missing} axis is missing: {name} must be {_expected(name)}."
     swapped = (*size[:-2], *size[:-3:-1])
     if len(size) > 1 and (
         _channels(image, (), swapped, None) or _channels(image[1:], (), swapped, None)
