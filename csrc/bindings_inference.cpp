@@ -82,8 +82,8 @@ KernelFilter<T> exact_filter(const Maps<T>& maps, const std::vector<double>& ban
                              std::size_t threads) {
     const auto features = to_feature_maps(maps, bandwidths, sizes);
     nb::gil_scoped_release release;
-    const auto points = to_points(features, sizes, threads);
-    return KernelFilter<T>::exact(points.get(), maps.size(), tolerance,
+    auto points = to_points(features, sizes, threads);
+    return KernelFilter<T>::exact(std::move(points), maps.size(), tolerance,
                                   to_pixels(product(sizes), sizes.back(), mask),
                                   to_normalization(normalization), threads);
 }

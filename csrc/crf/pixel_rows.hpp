@@ -60,8 +60,9 @@ public:
             u[i * stride_ + kept] = top[i] + std::log(high[i] + low[i]);
     }
 
-    /// Write a tile's result from its logits z; false if it is not finite. The classes left out
-    /// follow the column that stands for them: marginals by their shares, logits by its change.
+    /// Write a tile's result from its logits z; false if it is not finite. Each class left out has
+    /// a constant share of the column that stands for them. Classes are left out only where labels
+    /// are wanted.
     ///
     /// @param p,shift,scale  scratch, each with one row per pixel
     bool write_result(const T* z, const T* u, const T* logits, std::size_t begin, std::size_t end,
@@ -87,11 +88,7 @@ public:
             for (const std::size_t c : left_out_) {
                 const T* from = logits + c * n + begin;
                 T* to = result.values + c * n + begin;
-                if (result.labels != nullptr) {
-                    l.scaled_exp(from, shift, scale, to, rows);
-                } else {
-                    for (std::size_t i = 0; i < rows; ++i) to[i] = from[i] + (scale[i] - shift[i]);
-                }
+                l.scaled_exp(from, shift, scale, to, rows);
             }
         }
         return result.labels == nullptr || write_labels(begin, end, result);

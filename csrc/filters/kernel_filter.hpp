@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/finite.hpp"
 #include "base/memory.hpp"
 #include "base/threads.hpp"
 #include "base/tiles.hpp"
@@ -68,14 +69,13 @@ public:
     /// The Gaussian sum itself over points, n x d.
     /// @param tolerance kernel value below which a pair may be left out
     /// @throws std::invalid_argument if a point is not finite
-    static KernelFilter exact(const T* points, std::size_t d, double tolerance,
+    static KernelFilter exact(Buffer<T> points, std::size_t d, double tolerance,
                               const Pixels& pixels, Normalization normalization,
                               std::size_t threads) {
         KernelFilter filter(pixels);
-        for (std::size_t i = 0; i < pixels.n * d; ++i)
-            if (!std::isfinite(points[i])) throw std::invalid_argument("features must be finite");
-        filter.weight_ = uninitialized<T>(pixels.n * d);
-        std::copy_n(points, pixels.n * d, filter.weight_.get());
+        if (!all_finite(points.get(), pixels.n * d, threads))
+            throw std::invalid_argument("features must be finite");
+        filter.weight_ = std::move(points);
         filter.term_.gaussian = PointSet<T>{filter.weight_.get(), pixels.n, d, tolerance};
         filter.normalize(normalization, pixels.mask, threads);
         return filter;
@@ -99,9 +99,6 @@ public:
         filter.normalize(folds ? Normalization::none : normalization, pixels.mask, threads);
         return filter;
     }
-
-    std::size_t n() const { return n_; }
-    std::size_t row() const { return row_; }
 
     /// The filter as the recurrence takes it.
     Term<T> term() const { return term_; }
@@ -186,22 +183,20 @@ private:
 
     void normalize(Normalization normalization, const bool* mask, std::size_t threads) {
         if (mask != nullptr) {
-            before_ = uninitialized<T>(n_);
-            std::transform(mask, mask + n_, before_.get(), [](bool in) { return T(in); });
-            term_.before = before_.get();
-            if (normalization == Normalization::none) term_.after = before_.get();
+            mask_ = uninitialized<T>(n_);
+            std::transform(mask, mask + n_, mask_.get(), [](bool in) { return T(in); });
+            term_.before = term_.after = mask_.get();  // a side that is not normalized keeps it
         }
         if (normalization == Normalization::none) return;
-        after_ = uninitialized<T>(n_);
+        Term<T> inside = term_;
+        inside.after = nullptr;
+        scale_ = uninitialized<T>(n_);
         const double power = normalization == Normalization::symmetric ? -0.5 : -1.0;
-        response(term_, n_, row_, power, after_.get(), threads);
+        response(inside, n_, row_, power, scale_.get(), threads);
         // Outside a mask a response is zero, and its inverse large but finite: zero times it is 0.
-        for (std::size_t i = 0; i < n_ && mask != nullptr; ++i) after_.get()[i] *= before_.get()[i];
-        if (normalization != Normalization::before) term_.after = after_.get();
-        if (normalization != Normalization::after) term_.before = after_.get();
-        if (mask == nullptr) return;
-        // The side that is not normalized has the mask alone.
-        if (normalization == Normalization::before) term_.after = before_.get();
+        for (std::size_t i = 0; i < n_ && mask != nullptr; ++i) scale_[i] *= mask_[i];
+        if (normalization != Normalization::before) term_.after = scale_.get();
+        if (normalization != Normalization::after) term_.before = scale_.get();
     }
 
     /// The normalized Gaussian along one axis, rounded once from double precision.
@@ -239,7 +234,8 @@ private:
     Buffer<std::int32_t> vertex_, entry_;
     Buffer<T> weight_;  // of the lattice; or the points
     LatticeTables tables_;
-    Buffer<T> before_, after_;
+    Buffer<T> mask_;   // as numbers
+    Buffer<T> scale_;  // what normalizes, zero outside the mask
     std::unique_ptr<Lazy> lazy_;
 };
 

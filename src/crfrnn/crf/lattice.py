@@ -172,12 +172,12 @@ def gaussian_filter(
         _check_targets(targets, features)
     wide = to_float(values)
     points = cast(features, wide.dtype)
+    ends = None if targets is None else cast(targets, wide.dtype)
     points, engine = containers.for_engine(points, engine)
     if is_tensor(points):
         wide = to_torch(wide)
     out: Array
-    if targets is not None:
-        ends = cast(targets, to_float(values).dtype)
+    if ends is not None:
         ends = to_torch(ends) if is_tensor(points) else ends
         out = _filter_to_targets(wide, points, ends, method, normalization, engine)
     elif is_tensor(points):

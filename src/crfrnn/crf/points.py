@@ -41,7 +41,9 @@ class PointFilter:
         """The filter in a type, which is built when it is first asked for."""
         if dtype not in self._filters:
             points, size, normalization = self._arguments
-            self._filters[dtype] = self._build(points.astype(dtype), size, normalization)
+            self._filters[dtype] = self._build(
+                points.astype(dtype, copy=False), size, normalization
+            )
         return self._filters[dtype]
 
     def _build(self, points: np.ndarray, size: tuple[int, ...], normalization: str) -> Any:

@@ -78,7 +78,7 @@ def _protect_image(
     probs: Array, labels: Array, logits: Array, counted: Array | None, *, graded: bool
 ) -> Guarded:
     before, marginal = likeliest(logits)
-    inside = labels == labels if counted is None else counted
+    inside = labels == labels if counted is None else counted  # all, on the same device
     moved = inside & (labels != before)
     unsure = inside & ~is_confident(marginal) if graded else inside
     kept = int(moved.sum()) > MOST_RELABELED * int(unsure.sum())

@@ -263,14 +263,12 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     before = Before(
         partial(unary_logits, inputs.name, scores, layout, options), counted, layout.batched
     )
-    if not options.guard:
-        return replace(_pack(result, given, inputs.scores, layout, engine), _before=before)
-    guarded = protect(result, unary, counted, graded=inputs.name != "labels")
-    return replace(
-        _pack(result, given, inputs.scores, layout, engine),
-        guarded=guarded if layout.batched else guarded[0],
-        _before=before,
-    )
+    guarded: Guarded | list[Guarded] | None = None
+    if options.guard:  # changes the result in place
+        of_images = protect(result, unary, counted, graded=inputs.name != "labels")
+        guarded = of_images if layout.batched else of_images[0]
+    packed = _pack(result, given, inputs.scores, layout, engine)
+    return replace(packed, guarded=guarded, _before=before)
 
 
 def _refine_masks(

@@ -8,7 +8,7 @@ from crfrnn import _checks
 from crfrnn._arrays import Array, cast, is_floating, is_tensor, namespace, on_cpu, place, to_float
 from crfrnn.crf.upsampling import COLOR, POSITION, check_grids, joint_bilateral
 
-from .inputs import _warn_if_unit_range
+from .inputs import warn_if_unit_range
 
 
 def upsample(
@@ -126,5 +126,5 @@ def _guide(image: Array, batched: bool, color: float, channels_last: bool | None
             )
         channels_last = shape[2] <= 4
         if color > 1 and is_floating(image) and on_cpu(image):
-            _warn_if_unit_range(_checks.plain(image))
+            warn_if_unit_range(_checks.plain(image))
     return namespace(image).moveaxis(image, -1, int(batched)) if channels_last else image

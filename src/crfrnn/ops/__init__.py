@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .arrays import EXACT_TOLERANCE, FARTHEST, LatticeArrays
+from .arrays import EXACT_TOLERANCE, LatticeArrays
 from .engines import (
     engine_for,
     resolve_engine,
@@ -17,7 +17,6 @@ from .transforms import direct
 
 __all__ = [
     "EXACT_TOLERANCE",
-    "FARTHEST",
     "LatticeArrays",
     "Model",
     "Term",

@@ -7,12 +7,11 @@ import torch
 from crfrnn.core import limits
 from crfrnn.core.lattice import LatticeArrays
 
-__all__ = ["EXACT_TOLERANCE", "FARTHEST", "LatticeArrays", "refuse_far"]
+__all__ = ["EXACT_TOLERANCE", "LatticeArrays", "refuse_far"]
 
 EXACT_TOLERANCE = {
     getattr(torch, name): tolerance for name, tolerance in limits.EXACT_TOLERANCE.items()
 }
-FARTHEST = {getattr(torch, name): reach for name, reach in limits.FARTHEST.items()}
 
 
 def refuse_far(reach: float, dtype: torch.dtype) -> None:

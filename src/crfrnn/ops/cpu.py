@@ -133,10 +133,7 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An uninitialized tensor; a large one lies in memory that the core keeps for reuse."""
-    # The system hands over fresh memory zeroed and page by page, at first touch: for a photograph
-    # that takes as long as one or two steps. The core asks for large pages and keeps freed blocks,
-    # so only the first call pays.
+    """An uninitialized tensor; a large one lies in memory of the core, as in `lattice.empty`."""
     size = math.prod(shape) * dtype.itemsize
     if size < _LARGE:
         return torch.empty(shape, dtype=dtype)

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from crfrnn import _checks
 from crfrnn.core.inference import Options
 from crfrnn.core.names import ENGINES
 from crfrnn.core.native import core_missing
@@ -54,8 +55,8 @@ def resolve_engine(engine: str | None, device: torch.device, dtype: torch.dtype)
 
     Warns once per device type if only the reference engine can run there.
     """
-    if engine is not None and engine not in ENGINES:
-        raise ValueError(f"unknown engine {engine!r}; expected one of: {', '.join(ENGINES)}")
+    if engine is not None:
+        _checks.one_of("engine", engine, ENGINES)
     if engine == "reference":
         return engine
     if engine is None:
