@@ -29,7 +29,7 @@ enum class Normalization { none, before, after, symmetric };
 struct Pixels {
     std::size_t n;
     std::size_t row;             ///< pixels in a row of the grid; n if there is no grid
-    const bool* mask = nullptr;  ///< those outside send nothing and receive nothing
+    const bool* mask = nullptr;  ///< pixels outside send and receive nothing
 };
 
 /// A kernel's normalized filter F = D_after G D_before, with all arrays that it needs. It does not
@@ -117,10 +117,10 @@ public:
         return lazy_->total.get();
     }
 
-    /// The filter with values of its lattice that fit float16, which reaches 65504.
+    /// The filter, with its lattice values scaled to fit float16, which reaches 65504.
     ///
     /// A vertex sums up to n marginals of at most 1. Where many points meet, the response to ones
-    /// is as large, and the factors of a normalized input keep the sum small. Any other input is
+    /// is just as large, and the factors of a normalized input keep the sum small. Any other input is
     /// divided by a power of two, and the output multiplied by it: only exponents change, so no
     /// digit is lost.
     Term<T> half_term() const {
@@ -175,7 +175,7 @@ public:
     }
 
 private:
-    /// What is computed when it is first needed.
+    /// Values that are computed when they are first needed.
     struct Lazy {
         std::mutex mutex;
         Buffer<T> total, half_before, half_after;
@@ -195,12 +195,12 @@ private:
         after_ = uninitialized<T>(n_);
         const double power = normalization == Normalization::symmetric ? -0.5 : -1.0;
         response(term_, n_, row_, power, after_.get(), threads);
-        // Outside a mask a response is zero, and its inverse large but finite: zero times it is 0.
+        // Outside a mask the response is zero. Its inverse is large but finite, so 0 times it is 0.
         for (std::size_t i = 0; i < n_ && mask != nullptr; ++i) after_.get()[i] *= before_.get()[i];
         if (normalization != Normalization::before) term_.after = after_.get();
         if (normalization != Normalization::after) term_.before = after_.get();
         if (mask == nullptr) return;
-        // The side that is not normalized has the mask alone.
+        // The side that is not normalized has only the mask.
         if (normalization == Normalization::before) term_.after = before_.get();
     }
 
