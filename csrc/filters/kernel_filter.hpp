@@ -120,8 +120,8 @@ public:
     /// The filter, with its lattice values scaled to fit float16, which reaches 65504.
     ///
     /// A vertex sums up to n marginals of at most 1. Where many points meet, the response to ones
-    /// is just as large, and the factors of a normalized input keep the sum small. Any other input is
-    /// divided by a power of two, and the output multiplied by it: only exponents change, so no
+    /// is just as large, and the factors of a normalized input keep the sum small. Any other input
+    /// is divided by a power of two, and the output multiplied by it: only exponents change, so no
     /// digit is lost.
     Term<T> half_term() const {
         Term<T> term = term_;

@@ -69,7 +69,7 @@ def build(features: np.ndarray) -> LatticeArrays:
 
 
 def filter(values: np.ndarray, lattice: LatticeArrays, reverse: bool) -> np.ndarray:
-    """Splat, blur and slice `values` (B N C); `reverse` blurs the axes in reverse, which is the adjoint."""
+    """Splat, blur and slice `values` (B N C); `reverse` blurs backwards: the adjoint."""
     values = np.ascontiguousarray(values)
     out = empty(values.shape, values.dtype)
     for b in range(len(values)):

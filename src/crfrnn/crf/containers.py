@@ -52,7 +52,7 @@ def build(features: Array, engine: str) -> lattice.LatticeArrays:
 
 
 def filter(values: Array, arrays: lattice.LatticeArrays, reverse: bool, engine: str) -> Array:
-    """Splat, blur and slice `values` (B N C); `reverse` blurs the axes in reverse, which is the adjoint."""
+    """Splat, blur and slice `values` (B N C); `reverse` blurs backwards: the adjoint."""
     if not is_tensor(values):
         return lattice.filter(values, arrays, reverse)
     from crfrnn import ops

@@ -70,7 +70,8 @@ class Refined:
 
         It is computed from the scores when you first ask for it. The result refers to the scores
         that `refine` was given and does not copy them. So it keeps them in memory, and you should
-        ask before you overwrite them in place. A pickle or copy holds the answer in place of the scores.
+        ask before you overwrite them in place. A pickle or copy holds the answer in place of the
+        scores.
 
         Raises:
             ValueError: the result was not made by `refine`.
@@ -134,18 +135,18 @@ def refine(
             signals; a leading axis of one marks a volume clearly. None if no kernel uses it.
         logits: (C, H, W) or (B, C, H, W) scores before softmax, at the size of the image. One
             channel is read as the score of the foreground against 0.
-        probs: probabilities of the same shapes; they must sum to one over the classes (to 2 %) and are
-            clipped at 1e-5. One channel is read as the probability of the foreground.
+        probs: probabilities of the same shapes; they must sum to one over the classes (to 2 %) and
+            are clipped at 1e-5. One channel is read as the probability of the foreground.
         labels: (H, W) or (B, H, W) integers, each right with probability `confidence`.
         energy: energies -log P, shaped like `logits`, as in `pydensecrf`.
-        masks: (K, H, W) or (B, K, H, W) masks that may overlap. Each is refined separately against its
-            background, on one shared lattice. Bools and integers on 0..255 are right with probability
-            `confidence`; floats on 0..1 are probabilities, clipped at 1e-5. A kernel weight is one
-            number, or two: for the background and the foreground. For masks, `compatibility`, `tol`, `prune` and
-            `guard` do not apply.
+        masks: (K, H, W) or (B, K, H, W) masks that may overlap. Each is refined separately against
+            its background, on one shared lattice. Bools and integers on 0..255 are right with
+            probability `confidence`; floats on 0..1 are probabilities, clipped at 1e-5. A kernel
+            weight is one number, or two: for the background and the foreground. For masks,
+            `compatibility`, `tol`, `prune` and `guard` do not apply.
         preset: named parameters (see `crfrnn.presets.PRESETS`), or a file of parameters from
-            `crfrnn tune`. The default "deeplab" is gentle: on the scores of a strong network the others
-            can do harm.
+            `crfrnn tune`. The default "deeplab" is gentle: on the scores of a strong network the
+            others can do harm.
         kernels: pairwise kernels instead of those of the preset.
         compatibility: (C, C) penalty for label c beside label d; default Potts, `1 - I`.
         iterations: mean-field steps, 0 for none; default as in the preset.

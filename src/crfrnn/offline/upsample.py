@@ -29,8 +29,8 @@ def upsample(
     whole cells.
 
     A color weight never falls below 0.01. If no cell in the window has the pixel's color, the
-    result is therefore the mean weighted by position alone. So there are no NaNs and no holes, and an image without
-    edges gives smooth interpolation.
+    result is therefore the mean weighted by position alone. So there are no NaNs and no holes, and
+    an image without edges gives smooth interpolation.
 
     Beyond the result, it needs about 100 MB of memory and float copies of image and values, for any
     number of channels. If tensors need gradients, it keeps the weights of all pixels and cells

@@ -19,7 +19,7 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Changed:
-    """What the CRF changed in one image. Counts of several images can be added; the shares are ratios of counts.
+    """What the CRF changed in one image. To sum up several images, add the counts.
 
     A label before the CRF is the likeliest class of the scores. A pixel is *confident* if the
     probability of that class, the softmax of the scores, is at least 0.9. Only pixels that had a

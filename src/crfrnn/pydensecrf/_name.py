@@ -64,7 +64,8 @@ def install(*, override: bool = False) -> bool:
 def uninstall() -> None:
     """Undo `install`: `import pydensecrf` finds the previous package again.
 
-    Names that were imported in the meantime stay as they are, and so do processes that are already running.
+    Names that were imported in the meantime stay as they are, and so do processes that are already
+    running.
 
     Example:
         >>> import crfrnn.pydensecrf
