@@ -65,8 +65,8 @@ class _Axis(NamedTuple):
         """The cells of each pixel's window and their weights, (pixels, K) each.
 
         A weight is the Gaussian of the distance, divided by that of the nearest cell. So some
-        weight is 1 however small the bandwidth is. Cells may lie outside the grid; their weight is
-        0.
+        weight is 1 however small the bandwidth is. Cells outside the grid have
+        weight 0.
         """
         radius = min(math.ceil(_REACH * position), self.cells - 1)
         cell = self.owner()[:, None] + np.arange(-radius, radius + 1)
