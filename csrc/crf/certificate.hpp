@@ -23,7 +23,7 @@ struct Certificate {
 constexpr double kLargestMessage = 0.5;
 
 /// Logits by which a class stays below the likeliest one even with such a message. The proof needs
-/// none; rounding may take a part of it, of messages in half precision about a thousandth.
+/// no margin, but rounding may use up part of it: about a thousandth for half-precision messages.
 constexpr double kMargin = 0.01;
 
 /// Groups of classes to test, from each class's largest ratio to the likeliest class. The proof in
@@ -56,9 +56,9 @@ inline std::vector<std::vector<std::size_t>> testable_groups(const std::vector<d
 ///
 /// A class is left out if every message to it stays below kLargestMessage, and its marginals are
 /// everywhere so far below those of the likeliest class that such a message cannot make it the
-/// likeliest. This is about the inference with all classes. Of the kept ones nothing is proven: a
-/// message that is dropped changes the softmax's denominator and so their marginals, the next steps
-/// may multiply that, and kept classes that are nearly tied may part another way.
+/// likeliest. This is about the inference with all classes. Nothing is proven about the kept
+/// classes. A dropped message changes the softmax's denominator, and so their marginals. The next
+/// steps may multiply that change, and a near tie between kept classes may be decided differently.
 ///
 /// Proof, with filters F whose entries are not negative:
 ///

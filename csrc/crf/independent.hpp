@@ -29,7 +29,7 @@ struct Masks {
 /// Mean-field inference of some masks of one image, one column each, as many as fit a table.
 ///
 /// With the marginal q of the foreground, the marginal of the background is 1 - q. The two Potts
-/// messages, from which the logit z of the foreground against the background follows, are
+/// messages give the logit z of the foreground against the background:
 ///
 ///     z = u + sum over k of (w_k1 F_k q - w_k0 F_k (1 - q))
 ///       = u + sum over k of (w_k0 + w_k1) F_k q - shift,    shift = sum over k of w_k0 F_k 1,

@@ -29,12 +29,12 @@ struct Crf {
 struct InferenceOptions {
     std::size_t iterations;
     double tolerance;  ///< an image stops when its marginals change by less on average; 0: never
-    bool prunes;       ///< leave classes out that `certify` permits to leave out
+    bool prunes;       ///< leave out the classes that `certify` permits
     bool half;         ///< lattices may store their values as float16
     std::size_t threads;
 };
 
-/// What an inference reports beside marginals and labels.
+/// What an inference reports besides marginals and labels.
 struct InferenceReport {
     std::vector<std::size_t> steps;  ///< updates computed for each image
     Certificate certificate;
@@ -42,7 +42,7 @@ struct InferenceReport {
 };
 
 /// The weights as the recurrence takes them: kernels x classes for Potts with a weight per class,
-/// and else kernels x classes x classes, A W_k.
+/// otherwise kernels x classes x classes, A W_k.
 template <typename T>
 std::vector<T> penalty_weights(const Crf<T>& crf, bool& is_potts) {
     const std::size_t c = crf.classes;

@@ -9,8 +9,8 @@
 ///
 ///     q_0 = 1/2 + s,  q_1 = 1/2 - s,  so  F q_0 = (F 1)/2 + F s  and  F q_1 = (F 1)/2 - F s.
 ///
-/// Rounding does not see a sign. So a tie, s = 0, stays one, and classes that change places change
-/// the signs of s and nothing else. `total` is F 1.
+/// Rounding does not see a sign. So a tie, s = 0, stays a tie, and swapping the classes only
+/// changes the signs of s. `total` is F 1.
 namespace crfrnn::pair {
 
 /// Messages to both classes, from the filtered column.

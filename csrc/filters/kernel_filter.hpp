@@ -30,7 +30,7 @@ enum class Normalization { none, before, after, symmetric };
 struct Pixels {
     std::size_t n;
     std::size_t row;             ///< pixels in a row of the grid; n if there is no grid
-    const bool* mask = nullptr;  ///< those outside send nothing and receive nothing
+    const bool* mask = nullptr;  ///< pixels outside send and receive nothing
 };
 
 /// A kernel's normalized filter F = D_after G D_before, with all arrays that it needs. It does not
@@ -114,11 +114,11 @@ public:
         return lazy_->total.get();
     }
 
-    /// The filter with values of its lattice that fit float16, which reaches 65504.
+    /// The filter, with its lattice values scaled to fit float16, which reaches 65504.
     ///
     /// A vertex sums up to n marginals of at most 1. Where many points meet, the response to ones
-    /// is as large, and the factors of a normalized input keep the sum small. Any other input is
-    /// divided by a power of two, and the output multiplied by it: only exponents change, so no
+    /// is just as large, and the factors of a normalized input keep the sum small. Any other input
+    /// is divided by a power of two, and the output multiplied by it: only exponents change, so no
     /// digit is lost.
     Term<T> half_term() const {
         Term<T> term = term_;
@@ -172,7 +172,7 @@ public:
     }
 
 private:
-    /// What is computed when it is first needed.
+    /// Values that are computed when they are first needed.
     struct Lazy {
         std::mutex mutex;
         Buffer<T> total, half_before, half_after;

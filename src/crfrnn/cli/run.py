@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     _refuse_shadow(args.arguments[0])
     install(override=True)
     command = [sys.executable, *args.arguments]
-    if sys.platform != "win32":  # whose exec returns to the shell at once
+    if sys.platform != "win32":  # there, exec returns to the shell at once
         os.execv(command[0], command)
     return subprocess.call(command)
 

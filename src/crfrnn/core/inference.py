@@ -1,4 +1,4 @@
-"""Inference as a whole in the compiled core: filters of kernels, then marginals and labels."""
+"""Whole inferences in the compiled core: filters of kernels, then marginals and labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Options(NamedTuple):
         tolerance: an image stops when the mean change of its marginals falls below this; 0 never
             stops it.
         half: whether lattices store their values as float16 if the engine supports it.
-        save: whether the marginals before each step are kept for the backward.
+        save: whether the marginals before each step are kept for the backward pass.
     """
 
     iterations: int
@@ -80,7 +80,7 @@ class Points(NamedTuple):
 
     @classmethod
     def of_array(cls, points: np.ndarray, size: Sequence[int] | None = None) -> Points:
-        """Points as an array (N, D), divided already; N is the product of `size`, if given."""
+        """Take an array (N, D) of points, already divided; N is the product of `size`, if given."""
         size = (len(points),) if size is None else size
         columns = np.moveaxis(points.reshape(*size, -1), -1, 0)
         return cls(list(columns), [1.0] * len(columns), size)
@@ -189,7 +189,7 @@ def infer(
     except ValueError:  # the core's message does not say where
         _checks.finite("logits", logits)
         raise
-    # A view, because C++ may call int64 another type of the same size than NumPy does.
+    # A view, because C++ and NumPy may name different types of the same size int64.
     return Inferred(probs, labels.view(np.int64), *report)
 
 

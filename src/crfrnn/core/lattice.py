@@ -38,7 +38,7 @@ class LatticeArrays(NamedTuple):
     starts: Array
 
     def item(self, b: int) -> tuple[Any, ...]:
-        """The arrays of batch item `b`, as the core takes them."""
+        """The arrays of batch item `b`, in the order of the core's arguments."""
         begin, end = self.starts[b : b + 2].tolist()
         offset = self.offset[begin + b : end + b + 1]
         return self.vertex[b], self.weight[b], self.neighbor, self.entry[b], offset, begin
@@ -48,8 +48,8 @@ def build(features: np.ndarray) -> LatticeArrays:
     """Build the lattice around `features` (B N D)."""
     features = np.ascontiguousarray(features)
     batch, n, d = features.shape
-    # Sizes per point are known and filled in place. The number of vertices is not: the core
-    # allocates what depends on it.
+    # Arrays with entries per point have known sizes and are filled in place. The number of vertices
+    # is not known, so the core allocates the arrays that depend on it.
     vertex = empty((batch, n, d + 1), np.int32)
     weight = empty((batch, n, d + 1), features.dtype)
     entry = empty((batch, n * (d + 1)), np.int32)
@@ -69,7 +69,7 @@ def build(features: np.ndarray) -> LatticeArrays:
 
 
 def filter(values: np.ndarray, lattice: LatticeArrays, reverse: bool) -> np.ndarray:
-    """Splat, blur and slice `values` (B N C); `reverse` blurs the axes backwards: the adjoint."""
+    """Splat, blur and slice `values` (B N C); `reverse` blurs backwards: the adjoint."""
     values = np.ascontiguousarray(values)
     out = empty(values.shape, values.dtype)
     for b in range(len(values)):
@@ -100,9 +100,9 @@ def exact(
 
 
 def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """An uninitialized array; a large one lies in memory that the core keeps for reuse."""
-    # The system hands over fresh memory zeroed and page by page, at first touch: for a photograph
-    # that takes as long as one or two steps. The core asks for large pages and keeps freed blocks,
+    """Return an uninitialized array. A large one uses memory that the core keeps for reuse."""
+    # The system zeroes fresh memory page by page, at first touch. For a photograph, that takes as
+    # long as one or two steps. The core asks for large pages and keeps freed blocks,
     # so only the first call pays.
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _LARGE:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-#: Kernel value, per float type, below which an exact filter may leave out a pair of points: less
-#: than the rounding error of the value 1 at distance zero.
+#: An exact filter may leave out a pair of points whose kernel value is below this. It is less than
+#: the rounding error of the value 1 at distance zero.
 EXACT_TOLERANCE = {"float32": 1e-8, "float64": 1e-16}
 
 #: Farthest feature of a lattice, in bandwidths. Up to here, rounding leaves useful weights, and the

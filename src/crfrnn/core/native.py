@@ -6,7 +6,7 @@ import functools
 import importlib.util
 from typing import Any
 
-# Looked for when imported: torch.compile of some versions cannot trace the search.
+# The search runs at import, because some versions of torch.compile cannot trace it.
 _BUILT = importlib.util.find_spec("crfrnn._core") is not None
 
 _REMEDY = (
@@ -28,10 +28,10 @@ def core_missing() -> str:
 
 @functools.cache
 def core() -> Any:
-    """The compiled module, whose functions take NumPy arrays and CPU tensors.
+    """Return the compiled module. Its functions take NumPy arrays and CPU tensors.
 
     Raises:
-        ImportError: there is none, with the remedies.
+        ImportError: there is none; the message gives the remedies.
     """
     missing = core_missing()
     if missing:

@@ -16,15 +16,15 @@ _SETTLED: set[int] = set()
 if type(multiprocessing.current_process()).__name__ != "ForkProcess":
     _SETTLED.add(os.getpid())
 
-#: Its attribute `number`, where there is one, is the limit of a single thread.
+#: Its attribute `number`, if set, is the limit of the calling thread.
 _limit = threading.local()
 
 
 def threads() -> int:
-    """The number of threads of a call of the core.
+    """The number of threads that a call of the core uses.
 
-    This is the limit of the calling thread, if it has one. Else, where torch is loaded, it is
-    torch's number. Else it is OMP_NUM_THREADS, or the number of processors of this process.
+    This is the limit of the calling thread, if it has one. Otherwise, if torch is loaded, it is
+    torch's number. Otherwise it is OMP_NUM_THREADS, or the number of processors of this process.
     """
     limit: int | None = getattr(_limit, "number", None)
     if limit is not None:
@@ -40,7 +40,7 @@ def threads() -> int:
 
 
 def limit_threads(number: int | None) -> None:
-    """Limit the calls from this thread to `number` threads, those of torch too; None: no limit."""
+    """Limit the calls from this thread, and torch, to `number` threads; None removes the limit."""
     _limit.number = number
     torch = _torch()
     if torch is not None and number is not None:

@@ -1,4 +1,4 @@
-"""NumPy arrays or tensors: which an engine takes, and the operators for either."""
+"""NumPy arrays or tensors: which of them an engine takes, and the operators for both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def suits_core(engine: str | None) -> bool:
     """Whether NumPy arrays go to the compiled core, rather than as tensors to another engine.
 
     Raises:
-        ValueError: `engine` is not known, or it is the core's, which is missing.
+        ValueError: `engine` is not known, or it is "cpu" and the core is missing.
         ImportError: neither the core nor torch is there, or torch is missing for `engine`.
     """
     missing = core_missing()
@@ -32,7 +32,7 @@ def suits_core(engine: str | None) -> bool:
 
 
 def for_engine(array: Array, engine: str | None) -> tuple[Array, str]:
-    """An array as the engine takes it, and the name of the engine."""
+    """Return the array in the container that the engine takes, and the name of the engine."""
     if not is_tensor(array):
         if suits_core(engine):
             return array, "cpu"
@@ -52,7 +52,7 @@ def build(features: Array, engine: str) -> lattice.LatticeArrays:
 
 
 def filter(values: Array, arrays: lattice.LatticeArrays, reverse: bool, engine: str) -> Array:
-    """Splat, blur and slice `values` (B N C); `reverse` blurs the axes backwards: the adjoint."""
+    """Splat, blur and slice `values` (B N C); `reverse` blurs backwards: the adjoint."""
     if not is_tensor(values):
         return lattice.filter(values, arrays, reverse)
     from crfrnn import ops

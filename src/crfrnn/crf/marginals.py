@@ -16,9 +16,10 @@ from .recipe import Recipe
 class Pruned:
     """The classes that are kept, and the bound that certifies leaving out the others.
 
-    Both statements about a class that is left out hold of the full inference, in which it takes
-    part. Nothing is certified of the kept classes: they miss the small messages, and where some are
-    tied to within those, a marginal may change by any amount, and a label with it.
+    `bound` makes two statements about a class that is left out. Both are true of the full
+    inference, where that class takes part. Nothing is certified about the kept classes, because
+    they miss the small messages. If some of them are tied to within those messages, a marginal
+    may change by any amount, and so may a label.
 
     Attributes:
         kept: the classes that take part.

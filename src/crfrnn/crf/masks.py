@@ -15,7 +15,7 @@ from .kernels import weight_table
 from .marginals import refuse_infinite
 from .recipe import Recipe
 
-#: Masks whose logits are computed at a time: two tables of the core's filters.
+#: Number of masks whose logits are computed at once: two tables of the core's filters.
 _CHUNK = 64
 
 
@@ -31,7 +31,7 @@ def mask_marginals(
     """Run the inference of independent masks, each a two-class Potts model.
 
     Args:
-        recipe: kernels, whose weights are one number or two, of background and foreground.
+        recipe: kernels; a weight is one number, or two, for background and foreground.
         scene: what the kernels look at. NumPy arrays go to the compiled core, tensors to the engine
             of the recipe.
         masks: (B, K, *S).
@@ -40,7 +40,7 @@ def mask_marginals(
         mask: (B, *S) bool; pixels outside take no part.
 
     Returns:
-        (B, K, *S) marginals of the foreground. Memory beyond them does not grow with K.
+        (B, K, *S) marginals of the foreground. The other memory that it needs does not grow with K.
 
     Raises:
         ValueError: the result is not finite.

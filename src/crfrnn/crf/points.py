@@ -1,4 +1,4 @@
-"""Kernels over free points, on NumPy arrays: in the core, or by the reference engine without it."""
+"""Kernels over free points, on NumPy arrays: in the core, or else in the reference engine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PointFilter:
         self.filter(self.dtype)
 
     def filter(self, dtype: np.dtype[Any]) -> Any:
-        """The filter in a type, which is built when it is first asked for."""
+        """The filter in a float type; it is built when it is first asked for."""
         if dtype not in self._filters:
             points, size, normalization = self._arguments
             self._filters[dtype] = self._build(
@@ -83,7 +83,7 @@ def point_marginals(
     """Marginals (C, N) of `logits` (C, N) after mean-field steps.
 
     Args:
-        logits: float32, as is the result. If a filter is in float64, all that lies between is too.
+        logits: float32, like the result. If a filter is in float64, so are the steps between.
         filters: one per kernel, at least one, all on one grid.
         weights: kernel weights, (K, C) or (K, C, C).
         compatibility: (C, C) penalty for one label beside another; None is Potts.

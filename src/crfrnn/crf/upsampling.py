@@ -17,14 +17,14 @@ from crfrnn.core.threads import threads
 #: Default bandwidths, in cells and units of color; see docs/guide/upsampling.md for the choice.
 POSITION, COLOR = 0.5, 45.0
 
-#: Weight of a cell whose color is infinitely far, beside one of the same color. Where no cell in
-#: reach has a pixel's color, this leaves the mean over the position alone.
+#: Weight of a cell whose color is infinitely far, relative to one of the same color. If no cell in
+#: reach has a pixel's color, the result is the mean weighted by position alone.
 _FLOOR = 1e-2
 
-#: The window holds the cells up to this many bandwidths, rounded up, from that of a pixel.
+#: The window reaches this many bandwidths, rounded up to whole cells, from a pixel's cell.
 _REACH = 2.5
 
-#: Most numbers in a block's weights, and in its result: larger ones take fresh memory each time.
+#: Most numbers in a block's weights, and in its result. Larger arrays take fresh memory each time.
 _BLOCK = 1 << 19
 
 
@@ -48,7 +48,7 @@ class _Axis(NamedTuple):
         return places
 
     def owner(self) -> np.ndarray:
-        """The cell that each pixel belongs to: that of the nearest center."""
+        """The cell that each pixel belongs to: the one with the nearest center."""
         owner: np.ndarray = np.floor(self.place() + 0.5).astype(int).clip(0, self.cells - 1)
         return owner
 
@@ -62,10 +62,11 @@ class _Axis(NamedTuple):
         return shares
 
     def taps(self, position: float) -> tuple[np.ndarray, np.ndarray]:
-        """(pixels, K) the cells of each pixel's window, some outside the grid, and their weights.
+        """The cells of each pixel's window and their weights, (pixels, K) each.
 
-        A weight is the Gaussian of the distance over that of the nearest cell, so that some weight
-        is 1 however small the bandwidth is; outside the grid it is zero.
+        A weight is the Gaussian of the distance, divided by that of the nearest cell. So some
+        weight is 1 however small the bandwidth is. Cells outside the grid have
+        weight 0.
         """
         radius = min(math.ceil(_REACH * position), self.cells - 1)
         cell = self.owner()[:, None] + np.arange(-radius, radius + 1)
@@ -83,7 +84,7 @@ def joint_bilateral(
     the cells j of its window, with w_ij = g_position (g_color + ε). Kopf et al. (2007) have no ε.
     """
     if is_tensor(values) and on_cpu(values) and not _needs_gradient(values, guide):
-        # NumPy's loops do not wake torch's threads, and blocks run on threads of ours.
+        # NumPy's loops do not wake torch's threads; the blocks run on our own threads.
         arrays = to_numpy(values), to_numpy(guide)
         return to_torch(joint_bilateral(*arrays, position, color, align_corners))
     windows = (
@@ -93,7 +94,7 @@ def joint_bilateral(
     if is_tensor(values):
         space = namespace(values)
         return space.stack([space.concatenate([*map(w.block, w.blocks())], 1) for w in windows])
-    # The core's memory comes in large pages; the first touch of others takes most of the time.
+    # The core's memory comes in large pages. With others, the first touch takes most of the time.
     reserve = np.empty if core_missing() else empty
     out = reserve((*values.shape[:2], *guide.shape[2:]), values.dtype)
     for window, of_item in zip(windows, out, strict=True):
@@ -167,7 +168,7 @@ class _Window:
         cells, inside = self.row_cells[rows.start], self.row_inside[rows.start]
         low, high = int(cells[inside].min()), int(cells[inside].max()) + 1
         down = self._array(self.row_weights[rows][:, inside].T)  # K_y R
-        # The colors relative to that of the pixels' own cell, so that products stay small.
+        # Colors are relative to the color of the pixels' own cell, so that products stay small.
         own = self.coarse[:, self.y.owner()[rows.start]]  # F w
         pixels = self.guide[:, rows][:, :, self.columns].reshape(-1, height, w, most)
         pixels = space.moveaxis(pixels - own[:, None, :, None], 2, 0)  # w F R Q

@@ -1,4 +1,4 @@
-"""Guarding scores against a CRF that harms, by a test that looks at the scores alone."""
+"""Guarding scores against a CRF that does harm, with a test that uses the scores alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crfrnn.crf.marginals import Marginals
 
 from .verdict import is_confident, likeliest
 
-#: The input is kept where the CRF relabels more than this share of the unsure pixels' number.
+#: An image keeps its input if the CRF relabels more pixels than this times the unsure ones.
 MOST_RELABELED = 0.3
 
 #: A pixel keeps its label if the scores give the new one a lower probability than this.
@@ -24,7 +24,7 @@ class Guarded:
 
     Attributes:
         kept_input: whether it kept the labels and probabilities of the scores in the whole image.
-        reverted: number of pixels that the CRF had relabeled and that have their label back.
+        reverted: number of pixels that the CRF had relabeled and that got their label back.
 
     Example:
         >>> import numpy as np
@@ -45,7 +45,7 @@ class Guarded:
 def protect(
     result: Marginals, unary: Array, counted: Array | None, *, graded: bool
 ) -> list[Guarded]:
-    """Put the input back into a result, where the scores say that the CRF harms.
+    """Put the input back into a result where the scores say that the CRF did harm.
 
     An image keeps its input if the CRF relabels more pixels than 0.3 times the number of unsure
     ones, whose likeliest class has a probability below 0.9. In the other images, a pixel keeps its

@@ -1,6 +1,6 @@
 """Turning the arguments of `refine` into logits: containers, layouts and kinds of scores.
 
-The functions take NumPy arrays and tensors alike, and give what they were given.
+The functions take NumPy arrays and tensors alike, and return the same kind as they were given.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SUM_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arrays that `refine` takes; it describes the other attributes.
+    """The arrays that `refine` takes. See `refine` for the attributes that are not listed here.
 
     Attributes:
         name: the argument that holds the scores: "logits", "probs", "labels", "energy" or "masks".
@@ -58,7 +58,7 @@ class Layout:
     """The meaning of the axes of scores and image.
 
     Attributes:
-        batched: whether the first axis is that of the images in a batch.
+        batched: whether the first axis counts the images of a batch.
         size: the sizes S of the grid.
         channels: where the channels of the image are: "first", "last" or "none".
     """
@@ -69,7 +69,7 @@ class Layout:
 
 
 def to_array(name: str, value: Any) -> Array:
-    """Read an argument as a tensor if it is one, and else as a NumPy array; check its type."""
+    """Check an argument's type; return a tensor as it is and anything else as a NumPy array."""
     if is_tensor(value):
         if value.is_complex():
             raise TypeError(f"{name} must hold real numbers; got {value.dtype}")
@@ -126,7 +126,7 @@ def unary_logits(name: str, scores: Array, layout: Layout, options: RefineOption
             f"{name} must be floating point; got {scores.dtype}. Class ids go to labels=; "
             f"dequantize quantized scores: (x - zero) * scale."
         )
-    if is_tensor(scores) or name == "probs":  # else the core checks, in less time
+    if is_tensor(scores) or name == "probs":  # otherwise the core checks, which is faster
         _checks.finite(name, scores)
     scores = to_float(scores)
     scores = scores if layout.batched else scores[None]
@@ -147,8 +147,9 @@ def unary_logits(name: str, scores: Array, layout: Layout, options: RefineOption
 def mask_logits(masks: Array, confidence: float, scale: float) -> Array:
     """Compute the logits (..., K, *S) of foreground against background from masks (..., K, *S).
 
-    Floats are probabilities. Others are labels m on 0..`scale`, right with probability c, the
-    `confidence`: the probability of the foreground is 1 - c + (2 c - 1) m / scale.
+    Floats are probabilities. Other types are labels m on 0..`scale`, which are right with
+    probability c, the `confidence`. The probability of the foreground is then
+    1 - c + (2 c - 1) m / scale.
     """
     space = namespace(masks)
     if is_floating(masks):
@@ -160,9 +161,9 @@ def mask_logits(masks: Array, confidence: float, scale: float) -> Array:
 
 
 def check_masks(masks: Array, confidence: float) -> float:
-    """The scale of masks: 255 for integers beyond 1, and else 1.
+    """Return the scale of masks: 255 if they are integers beyond 1, otherwise 1.
 
-    Raises ValueError unless they are on 0..1 or 0..255; warns of masks that hardly can change.
+    Raises ValueError unless they are on 0..1 or 0..255; warns about masks that can hardly change.
     """
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence must lie between 0.5 and 1 for masks; got {confidence}")
@@ -337,7 +338,7 @@ def _from_labels(labels: Array, options: RefineOptions) -> Array:
         raise ValueError(
             f"confidence must lie between 1/num_classes = {1 / classes:.3g} and 1; got {confidence}"
         )
-    # The logarithms of the probabilities of the label itself and of every other one.
+    # The log probabilities of the label itself and of each other label.
     right, other = math.log(confidence), math.log((1 - confidence) / (classes - 1))
     index = space.where(known, labels, 0)[:, None]
     unary = space.full((len(labels), classes, *labels.shape[1:]), other, dtype=space.float32)

@@ -68,9 +68,10 @@ class Refined:
     def changed(self) -> Changed | list[Any]:
         """What the CRF changed, or a list of it for each image of a batch, or for each mask.
 
-        Computed from the scores when it is first asked for. The result refers to the scores that
-        `refine` was given and copies nothing: it keeps them in memory, and you should ask before
-        you overwrite them in place. A pickle or copy holds the answer in place of the scores.
+        It is computed from the scores when you first ask for it. The result refers to the scores
+        that `refine` was given and does not copy them. So it keeps them in memory, and you should
+        ask before you overwrite them in place. A pickle or copy holds the answer in place of the
+        scores.
 
         Raises:
             ValueError: the result was not made by `refine`.
@@ -131,21 +132,21 @@ def refine(
         image: (H, W, 3), (H, W) or (3, H, W), any number of channels, 8-bit or float **on 0..255**;
             also volumes (D, H, W) and signals (W,), and batches with a leading axis. Where the
             shapes fit several of these, images come first, then batches of them, then volumes and
-            signals; a leading axis of one makes a volume unmistakable. None if no kernel uses it.
+            signals; a leading axis of one marks a volume clearly. None if no kernel uses it.
         logits: (C, H, W) or (B, C, H, W) scores before softmax, at the size of the image. One
             channel is read as the score of the foreground against 0.
-        probs: likewise, probabilities; they must sum to one over the classes (to 2 %) and are
-            clipped at 1e-5. One channel is read as the probability of the foreground.
+        probs: probabilities of the same shapes; they must sum to one over the classes (to 2 %) and
+            are clipped at 1e-5. One channel is read as the probability of the foreground.
         labels: (H, W) or (B, H, W) integers, each right with probability `confidence`.
-        energy: likewise, energies -log P, as `pydensecrf` takes them.
-        masks: (K, H, W) or (B, K, H, W) masks that may overlap, each refined for itself against its
-            background, on one lattice. Bools and integers on 0..255 are right with probability
-            `confidence`; floats on 0..1 are probabilities, clipped at 1e-5. Kernel weights are one
-            number, or two, of background and foreground; `compatibility`, `tol`, `prune` and
-            `guard` do not apply.
-        preset: named parameters, see `crfrnn.presets.PRESETS`, or a file of them from `crfrnn
-            tune`. The default "deeplab" is gentle: on the scores of a strong network the others
-            can do harm.
+        energy: energies -log P, shaped like `logits`, as in `pydensecrf`.
+        masks: (K, H, W) or (B, K, H, W) masks that may overlap. Each is refined separately against
+            its background, on one shared lattice. Bools and integers on 0..255 are right with
+            probability `confidence`; floats on 0..1 are probabilities, clipped at 1e-5. A kernel
+            weight is one number, or two: for the background and the foreground. For masks,
+            `compatibility`, `tol`, `prune` and `guard` do not apply.
+        preset: named parameters (see `crfrnn.presets.PRESETS`), or a file of parameters from
+            `crfrnn tune`. The default "deeplab" is gentle: on the scores of a strong network the
+            others can do harm.
         kernels: pairwise kernels instead of those of the preset.
         compatibility: (C, C) penalty for label c beside label d; default Potts, `1 - I`.
         iterations: mean-field steps, 0 for none; default as in the preset.
@@ -216,7 +217,7 @@ def refine(
 
 
 def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
-    """Refine as `refine` does, which only gathers its arguments."""
+    """Do the work of `refine`, which only gathers its arguments."""
     settle()
     given = to_array(inputs.name, inputs.scores)
     # The core takes NumPy arrays, so CPU tensors are viewed as arrays. Other engines take tensors.
@@ -257,7 +258,7 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
             prune=options.prune,
         )
     except ValueError:
-        _checks.finite(inputs.name, given)  # the reason, by the name and the axes of the caller
+        _checks.finite(inputs.name, given)  # names the reason in the caller's terms
         raise
     counted = counted_pixels(inputs.name, scores, options.ignore_index, layout.batched, where)
     before = Before(

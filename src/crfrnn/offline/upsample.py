@@ -23,17 +23,18 @@ def upsample(
     """Bring values of a coarse grid to the size of an image, along the edges in the image.
 
     Joint bilateral upsampling (Kopf, Cohen, Lischinski & Uyttendaele, SIGGRAPH 2007): each pixel
-    gets a weighted mean of the cells around it, with weights Gaussian in the distance to the cell's
-    center and in the difference from its color, the mean color of the image over the cell. Sums
-    are exact; the window ends at 2.5 bandwidths of the position, rounded up to whole cells.
+    gets a weighted mean of the cells around it. The weights are Gaussian in the distance to the
+    cell's center and in the difference from its color, which is the mean color of the image over
+    the cell. Sums are exact. The window ends at 2.5 bandwidths of the position, rounded up to
+    whole cells.
 
-    Where no cell in the window is of the pixel's color, the mean over the position alone is left:
-    a color weight never falls below 0.01. So there are no NaNs and no holes, and an image without
-    edges gives smooth interpolation.
+    A color weight never falls below 0.01. If no cell in the window has the pixel's color, the
+    result is therefore the mean weighted by position alone. So there are no NaNs and no holes, and
+    an image without edges gives smooth interpolation.
 
-    Memory beyond the result is bounded: about 100 MB and float copies of image and values, for any
-    number of channels. Where tensors need gradients, the weights of all pixels and cells
-    are kept: H W (2 ceil(2.5 position) + 1)² numbers, several times.
+    Beyond the result, it needs about 100 MB of memory and float copies of image and values, for any
+    number of channels. If tensors need gradients, it keeps the weights of all pixels and cells
+    too: several times H W (2 ceil(2.5 position) + 1)² numbers.
 
     Args:
         values: (C, h, w) or (B, C, h, w) floating point: scores, probabilities, depth, features;
@@ -49,11 +50,11 @@ def upsample(
         color: bandwidth in units of the image, 0..255. Default 45: the colors of cells are means,
             so pixels of an object differ from them by more than neighbors differ.
         align_corners: how the grids lie. A pixel's center is at i + 1/2. By default, both grids
-            cover the same extent, so the center of cell j is at (j + 1/2) H / h. True: the centers
-            of the corner cells and those of the corner pixels coincide, as networks resize that
-            were trained so.
-        channels_last: whether the channels of the image come last. Default: the axis with at most
-            four entries, the last if both have.
+            cover the same extent, so the center of cell j is at (j + 1/2) H / h. If True, the
+            centers of the corner cells and of the corner pixels coincide, as in networks that
+            were trained with this setting.
+        channels_last: whether the channels of the image come last. By default, they are on the
+            axis with at most four entries, or on the last axis if both qualify.
 
     Returns:
         (C, H, W) or (B, C, H, W), of the type of `values`. Tensors are differentiable with respect

@@ -19,19 +19,19 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Changed:
-    """What the CRF changed in one image. The counts add up over images; the shares are of them.
+    """What the CRF changed in one image. To sum up several images, add the counts.
 
     A label before the CRF is the likeliest class of the scores. A pixel is *confident* if the
     probability of that class, the softmax of the scores, is at least 0.9. Only pixels that had a
-    label and took part are counted: not those outside `mask`, nor those of `ignore_index`.
+    label and took part are counted. Pixels outside `mask` and those of `ignore_index` are not.
 
     Attributes:
         pixels: number of pixels that are counted.
-        relabeled: how many of them have another label than before.
+        relabeled: how many of them have a different label than before.
         confident: how many of them were confident.
         flipped: how many of the confident ones were relabeled.
-        vanished: ids of the classes that were the label of some pixel, and now of none.
-        appeared: ids of the classes that were the label of no pixel, and now of some.
+        vanished: ids of the classes that had pixels before and have none now.
+        appeared: ids of the classes that had no pixels before and have some now.
         swapped: pairs (before, after) of ids: more than half of the pixels of one class now have
             the label of one other class.
 
@@ -164,7 +164,7 @@ def compare(logits: Array, after: Array, counted: Array | None = None) -> Change
 def likeliest(logits: Array) -> tuple[Array, Array]:
     """Return the likeliest class of each pixel of logits (C, *S), and its probability, (*S) each.
 
-    One class after the other is added up, so that no copy of the scores is made.
+    Classes are added up one at a time, so the scores are never copied.
     """
     space = namespace(logits)
     labels = logits.argmax(0)

@@ -16,7 +16,7 @@ from . import densecrf, eigen, utils
 _NAME = "pydensecrf"
 _PACKAGE = __name__.rpartition(".")[0]
 
-#: A folder with a package of that name, which calls `claim`: what other processes find.
+#: A folder with a package of that name, which other processes find. The package calls `claim`.
 _FOLDER = str(Path(__file__).with_name("face"))
 
 #: Modules of a real installation that were imported before `install` replaced them.
@@ -27,9 +27,9 @@ def install(*, override: bool = False) -> bool:
     """Let `import pydensecrf` find this package, for code that cannot be changed.
 
     Registers the four modules under the original names, until `uninstall`. Processes that this one
-    starts afterwards find them too, whether forked, spawned, workers of joblib or programs of their
-    own: a folder with a package of that name is put on `sys.path` and on `PYTHONPATH` in
-    `os.environ`, at the end, or before whatever else there has the name.
+    starts afterwards find them too, whether forked, spawned, workers of joblib or separate
+    programs. To that end, a folder with a package of that name is put on `sys.path` and on
+    `PYTHONPATH` in `os.environ`. It goes to the end, or before anything else with that name.
 
     Args:
         override: replace a real `pydensecrf` too. By default a real one stays in use, with a
@@ -64,7 +64,8 @@ def install(*, override: bool = False) -> bool:
 def uninstall() -> None:
     """Undo `install`: `import pydensecrf` finds the previous package again.
 
-    Names that were imported in the meantime stay as they are, and so do processes that run.
+    Names that were imported in the meantime stay as they are, and so do processes that are already
+    running.
 
     Example:
         >>> import crfrnn.pydensecrf
@@ -98,7 +99,7 @@ def installed() -> bool:
 def claim(folders: Iterable[str]) -> None:
     """Take the name for a package `pydensecrf` that is being imported from `folders`.
 
-    Where the compiled module of a real one lies in the same folder, that stays, with a warning.
+    If the same folder holds the compiled module of a real one, the real one stays, with a warning.
     """
     place = _compiled_in(folders)
     if place:
@@ -131,8 +132,8 @@ def _real_installation() -> str:
 
 def _compiled_in(folders: Iterable[str]) -> str:
     """The first of the folders that holds the compiled module, or ""."""
-    # Not by a finder: the original's sources have a folder `densecrf`, of C++, which Python takes
-    # for a package.
+    # A finder will not do: the original's sources have a folder `densecrf` of C++ files, and Python
+    # takes it for a package.
     for folder in folders:
         if any(Path(folder, f"densecrf{suffix}").is_file() for suffix in all_suffixes()):
             return folder
