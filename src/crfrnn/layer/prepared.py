@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -10,9 +9,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from crfrnn import _checks
+from crfrnn._guide import check_range, finest_color
 from crfrnn.crf.filters import KernelFilter, build_filters
-from crfrnn.crf.kernel import Kernel, Scene
+from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
 
 from .inputs import check_gradients, check_map, check_mask
@@ -106,7 +105,7 @@ def prepare(
     if mask is not None:
         check_mask(owner, mask, like)
     if image is not None:
-        _check_span(recipe.kernels, image)
+        check_range(image, finest_color(recipe.kernels))
     bandwidths = [] if logs is None else learned_bandwidths(logs, like.dtype)
     scene = Scene(like, image, features)
     filters = build_filters(recipe, scene, mask=mask, bandwidths=bandwidths)
@@ -152,24 +151,3 @@ def take(
         )
     prepared.check(owner, unary, recipe)
     return prepared
-
-
-def _check_span(kernels: Sequence[Kernel], image: Tensor) -> None:
-    """Warn of an image whose colors all lie within a bandwidth or two: it is not on 0..255."""
-    colors = [kernel.bandwidths().get("color") for kernel in kernels]
-    finest = [min(_checks.positive("color", color)) for color in colors if color is not None]
-    if not finest or not image.is_floating_point() or not _checks.readable(image):
-        return
-    try:
-        values = _checks.plain(image)
-        span = float(values.max()) - float(values.min())
-    except RuntimeError:  # under vmap an image has no value
-        return
-    if 0 < span <= 2 * min(finest):
-        warnings.warn(
-            f"the image spans {span:.3g}, no more than two color bandwidths of {min(finest):g}, "
-            f"so that edges hardly count. Is it on 0..1, or normalized? Kernels expect 0..255: "
-            f"multiply it by 255, undo mean and std, or use Segmenter, which does.",
-            UserWarning,
-            stacklevel=8,
-        )

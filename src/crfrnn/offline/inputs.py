@@ -202,8 +202,6 @@ def arrange_image(name: str, image: Any, layout: Layout, like: Array) -> Array:
         if not channels:
             raise ValueError(f"{name} must have the size of the scores, {layout.size}; got {shape}")
     space = namespace(array)
-    if name == "image" and (is_floating(array) or "bool" in str(array.dtype)) and on_cpu(array):
-        warn_if_unit_range(array)
     is_bytes = array.dtype == space.uint8
     array = array.to(like) if is_tensor(array) else cast(array, like.dtype)
     if not is_bytes:
@@ -347,14 +345,3 @@ def _from_labels(labels: Array, options: RefineOptions) -> Array:
     else:
         np.put_along_axis(unary, index, np.float32(right), 1)
     return cast(space.where(known[:, None], unary, -math.log(classes)), space.float32)
-
-
-def warn_if_unit_range(image: Array) -> None:
-    """Warn of an image on 0..1, at the fourth call up: who called `refine` or `upsample`."""
-    if math.prod(image.shape) > 1 and float(image.min()) >= 0 and 0 < float(image.max()) <= 1:
-        warnings.warn(
-            "the image has values in 0..1, but color bandwidths are in units of 0..255: "
-            "multiply the image by 255, or the edges in it will not count",
-            UserWarning,
-            stacklevel=5,
-        )

@@ -11,6 +11,7 @@ import numpy as np
 
 from crfrnn import _checks
 from crfrnn._arrays import Array, cast, is_floating, is_tensor, on_cpu, to_torch
+from crfrnn._guide import check_range, finest_color
 from crfrnn.core.inference import Options
 from crfrnn.core.threads import settle
 from crfrnn.crf.containers import for_engine, suits_core
@@ -237,6 +238,8 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
         unary = to_logits(scores[:, :1])  # gives size, type and device
     else:
         unary = unary_logits(inputs.name, scores, layout, options)
+    if picture is not None:
+        check_range(picture, finest_color(options.numbers.kernels))
     guide = None if picture is None else arrange_image("image", picture, layout, unary)
     maps = [arrange_image("features", feature, layout, unary) for feature in inputs.features]
     where = None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary)
