@@ -31,8 +31,8 @@ _TWELVE_BITS = 4095
 _INNER = ("crfrnn", "torch", "jaxtyping", "beartype", "contextlib", "functools", "<@beartype")
 
 
-class GuideWarning(UserWarning):
-    """An image whose range hardly suits the color bandwidths, or whose pixels may be turned.
+class InputWarning(UserWarning):
+    """An input that is probably not what it should be.
 
     Attributes:
         sentence: the text without the numbers and the name of one image.
@@ -41,6 +41,10 @@ class GuideWarning(UserWarning):
     def __init__(self, text: str, sentence: str) -> None:
         super().__init__(text)
         self.sentence = sentence
+
+
+class GuideWarning(InputWarning):
+    """An image whose range hardly suits the color bandwidths, or whose pixels may be turned."""
 
 
 def finest_color(kernels: Iterable[Any]) -> float | None:
@@ -115,12 +119,12 @@ def check_depth(values: np.ndarray, file: str) -> None:
         warn(f"{file} {advice} (its largest value is {high})", advice)
 
 
-def warn(text: str, sentence: str) -> None:
-    """Warn in the name of who called the library."""
+def warn(text: str, sentence: str, kind: type[InputWarning] = GuideWarning) -> None:
+    """Warn in the name of who called the library; the words are those of an `InputWarning`."""
     depth, frame = 2, sys._getframe(1)
     while frame.f_back is not None and _is_inner(frame.f_globals.get("__name__", "")):
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(GuideWarning(text, sentence), stacklevel=depth)
+    warnings.warn(kind(text, sentence), stacklevel=depth)
 
 
 def _is_inner(module: str) -> bool:

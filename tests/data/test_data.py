@@ -167,7 +167,7 @@ def test_missing_files_are_named_and_counted(voc: Path) -> None:
 def test_bad_masks_and_lists(voc: Path) -> None:
     data = open_voc(voc)
     mask(voc / "SegmentationClass" / "a.png", some_ids(21, 254))
-    text = r"a\.png: ids must be 0\.\.20 or 255 \(ignore\); got 21, 254\. Is num_classes"
+    text = r"a\.png: ids must be 0\.\.20 or 255 \(ignore\); got 21, 254\. Is the number of classes"
     refuse(ValueError, text, lambda: data[1])
     photograph(voc / "JPEGImages" / "c.jpg", size=(5, 8))
     text = r"c\.png: the mask is 7x5 and the image c\.jpg 8x5 \(width x height\)"

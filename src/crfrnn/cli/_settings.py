@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
-from crfrnn.io.files import read_arrays
+from crfrnn.io.arrays import read_arrays
 from crfrnn.io.options import ReadOptions
 from crfrnn.offline.options import RefineOptions
 from crfrnn.presets import find_preset

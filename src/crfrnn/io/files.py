@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from crfrnn._guide import check_depth, warn
+
+from .options import MAX_PIXELS
 from .palette import voc_palette
 
 #: A picture of Pillow, `PIL.Image.Image`. Pillow is imported when a picture is read or written.
@@ -27,43 +31,115 @@ PART_SUFFIX = ".part"
 _DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-def open_image(path: Path) -> Picture:
-    """Read and decode an image; every error names the file."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: expected an image, but it is {_absence(path)}; check the path"
-        )
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-        return image
-    except Exception as error:  # a broken file makes Pillow raise almost anything
-        raise ValueError(
-            f"{path}: not a readable image: {describe(error)}; replace the file"
-        ) from error
-
-
-def read_image(path: Path, *, apply_exif: bool = False) -> np.ndarray:
-    """Read a photograph as RGB on 0..255.
-
-    The image may have any mode that Pillow converts to RGB: gray, palette, alpha (dropped), CMYK.
-    16-bit gray is scaled to 0..255 and stays floating point.
+def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read and decode an image of one page; every error names the file.
 
     Args:
         path: the file.
-        apply_exif: rotate the pixels as the EXIF orientation says. Off by default: Pillow ignores
+        max_pixels: refuse a larger image before it is decoded; it may be a decompression bomb.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected an image, but it is {absence(path)}; check the path"
+        )
+    try:
+        with open_header(path) as image:
+            _require_size(image.size, path, max_pixels)
+            _require_one_page(image, path)
+            image.load()
+        return image
+    except Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # a broken file makes Pillow raise almost anything
+        remedy = "replace the file"
+        if type(error).__name__ == "UnidentifiedImageError" and path.suffix.lower()[:4] == ".tif":
+            remedy = (
+                "replace the file, or, if it has other bands or types than one, three or four of 8 "
+                "bits or one of 16 bits: save the three bands that show the edges best as an 8-bit "
+                "PNG. In Python, refine takes an array with any number of channels"
+            )
+        raise ValueError(f"{path}: not a readable image: {describe(error)}; {remedy}") from error
+
+
+class Refused(Exception):
+    """An image that could be read, but is not."""
+
+
+#: Pillow's own limit is one number for the whole process; ours is checked for each image.
+_PILLOWS_LIMIT = threading.Lock()
+
+
+def open_header(path: Path) -> Picture:
+    """Open an image without decoding it."""
+    from PIL import Image
+
+    with _PILLOWS_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _require_size(size: tuple[int, int], path: Path, max_pixels: int) -> None:
+    pixels = size[0] * size[1]
+    if pixels > max_pixels:
+        raise Refused(
+            f"{path}: {size[0]}x{size[1]} (width x height) are {pixels / 1e6:.0f} million pixels, "
+            f"more than the limit of {max_pixels / 1e6:.0f} million, which guards against "
+            "decompression bombs. Cut the image into tiles, or, if you trust the file and have "
+            f"the memory, give --max-pixels {pixels}"
+        )
+
+
+def _require_one_page(image: Picture, path: Path) -> None:
+    if image.format == "MPO":  # a JPEG of a camera, with smaller versions behind it
+        return
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format == "TIFF":
+        count = _full_pages(image, count)
+    if count > 1:
+        raise Refused(
+            f"{path}: holds {count} pages or frames, of which only the first would count. Save "
+            "each in a file of its own, for example with PIL.ImageSequence; in Python, refine "
+            "takes a batch or a volume as one array"
+        )
+
+
+def _full_pages(image: Picture, count: int) -> int:
+    """Count the pages that are no smaller versions, and no masks, of another page."""
+    kinds = []
+    for index in range(count):
+        image.seek(index)
+        kinds.append(int(image.tag_v2.get(254, 0)))
+    image.seek(0)
+    return sum(not kind & 0b101 for kind in kinds)
+
+
+def read_image(path: Path, *, apply_exif: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read a photograph as RGB on 0..255.
+
+    The image may have any mode that Pillow converts to RGB: gray, palette, alpha (dropped), CMYK.
+    16-bit gray is scaled to 0..255 and stays floating point; a file that uses only the lower 12
+    bits is warned of.
+
+    Args:
+        path: the file.
+        apply_exif: turn the pixels as the EXIF orientation says. Off by default: Pillow ignores
             the orientation, so most networks saw the stored pixels, and their scores lie on these.
+            A photograph that has such an orientation is warned of.
+        max_pixels: as in `open_image`.
 
     Returns:
         (H, W, 3) uint8; float32 for 16-bit gray.
     """
-    image = open_image(path)
+    image = open_image(path, max_pixels=max_pixels)
     if apply_exif:
         from PIL import ImageOps
 
         image = ImageOps.exif_transpose(image)
+    else:
+        _warn_of_orientation(image, path)
     if image.mode in _DEEP_GRAY:
         return _deep_gray(np.asarray(image).astype(np.int64), path)
     if image.mode == "F":
@@ -73,18 +149,15 @@ def read_image(path: Path, *, apply_exif: bool = False) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` by name, or the array of a `.npy` by the name "array"."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: expected a NumPy file, but it is {_absence(path)}; check the path"
+def _warn_of_orientation(image: Picture, path: Path) -> None:
+    """Warn of a photograph that is stored turned or mirrored: its scores may be upright."""
+    orientation = image.getexif().get(274, 1)
+    if orientation not in (0, 1):
+        advice = (
+            "has an EXIF orientation, so viewers show it turned, but it is read as stored. If its "
+            "scores or masks are upright, give --apply-exif (in Python apply_exif=True)"
         )
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return {"array": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except Exception as error:  # a broken file makes NumPy and zipfile raise almost anything
-        raise ValueError(f"{path}: not a readable NumPy file ({describe(error)})") from error
+        warn(f"{path.name} {advice} (orientation {orientation})", advice)
 
 
 def _deep_gray(values: np.ndarray, path: Path) -> np.ndarray:
@@ -93,6 +166,7 @@ def _deep_gray(values: np.ndarray, path: Path) -> np.ndarray:
             f"{path}: gray values must fit 16 bits; got {values.min()}..{values.max()}. "
             "Rescale the image to 8 or 16 bits."
         )
+    check_depth(values, path.name)
     gray = (values / 257).astype(np.float32)  # 65535 becomes 255
     return np.repeat(gray[..., None], 3, axis=2)
 
@@ -169,7 +243,7 @@ def require_writable(path: Path) -> None:
         raise IsADirectoryError(f"{path}: expected the name of a file to write; got a folder")
     if not path.parent.is_dir():
         raise NotADirectoryError(
-            f"{path}: cannot write this file because {path.parent} is {_absence(path.parent)}; "
+            f"{path}: cannot write this file because {path.parent} is {absence(path.parent)}; "
             "create it first, or choose another path"
         )
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
@@ -200,7 +274,41 @@ def shorten(names: Sequence[object], most: int = 3) -> str:
     return ", ".join(map(str, names[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _absence(path: Path) -> str:
+def absence(path: Path) -> str:
+    """Say why a path is no file, for an error."""
     if path.is_dir():
         return "a folder"
     return "not a folder" if path.exists() else "missing"
+
+
+def stem_of(name: str) -> str:
+    """Return the name that files of one image share: without folders, and without a known suffix.
+
+    Unlike `Path.stem`, it keeps what stands behind the last dot of a name that has no suffix.
+
+    Example:
+        >>> from crfrnn.io.files import stem_of
+        >>> stem_of("scans/LIDC-0001_1.3.6.7"), stem_of("scans/a.PNG")
+        ('LIDC-0001_1.3.6.7', 'a')
+    """
+    path = Path(name)
+    known = path.suffix.lower() in IMAGE_SUFFIXES | {".npy", ".npz"}
+    return path.stem if known else path.name
+
+
+def printable(text: str) -> str:
+    r"""Spell out what is not printable, such as control characters, but for line breaks.
+
+    A terminal would obey a control character that stands in the name of a file.
+
+    Example:
+        >>> from crfrnn.io.files import printable
+        >>> printable("a\x1b[2Jb.png")
+        'a\\x1b[2Jb.png'
+    """
+    return "".join(
+        letter
+        if letter.isprintable() or letter == "\n"
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )

@@ -57,7 +57,8 @@ def require_upright(cells: Size, size: Size) -> None:
         raise ValueError(
             f"height and width of the scores look swapped: they are {spell_size(cells)} for an "
             f"image of {spell_size(size)} (height x width). Transpose the scores, for example with "
-            "np.swapaxes; if the network saw the photograph rotated by EXIF, give --apply-exif"
+            "np.swapaxes; if the network saw the photograph turned as its EXIF orientation says, "
+            "give --apply-exif, and if it saw the stored pixels, leave that out"
         )
 
 
@@ -70,6 +71,21 @@ def same_shape(cells: Size, size: Size) -> bool:
         low = max(low, pixels / (count + 1))
         high = min(high, pixels / (count - 1) if count > 1 else np.inf)
     return cells == size or low <= high
+
+
+def padded_size(cells: Size, size: Size) -> Size:
+    """Return the size of whole cells of the likeliest stride; `size` if its cells divide it.
+
+    A stride is taken for likely if it is a power of two up to 32, and with one cell less the image
+    would not be covered.
+    """
+    for stride in (2, 4, 8, 16, 32):
+        height, width = cells[0] * stride, cells[1] * stride
+        if (height - stride + 1, width - stride + 1) == size:
+            return size  # the centers of the corner cells lie on the corner pixels
+        if height - stride < size[0] <= height and width - stride < size[1] <= width:
+            return height, width
+    return size
 
 
 def resample(scores: np.ndarray, size: Size, options: ReadOptions = DEFAULTS) -> np.ndarray:

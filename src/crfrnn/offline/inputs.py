@@ -5,8 +5,6 @@ The functions take NumPy arrays and tensors alike, and return the same kind as t
 
 from __future__ import annotations
 
-import math
-import operator
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,10 +25,8 @@ from crfrnn._arrays import (
     to_torch,
 )
 
+from .labels import SMALLEST_PROBABILITY, label_logits
 from .options import RefineOptions
-
-#: Probabilities are clipped here before the logarithm, as `pydensecrf` does.
-_SMALLEST_PROBABILITY = 1e-5
 
 #: How far the sum of probabilities may be from one: half precision and resizing round.
 _SUM_TOLERANCE = 0.02
@@ -43,6 +39,7 @@ class Inputs:
     Attributes:
         name: the argument that holds the scores: "logits", "probs", "labels", "energy" or "masks".
         scores: the value of this argument.
+        ids: of labels, those that occur in the whole job; default is those that occur in `scores`.
     """
 
     image: Array
@@ -51,6 +48,7 @@ class Inputs:
     mask: Array | None = None
     features: Sequence[Array] = ()
     channels_last: bool | None = None
+    ids: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,11 +114,17 @@ def find_layout(
     raise ValueError(_mismatch(name, scores, image or (), readings[0][1]))
 
 
-def unary_logits(name: str, scores: Array, layout: Layout, options: RefineOptions) -> Array:
+def unary_logits(
+    name: str,
+    scores: Array,
+    layout: Layout,
+    options: RefineOptions,
+    ids: Sequence[int] | None = None,
+) -> Array:
     """Compute the logits (B, C, *S) of the unary term from any kind of scores."""
     if name == "labels":
         labels = scores if layout.batched else scores[None]
-        return _from_labels(labels, options)
+        return label_logits(labels, options, ids)
     if not is_floating(scores):
         raise TypeError(
             f"{name} must be floating point; got {scores.dtype}. Class ids go to labels=; "
@@ -153,7 +157,7 @@ def mask_logits(masks: Array, confidence: float, scale: float) -> Array:
     """
     space = namespace(masks)
     if is_floating(masks):
-        probs = to_float(masks).clip(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+        probs = to_float(masks).clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
     else:
         share = cast(masks, space.float32) * ((2 * confidence - 1) / scale)
         probs = share + (1 - confidence)
@@ -292,7 +296,7 @@ def _from_probs(probs: Array, batched: bool) -> Array:
         probs = space.concatenate([1 - probs, probs], 1)
     if on_cpu(probs):
         _check_probabilities(to_numpy(probs), batched)
-    return space.log(probs.clip(_SMALLEST_PROBABILITY, None))
+    return space.log(probs.clip(SMALLEST_PROBABILITY, None))
 
 
 def _check_probabilities(probs: np.ndarray, batched: bool) -> None:
@@ -313,35 +317,3 @@ def _check_probabilities(probs: np.ndarray, batched: bool) -> None:
             f"first at index {first} with sum {float(total[first]):.4g}). Divide by the sum, or "
             f"give scores before softmax as logits=."
         )
-
-
-def _from_labels(labels: Array, options: RefineOptions) -> Array:
-    num_classes, confidence = options.num_classes, options.confidence
-    ignore_index = operator.index(options.ignore_index)
-    if is_floating(labels):
-        raise TypeError(
-            f"labels must be integers; got {labels.dtype}. Scores go to logits= or probs=."
-        )
-    space = namespace(labels)
-    labels = cast(labels, space.int64)
-    known = labels != ignore_index
-    low, high = (int(labels[known].min()), int(labels[known].max())) if known.any() else (0, 0)
-    classes = max(high + 1, 2) if num_classes is None else _checks.count("num_classes", num_classes)
-    if low < 0 or high >= classes or classes < 2:
-        raise ValueError(
-            f"labels must lie in 0..{classes - 1} (num_classes={classes}, at least 2), or be "
-            f"ignore_index={ignore_index}; got {low} to {high}"
-        )
-    if not 1 / classes < confidence < 1:
-        raise ValueError(
-            f"confidence must lie between 1/num_classes = {1 / classes:.3g} and 1; got {confidence}"
-        )
-    # The log probabilities of the label itself and of each other label.
-    right, other = math.log(confidence), math.log((1 - confidence) / (classes - 1))
-    index = space.where(known, labels, 0)[:, None]
-    unary = space.full((len(labels), classes, *labels.shape[1:]), other, dtype=space.float32)
-    if is_tensor(unary):
-        unary = unary.to(labels.device).scatter_(1, index, right)
-    else:
-        np.put_along_axis(unary, index, np.float32(right), 1)
-    return cast(space.where(known[:, None], unary, -math.log(classes)), space.float32)

@@ -96,7 +96,8 @@ class RefineOptions:
         ),
     ] = False
     num_classes: Annotated[
-        int | None, Option("labels: number of classes (default: the largest id + 1)", metavar="C")
+        int | None,
+        Option("labels: number of classes (default: the largest id of all files + 1)", metavar="C"),
     ] = None
     confidence: Confidence = CONFIDENCE
     ignore_index: Annotated[

@@ -32,6 +32,7 @@ from .inputs import (
     to_container,
     unary_logits,
 )
+from .labels import settle_labels
 from .options import RefineOptions
 from .verdict import Before, Changed, MasksBefore, counted_pixels
 
@@ -138,7 +139,9 @@ def refine(
             channel is read as the score of the foreground against 0.
         probs: probabilities of the same shapes; they must sum to one over the classes (to 2 %) and
             are clipped at 1e-5. One channel is read as the probability of the foreground.
-        labels: (H, W) or (B, H, W) integers, each right with probability `confidence`.
+        labels: (H, W) or (B, H, W) integers, each right with probability `confidence`; the rest is
+            shared by the other ids that occur, or by all `num_classes`. Where nothing but 0 and
+            255 occurs, 255 is the foreground, with a warning; beside other ids, it is unknown.
         energy: energies -log P, shaped like `logits`, as in `pydensecrf`.
         masks: (K, H, W) or (B, K, H, W) masks that may overlap. Each is refined separately against
             its background, on one shared lattice. Bools and integers on 0..255 are right with
@@ -170,7 +173,8 @@ def refine(
             label a probability below 0.25. `Refined.guarded` says what was done. Both limits were
             chosen on photographs of PASCAL VOC; for `labels`, only the first applies, with all
             pixels unsure. Default False.
-        num_classes: number of classes for `labels`; default the largest label + 1, at least 2.
+        num_classes: number of classes for `labels`; default the largest label + 1, at least 2, of
+            which those that do not occur are left out of the competition.
         confidence: for `labels` and `masks`; default 0.7 (IRNet).
         ignore_index: the label of unknown pixels, which start uniform. Default 255.
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
@@ -221,6 +225,8 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     """Do the work of `refine`, which only gathers its arguments."""
     settle()
     given = to_array(inputs.name, inputs.scores)
+    if inputs.name == "labels":
+        given = settle_labels(given, options, inputs.ids)
     # The core takes NumPy arrays, so CPU tensors are viewed as arrays. Other engines take tensors.
     numpy = on_cpu(given) and suits_core(options.engine)
     scores = to_container(inputs.name, given, numpy=numpy)
@@ -237,7 +243,7 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
         scores = scores if layout.batched else scores[None]
         unary = to_logits(scores[:, :1])  # gives size, type and device
     else:
-        unary = unary_logits(inputs.name, scores, layout, options)
+        unary = unary_logits(inputs.name, scores, layout, options, inputs.ids)
     if picture is not None:
         check_range(picture, finest_color(options.numbers.kernels))
     guide = None if picture is None else arrange_image("image", picture, layout, unary)
@@ -265,7 +271,9 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
         raise
     counted = counted_pixels(inputs.name, scores, options.ignore_index, layout.batched, where)
     before = Before(
-        partial(unary_logits, inputs.name, scores, layout, options), counted, layout.batched
+        partial(unary_logits, inputs.name, scores, layout, options, inputs.ids),
+        counted,
+        layout.batched,
     )
     guarded: Guarded | list[Guarded] | None = None
     if options.guard:  # changes the result in place

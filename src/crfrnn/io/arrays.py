@@ -1,0 +1,122 @@
+"""Reading NumPy files that nobody has to trust: nothing is unpickled, no header is believed."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .files import absence, describe
+
+#: An archive that unpacks to more than this, and to this many times its size, is a bomb.
+_LARGE_BYTES, _BOMB_RATIO = 1 << 30, 200
+
+_PICKLED = (
+    "holds pickled Python objects, which are not read, because loading them can run code that the "
+    "file brings. Save plain arrays: np.savez('scores.npz', logits=array) (or probs=, labels=, "
+    "masks=). A dictionary of a program that you trust: "
+    "scores = np.load(FILE, allow_pickle=True).item(), then np.savez of the array that you need"
+)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an `.npz` by name, or the array of a `.npy` by the name "array".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no NumPy file, holds pickled objects, claims more data than it has, or
+            unpacks to far more than its size.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected a NumPy file, but it is {absence(path)}; check the path"
+        )
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            file.seek(0)
+            if head.startswith(b"PK"):
+                return _read_archive(file, path)
+            if head.startswith(b"\x80"):
+                raise _Refused(_PICKLED)
+            _check_header(file, path.stat().st_size)
+            file.seek(0)
+            return {"array": np.load(file, allow_pickle=False)}
+    except _Refused as error:
+        raise ValueError(f"{path}: {error}") from None
+    except Exception as error:  # a broken file makes NumPy and zipfile raise almost anything
+        raise ValueError(f"{path}: not a readable NumPy file ({describe(error)})") from error
+
+
+def names_of(path: Path) -> list[str]:
+    """Return the names of the arrays in an `.npz`, without reading them; none if it is broken."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return []
+
+
+class _Refused(Exception):
+    """A file that could be read, but is not."""
+
+
+def _read_archive(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
+    size = path.stat().st_size
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        total = sum(member.file_size for member in members)
+        if total > _LARGE_BYTES and total > _BOMB_RATIO * size:
+            raise _Refused(
+                f"{size / 1e6:.3g} MB that unpack to {total / 1e9:.3g} GB, like a decompression "
+                "bomb; it is not read. If it is yours, save it with np.savez, uncompressed"
+            )
+        arrays = {}
+        for member in members:
+            with archive.open(member) as part:
+                _check_header(part, member.file_size)
+            with archive.open(member) as part:
+                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(
+                    part, allow_pickle=False
+                )
+    return arrays
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """Raise if a `.npy` of `size` bytes holds objects, or less data than its header claims.
+
+    NumPy would first allocate what the header claims.
+    """
+    version = np.lib.format.read_magic(file)
+    length = (
+        struct.unpack("<H", file.read(2))
+        if version == (1, 0)
+        else struct.unpack("<I", file.read(4))
+    )
+    start = 8 + (2 if version == (1, 0) else 4) + length[0]
+    if start > size:
+        raise _Refused(f"its header claims {length[0]} bytes, more than the file has")
+    shape, dtype = _header(file.read(length[0]))
+    if dtype.hasobject:
+        raise _Refused(_PICKLED)
+    claimed = dtype.itemsize
+    for count in shape:
+        claimed *= count  # Python's integers do not overflow
+    if claimed > size - start:
+        raise _Refused(
+            f"not a readable NumPy file (the header claims {claimed} bytes of data, shape {shape} "
+            f"of {dtype}, but {size - start} are there: it was cut off, or it is not what it says)"
+        )
+
+
+def _header(text: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    import ast
+
+    head = ast.literal_eval(text.decode("latin1").strip())
+    shape = tuple(int(count) for count in head["shape"])
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a negative shape, {shape}")
+    return shape, np.lib.format.descr_to_dtype(head["descr"])
