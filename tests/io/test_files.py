@@ -168,7 +168,7 @@ def test_swapped_by_one_pixel(tmp_path: Path) -> None:
 def test_another_shape_is_stretched_and_noted(tmp_path: Path) -> None:
     got = read_scores(saved(tmp_path, logits(3, (9, 9))), (30, 60))
     assert got.notes[-1] == Note("scores.npy", Stretch((9, 9), (30, 60)))
-    assert str(got.notes[-1]).startswith("scores.npy 9x9 scores stretched to the other proportions")
+    assert str(got.notes[-1]).startswith("scores.npy has scores of 9x9 that are stretched to 30x60")
     assert "--canvas" in str(got.notes[-1])
 
 

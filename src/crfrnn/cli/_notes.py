@@ -14,8 +14,31 @@ from typing import Any
 
 def say(line: str) -> None:
     """Write a line to stderr, above the progress bar if there is one."""
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
+
+
+def tell(text: str) -> None:
+    """Write the result of a command, lines or JSON, to stdout."""
+    sys.stdout.write(f"{printable(text)}\n")
+
+
+def printable(text: str) -> str:
+    r"""Spell out what is not printable, such as control characters, but for line breaks.
+
+    A terminal would obey a control character that stands in the name of a file.
+
+    Example:
+        >>> from crfrnn.cli._notes import printable
+        >>> printable("a\x1b[2Jb.png")
+        'a\\x1b[2Jb.png'
+    """
+    return "".join(
+        letter
+        if letter.isprintable() or letter == "\n"
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def to_line(error: BaseException | str) -> str:
@@ -70,7 +93,7 @@ def warnings_at_once(command: str) -> Iterator[None]:
     notes = Notes(command, "warning", "times")
 
     def show(message: Warning | str, *_place: Any, **_more: Any) -> None:
-        notes.add(to_line(message))
+        notes.add(to_line(message), getattr(message, "sentence", None))
 
     def ignore(*_place: Any, **_more: Any) -> None:
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from crfrnn.io.files import IMAGE_SUFFIXES
@@ -66,6 +66,15 @@ def match(images: Path, scores: Path, folders: Outputs) -> Matches:
     return Matches(
         pairs, sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys()), clashes
     )
+
+
+def as_arrays(matches: Matches) -> Matches:
+    """Return matches whose results are arrays, as those of independent masks are."""
+    pairs = [
+        replace(pair, outputs=replace(pair.outputs, labels=pair.outputs.labels.with_suffix(".npy")))
+        for pair in matches.pairs
+    ]
+    return replace(matches, pairs=pairs)
 
 
 def _by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:

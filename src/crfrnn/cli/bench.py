@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from crfrnn.bench import CASES, cases_here, measure, original_model, picture
     from crfrnn.io.progress import Progress
 
-    from ._notes import say
+    from ._notes import say, tell
 
     facts = info()
     given = picture(args.size)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json:
         rows = [{**asdict(timing), "ratios": timing.ratios} for timing in timings]
-        sys.stdout.write(f"{json.dumps({**conditions, 'timings': rows}, indent=2)}\n")
+        tell(json.dumps({**conditions, "timings": rows}, indent=2))
     else:
         _print_table(conditions, timings)
     return 0

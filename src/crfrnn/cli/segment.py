@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
         action="store_false",
         help="write the network's labels, without a CRF",
     )
-    add_options(parser, ReadOptions, names=("apply_exif",))
+    add_options(parser, ReadOptions, names=("apply_exif", "max_pixels"))
     add(
         "--workers",
         metavar="N",
@@ -56,16 +56,13 @@ def run(args: argparse.Namespace) -> int:
 
     require_torch("crfrnn segment")
     from . import _segment
-    from ._file import check_outputs
+    from ._file import check_inputs, check_outputs
     from ._job import Outputs
     from ._model import open_model
 
     outputs = Outputs(args.output, None, args.overlay)
     settings = _segment.make_segment_settings(args)
-    if not args.image.exists():
-        raise FileNotFoundError(
-            f"{args.image}: expected a photograph or a folder, but it is missing"
-        )
+    check_inputs(args.image)
     if args.image.is_dir():
         return _segment.run_folder(
             args, outputs, settings, open_model(args.model, fetch=args.fetch)

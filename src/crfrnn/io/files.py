@@ -172,7 +172,12 @@ def _deep_gray(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def write_labels(
-    path: Path, labels: np.ndarray, *, classes: int, palette: bytes | None = None
+    path: Path,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    palette: bytes | None = None,
+    note: str = "",
 ) -> None:
     """Write a label map as a PNG: in `palette` (VOC's by default), or as 16-bit gray.
 
@@ -181,6 +186,7 @@ def write_labels(
         labels: (H, W) class ids.
         classes: number of classes; above 256, which no palette holds, the PNG is 16-bit gray.
         palette: RGB triples, at most 256.
+        note: kept in the file, for `note_of`.
     """
     if classes > 65536:
         raise ValueError(f"a label PNG holds at most 65536 classes; got {classes}")
@@ -191,16 +197,36 @@ def write_labels(
     else:
         image = Image.fromarray(labels.astype(np.uint8))
         image.putpalette(voc_palette() if palette is None else palette)
-    write_image(path, image)
+    if not note:
+        write_image(path, image)
+        return
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    chunks.add_text(_NOTE, note)
+    write_image(path, image, pnginfo=chunks)
 
 
-def write_image(path: Path, image: Picture) -> None:
-    """Write an image atomically, in the format that the suffix names."""
+#: The name of the note in a PNG.
+_NOTE = "crfrnn"
+
+
+def note_of(path: Path) -> str:
+    """Return the note that `write_labels` kept in a PNG; "" if there is none."""
+    try:
+        with open_header(path) as image:
+            return str(image.info.get(_NOTE, ""))
+    except (OSError, ValueError, SyntaxError):
+        return ""
+
+
+def write_image(path: Path, image: Picture, **options: Any) -> None:
+    """Write an image atomically, in the format that the suffix names, with options of Pillow."""
     from PIL import Image
 
     kind = Image.registered_extensions()[path.suffix.lower()]
     with replacing(path) as file:
-        image.save(file, format=kind)
+        image.save(file, format=kind, **options)
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
@@ -294,21 +320,3 @@ def stem_of(name: str) -> str:
     path = Path(name)
     known = path.suffix.lower() in IMAGE_SUFFIXES | {".npy", ".npz"}
     return path.stem if known else path.name
-
-
-def printable(text: str) -> str:
-    r"""Spell out what is not printable, such as control characters, but for line breaks.
-
-    A terminal would obey a control character that stands in the name of a file.
-
-    Example:
-        >>> from crfrnn.io.files import printable
-        >>> printable("a\x1b[2Jb.png")
-        'a\\x1b[2Jb.png'
-    """
-    return "".join(
-        letter
-        if letter.isprintable() or letter == "\n"
-        else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
-    )

@@ -40,15 +40,16 @@ class Stretch:
 
     def __str__(self) -> str:
         """Return the text without the name of the file."""
+        cells, covered = spell_size(self.size), spell_size(self.covered)
         return (
-            f"{spell_size(self.size)} scores {self.sentence} {spell_size(self.covered)} pixels"
-            + (f" (height x width){likely_canvas(self.size, max(self.covered))}")
+            f"has scores of {cells} that are stretched to {covered} pixels (height x width), which "
+            f"are of other proportions{likely_canvas(self.size, max(self.covered))}"
         )
 
     @property
     def sentence(self) -> str:
         """The text without what differs between the files of a job."""
-        return "stretched to the other proportions of"
+        return "scores that are stretched to other proportions"
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,16 @@ class Remainder:
         height, width = self.padded
         cells, covered = spell_size(self.size), spell_size(self.covered)
         return (
-            f"{cells} scores {self.sentence} {covered} pixels (height x width). If the network saw "
-            f"the image padded to {spell_size(self.padded)}, labels are then off by up to a stride "
-            f"toward the right and bottom; give the size that it saw: --canvas {width}x{height}"
+            f"has scores of {cells} that are stretched to {covered} pixels (height x width), which "
+            "are no whole number of cells. If the network saw the image padded to "
+            f"{spell_size(self.padded)}, labels are then off by up to a stride toward the right "
+            f"and bottom; give the size that it saw: --canvas {width}x{height}"
         )
 
     @property
     def sentence(self) -> str:
         """The text without what differs between the files of a job."""
-        return "stretched to cover all of"
+        return "scores whose cells do not divide the image"
 
 
 @dataclass(frozen=True)
