@@ -51,7 +51,8 @@ NOT_IN_SEGMENT = {
 NOT_IN_SCORES_CONFIG = {
     "kind": "training takes logits alone",
     "class_axis": "the axis that has as many entries as the data has classes",
-    "apply_exif": "masks lie on the stored pixels",
+    "apply_exif": "an option of the data set",
+    "max_pixels": "for files of others",
     "confidence": "of labels and masks",
 }
 NOT_OF_READING = {
@@ -110,7 +111,7 @@ def test_refine_takes_what_is_defined() -> None:
     for name, (default, _) in defined(RefineOptions).items():
         assert parameters[name].default == default, name
     kinds = {"logits", "probs", "labels", "energy", "masks"}
-    assert {field.name for field in fields(Inputs)} == ARRAYS - kinds | {"name", "scores"}
+    assert {field.name for field in fields(Inputs)} == ARRAYS - kinds | {"name", "scores", "ids"}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +179,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "align_corners": ("--align-corners", True),
     "apply_exif": ("--apply-exif", True),
     "confidence": ("--confidence 0.9", 0.9),
+    "max_pixels": ("--max-pixels 9", 9),
     "preset": ("--preset psa", "psa"),
     "kernels": (
         "--bilateral-color 7 --gaussian-position 2,3",

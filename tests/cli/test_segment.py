@@ -143,7 +143,7 @@ def change_config(old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("image", "arguments", "text"),
     [
-        ("nowhere.png", [], "nowhere.png: expected a photograph or a folder, but it is missing"),
+        ("nowhere.png", [], "nowhere.png: expected an image, but it is missing"),
         (
             "photos/a.png",
             ["--model", "nowhere"],

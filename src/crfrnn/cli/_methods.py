@@ -114,16 +114,18 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
     else:
         images = {entry.name: entry.image for entry in data.entries}
         pairs = [(images[name], files[name]) for name in data.names]
-        refining = settings.refining
-        if refining.num_classes is None:
-            settings = replace(settings, refining=replace(refining, num_classes=data.num_classes))
         understood = survey(pairs, settings)
         settings = settle(settings, understood)
+        if understood.kind == "labels" and settings.refining.num_classes is None:
+            refining = replace(settings.refining, num_classes=data.num_classes)
+            settings = replace(settings, refining=refining)
         if understood.kind == "masks":
             raise ValueError(
                 f"{source}: holds independent masks, but the truth has one class per pixel; give "
                 "the right --kind, or refine the masks with crfrnn refine"
             )
+        if understood.kind != "labels" and max(understood.classes, 2) != data.num_classes:
+            raise ValueError(_classes_differ(source, data, understood.classes))
         for line in understood.lines():
             say(f"crfrnn evaluate: {line}")
 
@@ -185,7 +187,10 @@ def _require_files(folder: Path, names: Sequence[str], suffixes: set[str] | froz
 def _require_classes(given: Scores, data: MaskedImages, source: Path) -> None:
     classes = 0 if given.kind == "labels" else len(given.values)
     if given.kind != "labels" and max(classes, 2) != data.num_classes:
-        raise ValueError(
-            f"{source}: the scores must have the {data.num_classes} classes of the data; got "
-            f"{classes}"
-        )
+        raise ValueError(_classes_differ(source, data, classes))
+
+
+def _classes_differ(source: Path, data: MaskedImages, classes: int) -> str:
+    return (
+        f"{source}: the scores must have the {data.num_classes} classes of the data; got {classes}"
+    )

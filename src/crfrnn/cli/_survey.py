@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from crfrnn.io.files import open_header, read_image, shorten
+from crfrnn.io.files import image_size, read_image, shorten
 from crfrnn.io.notes import spell_size
 from crfrnn.io.options import Kind, ReadOptions, Size
 from crfrnn.io.progress import Progress
@@ -152,7 +152,8 @@ def _look(
     chosen = list(pairs) if everywhere else list(pairs[::step][:_LOOK_AT])
     looks: dict[Path, Glance] = {}
     problems: list[Exception] = []
-    with Progress("looking at", len(chosen), "files") as progress:
+    few = len(chosen) <= _LOOK_AT
+    with Progress("looking at", len(chosen), "files", quiet=few) as progress:
         for image, scores in chosen:
             try:
                 looks[scores] = glance(scores, _size(image, reading), reading)
@@ -222,10 +223,7 @@ def _axes(first: Glance) -> str:
 
 
 def _size(image: Path, reading: ReadOptions) -> Size:
-    with open_header(image) as picture:
-        width, height = picture.size
-        turned = reading.apply_exif and picture.getexif().get(274, 1) >= 5
-    return (width, height) if turned else (height, width)
+    return image_size(image, apply_exif=reading.apply_exif)
 
 
 def _range(photo: np.ndarray) -> tuple[float, float]:

@@ -29,6 +29,7 @@ def open_camvid(
         FileNotFoundError: a folder, the list, or a file that it names is missing.
     """
     root = require_folder(Path(root), "a CamVid folder with train.txt")
+    read_list(root / f"{split}.txt")  # of all that may be missing, the list says most
     images = require_folder(root / split, "the photographs")
     masks = require_folder(root / f"{split}annot", "the masks")
     pictures, by_stem = pictures_by_stem(images), pictures_by_stem(masks)

@@ -81,6 +81,18 @@ def open_header(path: Path) -> Picture:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+def image_size(path: Path, *, apply_exif: bool = False) -> tuple[int, int]:
+    """Return height and width of an image without decoding it; every error names the file."""
+    try:
+        with open_header(path) as image:
+            width, height = image.size
+            turned = apply_exif and image.getexif().get(274, 1) >= 5
+    except Exception:
+        open_image(path)  # says what is wrong
+        raise
+    return (width, height) if turned else (height, width)
+
+
 def _require_size(size: tuple[int, int], path: Path, max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels > max_pixels:
