@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import COMMANDS, Parser, _parser, main
+from crfrnn.cli import COMMANDS, Parser, main, make_parser
 from crfrnn.cli._options import KERNEL_NUMBERS
 from crfrnn.cli._settings import Settings, make_settings, python_only
 from crfrnn.io.options import Option, ReadOptions
@@ -88,7 +88,7 @@ def settings(*options: str, command: str = "refine") -> Settings:
         "refine": ["a.png", "a.npy", "-o", "b"],
         "segment": ["a.png", "--model", "m", "-o", "b"],
     }
-    return make_settings(_parser().parse_args([command, *places[command], *options]))
+    return make_settings(make_parser().parse_args([command, *places[command], *options]))
 
 
 def test_every_option_is_described_or_has_a_reason_not_to_be() -> None:

@@ -278,7 +278,7 @@ def test_without_transformers_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert segment("--model", "owner/name") == 2
-    assert "pip install 'crfrnn[transformers]'" in capsys.readouterr().err
+    assert 'pip install "transformers>=4.50"' in capsys.readouterr().err
 
 
 @needs_transformers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,13 @@ def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> 
     if understood.kind == "masks":
         outputs = replace(outputs, labels=_array_in(outputs.labels, args.scores))
     check_outputs(outputs, (args.image, args.scores), masks=understood.kind == "masks")
-    result = refine_file(args.image, args.scores, outputs, settle(settings, understood))
+    # What is said first is said once it is certain that the files can be used.
+    with warnings.catch_warnings(record=True) as held:
+        result = refine_file(args.image, args.scores, outputs, settle(settings, understood))
     for line in understood.lines():
         say(f"crfrnn refine: {line}")
+    for warning in held:
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     for note in result.notes:
         say(f"crfrnn refine: note: {note}")
     if args.json:

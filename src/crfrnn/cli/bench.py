@@ -13,6 +13,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from crfrnn._extras import install
+
 if TYPE_CHECKING:
     from crfrnn.bench import Timing
 
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     for case in CASES[len(cases) :]:
         say(
             f"crfrnn bench: note: {case}: left out, because torch is not installed; install it "
-            'with pip install "crfrnn[torch]"'
+            f"with {install('torch')}"
         )
     with Progress("timing", len(cases) * len(threads), "cases") as progress:
         for timing in measure(given, args.repeats, threads):
