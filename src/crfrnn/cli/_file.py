@@ -39,15 +39,14 @@ def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> 
         say(f"crfrnn refine: note: {note}")
     if args.json:
         report = {**spell(result), "understood": understood.to_json()}
-        text = json.dumps({**report, "parameters": settings.parameters()}, indent=2)
+        tell(json.dumps({**report, "parameters": settings.parameters()}, indent=2))
     else:
         head = (
             f"{result.relabeled} of {result.pixels} pixels relabeled "
             f"({result.relabeled / max(result.pixels, 1):.1%}), {flipped([result])}, in "
             f"{result.seconds:.2f} s, {result.engine} engine"
         )
-        text = "\n".join(f"{outputs.labels}: {line}" for line in (head, *verdict(result)))
-    tell(text)
+        tell([f"{outputs.labels}: {line}" for line in (head, *verdict(result))])
     return 0
 
 
@@ -72,7 +71,7 @@ def tell_understood(
         report = {"understood": understood.to_json(), **more}
         tell(json.dumps({**report, "parameters": settings.parameters()}, indent=2))
     else:
-        tell("\n".join(understood.lines()))
+        tell(understood.lines())
 
 
 def _array_in(output: Path, scores: Path) -> Path:

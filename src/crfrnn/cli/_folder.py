@@ -186,7 +186,12 @@ def _work_on(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome
     stopped = False
 
     def work(pair: Pair) -> Outcome | None:
-        return None if stopped else _attempt(pair, task)
+        nonlocal stopped
+        try:
+            return None if stopped else _attempt(pair, task)
+        except OSError:
+            stopped = True
+            raise
 
     outcomes: list[Outcome] = []
     notes = Notes(f"crfrnn {task.origin.command}", "note", "files")
@@ -261,7 +266,7 @@ def _as_json(
     }
 
 
-def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
+def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> list[str]:
     counts = _count(task, outcomes)
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     pixels = sum(result.pixels for result in results)
@@ -277,7 +282,7 @@ def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
         f"already there, {counts['failed']} failed; {share}{seconds:.1f} s{engine}"
     )
     lines = summary_lines(summarize(refined)) if refined else []
-    return "\n".join([head, *(f"{task.folders.labels}: {line}" for line in lines)])
+    return [head, *(f"{task.folders.labels}: {line}" for line in lines)]
 
 
 def _refinements(outcomes: list[Outcome]) -> dict[str, Refinement]:

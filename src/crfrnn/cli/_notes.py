@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,13 +18,14 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def tell(text: str) -> None:
-    """Write the result of a command, lines or JSON, to stdout."""
-    sys.stdout.write(f"{printable(text)}\n")
+def tell(text: str | Sequence[str]) -> None:
+    """Write the result of a command to stdout: lines, each of which may name files, or JSON."""
+    lines = text.split("\n") if isinstance(text, str) else text
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
 
 
-def printable(text: str) -> str:
-    r"""Spell out what is not printable, such as control characters, but for line breaks.
+def printable(line: str) -> str:
+    r"""Spell out what is not printable in a line, such as control characters.
 
     A terminal would obey a control character that stands in the name of a file.
 
@@ -34,10 +35,8 @@ def printable(text: str) -> str:
         'a\\x1b[2Jb.png'
     """
     return "".join(
-        letter
-        if letter.isprintable() or letter == "\n"
-        else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in line
     )
 
 

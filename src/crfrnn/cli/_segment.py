@@ -63,12 +63,11 @@ def run_file(
     """Segment one photograph; returns the exit code."""
     result = _segment_file(args.image, outputs, settings, model)
     if args.json:
-        text = json.dumps({**spell(result), "parameters": settings.parameters()}, indent=2)
+        tell(json.dumps({**spell(result), "parameters": settings.parameters()}, indent=2))
     else:
         share = result.relabeled / result.pixels
         crf = f"the CRF relabeled {share:.1%} of pixels" if settings.crf else "without a CRF"
-        text = f"{args.output}: {', '.join(result.found)}; {crf}; {result.seconds:.2f} s"
-    tell(text)
+        tell([f"{args.output}: {', '.join(result.found)}; {crf}; {result.seconds:.2f} s"])
     return 0
 
 

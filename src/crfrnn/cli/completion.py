@@ -16,7 +16,7 @@ from crfrnn._extras import install
 
 from . import Parser, make_parser
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh")
 
 
 def add_arguments(parser: Parser) -> None:
