@@ -277,7 +277,7 @@ def test_files_of_other_networks_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"rubbish")
     with pytest.raises(ValueError, match=r"n\.npz: not a readable NumPy file"):
         DeepLabMobileNet.from_npz(path)
-    with pytest.raises(FileNotFoundError, match=r"nowhere.npz: expected a .npz"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.npz: expected a NumPy"):
         DeepLabMobileNet.from_npz(tmp_path / "nowhere.npz")
 
 

@@ -142,6 +142,7 @@ def take(
     owner: str, recipe: Recipe, unary: Tensor, guide: Guide, logs: nn.ModuleList | None = None
 ) -> Prepared:
     """The filters for logits `unary`: those prepared before, or new ones."""
+    _refuse_formats(owner)
     prepared = guide.image
     if not isinstance(prepared, Prepared):
         return prepare(owner, recipe, unary, guide, logs)
@@ -151,3 +152,13 @@ def take(
         )
     prepared.check(owner, unary, recipe)
     return prepared
+
+
+def _refuse_formats(owner: str) -> None:
+    """Refuse formats that cannot hold the operators; torch would ask to report a bug to PyTorch."""
+    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        raise NotImplementedError(
+            f"{owner}: TorchScript (torch.jit.trace) and ONNX cannot hold the CRF, whose filters "
+            "depend on the image. Use torch.export.export(model, (logits, image)), which can; or "
+            "export the network alone, and apply the CRF, or crfrnn.refine, to its logits"
+        )
