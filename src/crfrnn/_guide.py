@@ -17,8 +17,9 @@ import numpy as np
 from . import _checks
 from ._arrays import Array, is_floating, is_tensor, namespace
 
-#: An image is wide if a value is further than this beyond 0..255; sharp resizing overshoots.
-_OVERSHOOT = 16
+#: An image is wide if a value is further than this beyond 0..255; sharp resizing overshoots, and so
+#: do random numbers in place of a normalized image.
+_OVERSHOOT = 150
 #: It is small if it spans at most this many of the finest color bandwidths, and no value is large.
 _FEW = 2
 _LARGE = 16

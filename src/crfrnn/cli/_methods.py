@@ -111,6 +111,11 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
     notes = Notes("crfrnn evaluate", "note", "images")
     if pack:
         pack.require(data.names)
+        shape = pack.arrays(data.names[0])[pack.kind].shape
+        say(
+            f"crfrnn evaluate: scores: {pack.kind}, because the array is called so; {shape} for "
+            f"each of {len(data.names)} images"
+        )
     else:
         images = {entry.name: entry.image for entry in data.entries}
         pairs = [(images[name], files[name]) for name in data.names]

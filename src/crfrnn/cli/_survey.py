@@ -134,7 +134,7 @@ def survey(pairs: Sequence[tuple[Path, Path]], settings: Settings) -> Understood
         image=(photo.shape[0], photo.shape[1]),
         guide=("8 bits" if photo.dtype == np.uint8 else "16 bits, as floats", *_range(photo)),
     )
-    _rehearse(understood, settings.refining)
+    rehearse(kind, classes, settings.refining, ids)
     _check_canvas(pairs, settings.reading)
     return understood
 
@@ -230,22 +230,19 @@ def _range(photo: np.ndarray) -> tuple[float, float]:
     return float(photo.min()), float(photo.max())
 
 
-def _rehearse(understood: Understood, options: RefineOptions) -> None:
+def rehearse(kind: Kind, count: int, options: RefineOptions, ids: tuple[int, ...] = ()) -> None:
     """Refine two by two pixels, so that an option that cannot work fails before the first file."""
-    kind, count = understood.kind, understood.classes
-    image = np.zeros((2, 2, 3), np.uint8)
-    name = {"mask": "probs"}.get(kind, kind)
+    name: str = {"mask": "probs"}.get(kind, kind)
     scores: np.ndarray
     if kind == "labels":
-        scores = np.full((2, 2), max(understood.ids, default=0))
+        scores = np.full((2, 2), max(ids, default=0))
     elif kind == "masks":
         scores = np.zeros((count, 2, 2), bool)
     else:
         scores = np.full((count, 2, 2), 1 / max(count, 2), np.float32)
-    name = "logits" if count == 1 and name == "energy" else name
-    refine_inputs(
-        Inputs(image, name, scores, channels_last=True, ids=understood.ids or None), options
-    )
+        name = "logits" if name == "energy" else name
+    image = np.zeros((2, 2, 3), np.uint8)
+    refine_inputs(Inputs(image, name, scores, channels_last=True, ids=ids or None), options)
 
 
 def _check_canvas(pairs: Sequence[tuple[Path, Path]], reading: ReadOptions) -> None:

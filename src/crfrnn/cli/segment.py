@@ -59,13 +59,15 @@ def run(args: argparse.Namespace) -> int:
     from ._file import check_inputs, check_outputs
     from ._job import Outputs
     from ._model import open_model
+    from ._survey import rehearse
 
     outputs = Outputs(args.output, None, args.overlay)
     settings = _segment.make_segment_settings(args)
     check_inputs(args.image)
-    if args.image.is_dir():
-        return _segment.run_folder(
-            args, outputs, settings, open_model(args.model, fetch=args.fetch)
-        )
-    check_outputs(outputs, (args.image,))
-    return _segment.run_file(args, outputs, settings, open_model(args.model, fetch=args.fetch))
+    if not args.image.is_dir():
+        check_outputs(outputs, (args.image,))
+    model = open_model(args.model, fetch=args.fetch)
+    if settings.crf and not model.has_crf:
+        rehearse("logits", model.num_classes, settings.refining)
+    run = _segment.run_folder if args.image.is_dir() else _segment.run_file
+    return run(args, outputs, settings, model)

@@ -235,7 +235,9 @@ def _mask(values: np.ndarray, confidence: float) -> np.ndarray:
         )
     top = 1 if values.max() <= 1 else top
     mask = values.astype(np.float32) / np.float32(top)
-    if is_nearly_binary(mask) or not mask.any():
+    binary = bool(((mask == 0) | (mask == 1)).all())
+    # Floats on 0..1 that are not all 0 or 1 are probabilities, however sure.
+    if binary or (top > 1 and is_nearly_binary(mask)):
         if not 0.5 < confidence < 1:
             raise ValueError(
                 f"confidence in a mask must lie between 0.5 and 1, exclusive; got {confidence}"
