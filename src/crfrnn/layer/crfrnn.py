@@ -145,7 +145,7 @@ class CRFRNN(nn.Module):
             image: (B, F, *S) with any number of channels, 8-bit or float **on 0..255**; or what
                 `prepare` made of it; None if no kernel looks at it.
             mask: bool; pixels outside take no part and keep their logits.
-            features: maps (B, F, *S) that `FeatureGaussian` kernels refer to.
+            features: maps (B, F, *s) of any resolution that `FeatureGaussian` kernels refer to.
 
         Returns:
             Logits of the approximate marginals, of the type of `logits`. Feed them to

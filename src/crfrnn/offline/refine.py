@@ -173,7 +173,8 @@ def refine(
         confidence: for `labels` and `masks`; default 0.7 (IRNet).
         ignore_index: the label of unknown pixels, which start uniform. Default 255.
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
-        features: maps for `FeatureGaussian` kernels, laid out like the image.
+        features: maps for `FeatureGaussian` kernels, (H, W, F), (F, H, W) or (H, W), of any
+            resolution: another one is interpolated, or averaged, to that of the scores.
         channels_last: whether the channels of image and features come last; default: whatever fits
             the size of the scores, last if both do.
         engine: "reference", "cpu" or "triton"; default the fastest available.
