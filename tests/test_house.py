@@ -38,10 +38,11 @@ ARROWS = {
     "ops.engines": "core ops.arrays ops.model ops.reference ops.cpu ops.triton",
     "ops.transforms": "",
     "ops.filters": "ops.arrays ops.model ops.reference ops.engines ops.transforms",
+    "ops.clamped": "core ops.model ops.reference ops.filters",
     "ops.normalization": "ops.model ops.engines ops.filters ops.transforms",
     "ops.recurrence": "core ops.model ops.engines ops.normalization ops.transforms",
-    "ops": "ops.arrays ops.model ops.engines ops.filters ops.normalization ops.recurrence"
-    " ops.transforms",
+    "ops": "ops.arrays ops.model ops.engines ops.filters ops.clamped ops.normalization"
+    " ops.recurrence ops.transforms",
     "_version": "",
     "_info": "core ops _version",
     "io": "",

@@ -86,22 +86,30 @@ def _both_shapes(name: str, value: Tensor, logits: Tensor) -> str:
     return f"logits {_checks.shape_text(logits)} and {name} {_checks.shape_text(value)}"
 
 
-def check_mask(owner: str, mask: Any, logits: Tensor) -> None:
+def check_mask(
+    owner: str, mask: Any, logits: Tensor, name: str = "mask", meaning: str = "takes part"
+) -> None:
     """Refuse a mask that is not bool (B, *S)."""
     if not isinstance(mask, Tensor):
-        raise TypeError(f"{owner}: mask must be a torch tensor; got {type(mask).__name__}")
+        raise TypeError(f"{owner}: {name} must be a torch tensor; got {type(mask).__name__}")
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(mask.shape) != expected:
         raise ValueError(
-            f"{owner}: mask must be (B, *S) = {expected}, without channels; "
+            f"{owner}: {name} must be (B, *S) = {expected}, without channels; "
             f"got {_checks.shape_text(mask)}"
         )
     if mask.dtype != torch.bool:
         raise TypeError(
-            f"{owner}: mask must be bool, True where a pixel takes part; got {mask.dtype}. "
-            f"Convert with mask.bool(), or labels != 255."
+            f"{owner}: {name} must be bool, True where a pixel {meaning}; got {mask.dtype}. "
+            f"Convert with {name}.bool(), or labels != 255."
         )
-    check_device(owner, "mask", mask, logits)
+    check_device(owner, name, mask, logits)
+
+
+def check_clamp(owner: str, clamp: Any, logits: Tensor) -> None:
+    """Refuse a clamp that is not bool (B, *S); None is fine."""
+    if clamp is not None:
+        check_mask(owner, clamp, logits, "clamp", "keeps its logits")
 
 
 def check_device(owner: str, name: str, value: Tensor, logits: Tensor) -> None:

@@ -50,6 +50,7 @@ class Inputs:
     name: str
     scores: Array
     mask: Array | None = None
+    clamp: Array | None = None
     features: Sequence[Array] = ()
     channels_last: bool | None = None
 
