@@ -27,10 +27,13 @@ def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> 
         return 0
     if understood.kind == "masks":
         outputs = replace(outputs, labels=_array_in(outputs.labels, args.scores))
-    check_outputs(outputs, (args.image, args.scores), masks=understood.kind == "masks")
+    clamps = () if args.clamp is None else (args.clamp,)
+    inputs = (args.image, args.scores, *clamps)
+    check_outputs(outputs, inputs, masks=understood.kind == "masks")
     # What is said first is said once it is certain that the files can be used.
+    settings = settle(settings, understood)
     with warnings.catch_warnings(record=True) as held:
-        result = refine_file(args.image, args.scores, outputs, settle(settings, understood))
+        result = refine_file(args.image, args.scores, outputs, settings, args.clamp)
     for line in understood.lines():
         say(f"crfrnn refine: {line}")
     for warning in held:

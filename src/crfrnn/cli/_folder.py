@@ -21,7 +21,7 @@ from ._file import tell_understood
 from ._job import Outputs, Refinement, Result, refine_file, spell
 from ._lock import claimed
 from ._notes import Notes, say, tell
-from ._pairs import Matches, Pair, as_arrays, match
+from ._pairs import Matches, Pair, as_arrays, match, with_clamps
 from ._resume import Origin, is_done, make_folders, prepare
 from ._settings import Settings
 from ._survey import Understood, settle, survey
@@ -90,7 +90,7 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
     """Refine all pairs of two folders; returns the exit code."""
     check_workers(args.workers)
     check_folders(folders)
-    matches = match(args.image, args.scores, folders)
+    matches = with_clamps(match(args.image, args.scores, folders), args.clamp)
     understood = None
     if matches.pairs:
         understood = survey([(pair.image, pair.scores) for pair in matches.pairs], settings)
@@ -103,9 +103,9 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
         return 0
 
     def work(pair: Pair) -> Result:
-        return refine_file(pair.image, pair.scores, pair.outputs, settings)
+        return refine_file(pair.image, pair.scores, pair.outputs, settings, pair.clamp)
 
-    origin = Origin("refine", args.image, args.scores, settings)
+    origin = Origin("refine", args.image, args.scores, settings, args.clamp)
     task = Task(origin, "refining", "refined", folders, work, understood)
     return run_pairs(args, task, matches)
 

@@ -21,6 +21,7 @@ from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import Refined, refine_inputs
 from crfrnn.offline.verdict import Changed
 
+from ._clamp import read_clamp
 from ._settings import Settings
 
 #: Foreground masks are written in black and white.
@@ -102,15 +103,19 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, (Path, Note)) else value
 
 
-def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings) -> Refinement:
+def refine_file(
+    image: Path, scores: Path, outputs: Outputs, settings: Settings, clamp: Path | None = None
+) -> Refinement:
     """Refine one photograph's scores and write the results."""
     reading = settings.reading
     photo = read_image(image, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
     given = read_scores(scores, photo.shape[:2], reading, job_kind=settings.job_kind)
+    held = None if clamp is None else read_clamp(clamp, photo.shape[:2])
     start = time.perf_counter()
-    refined = refine_scores(photo, given, settings.refining, settings.ids)
+    refined = refine_scores(photo, given, settings.refining, held, settings.ids)
     seconds = time.perf_counter() - start
-    _write(photo, given, refined, outputs, fingerprint(settings, image, scores))
+    inputs = (image, scores, *((clamp,) if clamp else ()))
+    _write(photo, given, refined, outputs, fingerprint(settings, *inputs))
     changed, guarded = refined.changed, refined.guarded
     return Refinement(
         image=image,
@@ -128,10 +133,17 @@ def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings)
 
 
 def refine_scores(
-    photo: np.ndarray, given: Scores, options: RefineOptions, ids: tuple[int, ...] | None = None
+    photo: np.ndarray,
+    given: Scores,
+    options: RefineOptions,
+    clamp: np.ndarray | None = None,
+    ids: tuple[int, ...] | None = None,
 ) -> Refined:
-    """Refine scores that `read_scores` gave; `ids` are those of the label maps of a job."""
-    inputs = Inputs(photo, given.kind, given.values, channels_last=True, ids=ids)
+    """Refine scores that `read_scores` gave, with a map that `read_clamp` gave.
+
+    `ids` are those of the label maps of a job.
+    """
+    inputs = Inputs(photo, given.kind, given.values, clamp=clamp, channels_last=True, ids=ids)
     return refine_inputs(inputs, options)
 
 

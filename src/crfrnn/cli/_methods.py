@@ -152,7 +152,7 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
             from ._job import refine_scores  # late: labels need no engine
 
             photo = np.ascontiguousarray(sample.image.transpose(1, 2, 0))
-            labels[AFTER] = refine_scores(photo, given, settings.refining, settings.ids).labels
+            labels[AFTER] = refine_scores(photo, given, settings.refining, ids=settings.ids).labels
         return labels
 
     return Methods(predict, "refine" if refine else None, notes)

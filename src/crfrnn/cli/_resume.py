@@ -43,12 +43,14 @@ class Origin:
         images: folder of photographs.
         source: folder of scores, or the model.
         settings: how to read and refine.
+        clamp: folder of maps of clamped pixels, if there is one.
     """
 
     command: str
     images: Path
     source: Path
     settings: Settings
+    clamp: Path | None = None
 
     def decisive(self) -> dict[str, Any]:
         """Return it by name, with the types that JSON gives back, to compare with a manifest."""
@@ -67,29 +69,30 @@ class Origin:
             "parameters": self.settings.parameters(),
         }
 
-    def _places(self) -> dict[str, str]:
-        return {"images": str(self.images.resolve()), "scores": str(self.source.resolve())}
+    def _places(self) -> dict[str, str | None]:
+        return {
+            "images": str(self.images.resolve()),
+            "scores": str(self.source.resolve()),
+            "clamp": None if self.clamp is None else str(self.clamp.resolve()),
+        }
 
 
 def is_done(pair: Pair, origin: Origin, *, moved: bool) -> bool:
     """Whether all outputs exist, and come from the same inputs and parameters.
 
-    They do if none is older than image, scores and manifest; or, where the inputs were moved or
-    touched, if the label map carries the fingerprint of what they hold. An output that exists is
+    They do if none is older than image, scores, clamp and manifest; or, where the inputs were moved
+    or touched, if the label map carries the fingerprint of what they hold. An output that exists is
     complete: it is moved to its place once it is on disk.
     """
     paths = pair.outputs.paths().values()
     if not all(path.is_file() for path in paths):
         return False
-    sources = (
-        pair.image,
-        pair.scores,
-        pair.outputs.labels.with_name(manifest_name(origin.command)),
-    )
+    inputs = [pair.image, pair.scores, *([pair.clamp] if pair.clamp else [])]
+    manifest = pair.outputs.labels.with_name(manifest_name(origin.command))
     oldest = min(path.stat().st_mtime_ns for path in paths)
-    if not moved and oldest >= max(path.stat().st_mtime_ns for path in sources):
+    if not moved and oldest >= max(path.stat().st_mtime_ns for path in (*inputs, manifest)):
         return True
-    return note_of(pair.outputs.labels) == fingerprint(origin.settings, pair.image, pair.scores)
+    return note_of(pair.outputs.labels) == fingerprint(origin.settings, *inputs)
 
 
 def make_folders(origin: Origin, folders: Outputs) -> None:
@@ -172,7 +175,7 @@ def _require_same(manifest: Path, origin: Origin, existing: Sequence[Pair]) -> b
 
 
 #: Where the inputs lie; what they hold counts, wherever that is.
-_PLACES = ("images", "scores")
+_PLACES = ("images", "scores", "clamp")
 
 
 def _decisive(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +186,8 @@ def _decisive(manifest: dict[str, Any]) -> dict[str, Any]:
         {"kind" if name == "kernel" else name: value for name, value in kernel.items()}
         for kernel in parameters["kernels"]
     ]
-    where = {name: manifest[name] for name in _PLACES}
+    where = {name: manifest[name] for name in ("images", "scores")}
+    where["clamp"] = manifest.get("clamp")  # None in earlier versions
     ids = {"ids": manifest["ids"]} if "ids" in manifest else {}
     return {**where, **ids, **parameters, "kernels": kernels}
 
@@ -193,6 +197,8 @@ def _require_apart(origin: Origin, folders: Outputs) -> None:
         origin.images.resolve(): "the folder of images",
         origin.source.resolve(): "the folder of scores",
     }
+    if origin.clamp is not None:
+        taken[origin.clamp.resolve()] = "the folder of clamped pixels"
     for name, folder in folders.paths().items():
         if folder.resolve() in taken:
             raise ValueError(f"{folder} is {taken[folder.resolve()]}; write the {name} elsewhere")
