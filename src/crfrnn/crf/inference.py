@@ -89,7 +89,6 @@ def infer(
     Returns:
         Logits (B C *S), and the steps computed for each image (B).
     """
-    step = Step() if step is None else step
     # The backward of the fused operator goes through all T steps, so it cannot follow an image that
     # stopped early. Without a tolerance, inference is T steps as the paper defines them, and no
     # guard changes those. Under torch.compile the parameters have no values to test.
@@ -97,13 +96,14 @@ def infer(
     if options.tolerance > 0 and not torch.compiler.is_compiling():
         oscillates = may_oscillate(pairwise.weights, pairwise.matrix(logits))
         stops_with_gradient = pairwise.wants_gradient(logits)
-    if trace or step != Step() or oscillates or stops_with_gradient:
+    is_other = step is not None and step != Step()
+    if trace or is_other or oscillates or stops_with_gradient:
         matrix = pairwise.matrix(logits)
         return frank_wolfe(
             logits,
             lambda q: penalty(q, pairwise.filters, pairwise.weights, matrix),
             options,
-            step,
+            step or Step(),
             rates=rates,
             guard=oscillates,
             trace=trace,
