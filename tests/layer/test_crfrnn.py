@@ -489,11 +489,6 @@ def test_nan_in_a_parameter_is_named(name: str) -> None:
 
 
 @pytest.mark.unchecked
-def test_a_layer_on_another_device_is_said_to_be() -> None:
-    with pytest.raises(ValueError, match=r"parameters are on meta but.*layer.to\('cpu'\)"):
-        CRFRNN(5).to("meta")(**bad())
-
-
 def test_prepared_filters_know_what_they_are_for() -> None:
     logits, image = inputs(3, (5, 7))
     made = CRFRNN(3)
@@ -539,3 +534,8 @@ def test_an_image_on_0_to_1_is_warned_of() -> None:
     logits, image = inputs(3, (5, 7))
     with pytest.warns(UserWarning, match="the image spans .*Kernels expect 0..255"):
         CRFRNN(3)(logits, image / 255)
+
+
+def test_a_layer_on_another_device_is_said_to_be() -> None:
+    with pytest.raises(ValueError, match=r"parameters are on meta but.*layer.to\('cpu'\)"):
+        CRFRNN(5).to("meta")(**bad())

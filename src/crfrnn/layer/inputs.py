@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from crfrnn import _checks
 from crfrnn._door import admit_tensor
 from crfrnn._guards import warn_of_scores
+from crfrnn.io.score_grid import is_usual
 
 
 def check_logits(owner: str, given: Any, num_classes: int | None, image: Any) -> Tensor:
@@ -54,8 +55,13 @@ def _refuse_unbatched(owner: str, logits: Tensor, num_classes: int | None, image
         )
 
 
-def check_map(owner: str, name: str, given: Any, logits: Tensor) -> Tensor:
-    """Return an image or feature map (B, F, *S) whose batch and size are those of the logits."""
+def check_map(
+    owner: str, name: str, given: Any, logits: Tensor, *, any_size: bool = False
+) -> Tensor:
+    """Return an image or feature map (B, F, *S) whose batch and size are those of the logits.
+
+    With `any_size`, another size of the same proportions, or a square, will do.
+    """
     check_device(owner, name, given, logits)
     value: Tensor = admit_tensor(
         f"{owner}: {name}",
@@ -68,13 +74,17 @@ def check_map(owner: str, name: str, given: Any, logits: Tensor) -> Tensor:
             f"got {_both_shapes(name, value, logits)}"
         )
     expected = (logits.shape[0], *logits.shape[2:])
-    if (value.shape[0], *value.shape[2:]) != expected:
+    cells = tuple(value.shape[2:])
+    resized = any_size and value.shape[0] == logits.shape[0] and is_usual(cells, expected[1:])
+    if (value.shape[0], *cells) != expected and not resized:
         # Three causes look alike here, and each has another remedy: channels on the last axis,
         # logits at the network's stride, and a batch of another length.
         has_channels_last = tuple(value.shape[:-1]) == expected
         remedy = (
             f"Put the channels first: {name}.movedim(-1, 1)."
             if has_channels_last
+            else f"Resize {name} to the proportions of the logits."
+            if any_size and value.shape[0] == logits.shape[0]
             else "Upsample the logits first, for example with torch.nn.functional.interpolate."
             if value.shape[0] == logits.shape[0]
             else f"Pass one {name} per item of the batch."
@@ -112,22 +122,31 @@ def check_network_image(owner: str, given: Any) -> None:
         )
 
 
-def check_mask(owner: str, given: Any, logits: Tensor) -> Tensor:
+def check_mask(
+    owner: str, given: Any, logits: Tensor, name: str = "mask", meaning: str = "takes part"
+) -> Tensor:
     """Return a mask that is bool (B, *S)."""
-    check_device(owner, "mask", given, logits)
-    mask: Tensor = admit_tensor(f"{owner}: mask", given)
+    check_device(owner, name, given, logits)
+    mask: Tensor = admit_tensor(f"{owner}: {name}", given)
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(mask.shape) != expected:
         raise ValueError(
-            f"{owner}: mask must be (B, *S) = {expected}, without channels; "
+            f"{owner}: {name} must be (B, *S) = {expected}, without channels; "
             f"got {_checks.shape_text(mask)}"
         )
     if mask.dtype != torch.bool:
         raise TypeError(
-            f"{owner}: mask must be bool, True where a pixel takes part; got {mask.dtype}. "
-            f"Convert with mask.bool(), or labels != 255."
+            f"{owner}: {name} must be bool, True where a pixel {meaning}; got {mask.dtype}. "
+            f"Convert with {name}.bool(), or labels != 255."
         )
     return mask
+
+
+def check_clamp(owner: str, clamp: Any, logits: Tensor) -> Tensor | None:
+    """Return a clamp that is bool (B, *S), or None."""
+    if clamp is None:
+        return None
+    return check_mask(owner, clamp, logits, "clamp", "keeps its logits")
 
 
 def check_device(owner: str, name: str, value: Any, logits: Tensor) -> None:

@@ -26,12 +26,14 @@ class Guide(NamedTuple):
     Attributes:
         image: (B, F, *S); or the filters that were prepared from one.
         mask: (B, *S) bool; pixels outside take no part.
-        features: maps (B, F, *S) for the kernels that refer to them.
+        features: maps (B, F, *s) of any resolution for the kernels that refer to them.
+        clamp: (B, *S) bool; these pixels send, and keep their logits.
     """
 
     image: Tensor | Prepared | None
     mask: Tensor | None = None
     features: Sequence[Tensor] = ()
+    clamp: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def prepare(
 ) -> Prepared:
     """Check the maps and build filters for logits `like` (B C *S)."""
     features = [
-        check_map(owner, f"features[{i}]", value, like) for i, value in enumerate(guide.features)
+        check_map(owner, f"features[{i}]", value, like, any_size=True)
+        for i, value in enumerate(guide.features)
     ]
     maps = [(f"features[{i}]", value) for i, value in enumerate(features)]
     image = None  # what was prepared before never comes here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import clamped
 from .arrays import LatticeArrays, exact_tolerance
 from .engines import (
     engine_for,
@@ -21,6 +22,7 @@ __all__ = [
     "Term",
     "apply",
     "build",
+    "clamped",
     "class_peaks",
     "direct",
     "engine_for",
