@@ -29,7 +29,7 @@ ARROWS = {
     "_door": "_arrays",
     "_guards": "_arrays _checks",
     "_extras": "",
-    "_guide": "_arrays _checks",
+    "_guide": "_arrays _checks _guards",
     "_resampling": "_arrays",
     "core": "_core",
     "ops.arrays": "core",
