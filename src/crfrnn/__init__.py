@@ -6,6 +6,7 @@ import typing
 if typing.TYPE_CHECKING:
     from . import pydensecrf
     from ._info import info
+    from .app.serving import explore
     from .crf.energy import free_energy
     from .crf.frank_wolfe import Inference, Step
     from .crf.kernel import Kernel
@@ -34,6 +35,7 @@ __all__ = [
     "Segmenter",
     "Step",
     "Upsample",
+    "explore",
     "free_energy",
     "gaussian_filter",
     "info",
@@ -61,6 +63,7 @@ _MODULES = {
     "Segmenter": "models",
     "Step": "crf.frank_wolfe",
     "Upsample": "layer.upsample",
+    "explore": "app.serving",
     "free_energy": "crf.energy",
     "gaussian_filter": "crf.lattice",
     "info": "_info",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from crfrnn._arrays import Array, is_tensor
 from crfrnn.core.inference import Options
 
+from .kept import KeptFilters
 from .kernel import Scene
 from .kernels import weight_table
 from .recipe import Recipe
@@ -59,6 +60,7 @@ def marginals(
     mask: Array | None = None,
     compatibility: Array | None = None,
     prune: bool = True,
+    kept: KeptFilters | None = None,
 ) -> Marginals:
     """Run an inference from the logits of a scene.
 
@@ -70,6 +72,7 @@ def marginals(
         mask: (B, *S) bool; pixels outside take no part.
         compatibility: (C, C) penalty for one label beside another; None is Potts.
         prune: whether to leave out classes that provably win no pixel; only Potts models allow it.
+        kept: filters of earlier calls with the same image; used by the compiled core.
 
     Raises:
         ValueError: the result is not finite.
@@ -87,7 +90,14 @@ def marginals(
         from . import compiled
 
         result = compiled.marginals(
-            recipe, scene, options, weights, mask=mask, compatibility=compatibility, prune=prune
+            recipe,
+            scene,
+            options,
+            weights,
+            mask=mask,
+            compatibility=compatibility,
+            prune=prune,
+            kept=kept,
         )
     refuse_infinite(result.is_finite, result.probs)
     return result

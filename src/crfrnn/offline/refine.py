@@ -14,6 +14,7 @@ from crfrnn._arrays import Array, cast, is_floating, is_tensor, on_cpu, to_torch
 from crfrnn.core.inference import Options
 from crfrnn.core.threads import settle
 from crfrnn.crf.containers import for_engine, suits_core
+from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Kernel, Scene
 from crfrnn.crf.marginals import Marginals, Pruned, marginals
 from crfrnn.crf.masks import mask_marginals
@@ -216,9 +217,19 @@ def refine(
     return refine_inputs(Inputs(image, name, scores, mask, features, channels_last), options)
 
 
-def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
-    """Do the work of `refine`, which only gathers its arguments."""
+def refine_inputs(
+    inputs: Inputs, options: RefineOptions, *, kept: KeptFilters | None = None
+) -> Refined:
+    """Do the work of `refine`, which only gathers its arguments.
+
+    Args:
+        inputs: the arrays.
+        options: how to refine.
+        kept: where filters are kept for later calls with the same image; masks do not use it.
+    """
     settle()
+    if kept is not None:
+        kept.follow(inputs.image, *inputs.features)
     given = to_array(inputs.name, inputs.scores)
     # The core takes NumPy arrays, so CPU tensors are viewed as arrays. Other engines take tensors.
     numpy = on_cpu(given) and suits_core(options.engine)
@@ -256,6 +267,7 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
             mask=where,
             compatibility=_compatibility(options.compatibility, unary),
             prune=options.prune,
+            kept=kept,
         )
     except ValueError:
         _checks.finite(inputs.name, given)  # names the reason in the caller's terms
