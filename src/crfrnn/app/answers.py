@@ -34,8 +34,7 @@ class Shown:
         plots: the plots of the steps; "" if they are not shown.
         verdict: what the CRF did.
         links: what can be saved.
-        command: the result as a command.
-        python: the result as Python.
+        copies: the result as a command and as Python, to copy.
         label: the class whose probability is shown.
         pen: the class that is drawn, or `ERASE`.
         classes: names and ids of the classes, for menus.
@@ -47,8 +46,7 @@ class Shown:
     plots: str
     verdict: str
     links: str
-    command: str
-    python: str
+    copies: str
     label: int
     pen: int | str
     classes: list[tuple[str, int]]
@@ -93,8 +91,7 @@ def answer(page: Page, values: Mapping[str, Any], message: str = "") -> Shown:
         plots=markup.plots(work.steps(choice)) if look.view == STEPS else "",
         verdict=markup.verdict(work, choice),
         links=markup.links(work, choice),
-        command=page.command(choice),
-        python=page.python(choice),
+        copies=markup.copies(page.command(choice), page.python(choice)),
         label=look.label,
         pen=ERASE if tool.label == FREE else tool.label,
         classes=[(name, index) for index, name in enumerate(work.class_names)],

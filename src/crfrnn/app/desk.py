@@ -121,33 +121,19 @@ class Page:
     def upload(self, what: str, name: str, content: bytes) -> str:
         """Take an uploaded "photograph" or its "scores", or a "mask"; returns a message.
 
+        A photograph waits for its scores, and scores for their photograph.
+
         Raises:
             ValueError: the file cannot be used; the message says why.
         """
         with tempfile.TemporaryDirectory() as folder:
-            if what == "mask":
-                path = _write(Path(folder), name, content)
-                truth = open_mask(path, self.work.subject, max(self.work.num_classes, 2))
-                self.work.compare_with(truth)
-                return f"{name}: compared with this mask"
-            waiting = {**self._waiting, what: (name, content)}
-            if what == "photograph":  # say at once what is wrong with it
-                self._waiting.pop("photograph", None)
-                read_photograph(_write(Path(folder), name, content))
-            if len(waiting) < 2:
-                self._waiting = waiting
-                other = "scores" if what == "photograph" else "photograph"
-                return f"{name} is here; now drop its {other}"
-            self._waiting.pop(what, None)
-            image, scores = waiting["photograph"], waiting["scores"]
-            paths = [
-                _write(Path(folder) / kind, *pair)
-                for kind, pair in (("image", image), ("scores", scores))
-            ]
-            self._show(open_files(paths[0], paths[1], names=(image[0], scores[0])))
-            self._waiting = {}
-        notes = "; ".join(self.work.subject.notes)
-        return f"{image[0]} and {scores[0]} are open{notes and f'. {notes}'}"
+            try:
+                return self._take(Path(folder), what, name, content)
+            except Exception as error:
+                said = describe(error)
+                for place in (f"{folder}/scores/", f"{folder}/image/", f"{folder}/"):
+                    said = said.replace(place, "")  # a person knows the name alone
+                raise ValueError(said) from error
 
     def python(self, choice: Choice) -> str:
         """The result as Python code."""
@@ -174,6 +160,29 @@ class Page:
         if source is None:
             return "# Save image and scores as files first; a command refines files."
         return command_text(choice, source.image, source.scores, source.words())
+
+    def _take(self, folder: Path, what: str, name: str, content: bytes) -> str:
+        if what == "mask":
+            path = _write(folder, name, content)
+            truth = open_mask(path, self.work.subject, max(self.work.num_classes, 2))
+            self.work.compare_with(truth)
+            return f"{name}: compared with this mask"
+        waiting = {**self._waiting, what: (name, content)}
+        self._waiting.pop(what, None)
+        if what == "photograph":  # say at once what is wrong with it
+            read_photograph(_write(folder, name, content))
+        if len(waiting) < 2:
+            self._waiting = waiting
+            other = "scores" if what == "photograph" else "photograph"
+            return f"{name} is here; now drop its {other}"
+        image, scores = waiting["photograph"], waiting["scores"]
+        paths = [
+            _write(folder / kind, *pair) for kind, pair in (("image", image), ("scores", scores))
+        ]
+        self._show(open_files(paths[0], paths[1], names=(image[0], scores[0])))
+        self._waiting = {}
+        notes = "; ".join(self.work.subject.notes)
+        return f"{image[0]} and {scores[0]} are open{notes and f'. {notes}'}"
 
     def _show(self, subject: Subject) -> None:
         self.work = Work(subject)

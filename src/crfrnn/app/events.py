@@ -69,13 +69,13 @@ class _Events:
     def on_upload(self, what: str, component: Any) -> None:
         """Take an uploaded file, and remove it at once."""
 
-        def run(request: gr.Request, path: str, *values: Any) -> list[Any]:
-            file = Path(path)
-            content = file.read_bytes()
-            file.unlink()
+        def run(request: gr.Request, file: tuple[str, str], *values: Any) -> list[Any]:
+            name, path = file
+            content = Path(path).read_bytes()
+            Path(path).unlink()
 
             def do(page: Page, values: Mapping[str, Any], event: Any) -> str:
-                return page.upload(what, file.name, content)
+                return page.upload(what, name, content)
 
             return [*self._answer(request, values, do, None), None]
 

@@ -221,6 +221,22 @@ def links(work: Work, choice: Choice) -> str:
     return f'<p class="links">{anchors}</p>'
 
 
+def copies(command: str, python: str) -> str:
+    """The result as a command and as Python, each with a button that copies it."""
+    parts = []
+    for name, what, text in (
+        ("command", "a command", command),
+        ("python", "Python", python),
+    ):
+        parts.append(
+            f'<section id="{name}"><header><span id="{name}-title">The same as {what}</span>'
+            f'<button type="button" aria-label="Copy the {name}">Copy</button></header>'
+            f'<pre tabindex="0" role="textbox" aria-readonly="true" aria-labelledby="{name}-title">'
+            f"{escape(text)}</pre></section>"
+        )
+    return "".join(parts)
+
+
 def message(text: str, *, bad: bool = False) -> str:
     """A line about what happened; screen readers read it when it changes."""
     if not text:

@@ -40,6 +40,22 @@ edges in the photograph: pixels that are near each other and alike in color pull
 same label. Drag the divider, move a slider, and look.</p>"""
 
 
+#: Copies the text beside the button that is pressed.
+_COPY = """
+element.addEventListener('click', async (event) => {
+  const button = event.target.closest('button');
+  if (!button) return;
+  const text = button.closest('section').querySelector('pre');
+  if (navigator.clipboard) await navigator.clipboard.writeText(text.innerText);
+  else {  // a page from another machine, without TLS
+    getSelection().selectAllChildren(text);
+    document.execCommand('copy');
+  }
+  button.innerText = 'Copied';
+});
+"""
+
+
 def build(desk: Desk, start: Start) -> Any:
     """Build the page.
 
@@ -75,6 +91,19 @@ def launch(page: Any, *, host: str, port: int | None, **options: Any) -> Any:
         css=(folder / "page.css").read_text(encoding="utf-8"),
         **options,
     )
+
+
+class Upload(gr.File):
+    """A field for a file, which gives the name and the path of what was uploaded.
+
+    `gr.File` would leave an empty file behind for each upload.
+    """
+
+    is_template = True  # for the browser, it is its base class
+
+    def preprocess(self, payload: Any) -> Any:
+        """Return the name that the file had, and the path where it lies."""
+        return None if payload is None else (payload.orig_name or "upload", payload.path)
 
 
 class Parts:
@@ -124,7 +153,7 @@ class Parts:
                 ]
             pictures, scores = sorted(IMAGE_SUFFIXES), sorted(SCORE_SUFFIXES)
             self.uploads = {
-                what: gr.File(label=label, file_types=kinds, height=110, elem_id=f"upload-{what}")
+                what: Upload(label=label, file_types=kinds, height=110, elem_id=f"upload-{what}")
                 for what, label, kinds in (
                     ("photograph", "Photograph", pictures),
                     ("scores", "Scores: .npy or .npz (C, h, w), or a label image", scores),
@@ -166,14 +195,7 @@ class Parts:
 
     def _copying(self) -> None:
         self.links = gr.HTML("", elem_id="links")
-        self.command = gr.Textbox(
-            label="The same as a command", buttons=["copy"], lines=5, max_lines=30,
-            interactive=False, elem_id="command",
-        )  # fmt: skip
-        self.python = gr.Textbox(
-            label="The same as Python", buttons=["copy"], lines=4, max_lines=24,
-            interactive=False, elem_id="python",
-        )  # fmt: skip
+        self.copies = gr.HTML("", js_on_load=_COPY, elem_id="copies")
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -192,7 +214,7 @@ class Parts:
     @property
     def shown(self) -> dict[str, Any]:
         """The components that show a result, by the names of the fields of `answers.Shown`."""
-        names = ("message", "board", "plots", "verdict", "links", "command", "python")
+        names = ("message", "board", "plots", "verdict", "links", "copies")
         return {name: getattr(self, name) for name in (*names, "label", "pen")}
 
 

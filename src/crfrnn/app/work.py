@@ -14,7 +14,7 @@ from crfrnn.crf.compiled import build_filters
 from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
-from crfrnn.evaluation.metrics import Judge, Settings, summarize
+from crfrnn.evaluation.metrics import Judge, Settings, stack, summarize
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
@@ -149,10 +149,10 @@ class Work:
         if self._judge is None:
             return None
         before, after = (
-            summarize(self._judge.count(labels), self._judge.settings)
+            summarize(stack([self._judge.count(labels)]), self._judge.settings)
             for labels in (self.before.labels, self.refine(choice).refined.labels)
         )
-        return {name: (float(before[name]), float(after[name])) for name in before}
+        return {name: (float(before[name][0]), float(after[name][0])) for name in before}
 
     def steps(self, choice: Choice) -> list[Step]:
         """The free energy, and the change of the marginals, after each step.
