@@ -93,19 +93,6 @@ def launch(page: Any, *, host: str, port: int | None, **options: Any) -> Any:
     )
 
 
-class Upload(gr.File):
-    """A field for a file, which gives the name and the path of what was uploaded.
-
-    `gr.File` would leave an empty file behind for each upload.
-    """
-
-    is_template = True  # for the browser, it is its base class
-
-    def preprocess(self, payload: Any) -> Any:
-        """Return the name that the file had, and the path where it lies."""
-        return None if payload is None else (payload.orig_name or "upload", payload.path)
-
-
 class Parts:
     """The components of the page, and what their events do."""
 
@@ -153,7 +140,7 @@ class Parts:
                 ]
             pictures, scores = sorted(IMAGE_SUFFIXES), sorted(SCORE_SUFFIXES)
             self.uploads = {
-                what: Upload(label=label, file_types=kinds, height=110, elem_id=f"upload-{what}")
+                what: _upload(label=label, file_types=kinds, height=110, elem_id=f"upload-{what}")
                 for what, label, kinds in (
                     ("photograph", "Photograph", pictures),
                     ("scores", "Scores: .npy or .npz (C, h, w), or a label image", scores),
@@ -216,6 +203,16 @@ class Parts:
         """The components that show a result, by the names of the fields of `answers.Shown`."""
         names = ("message", "board", "plots", "verdict", "links", "copies")
         return {name: getattr(self, name) for name in (*names, "label", "pen")}
+
+
+def _upload(**options: Any) -> Any:
+    """A field for a file, which gives the name that the file had, and the path where it lies.
+
+    The field's own `preprocess` would leave an empty file behind for each upload.
+    """
+    field = gr.File(**options)
+    field.preprocess = lambda given: given and (given.orig_name or "upload", given.path)
+    return field
 
 
 def _script() -> str:
