@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from crfrnn.app.choice import RANGES, Choice, preset_text
 from crfrnn.app.desk import Desk, Entry, Page, Start
 from crfrnn.app.look import BOTH, CHANGED, PROBABILITY, REACH, STEPS, Look, Tool, part_of, pictures
 from crfrnn.app.subject import MOST_PIXELS, Subject, of_arrays, open_files, open_mask
-from crfrnn.app.work import FREE, Work
+from crfrnn.app.work import Work
 from crfrnn.cli import main
 from crfrnn.crf.compiled import build_filters
 from crfrnn.crf.kept import KeptFilters
@@ -30,6 +32,7 @@ from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
 from crfrnn.evaluation.metrics import Judge, stack, summarize
 from crfrnn.io.files import read_image
+from crfrnn.offline.clamp import FREE
 from crfrnn.presets import PRESETS, find_preset
 from tests.cases import needs_core, needs_torch
 
@@ -100,19 +103,28 @@ CHOICES = [
     Choice.of_preset("crfasrnn"),
     Choice("krahenbuhl", 30, 7.5, 2, 2, 0, 3, "before", guard=True),
     Choice(weight=6.5, filter="exact", iterations=0),
+    Choice(band=2, iterations=3),
 ]
 
 
+@pytest.mark.parametrize("scribbled", [False, True])
 @pytest.mark.parametrize("choice", CHOICES, ids=range(len(CHOICES)))
 def test_page_command_and_python_agree(
-    choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    choice: Choice, scribbled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     image, logits = scene()
     Image.fromarray(image).save("a photo.png")
     np.save("scores.npy", logits)
     page = Page(Start(choice, open_files(Path("a photo.png"), Path("scores.npy"))))
+    if scribbled:
+        page.work.scribble([(5, 5), (50, 5)], 1.5, 2)
+        found = re.search(r'download="clamp.png" href="([^"]+)"', markup.links(page.work, choice))
+        assert found is not None
+        with urllib.request.urlopen(found[1]) as file:
+            Path("clamp.png").write_bytes(file.read())
     labels = page.work.refine(choice).refined.labels
+    assert not scribbled or (labels[5, 5:51] == 2).all()
     command = shlex.split(page.command(choice))
     assert command[0] == "crfrnn"
     assert main(command[1:]) == 0
@@ -120,7 +132,8 @@ def test_page_command_and_python_agree(
     space: dict[str, Any] = {}
     exec(page.python(choice), space)
     np.testing.assert_array_equal(space["labels"], labels)
-    assert (labels != page.work.before.labels).any() == (choice.iterations > 0)
+    changes = (labels != page.work.before.labels).any()
+    assert changes == (choice.iterations > 0 or scribbled)
 
 
 def test_reading_options_reach_the_command_and_python(
@@ -275,6 +288,9 @@ def test_pick_and_stroke() -> None:
     assert marked[10, 20] == FREE
     with pytest.raises(ValueError, match=r"must be 0\.\.2"):
         page.work.scribble([(0, 0)], 1, 7)
+    with_clamp = answer(page, drawing)
+    assert "--clamp clamp.png" in page.command(Choice()) or page.work.subject.source is None
+    assert 'alt="your scribbles"' in with_clamp.board
     page.work.clear_scribbles()
     assert (page.work.scribbles == FREE).all()
 

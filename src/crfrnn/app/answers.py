@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from crfrnn.offline.clamp import FREE
+
 from . import markup
 from .choice import Choice
 from .desk import Page
 from .look import PROBABILITY, STEPS, Look, Tool
-from .work import FREE, Work
+from .work import Work
 
 #: What the pointer does on the photograph.
 LOOK, DRAW = "choose the point to look at", "draw scribbles"

@@ -23,6 +23,9 @@ RANGES: dict[str, tuple[float, float, float]] = {
     "band": (0, 50, 1),
 }
 
+#: What the link that saves the scribbles calls the file.
+CLAMP_FILE = "clamp.png"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -103,6 +106,7 @@ class Choice:
             normalization=self.normalization,
             filter=self.filter,
             guard=self.guard,
+            band=self.band or None,
         )
 
     def arguments(self) -> dict[str, Any]:
@@ -116,6 +120,8 @@ class Choice:
             arguments["filter"] = self.filter
         if self.guard:
             arguments["guard"] = True
+        if self.band:
+            arguments["band"] = self.band
         return arguments
 
     def as_preset(self, name: str = "mine") -> Preset:
@@ -124,13 +130,14 @@ class Choice:
         return Preset(name, self.kernels, self.iterations, self.normalization, "", source)
 
 
-def python_text(choice: Choice, before: str, scores: str) -> str:
+def python_text(choice: Choice, before: str, scores: str, clamp: str = "") -> str:
     """Return the refinement as Python code.
 
     Args:
         choice: the parameters.
         before: the lines that define `image` and the scores, or "".
         scores: the argument with the scores, such as "logits=logits".
+        clamp: the name of the map of scribbles, if there are any.
     """
     bilateral, gaussian = choice.kernels
     lines = [
@@ -147,13 +154,14 @@ def python_text(choice: Choice, before: str, scores: str) -> str:
     ]
     rest = {name: value for name, value in choice.arguments().items() if name != "kernels"}
     lines += [f"    {name}={_value(value)}," for name, value in rest.items()]
+    lines += [f"    clamp={clamp},"] if clamp else []
     return "\n".join([*lines, ")", "labels = result.labels"])
 
 
-def command_text(choice: Choice, image: str, scores: str, reading: tuple[str, ...] = ()) -> str:
-    """Return the refinement as a command; `reading` holds options on how to read the scores."""
+def command_text(choice: Choice, image: str, scores: str, more: tuple[str, ...] = ()) -> str:
+    """Return the refinement as a command; `more` holds options beside the parameters."""
     start = Choice.of_preset(choice.preset)
-    words = ["crfrnn", "refine", image, scores, "-o", "labels.png", *reading]
+    words = ["crfrnn", "refine", image, scores, "-o", "labels.png", *more]
     words += ["--preset", choice.preset]
     for name, option in _OPTIONS.items():
         value = getattr(choice, name)
@@ -180,6 +188,7 @@ _OPTIONS = {
     "iterations": "--iterations",
     "normalization": "--normalization",
     "filter": "--filter",
+    "band": "--band",
 }
 
 

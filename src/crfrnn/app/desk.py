@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from crfrnn.io.files import describe
 from crfrnn.io.options import DEFAULTS, ReadOptions
 
-from .choice import Choice, command_text, python_text
+from .choice import CLAMP_FILE, Choice, command_text, python_text
 from .subject import Subject, checked_truth, open_demo, open_files, open_mask, read_photograph
 from .work import Work
 
@@ -138,28 +139,33 @@ class Page:
     def python(self, choice: Choice) -> str:
         """The result as Python code."""
         subject, source = self.work.subject, self.work.subject.source
+        clamp = "clamp" if self.work.has_scribbles else ""
         if source is None:
-            return python_text(choice, "", f"{subject.kind}={subject.kind}")
+            return python_text(choice, "", f"{subject.kind}={subject.kind}", clamp)
         reading = source.code()
         extra = f", ReadOptions({reading})" if reading else ""
+        array = "import numpy as np\nfrom PIL import Image\n"
         lines = [
             "from pathlib import Path",
             "",
+            *([array] if clamp else []),
             "from crfrnn.io.files import read_image",
             *(["from crfrnn.io.options import ReadOptions"] if reading else []),
             "from crfrnn.io.scores import read_scores",
             "",
             f"image = read_image(Path({source.image!r}))",
             f"scores = read_scores(Path({source.scores!r}), image.shape[:2]{extra})",
+            *([f"clamp = np.asarray(Image.open({CLAMP_FILE!r}))"] if clamp else []),
         ]
-        return python_text(choice, "\n".join(lines), f"{subject.kind}=scores.values")
+        return python_text(choice, "\n".join(lines), f"{subject.kind}=scores.values", clamp)
 
     def command(self, choice: Choice) -> str:
         """The result as a command, or why there is none."""
         source = self.work.subject.source
         if source is None:
             return "# Save image and scores as files first; a command refines files."
-        return command_text(choice, source.image, source.scores, source.words())
+        clamp = ("--clamp", CLAMP_FILE) if self.work.has_scribbles else ()
+        return command_text(choice, source.image, source.scores, (*source.words(), *clamp))
 
     def _take(self, folder: Path, what: str, name: str, content: bytes) -> str:
         if what == "mask":
@@ -189,13 +195,19 @@ class Page:
 
 
 class Desk:
-    """All open pages, by the identifier of their session."""
+    """All open pages, by the identifier of their session.
+
+    Attributes:
+        choice: the parameters of the page that was used last.
+        last: the arguments of `refine` there, with the scribbles if there are any.
+    """
 
     def __init__(self, start: Start) -> None:
         self._start = start
         self._pages: OrderedDict[str, Page] = OrderedDict()
         self._lock = threading.Lock()
-        self.last: Choice = start.choice
+        self.last: dict[str, Any] = start.choice.arguments()
+        self.choice = start.choice
 
     def __len__(self) -> int:
         """Return the number of open pages."""
@@ -215,6 +227,11 @@ class Desk:
                 self._pages.popitem(last=False)
         with page.lock:
             yield page
+
+    def note(self, page: Page, choice: Choice) -> None:
+        """Note what a page shows."""
+        clamp = {"clamp": page.work.scribbles.copy()} if page.work.has_scribbles else {}
+        self.choice, self.last = choice, {**choice.arguments(), **clamp}
 
     def close(self, session: str) -> None:
         """Forget the page of a session."""

@@ -122,7 +122,7 @@ class _Events:
             with self._desk.page(str(request.session_hash)) as page:
                 said = do(page, given, event)
                 shown = answer(page, given, said)
-                self._desk.last = choice_of(given)
+                self._desk.note(page, choice_of(given))
         except Exception as error:  # the page says what is wrong, and stays as it is
             bad = markup.message(describe(error), bad=True)
             return [bad, *[gr.skip()] * (len(self.outputs) - 1)]

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from crfrnn.offline.clamp import FREE
 from crfrnn.plots.figures import overlay
 
 from .choice import Choice
-from .work import FREE, Work
+from .work import Work
 
 #: The views, by what the page calls them.
 BOTH = "Before and after"

@@ -10,8 +10,9 @@ from html import escape
 import numpy as np
 
 from crfrnn.evaluation.metrics import Settings, score_titles
+from crfrnn.offline.clamp import FREE
 
-from .choice import Choice, preset_text
+from .choice import CLAMP_FILE, Choice, preset_text
 from .look import (
     STEPS,
     Look,
@@ -22,7 +23,7 @@ from .look import (
     pictures,
     scribbles_picture,
 )
-from .work import FREE, Step, Work, spell_changes, spell_guard, spell_scores
+from .work import Step, Work, spell_changes, spell_guard, spell_scores
 
 _KEYS = {
     False: "Arrow keys move the cross (with Shift, by one pixel). Enter puts the point there.",
@@ -213,8 +214,8 @@ def links(work: Work, choice: Choice) -> str:
         ("preset.yaml", f"data:application/yaml;base64,{text}", "Save preset"),
         ("labels.png", labels_url(work, labels), "Save labels"),
     ]
-    if (work.scribbles != FREE).any():
-        saved.append(("clamp.png", labels_url(work, work.scribbles), "Save scribbles"))
+    if work.has_scribbles:
+        saved.append((CLAMP_FILE, labels_url(work, work.scribbles), "Save scribbles"))
     anchors = "".join(
         f'<a class="save" download="{name}" href="{url}">{text}</a>' for name, url, text in saved
     )

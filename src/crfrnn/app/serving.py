@@ -62,14 +62,15 @@ class Explorer:
     def parameters(self) -> dict[str, Any]:
         """The numbers on the page, as arguments of `refine`: kernels, iterations, ...
 
-        Where several tabs show the page, those of the one that changed last.
+        Scribbles are there as `clamp`. Where several tabs show the page, the numbers are those of
+        the tab that changed last.
 
         Example:
             >>> from crfrnn import explore, refine
             >>> page = explore(image, logits=logits)  # doctest: +SKIP
             >>> labels = refine(image, logits=logits, **page.parameters).labels  # doctest: +SKIP
         """
-        return self._desk.last.arguments()
+        return dict(self._desk.last)
 
     @property
     def preset(self) -> Preset:
@@ -80,7 +81,7 @@ class Explorer:
             >>> explore(image, logits=logits).preset.iterations  # doctest: +SKIP
             10
         """
-        return self._desk.last.as_preset()
+        return self._desk.choice.as_preset()
 
     def close(self) -> None:
         """Stop serving the page.

@@ -15,6 +15,7 @@ from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
 from crfrnn.evaluation.metrics import Judge, Settings, stack, summarize
+from crfrnn.offline.clamp import FREE
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
@@ -23,9 +24,6 @@ from crfrnn.offline.verdict import Changed
 
 from .choice import Choice
 from .subject import Subject
-
-#: The value of a pixel without a scribble.
-FREE = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +97,11 @@ class Work:
         if len(known) == self.num_classes:
             return list(known)
         return [f"class {index}" for index in range(self.num_classes)]
+
+    @property
+    def has_scribbles(self) -> bool:
+        """Whether any pixel is clamped."""
+        return bool((self.scribbles != FREE).any())
 
     def refine(self, choice: Choice) -> Result:
         """Refine with these parameters; the last result is kept."""
@@ -208,7 +211,8 @@ class Work:
 
     def _inputs(self) -> Inputs:
         subject = self.subject
-        return Inputs(subject.image, subject.kind, subject.values, channels_last=True)
+        clamp = self.scribbles if self.has_scribbles else None
+        return Inputs(subject.image, subject.kind, subject.values, clamp=clamp, channels_last=True)
 
     def _options(self, choice: Choice) -> RefineOptions:
         source = self.subject.source

@@ -15,7 +15,7 @@ from crfrnn.crf.filters import KernelFilter, build_filters
 from crfrnn.crf.kernel import Kernel, Scene
 from crfrnn.crf.recipe import Recipe
 
-from .inputs import check_gradients, check_map, check_mask
+from .inputs import check_clamp, check_gradients, check_map, check_mask
 from .parameters import learned_bandwidths
 
 
@@ -25,12 +25,14 @@ class Guide(NamedTuple):
     Attributes:
         image: (B, F, *S); or the filters that were prepared from one.
         mask: (B, *S) bool; pixels outside take no part.
-        features: maps (B, F, *S) for the kernels that refer to them.
+        features: maps (B, F, *s) of any resolution for the kernels that refer to them.
+        clamp: (B, *S) bool; these pixels send, and keep their logits.
     """
 
     image: Tensor | Prepared | None
     mask: Tensor | None = None
     features: Sequence[Tensor] = ()
+    clamp: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,12 @@ def prepare(
     owner: str, recipe: Recipe, like: Tensor, guide: Guide, logs: nn.ModuleList | None = None
 ) -> Prepared:
     """Check the maps and build filters for logits `like` (B C *S)."""
-    _, mask, features = guide
+    mask, features = guide.mask, guide.features
     image = cast("Tensor | None", guide.image)  # what was prepared before never comes here
     maps: list[tuple[str, Any]] = [(f"features[{i}]", value) for i, value in enumerate(features)]
     maps += [] if image is None else [("image", image)]
     for name, value in maps:
-        check_map(owner, name, value, like)
+        check_map(owner, name, value, like, any_size=name != "image")
     check_gradients(owner, maps, recipe.feature_gradients)
     if mask is not None:
         check_mask(owner, mask, like)
@@ -143,6 +145,7 @@ def take(
     owner: str, recipe: Recipe, unary: Tensor, guide: Guide, logs: nn.ModuleList | None = None
 ) -> Prepared:
     """The filters for logits `unary`: those prepared before, or new ones."""
+    check_clamp(owner, guide.clamp, unary)
     prepared = guide.image
     if not isinstance(prepared, Prepared):
         return prepare(owner, recipe, unary, guide, logs)
