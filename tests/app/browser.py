@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 #: Set where the browser must be there, as `.ci/run` installs it.
 REQUIRED = "CRFRNN_REQUIRE_BROWSER"
@@ -244,12 +246,17 @@ class Browser:
                     self.hosts.add(url.split("/")[2].split(":")[0])
         return self.hosts
 
-    def screenshot(self, path: Path) -> None:
-        """Save the whole page as a picture."""
+    def screenshot(self, path: Path, css: str = "body") -> None:
+        """Save the whole page, or an element of it, as a JPEG."""
         self.run("document.activeElement.blur(); window.scrollTo(0, 0)")
-        size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        shot = self.driver.execute_cdp_cmd(
-            "Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip}
+        time.sleep(0.3)  # for transitions
+        box = self.run(
+            "const b = document.querySelector(arguments[0]).getBoundingClientRect();"
+            "return {x: b.x, y: b.y, width: b.width, height: b.height, scale: 1}",
+            css,
         )
-        path.write_bytes(base64.b64decode(shot["data"]))
+        shot = self.driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"captureBeyondViewport": True, "clip": box}
+        )
+        with Image.open(io.BytesIO(base64.b64decode(shot["data"]))) as picture:
+            picture.convert("RGB").save(path, quality=80, subsampling=0, optimize=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -26,7 +27,7 @@ pytest.importorskip("skimage")
 
 pytestmark = pytest.mark.slow
 
-ENTER, TAB, END, HOME, LEFT, RIGHT = "\ue007", "\ue004", "\ue010", "\ue011", "\ue012", "\ue014"
+ENTER, TAB, END, HOME, LEFT, RIGHT, DOWN = (chr(0xE000 + n) for n in (7, 4, 16, 17, 18, 20, 21))
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,9 @@ def address(folder: Path) -> Iterator[str]:
     with served(folder) as address:
         yield address
 
+
+#: Where the test puts its screenshots for the documentation; `make screenshots` sets it.
+SCREENSHOTS = "CRFRNN_SCREENSHOTS"
 
 SLIDERS = ("position", "color", "weight", "near", "smoothness", "iterations")
 
@@ -97,10 +101,15 @@ def open_cat(browser: Browser, files: Path) -> None:
     browser.until(lambda: "cat.npy are open" in message(browser), "the scores")
 
 
+def href(browser: Browser, name: str) -> str:
+    """A link that saves a file."""
+    script = "return document.querySelector(`a.save[download='${arguments[0]}']`).href"
+    return str(browser.run(script, name))
+
+
 def saved(browser: Browser, name: str) -> np.ndarray:
     """The picture behind a link that saves it."""
-    script = 'return document.querySelector(`a.save[download="${arguments[0]}"]`).href'
-    with urllib.request.urlopen(browser.run(script, name)) as file:
+    with urllib.request.urlopen(href(browser, name)) as file:
         return np.asarray(Image.open(file))
 
 
@@ -145,6 +154,43 @@ def test_the_command_gives_the_labels_of_the_page(
     space: dict[str, np.ndarray] = {}
     exec(browser.text("#python pre"), space)
     np.testing.assert_array_equal(space["labels"], labels)
+
+
+def test_a_scribble_clamps_and_the_command_repeats_it(
+    browser: Browser, files: Path, tmp_path: Path
+) -> None:
+    for name in ("cat.png", "cat.npy"):
+        (tmp_path / name).write_bytes((files / name).read_bytes())
+    with served(tmp_path, "cat.png", "cat.npy") as address:
+        browser.open(address)
+        browser.click("#scribbles > button")
+        browser.until(
+            lambda: browser.driver.find_elements("css selector", "#pen input"), "the part"
+        )
+        browser.click_text("label", "draw scribbles")
+        browser.click("#pen input")
+        browser.run("arguments[0].select()", browser.find("#pen input"))
+        browser.keys("dog", ENTER)
+        board = "return document.querySelector('#board .board').dataset"
+        browser.until(lambda: browser.run(board)["color"] not in ("#ffffff", "#ebebeb"), "the pen")
+        browser.until(lambda: browser.run(board)["draws"] == "1", "the pen")
+        browser.changes(lambda: browser.drag([(0.1, 0.1), (0.2, 0.15), (0.4, 0.1)]))
+        browser.until(lambda: "--clamp clamp.png" in browser.text("#command pre"), "the command")
+        labels = saved(browser, "labels.png")
+        clamp = saved(browser, "clamp.png")
+        command = shlex.split(browser.text("#command pre"))
+        assert set(np.unique(clamp)) == {12, 255}
+        assert (clamp[:16, 24:90] == 12).any()
+        assert (labels[clamp == 12] == 12).all()
+        with urllib.request.urlopen(href(browser, "clamp.png")) as file:
+            (tmp_path / "clamp.png").write_bytes(file.read())
+        subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, check=True)
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "labels.png")), labels)
+        browser.run("document.querySelector('#board .stage').focus()")
+        browser.keys(DOWN, DOWN, DOWN, ENTER)  # by keyboard
+        browser.until(lambda: (saved(browser, "clamp.png") == 12).sum() > (clamp == 12).sum(), "it")
+        browser.changes(lambda: browser.click_text("button", "Remove all scribbles"))
+        assert "--clamp" not in browser.text("#command pre")
 
 
 def test_a_mask_gives_the_figures_of_evaluate(
@@ -334,3 +380,31 @@ def test_a_folder_is_gone_through_and_refined(
         )
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), labels)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_screenshots(browser: Browser, width: int, tmp_path: Path) -> None:
+    photo = photograph("astronaut")
+    Image.fromarray(photo).save(tmp_path / "astronaut.png")
+    np.save(tmp_path / "astronaut.npy", network_scores("astronaut", (512, 512)).values)
+    output = Path(os.environ.get(SCREENSHOTS, tmp_path))
+    output.mkdir(parents=True, exist_ok=True)
+    with served(tmp_path, "astronaut.png", "astronaut.npy") as address:
+        browser.open(address, width)
+        browser.screenshot(output / f"page_{width}.jpg")
+        for view, name in (
+            ("What changed", "changed"),
+            ("Who is alike", "alike"),
+            ("Probability of a class", "probability"),
+        ):
+            browser.changes(lambda view=view: browser.click_text("label", view))
+            browser.screenshot(output / f"{name}_{width}.jpg", "#board")
+        browser.click_text("label", "Step by step")
+        browser.until(lambda: "Free energy" in browser.text("#plots"), "the plots")
+        browser.screenshot(output / f"steps_{width}.jpg", "#plots")
+    for path in output.glob(f"*_{width}.jpg"):
+        with Image.open(path) as picture:
+            assert picture.width <= width
+            colors = picture.convert("RGB").resize((64, 64)).getcolors(4096)
+            assert colors is not None
+            assert len(colors) > 20

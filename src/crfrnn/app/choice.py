@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,32 +132,40 @@ class Choice:
         return Preset(name, self.kernels, self.iterations, self.normalization, "", source)
 
 
-def python_text(choice: Choice, before: str, scores: str, clamp: str = "") -> str:
+def python_text(
+    choice: Choice,
+    scores: str,
+    *,
+    imports: Sequence[str] = (),
+    setup: Sequence[str] = (),
+    clamp: str = "",
+) -> str:
     """Return the refinement as Python code.
 
     Args:
         choice: the parameters.
-        before: the lines that define `image` and the scores, or "".
         scores: the argument with the scores, such as "logits=logits".
+        imports: further imports, by package of this library.
+        setup: the lines that define `image` and the scores.
         clamp: the name of the map of scribbles, if there are any.
     """
-    bilateral, gaussian = choice.kernels
-    lines = [
-        "from crfrnn import Bilateral, Gaussian, refine",
-        *([before] if before else []),
-        "",
-        "result = refine(",
-        "    image,",
-        f"    {scores},",
-        "    kernels=[",
-        f"        {_call(bilateral)},",
-        f"        {_call(gaussian)},",
-        "    ],",
-    ]
+    ours = ["from crfrnn import Bilateral, Gaussian, refine"]
+    others: list[str] = []
+    for line in imports:
+        (ours if line.startswith("from crfrnn") else others).append(line)
+    lines = [*others, *([""] if others else []), *ours, "", *setup, *([""] if setup else [])]
+    lines += ["result = refine(", "    image,", f"    {scores},", "    kernels=["]
+    lines += [f"        {_call(kernel)}," for kernel in choice.kernels]
+    lines.append("    ],")
     rest = {name: value for name, value in choice.arguments().items() if name != "kernels"}
     lines += [f"    {name}={_value(value)}," for name, value in rest.items()]
     lines += [f"    clamp={clamp},"] if clamp else []
     return "\n".join([*lines, ")", "labels = result.labels"])
+
+
+def quoted(text: str) -> str:
+    """A text as a literal of Python."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def command_text(choice: Choice, image: str, scores: str, more: tuple[str, ...] = ()) -> str:
@@ -199,6 +209,6 @@ def _call(kernel: Kernel) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return repr(value)
-    return f"{value:g}"
+    if isinstance(value, str):
+        return quoted(value)
+    return str(value) if isinstance(value, bool) else f"{value:g}"

@@ -16,7 +16,7 @@ import numpy as np
 from crfrnn.io.files import describe
 from crfrnn.io.options import DEFAULTS, ReadOptions
 
-from .choice import CLAMP_FILE, Choice, command_text, python_text
+from .choice import CLAMP_FILE, Choice, command_text, python_text, quoted
 from .subject import Subject, checked_truth, open_demo, open_files, open_mask, read_photograph
 from .work import Work
 
@@ -141,23 +141,24 @@ class Page:
         subject, source = self.work.subject, self.work.subject.source
         clamp = "clamp" if self.work.has_scribbles else ""
         if source is None:
-            return python_text(choice, "", f"{subject.kind}={subject.kind}", clamp)
+            return python_text(choice, f"{subject.kind}={subject.kind}", clamp=clamp)
         reading = source.code()
+        imports = ["from pathlib import Path"]
+        imports += ["import numpy as np", "from PIL import Image"] if clamp else []
+        imports.append("from crfrnn.io.files import read_image")
+        imports += ["from crfrnn.io.options import ReadOptions"] if reading else []
+        imports.append("from crfrnn.io.scores import read_scores")
+        exif = ", apply_exif=True" if source.reading.apply_exif else ""
         extra = f", ReadOptions({reading})" if reading else ""
-        array = "import numpy as np\nfrom PIL import Image\n"
-        lines = [
-            "from pathlib import Path",
-            "",
-            *([array] if clamp else []),
-            "from crfrnn.io.files import read_image",
-            *(["from crfrnn.io.options import ReadOptions"] if reading else []),
-            "from crfrnn.io.scores import read_scores",
-            "",
-            f"image = read_image(Path({source.image!r}))",
-            f"scores = read_scores(Path({source.scores!r}), image.shape[:2]{extra})",
-            *([f"clamp = np.asarray(Image.open({CLAMP_FILE!r}))"] if clamp else []),
+        setup = [
+            f"image = read_image(Path({quoted(source.image)}){exif})",
+            f"scores = read_scores(Path({quoted(source.scores)}), image.shape[:2]{extra})",
         ]
-        return python_text(choice, "\n".join(lines), f"{subject.kind}=scores.values", clamp)
+        setup += [f"clamp = np.asarray(Image.open({quoted(CLAMP_FILE)}))"] if clamp else []
+        scores = f"{subject.kind}=scores.values"
+        if subject.kind == "labels" and source.reading.confidence != DEFAULTS.confidence:
+            scores += f", confidence={source.reading.confidence}"
+        return python_text(choice, scores, imports=imports, setup=setup, clamp=clamp)
 
     def command(self, choice: Choice) -> str:
         """The result as a command, or why there is none."""

@@ -233,9 +233,15 @@ def copies(command: str, python: str) -> str:
             f'<section id="{name}"><header><span id="{name}-title">The same as {what}</span>'
             f'<button type="button" aria-label="Copy the {name}">Copy</button></header>'
             f'<pre tabindex="0" role="textbox" aria-readonly="true" aria-labelledby="{name}-title">'
-            f"{escape(text)}</pre></section>"
+            f"{_words(text) if name == 'command' else escape(text)}</pre></section>"
         )
     return "".join(parts)
+
+
+def _words(command: str) -> str:
+    """A command whose options are not broken at their hyphens."""
+    words = [escape(word) for word in command.split(" ")]
+    return " ".join(f"<span>{word}</span>" if len(word) < 30 else word for word in words)
 
 
 def message(text: str, *, bad: bool = False) -> str:

@@ -73,7 +73,11 @@ def build(desk: Desk, start: Start) -> Any:
 def launch(page: Any, *, host: str, port: int | None, **options: Any) -> Any:
     """Serve a page that `build` made, to this machine unless `host` says otherwise."""
     folder = files("crfrnn") / "app"
-    fonts = ["system-ui", "sans-serif"]
+    theme = gr.themes.Default(  # whose own fonts come from another host
+        primary_hue="blue",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
     return page.launch(
         server_name=host,
         server_port=port,
@@ -87,7 +91,7 @@ def launch(page: Any, *, host: str, port: int | None, **options: Any) -> Any:
         footer_links=[],
         allowed_paths=[],
         max_file_size=MOST_BYTES,
-        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        theme=theme,
         css=(folder / "page.css").read_text(encoding="utf-8"),
         **options,
     )
@@ -121,7 +125,9 @@ class Parts:
         self.label = gr.Dropdown(
             [], label="Class whose probability is shown", visible=False, elem_id="label"
         )
-        with gr.Accordion("Scribbles: tell the CRF what some pixels are", open=False):
+        with gr.Accordion(
+            "Scribbles: tell the CRF what some pixels are", open=False, elem_id="scribbles"
+        ):
             self.pointer = gr.Radio([LOOK, DRAW], value=LOOK, label="On the photograph, I")
             self.pen = gr.Dropdown([ERASE], value=ERASE, label="Mark pixels as", elem_id="pen")
             self.radius = gr.Slider(1, 30, 4, step=1, label="Half the width of the line, in pixels")

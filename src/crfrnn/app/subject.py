@@ -203,7 +203,9 @@ def _read(photo: np.ndarray, path: Path, source: Source, name: str) -> Subject:
         source,
         VOC_CLASSES if counted == len(VOC_CLASSES) else (),
         given.palette,
-        tuple(str(note) for note in given.notes),
+        tuple(
+            str(note).replace("give --kind", "start the page with --kind") for note in given.notes
+        ),
     )
 
 
