@@ -160,7 +160,8 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis without NaN; NaN where there is nothing else."""
     known = ~np.isnan(values)
-    return _share(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
+    total = np.asarray(np.where(known, values, 0).sum(axis=-1))  # a scalar of one axis
+    return _share(total, np.asarray(known.sum(axis=-1)))
 
 
 def summarize(counts: Counts, settings: Settings) -> dict[str, Array]:
