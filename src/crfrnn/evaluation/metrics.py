@@ -151,7 +151,7 @@ def _diagonal(confusion: np.ndarray) -> np.ndarray:
     return confusion.diagonal(axis1=-2, axis2=-1)
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _share(part: np.ndarray | np.number, whole: np.ndarray | np.number) -> np.ndarray:
     """The quotient in float64; NaN for 0 / 0."""
     with np.errstate(invalid="ignore"):
         return np.asarray(np.divide(part, whole, dtype=np.float64))
@@ -160,8 +160,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis without NaN; NaN where there is nothing else."""
     known = ~np.isnan(values)
-    total = np.asarray(np.where(known, values, 0).sum(axis=-1))  # a scalar of one axis
-    return _share(total, np.asarray(known.sum(axis=-1)))
+    return _share(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1))
 
 
 def summarize(counts: Counts, settings: Settings) -> dict[str, Array]:
