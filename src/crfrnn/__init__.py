@@ -5,6 +5,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from . import pydensecrf
+    from ._guards import InputWarning
     from ._info import info
     from .app.serving import explore
     from .crf.energy import free_energy
@@ -28,6 +29,7 @@ __all__ = [
     "FeatureGaussian",
     "Gaussian",
     "Inference",
+    "InputWarning",
     "Kernel",
     "Lattice",
     "Prepared",
@@ -56,6 +58,7 @@ _MODULES = {
     "FeatureGaussian": "crf.kernels",
     "Gaussian": "crf.kernels",
     "Inference": "crf.frank_wolfe",
+    "InputWarning": "_guards",
     "Kernel": "crf.kernel",
     "Lattice": "crf.lattice",
     "Prepared": "layer.prepared",

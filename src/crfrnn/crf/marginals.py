@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from crfrnn import _checks
 from crfrnn._arrays import Array, is_tensor
 from crfrnn.core.inference import Options
 
@@ -109,6 +110,9 @@ def marginals(
             prune=prune,
             kept=kept,
         )
+    if not result.is_finite:
+        parts = {"scores": scene.like, "kernel weights": weights, "compatibility": compatibility}
+        _checks.finite_result("refine", result.probs, **parts)
     refuse_infinite(result.is_finite, result.probs)
     return result
 
