@@ -63,15 +63,17 @@ ARROWS = {
     "tuning": "core training evaluation data models layer offline crf presets io",
     "ablation": "core tuning training evaluation models layer presets io ops",
     "demo": "offline presets plots io",
+    "app": "core crf data demo evaluation io offline plots presets",
     "bench": "core demo data layer offline presets pydensecrf io ops",
-    "__init__": "offline pydensecrf layer models crf _info _version",
-    "cli": "core __init__ ablation tuning training integrations evaluation models data offline demo"
-    " bench plots presets pydensecrf crf io _info _version",
+    "__init__": "app offline pydensecrf layer models crf _info _version",
+    "cli": "core __init__ app ablation tuning training integrations evaluation models data offline"
+    " demo bench plots presets pydensecrf crf io _info _version",
     "__main__": "cli",
 }
 
 # Packages that only the units named here may import.
 GUESTS = {
+    "gradio": "app",
     "lightning_fabric": "training",
     "optuna": "tuning",
     "skimage": "demo",

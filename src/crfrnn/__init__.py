@@ -7,6 +7,7 @@ if typing.TYPE_CHECKING:
     from . import pydensecrf
     from ._guards import InputWarning
     from ._info import info
+    from .app.serving import explore
     from .crf.energy import free_energy
     from .crf.frank_wolfe import Inference, Step
     from .crf.kernel import Kernel
@@ -36,6 +37,7 @@ __all__ = [
     "Segmenter",
     "Step",
     "Upsample",
+    "explore",
     "free_energy",
     "gaussian_filter",
     "info",
@@ -64,6 +66,7 @@ _MODULES = {
     "Segmenter": "models",
     "Step": "crf.frank_wolfe",
     "Upsample": "layer.upsample",
+    "explore": "app.serving",
     "free_energy": "crf.energy",
     "gaussian_filter": "crf.lattice",
     "info": "_info",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import numpy as np
 
@@ -18,41 +19,49 @@ from crfrnn.core.inference import (
 )
 
 from .clamped import clamped_mean_field
+from .kept import KeptFilters
 from .kernel import Kernel, Scene, maps_and_divisors, points_of
 from .marginals import Marginals, Pruned
 from .recipe import Recipe
 
 
-def build_filters(recipe: Recipe, scene: Scene, mask: np.ndarray | None) -> list[list[Filter]]:
+def build_filters(
+    recipe: Recipe, scene: Scene, mask: np.ndarray | None, kept: KeptFilters | None = None
+) -> list[list[Filter]]:
     """Build, for each image, the normalized filter of each kernel.
 
     Args:
         recipe: kernels, normalization and filter.
         scene: NumPy arrays that the kernels look at. Its logits give size and type.
         mask: (B, *S) bool; pixels outside take no part.
+        kept: filters of earlier calls with the same image, which are not built again.
     """
-    size, dtype = scene.like.shape[2:], scene.like.dtype
-    inside = [None] * len(scene.like) if mask is None else list(mask.reshape(len(mask), -1))
-    filters: list[list[Filter]] = [[] for _ in inside]
-    build = exact_filter if recipe.filter == "exact" else lattice_filter
+    filters: list[list[Filter]] = [[] for _ in scene.like]
     for kernel in recipe.kernels:
-        if kernel.is_separable():
-            bandwidths = kernel.divisors({"position": len(size)})[::-1]  # of (x, y, z)
-            reach = recipe.reach(float(np.finfo(dtype).eps))
-            of_images = [
-                grid_filter(size, bandwidths, reach, recipe.normalization, dtype, where)
-                for where in (inside[:1] if mask is None else inside)
-            ]
-            if mask is None:  # all images share it
-                of_images *= len(inside)
-        else:
-            of_images = [
-                build(points, recipe.normalization, where)
-                for points, where in zip(_points(kernel, scene), inside, strict=True)
-            ]
+        build = partial(_build, kernel, recipe, scene, mask)
+        of_images = build() if kept is None else kept.get(kernel, recipe, scene, mask, build)
         for of_image, filter in zip(filters, of_images, strict=True):
             of_image.append(filter)
     return filters
+
+
+def _build(kernel: Kernel, recipe: Recipe, scene: Scene, mask: np.ndarray | None) -> list[Filter]:
+    """Build the filter of one kernel for each image."""
+    size, dtype = scene.like.shape[2:], scene.like.dtype
+    inside = [None] * len(scene.like) if mask is None else list(mask.reshape(len(mask), -1))
+    if not kernel.is_separable():
+        build = exact_filter if recipe.filter == "exact" else lattice_filter
+        return [
+            build(points, recipe.normalization, where)
+            for points, where in zip(_points(kernel, scene), inside, strict=True)
+        ]
+    bandwidths = kernel.divisors({"position": len(size)})[::-1]  # of (x, y, z)
+    reach = recipe.reach(float(np.finfo(dtype).eps))
+    of_images = [
+        grid_filter(size, bandwidths, reach, recipe.normalization, dtype, where)
+        for where in (inside[:1] if mask is None else inside)
+    ]
+    return of_images * len(inside) if mask is None else of_images  # all images share it
 
 
 def _points(kernel: Kernel, scene: Scene) -> list[Points]:
@@ -78,11 +87,12 @@ def marginals(
     held: np.ndarray | None = None,
     compatibility: np.ndarray | None = None,
     prune: bool = True,
+    kept: KeptFilters | None = None,
 ) -> Marginals:
     """Run an inference from the logits of a scene of NumPy arrays, with kernel weights (K, C)."""
     logits = scene.like
     if held is not None:
-        filters = build_filters(recipe, scene, mask)
+        filters = build_filters(recipe, scene, mask, kept)
         flat = logits.reshape(*logits.shape[:2], -1)
         found = [
             clamped_mean_field(image, of_image, weights, compatibility, options, where.ravel())
@@ -93,7 +103,7 @@ def marginals(
         return Marginals(probs, probs.argmax(1), [steps for _, steps in found], None, finite)
     result = infer(
         logits.reshape(*logits.shape[:2], -1),
-        build_filters(recipe, scene, mask),
+        build_filters(recipe, scene, mask, kept),
         weights,
         compatibility,
         options,
