@@ -286,9 +286,8 @@ def test_pruned_classes(image: np.ndarray, held: np.ndarray, engine: str) -> Non
     options = {"kernels": kernels, "clamp": held, "engine": engine}
     pruned = refine(image, logits=many, **options)
     full = refine(image, logits=many, prune=False, **options)
-    if engine == "reference":
-        assert pruned.pruned is not None
-        assert pruned.pruned.kept == (0, 1)
+    assert pruned.pruned is not None
+    assert pruned.pruned.kept == (0, 1)
     np.testing.assert_allclose(pruned.probs, full.probs, atol=1e-4)
     np.testing.assert_allclose(pruned.probs[:, held], full.probs[:, held], atol=1e-12)
 

@@ -159,6 +159,7 @@ def infer(
     options: Options,
     *,
     row: int | None = None,
+    held: np.ndarray | None = None,
     prune: bool = True,
 ) -> Inferred:
     """Run mean-field inference without gradients; see csrc/crf/inference.hpp.
@@ -170,6 +171,7 @@ def infer(
         compatibility: (C, C) penalty for one label beside another; None is Potts.
         options: iterations, tolerance and precision.
         row: pixels in a row of the grid; by default there is no grid.
+        held: (B, N) bool, the clamped pixels; see csrc/crf/clamped.hpp.
         prune: leave out classes that provably win no pixel; only Potts with weights >= 0 allows it.
     """
     like = logits.dtype
@@ -184,6 +186,7 @@ def infer(
             options.tolerance,
             prune,
             options.half,
+            None if held is None else np.ascontiguousarray(held),
             threads(),
         )
     except ValueError:  # the core's message does not say where

@@ -17,7 +17,6 @@ from crfrnn.core.inference import (
     lattice_filter,
 )
 
-from .clamped import clamped_mean_field
 from .kernel import Kernel, Scene, maps_and_divisors, points_of
 from .marginals import Marginals, Pruned
 from .recipe import Recipe
@@ -81,16 +80,6 @@ def marginals(
 ) -> Marginals:
     """Run an inference from the logits of a scene of NumPy arrays, with kernel weights (K, C)."""
     logits = scene.like
-    if held is not None:
-        filters = build_filters(recipe, scene, mask)
-        flat = logits.reshape(*logits.shape[:2], -1)
-        found = [
-            clamped_mean_field(image, of_image, weights, compatibility, options, where.ravel())
-            for image, of_image, where in zip(flat, filters, held, strict=True)
-        ]
-        probs = np.stack([q for q, _ in found]).reshape(logits.shape)
-        finite = bool(np.isfinite(probs).all())
-        return Marginals(probs, probs.argmax(1), [steps for _, steps in found], None, finite)
     result = infer(
         logits.reshape(*logits.shape[:2], -1),
         build_filters(recipe, scene, mask),
@@ -98,6 +87,7 @@ def marginals(
         compatibility,
         options,
         row=logits.shape[-1],
+        held=None if held is None else held.reshape(len(held), -1),
         prune=prune,
     )
     return Marginals(
