@@ -75,6 +75,22 @@ KernelFilter<T> lattice_filter(const Maps<T>& maps, const std::vector<double>& b
                                        to_normalization(normalization), threads);
 }
 
+/// A filter for inferences in which the pixels of `held` are clamped: they are joined where no
+/// feature varies by more than `spread` bandwidths.
+template <typename T>
+KernelFilter<T> joined_filter(const Maps<T>& maps, const std::vector<double>& bandwidths,
+                              const std::vector<std::size_t>& sizes,
+                              const std::string& normalization, In<bool, 1> held, double spread,
+                              std::size_t threads) {
+    const auto features = to_feature_maps(maps, bandwidths, sizes);
+    if (held.shape(0) != product(sizes)) throw std::invalid_argument("held has another size");
+    nb::gil_scoped_release release;
+    const auto points = to_points(features, sizes, threads);
+    return KernelFilter<T>::on_lattice(
+        join_alike(points.get(), maps.size(), sizes, held.data(), spread), maps.size(),
+        to_normalization(normalization), threads);
+}
+
 template <typename T>
 KernelFilter<T> exact_filter(const Maps<T>& maps, const std::vector<double>& bandwidths,
                              const std::vector<std::size_t>& sizes,
@@ -173,6 +189,9 @@ void bind_inference(nb::module_& m, const char* class_name) {
         .def("apply", &apply<T>, nb::arg("q"), nb::arg("threads"));
     m.def("lattice_filter", &lattice_filter<T>, nb::arg("maps"), nb::arg("bandwidths"),
           nb::arg("sizes"), nb::arg("normalization"), nb::arg("mask").none(), nb::arg("threads"));
+    m.def("joined_filter", &joined_filter<T>, nb::arg("maps"), nb::arg("bandwidths"),
+          nb::arg("sizes"), nb::arg("normalization"), nb::arg("held"), nb::arg("spread"),
+          nb::arg("threads"));
     m.def("exact_filter", &exact_filter<T>, nb::arg("maps"), nb::arg("bandwidths"),
           nb::arg("sizes"), nb::arg("normalization"), nb::arg("mask").none(), nb::arg("tolerance"),
           nb::arg("threads"));

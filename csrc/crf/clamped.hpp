@@ -4,25 +4,43 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "base/memory.hpp"
 #include "crf/mean_field.hpp"
 #include "crf/model.hpp"
 #include "crf/recurrence.hpp"
+#include "filters/kernel_filter.hpp"
 #include "filters/restricted.hpp"
 #include "filters/restricted_terms.hpp"
 
 namespace crfrnn {
 
+/// The mean marginals of the pixels of each point.
+template <typename T>
+Buffer<T> joined(const T* rows, std::size_t width, const KernelFilter<T>& kernel) {
+    auto means = uninitialized<T>(kernel.count() * width);
+    std::fill_n(means.get(), kernel.count() * width, T(0));
+    const std::vector<std::int32_t>& member = kernel.member();
+    for (std::size_t i = 0; i < member.size(); ++i) {
+        const auto m = static_cast<std::size_t>(member[i]);
+        for (std::size_t c = 0; c < width; ++c)
+            means[m * width + c] += rows[i * width + c] / kernel.share()[m];
+    }
+    return means;
+}
+
 /// Mean-field inference of one image in which some pixels are clamped: they send messages and keep
 /// their scores. It is the recurrence in which the clamped rows are put back after each step, but
 /// runs on the free pixels alone, with filters that are restricted to them.
 ///
+/// @param kernels the filters of the terms, some of which may join clamped pixels
 /// @param held of each pixel; with a tolerance, the mean change is that of the free pixels
 template <typename T>
-void infer_clamped(const Model<T>& model, const T* logits, const bool* held, Result<T>& result,
-                   std::size_t iterations, double tolerance, std::size_t threads) {
+void infer_clamped(const Model<T>& model, const std::vector<const KernelFilter<T>*>& kernels,
+                   const T* logits, const bool* held, Result<T>& result, std::size_t iterations,
+                   double tolerance, std::size_t threads) {
     const std::size_t n = model.n, all = model.kept.empty() ? model.classes : model.all;
     Model<T> alone = model;  // all keep their scores
     alone.terms.clear();
@@ -54,9 +72,20 @@ void infer_clamped(const Model<T>& model, const T* logits, const bool* held, Res
     inner.n = inner.row = count;
     std::vector<std::unique_ptr<Restricted<T>>> filters;
     std::vector<std::vector<T>> totals;
-    for (const Term<T>& term : model.terms) {
-        filters.push_back(restricted(term, n, model.row, free, rows.get(), r.width, threads));
-        totals.push_back(gathered(term.total, free));
+    for (std::size_t k = 0; k < kernels.size(); ++k) {
+        const Term<T>& term = model.terms[k];
+        const KernelFilter<T>& kernel = *kernels[k];
+        if (kernel.member().empty()) {
+            filters.push_back(restricted(term, n, model.row, free, rows.get(), r.width, threads));
+            totals.push_back(gathered(term.total, free));
+        } else {
+            FreePixels first(count);  // the points of free pixels come first
+            std::iota(first.begin(), first.end(), 0);
+            const auto sent = joined(rows.get(), r.width, kernel);
+            filters.push_back(restricted(term, kernel.count(), kernel.count(), first, sent.get(),
+                                         r.width, threads));
+            totals.push_back(gathered(term.total, first));
+        }
         Term<T> between;
         between.gaussian = filters.back().get();
         between.total = or_null(totals.back());

@@ -123,7 +123,7 @@ InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions
         }
         Result<T> result{probs + b * image_size, labels + b * crf.n};
         if (held != nullptr) {
-            infer_clamped(model, logits + b * image_size, held + b * crf.n, result,
+            infer_clamped(model, crf.filters[b], logits + b * image_size, held + b * crf.n, result,
                           options.iterations, options.tolerance, options.threads);
         } else {
             MeanField<T>(model, logits + b * image_size, result, options.iterations, nullptr,

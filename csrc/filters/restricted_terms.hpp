@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <utility>
 #include <variant>
@@ -163,8 +164,8 @@ public:
         for (std::size_t k = 0; k < std::min<std::size_t>(2, axes - 1); ++k)
             passes_.push_back(uninitialized<T>(n * width));
         // From the last pass to the first: what a pass reads has to be computed by the one before.
-        std::vector<bool> wanted(n, false);
-        for (const std::int32_t pixel : free) wanted[static_cast<std::size_t>(pixel)] = true;
+        std::vector<std::uint8_t> wanted(n, 0);
+        for (const std::int32_t pixel : free) wanted[static_cast<std::size_t>(pixel)] = 1;
         runs_.resize(axes);
         std::size_t inner = 1;
         for (std::size_t axis = axes; axis-- > 1;) {
@@ -220,9 +221,10 @@ private:
     };
 
     /// Pixels within `radius` of wanted ones along one axis of outer x size x inner.
-    static std::vector<bool> widened(const std::vector<bool>& wanted, std::size_t size,
-                                     std::size_t inner, std::size_t radius) {
-        std::vector<bool> wide(wanted.size(), false);
+    static std::vector<std::uint8_t> widened(const std::vector<std::uint8_t>& wanted,
+                                             std::size_t size, std::size_t inner,
+                                             std::size_t radius) {
+        std::vector<std::uint8_t> wide(wanted.size(), 0);
         const std::size_t outer = wanted.size() / (size * inner);
         std::vector<std::size_t> until(inner);  // how far the last wanted pixel reaches
         for (std::size_t o = 0; o < outer; ++o) {
@@ -231,8 +233,8 @@ private:
                 for (std::size_t i = 0; i < size; ++i) {
                     const std::size_t line = (o * size + (forth ? i : size - 1 - i)) * inner;
                     for (std::size_t k = 0; k < inner; ++k) {
-                        if (wanted[line + k]) until[k] = i + radius + 1;
-                        if (i < until[k]) wide[line + k] = true;
+                        until[k] = wanted[line + k] != 0 ? i + radius + 1 : until[k];
+                        wide[line + k] |= i < until[k] ? 1 : 0;
                     }
                 }
             }
@@ -240,11 +242,11 @@ private:
         return wide;
     }
 
-    std::vector<Run> runs_of(const std::vector<bool>& wanted) const {
+    std::vector<Run> runs_of(const std::vector<std::uint8_t>& wanted) const {
         std::vector<Run> runs;
         for (std::size_t start = 0; start < wanted.size(); start += row_) {
             for (std::size_t x = 0; x < row_; ++x) {
-                if (!wanted[start + x]) continue;
+                if (wanted[start + x] == 0) continue;
                 if (!runs.empty() && runs.back().end == start + x && x > 0) {
                     ++runs.back().end;
                 } else {

@@ -89,30 +89,41 @@ private:
         constexpr std::uint8_t never = std::numeric_limits<std::uint8_t>::max();
         std::vector<std::uint8_t> first(lattice.m + 1, never), last(lattice.m + 1, 0);
         const std::size_t axes = corners_;
-        for (const auto point : points)
+        std::vector<std::int32_t> reached;
+        for (const auto point : points) {
             for (std::size_t r = 0; r < corners_; ++r) {
-                const auto v = static_cast<std::size_t>(
-                    lattice.vertex[static_cast<std::size_t>(point) * corners_ + r]);
-                first[v] = 0;
-                last[v] = static_cast<std::uint8_t>(axes + 1);  // one more: 0 is never
-            }
-        for (std::size_t axis = 0; axis < axes; ++axis) {
-            const std::int32_t* const pair = lattice.neighbor + axis * lattice.neighbor_stride;
-            for (std::size_t v = 1; v <= lattice.m; ++v) {
-                const std::size_t back = index(pair[2 * v - 2]), forth = index(pair[2 * v - 1]);
-                const bool joins = std::min(first[back], first[forth]) <= axis && first[v] > axis;
-                first[v] = joins ? static_cast<std::uint8_t>(axis + 1) : first[v];
+                const std::int32_t v = lattice.vertex[index(point) * corners_ + r];
+                if (first[index(v)] == 0) continue;
+                first[index(v)] = 0;
+                last[index(v)] = static_cast<std::uint8_t>(axes + 1);  // one more: 0 is never
+                reached.push_back(v);
             }
         }
-        for (std::size_t axis = axes; axis-- > 0;) {
+        std::vector<std::int32_t> reaching = reached;
+        first[0] = 0;  // "none" is never listed
+        last[0] = static_cast<std::uint8_t>(axes + 1);
+        // Neighbors are mutual: who is a step away from a listed vertex joins the list.
+        const auto grow = [&](std::vector<std::int32_t>& list, std::size_t axis, auto&& joins) {
             const std::int32_t* const pair = lattice.neighbor + axis * lattice.neighbor_stride;
-            for (std::size_t v = 1; v <= lattice.m; ++v) {
-                const std::size_t back = index(pair[2 * v - 2]), forth = index(pair[2 * v - 1]);
-                const bool joins =
-                    std::max(last[back], last[forth]) >= axis + 2 && last[v] < axis + 2;
-                last[v] = joins ? static_cast<std::uint8_t>(axis + 1) : last[v];
+            const std::size_t count = list.size();
+            for (std::size_t k = 0; k < count; ++k) {
+                const std::size_t v = index(list[k]);
+                for (const std::int32_t neighbor : {pair[2 * v - 2], pair[2 * v - 1]})
+                    if (joins(index(neighbor))) list.push_back(neighbor);
             }
-        }
+        };
+        for (std::size_t axis = 0; axis < axes; ++axis)
+            grow(reached, axis, [&](std::size_t v) {
+                if (first[v] != never) return false;
+                first[v] = static_cast<std::uint8_t>(axis + 1);
+                return true;
+            });
+        for (std::size_t axis = axes; axis-- > 0;)
+            grow(reaching, axis, [&](std::size_t v) {
+                if (last[v] != 0) return false;
+                last[v] = static_cast<std::uint8_t>(axis + 1);
+                return true;
+            });
         std::vector<std::int32_t> used;
         for (std::size_t v = 1; v <= lattice.m; ++v)
             if (first[v] < last[v]) used.push_back(static_cast<std::int32_t>(v));
@@ -171,7 +182,10 @@ private:
         numbering_ = {};
     }
 
-    static std::size_t index(std::int32_t i) { return static_cast<std::size_t>(i); }
+    template <typename I>
+    static std::size_t index(I i) {
+        return static_cast<std::size_t>(i);
+    }
 
     std::size_t corners_, count_, width_;
     T gain_;

@@ -107,10 +107,33 @@ def lattice_filter(points: Points, normalization: str, mask: np.ndarray | None =
     try:
         return core().lattice_filter(*points, normalization, mask, threads())
     except ValueError:  # the core checks the values too, but its message has no remedy
-        array = points.array()
-        _checks.finite("features", array)
-        refuse_far(float(np.abs(array).max()), array.dtype.name)
+        refuse_points(points)
         raise
+
+
+def joined_filter(points: Points, normalization: str, held: np.ndarray, spread: float) -> Filter:
+    """Build the filter of a kernel on a lattice for inferences with clamped pixels.
+
+    Args:
+        points: of one image.
+        normalization: as in `lattice_filter`.
+        held: (N,) bool, the clamped pixels.
+        spread: squares of clamped pixels within which no feature varies by more bandwidths than
+            this send as one, from the mean of their points.
+    """
+    check_dimensions(len(points.maps))
+    try:
+        return core().joined_filter(*points, normalization, held, spread, threads())
+    except ValueError:
+        refuse_points(points)
+        raise
+
+
+def refuse_points(points: Points) -> None:
+    """Raise with a remedy if points are not finite, or too far for a lattice."""
+    array = points.array()
+    _checks.finite("features", array)
+    refuse_far(float(np.abs(array).max()), array.dtype.name)
 
 
 def exact_filter(points: Points, normalization: str, mask: np.ndarray | None = None) -> Filter:

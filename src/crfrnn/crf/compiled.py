@@ -14,6 +14,7 @@ from crfrnn.core.inference import (
     exact_filter,
     grid_filter,
     infer,
+    joined_filter,
     lattice_filter,
 )
 
@@ -21,14 +22,24 @@ from .kernel import Kernel, Scene, maps_and_divisors, points_of
 from .marginals import Marginals, Pruned
 from .recipe import Recipe
 
+#: Clamped pixels whose features differ by at most so many bandwidths send as one.
+ALIKE = 2.0
 
-def build_filters(recipe: Recipe, scene: Scene, mask: np.ndarray | None) -> list[list[Filter]]:
+
+def build_filters(
+    recipe: Recipe,
+    scene: Scene,
+    mask: np.ndarray | None,
+    held: np.ndarray | None = None,
+) -> list[list[Filter]]:
     """Build, for each image, the normalized filter of each kernel.
 
     Args:
         recipe: kernels, normalization and filter.
         scene: NumPy arrays that the kernels look at. Its logits give size and type.
         mask: (B, *S) bool; pixels outside take no part.
+        held: (B, *S) bool, the clamped pixels; they are joined where they are alike, and the
+            filters are for inferences with these clamped pixels alone.
     """
     size, dtype = scene.like.shape[2:], scene.like.dtype
     inside = [None] * len(scene.like) if mask is None else list(mask.reshape(len(mask), -1))
@@ -44,6 +55,11 @@ def build_filters(recipe: Recipe, scene: Scene, mask: np.ndarray | None) -> list
             ]
             if mask is None:  # all images share it
                 of_images *= len(inside)
+        elif held is not None and recipe.filter == "lattice":
+            of_images = [
+                joined_filter(points, recipe.normalization, where.ravel(), ALIKE)
+                for points, where in zip(_points(kernel, scene), held, strict=True)
+            ]
         else:
             of_images = [
                 build(points, recipe.normalization, where)
@@ -80,9 +96,13 @@ def marginals(
 ) -> Marginals:
     """Run an inference from the logits of a scene of NumPy arrays, with kernel weights (K, C)."""
     logits = scene.like
+    # The search for classes to leave out looks at the messages to all pixels, so it needs the
+    # filters between all.
+    searches = prune and compatibility is None and logits.shape[1] > 3
+    joined = held if mask is None and logits.ndim > 3 and not searches else None
     result = infer(
         logits.reshape(*logits.shape[:2], -1),
-        build_filters(recipe, scene, mask),
+        build_filters(recipe, scene, mask, joined),
         weights,
         compatibility,
         options,
