@@ -19,12 +19,11 @@ namespace crfrnn {
 
 /// The mean marginals of the pixels of each point.
 template <typename T>
-Buffer<T> joined(const T* rows, std::size_t width, const KernelFilter<T>& kernel) {
+Buffer<T> joined(const T* rows, std::size_t n, std::size_t width, const KernelFilter<T>& kernel) {
     auto means = uninitialized<T>(kernel.count() * width);
     std::fill_n(means.get(), kernel.count() * width, T(0));
-    const std::vector<std::int32_t>& member = kernel.member();
-    for (std::size_t i = 0; i < member.size(); ++i) {
-        const auto m = static_cast<std::size_t>(member[i]);
+    for (std::size_t i = 0; i < n; ++i) {
+        const auto m = static_cast<std::size_t>(kernel.member()[i]);
         for (std::size_t c = 0; c < width; ++c)
             means[m * width + c] += rows[i * width + c] / kernel.share()[m];
     }
@@ -75,13 +74,13 @@ void infer_clamped(const Model<T>& model, const std::vector<const KernelFilter<T
     for (std::size_t k = 0; k < kernels.size(); ++k) {
         const Term<T>& term = model.terms[k];
         const KernelFilter<T>& kernel = *kernels[k];
-        if (kernel.member().empty()) {
+        if (kernel.member() == nullptr) {
             filters.push_back(restricted(term, n, model.row, free, rows.get(), r.width, threads));
             totals.push_back(gathered(term.total, free));
         } else {
             FreePixels first(count);  // the points of free pixels come first
             std::iota(first.begin(), first.end(), 0);
-            const auto sent = joined(rows.get(), r.width, kernel);
+            const auto sent = joined(rows.get(), n, r.width, kernel);
             filters.push_back(restricted(term, kernel.count(), kernel.count(), first, sent.get(),
                                          r.width, threads));
             totals.push_back(gathered(term.total, first));

@@ -74,8 +74,7 @@ public:
         const Pixels points{senders.count, senders.count};
         KernelFilter filter =
             on_lattice(senders.points.get(), d, points, Normalization::none, threads);
-        filter.mask_ = uninitialized<T>(senders.count);
-        std::copy(senders.share.begin(), senders.share.end(), filter.mask_.get());
+        filter.mask_ = std::move(senders.share);
         filter.member_ = std::move(senders.member);
         filter.term_.before = filter.mask_.get();
         if (normalization == Normalization::none) return filter;
@@ -127,11 +126,11 @@ public:
     /// The number of points.
     std::size_t count() const { return n_; }
 
-    /// The point of each pixel; empty if every pixel has its own.
-    const std::vector<std::int32_t>& member() const { return member_; }
+    /// The point of each pixel; null if every pixel has its own.
+    const std::int32_t* member() const { return member_.get(); }
 
     /// How many pixels each point stands for; null where each is one.
-    const T* share() const { return member_.empty() ? nullptr : mask_.get(); }
+    const T* share() const { return member_ == nullptr ? nullptr : mask_.get(); }
 
     /// The filter as the recurrence takes it.
     Term<T> term() const { return term_; }
@@ -270,7 +269,7 @@ private:
     Buffer<T> mask_;    // as numbers; or how many pixels each point stands for
     Buffer<T> scale_;   // what normalizes, zero outside the mask
     Buffer<T> shared_;  // the product of both
-    std::vector<std::int32_t> member_;
+    Buffer<std::int32_t> member_;
     std::unique_ptr<Lazy> lazy_;
 };
 

@@ -234,7 +234,7 @@ private:
                     const std::size_t line = (o * size + (forth ? i : size - 1 - i)) * inner;
                     for (std::size_t k = 0; k < inner; ++k) {
                         until[k] = wanted[line + k] != 0 ? i + radius + 1 : until[k];
-                        wide[line + k] |= i < until[k] ? 1 : 0;
+                        if (i < until[k]) wide[line + k] = 1;
                     }
                 }
             }

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "base/memory.hpp"
+#include "lattice/build.hpp"
 
 namespace crfrnn {
 
@@ -17,11 +19,62 @@ namespace crfrnn {
 /// share of e^2 / 2 in the mean; a lattice rounds points to cells that are wider than that.
 template <typename T>
 struct Senders {
-    Buffer<T> points;                  ///< count x d: the free pixels first, in ascending order
-    std::vector<std::int32_t> member;  ///< the point of each pixel
-    std::vector<T> share;              ///< how many pixels each point stands for
+    Buffer<T> points;             ///< count x d: the free pixels first, in ascending order
+    Buffer<std::int32_t> member;  ///< the point of each pixel
+    Buffer<T> share;              ///< how many pixels each point stands for
     std::size_t count = 0;
 };
+
+/// The joined squares within 8 x 8 pixels from `start` on, of which `rows` x `columns` pairs of
+/// lines lie in the grid. A square is joined if its four parts are, and if their bounds together
+/// are narrow.
+template <typename T>
+void find_squares(const T* points, std::size_t d, const bool* held, std::size_t width,
+                  std::size_t start, std::size_t rows, std::size_t columns, T most,
+                  std::uint8_t* side) {
+    struct Bounds {
+        bool joined = false;
+        std::array<T, kMaxDimensions> low, high;
+    };
+    Bounds square[4][4];
+    for (std::size_t y = 0; y < rows; ++y) {
+        for (std::size_t x = 0; x < columns; ++x) {
+            const std::size_t first = start + 2 * y * width + 2 * x;
+            const std::size_t pixel[] = {first, first + 1, first + width, first + width + 1};
+            if (!(held[pixel[0]] && held[pixel[1]] && held[pixel[2]] && held[pixel[3]])) continue;
+            Bounds& bounds = square[y][x];
+            bounds.joined = true;
+            for (std::size_t k = d; k-- > 0 && bounds.joined;) {  // colors differ first
+                const T a = points[pixel[0] * d + k], b = points[pixel[1] * d + k];
+                const T c = points[pixel[2] * d + k], e = points[pixel[3] * d + k];
+                bounds.low[k] = std::min(std::min(a, b), std::min(c, e));
+                bounds.high[k] = std::max(std::max(a, b), std::max(c, e));
+                bounds.joined = bounds.high[k] - bounds.low[k] <= most;
+            }
+            if (bounds.joined) side[first] = 2;
+        }
+    }
+    for (std::size_t step = 2; step <= 4; step *= 2) {  // squares of 4, then of 8 pixels
+        for (std::size_t y = 0; y + step <= rows; y += step) {
+            for (std::size_t x = 0; x + step <= columns; x += step) {
+                const std::size_t half = step / 2;
+                Bounds& all = square[y][x];
+                const Bounds* const others[] = {&square[y][x + half], &square[y + half][x],
+                                                &square[y + half][x + half]};
+                for (const Bounds* other : others) all.joined = all.joined && other->joined;
+                for (std::size_t k = 0; k < d && all.joined; ++k) {
+                    for (const Bounds* other : others) {
+                        all.low[k] = std::min(all.low[k], other->low[k]);
+                        all.high[k] = std::max(all.high[k], other->high[k]);
+                    }
+                    all.joined = all.high[k] - all.low[k] <= most;
+                }
+                if (all.joined)
+                    side[start + 2 * y * width + 2 * x] = static_cast<std::uint8_t>(2 * step);
+            }
+        }
+    }
+}
 
 /// Join squares of 2, 4 and 8 clamped pixels a side within which no feature varies by more than
 /// `spread`, in bandwidths.
@@ -32,94 +85,48 @@ struct Senders {
 template <typename T>
 Senders<T> join_alike(const T* points, std::size_t d, const std::vector<std::size_t>& sizes,
                       const bool* held, double spread) {
-    constexpr std::size_t kLevels = 3;
     std::size_t n = 1;
     for (const std::size_t size : sizes) n *= size;
     const std::size_t width = sizes.back();
     const std::size_t height = sizes.size() > 1 ? sizes[sizes.size() - 2] : 1;
-    const std::size_t slices = n / (width * height);
     const T most = static_cast<T>(spread);
 
+    // The side of the largest joined square that begins at a pixel.
+    const auto side = uninitialized<std::uint8_t>(n);
+    std::fill_n(side.get(), n, std::uint8_t{1});
+    for (std::size_t slice = 0; slice < n; slice += width * height)
+        for (std::size_t y = 0; y < height; y += 8)
+            for (std::size_t x = 0; x < width; x += 8)
+                find_squares(points, d, held, width, slice + y * width + x,
+                             std::min<std::size_t>(8, height - y) / 2,
+                             std::min<std::size_t>(8, width - x) / 2, most, side.get());
+
     Senders<T> senders;
-    senders.member.assign(n, -1);
+    senders.member = uninitialized<std::int32_t>(n);
+    std::int32_t* const member = senders.member.get();
     std::int32_t next = 0;
-    for (std::size_t i = 0; i < n; ++i)
-        if (!held[i]) senders.member[i] = next++;
-
-    // Bounds of the features in every square, level by level: a square is joined if its four parts
-    // are and their bounds together are narrow. `level[i]` is the largest joined square that begins
-    // at pixel i.
-    std::vector<std::uint8_t> level(n, 0);
-    std::vector<T> low, high, low_next, high_next;
-    low.assign(points, points + n * d);
-    high = low;
-    std::size_t rows = height, columns = width;  // of the present level
-    std::vector<std::uint8_t> joined(n), joined_next;
-    for (std::size_t i = 0; i < n; ++i) joined[i] = held[i] ? 1 : 0;
-    for (std::size_t at = 1; at <= kLevels; ++at) {
-        const std::size_t new_rows = rows / 2, new_columns = columns / 2;
-        const std::size_t count = slices * new_rows * new_columns;
-        if (count == 0) break;
-        low_next.resize(count * d);
-        high_next.resize(count * d);
-        joined_next.assign(count, 0);
-        for (std::size_t s = 0; s < slices; ++s) {
-            for (std::size_t y = 0; y < new_rows; ++y) {
-                for (std::size_t x = 0; x < new_columns; ++x) {
-                    const std::size_t first = (s * rows + 2 * y) * columns + 2 * x;
-                    const std::size_t part[] = {first, first + 1, first + columns,
-                                                first + columns + 1};
-                    if (!(joined[part[0]] & joined[part[1]] & joined[part[2]] & joined[part[3]]))
-                        continue;
-                    const std::size_t square = (s * new_rows + y) * new_columns + x;
-                    bool narrow = true;
-                    for (std::size_t k = 0; k < d; ++k) {
-                        T least = low[first * d + k], greatest = high[first * d + k];
-                        for (const std::size_t p : part) {
-                            least = std::min(least, low[p * d + k]);
-                            greatest = std::max(greatest, high[p * d + k]);
-                        }
-                        low_next[square * d + k] = least;
-                        high_next[square * d + k] = greatest;
-                        narrow = narrow && greatest - least <= most;
-                    }
-                    if (!narrow) continue;
-                    joined_next[square] = 1;
-                    const std::size_t side = std::size_t{1} << at;
-                    level[(s * height + y * side) * width + x * side] =
-                        static_cast<std::uint8_t>(at);
-                }
-            }
-        }
-        low.swap(low_next);
-        high.swap(high_next);
-        joined.swap(joined_next);
-        rows = new_rows;
-        columns = new_columns;
-    }
-
-    // Number the rest. A square begins at its first pixel, so parts of it are numbered already when
-    // their turn comes.
+    for (std::size_t i = 0; i < n; ++i) member[i] = held[i] ? -1 : next++;
     for (std::size_t i = 0; i < n; ++i) {
-        if (senders.member[i] >= 0) continue;
-        const std::size_t side = std::size_t{1} << level[i];
-        for (std::size_t y = 0; y < side; ++y)
-            for (std::size_t x = 0; x < side; ++x) senders.member[i + y * width + x] = next;
+        if (member[i] >= 0) continue;
+        for (std::size_t y = 0; y < side[i]; ++y)
+            for (std::size_t x = 0; x < side[i]; ++x) member[i + y * width + x] = next;
         ++next;
     }
     senders.count = static_cast<std::size_t>(next);
-    senders.share.assign(senders.count, T(0));
+    senders.share = uninitialized<T>(senders.count);
+    std::fill_n(senders.share.get(), senders.count, T(0));
     senders.points = uninitialized<T>(senders.count * d);
-    T* const sums = senders.points.get();
-    std::fill_n(sums, senders.count * d, T(0));
     for (std::size_t i = 0; i < n; ++i) {
-        const auto m = static_cast<std::size_t>(senders.member[i]);
+        const auto m = static_cast<std::size_t>(member[i]);
+        T* const sum = senders.points.get() + m * d;
+        const bool is_first = senders.share[m] == T(0);
+        for (std::size_t k = 0; k < d; ++k)
+            sum[k] = is_first ? points[i * d + k] : sum[k] + points[i * d + k];
         senders.share[m] += T(1);
-        for (std::size_t k = 0; k < d; ++k) sums[m * d + k] += points[i * d + k];
     }
     for (std::size_t m = 0; m < senders.count; ++m)
         if (senders.share[m] > T(1))
-            for (std::size_t k = 0; k < d; ++k) sums[m * d + k] /= senders.share[m];
+            for (std::size_t k = 0; k < d; ++k) senders.points[m * d + k] /= senders.share[m];
     return senders;
 }
 

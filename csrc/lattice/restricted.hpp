@@ -60,7 +60,7 @@ public:
                 T* const to = axis + 1 == corners_ ? group(done) : tables_[(axis + 1) % 2].get();
                 team.once([&] { std::fill_n(to, width, T(0)); });
                 team.for_range(rows_[axis + 1], kGrain, [&](std::size_t begin, std::size_t end) {
-                    l.blur_rows(sources_[axis].data(), width, from, to, begin + 1, end + 1);
+                    l.blur_rows(sources_[axis].get(), width, from, to, begin + 1, end + 1);
                 });
                 from = to;
             }
@@ -79,6 +79,15 @@ public:
 private:
     static constexpr std::size_t kGrain = 2048;
 
+    /// Vertices, each at most once.
+    struct List {
+        explicit List(std::size_t most) : items(uninitialized<std::int32_t>(most)) {}
+        void add(std::int32_t vertex) { items[count++] = vertex; }
+
+        Buffer<std::int32_t> items;
+        std::size_t count = 0;
+    };
+
     T* group(std::size_t done) const { return last_.get() + done * (rows_.back() + 1); }
 
     /// The rows of every stage, and where each blur reads.
@@ -87,29 +96,33 @@ private:
         // Stages only grow from V on, in both directions. So it is enough to know the first stage
         // at which a vertex is reached, and the last from which it reaches V.
         constexpr std::uint8_t never = std::numeric_limits<std::uint8_t>::max();
-        std::vector<std::uint8_t> first(lattice.m + 1, never), last(lattice.m + 1, 0);
-        const std::size_t axes = corners_;
-        std::vector<std::int32_t> reached;
+        const std::size_t axes = corners_, m = lattice.m;
+        const auto first = uninitialized<std::uint8_t>(m + 1),
+                   last = uninitialized<std::uint8_t>(m + 1);
+        std::fill_n(first.get(), m + 1, never);
+        std::fill_n(last.get(), m + 1, std::uint8_t{0});
+        List reached(m), reaching(m);
         for (const auto point : points) {
             for (std::size_t r = 0; r < corners_; ++r) {
                 const std::int32_t v = lattice.vertex[index(point) * corners_ + r];
                 if (first[index(v)] == 0) continue;
                 first[index(v)] = 0;
                 last[index(v)] = static_cast<std::uint8_t>(axes + 1);  // one more: 0 is never
-                reached.push_back(v);
+                reached.add(v);
             }
         }
-        std::vector<std::int32_t> reaching = reached;
+        std::copy_n(reached.items.get(), reached.count, reaching.items.get());
+        reaching.count = reached.count;
         first[0] = 0;  // "none" is never listed
         last[0] = static_cast<std::uint8_t>(axes + 1);
         // Neighbors are mutual: who is a step away from a listed vertex joins the list.
-        const auto grow = [&](std::vector<std::int32_t>& list, std::size_t axis, auto&& joins) {
+        const auto grow = [&](List& list, std::size_t axis, auto&& joins) {
             const std::int32_t* const pair = lattice.neighbor + axis * lattice.neighbor_stride;
-            const std::size_t count = list.size();
+            const std::size_t count = list.count;
             for (std::size_t k = 0; k < count; ++k) {
-                const std::size_t v = index(list[k]);
+                const std::size_t v = index(list.items[k]);
                 for (const std::int32_t neighbor : {pair[2 * v - 2], pair[2 * v - 1]})
-                    if (joins(index(neighbor))) list.push_back(neighbor);
+                    if (joins(index(neighbor))) list.add(neighbor);
             }
         };
         for (std::size_t axis = 0; axis < axes; ++axis)
@@ -124,26 +137,37 @@ private:
                 last[v] = static_cast<std::uint8_t>(axis + 1);
                 return true;
             });
-        std::vector<std::int32_t> used;
-        for (std::size_t v = 1; v <= lattice.m; ++v)
-            if (first[v] < last[v]) used.push_back(static_cast<std::int32_t>(v));
-        std::vector<std::int32_t> before(lattice.m + 1, 0), now(lattice.m + 1, 0);
-        sources_.resize(axes);
+        // In ascending order again; the lists are no longer needed.
+        List& used = reached;
+        used.count = 0;
+        rows_.assign(axes + 1, 0);
+        for (std::size_t v = 1; v <= m; ++v) {
+            if (first[v] >= last[v]) continue;
+            used.add(static_cast<std::int32_t>(v));
+            for (std::size_t stage = first[v]; stage < last[v]; ++stage) ++rows_[stage];
+        }
+        auto before = uninitialized<std::int32_t>(m + 1), now = uninitialized<std::int32_t>(m + 1);
+        std::fill_n(before.get(), m + 1, 0);
+        std::fill_n(now.get(), m + 1, 0);
         for (std::size_t stage = 0; stage <= axes; ++stage) {
             std::int32_t rows = 0;
-            for (const std::int32_t vertex : used) {
-                const std::size_t v = index(vertex);
-                const bool in = first[v] <= stage && stage + 1 <= last[v];
+            if (stage > 0) sources_.push_back(uninitialized<std::int32_t>(3 * rows_[stage]));
+            std::int32_t* to = stage > 0 ? sources_.back().get() : nullptr;
+            const std::int32_t* const pairs =
+                lattice.neighbor + (stage > 0 ? stage - 1 : 0) * lattice.neighbor_stride;
+            for (std::size_t k = 0; k < used.count; ++k) {
+                const std::size_t v = index(used.items[k]);
+                const bool in = first[v] <= stage && stage < last[v];
                 now[v] = in ? ++rows : 0;
                 if (!in || stage == 0) continue;
-                const std::int32_t* const pair =
-                    lattice.neighbor + (stage - 1) * lattice.neighbor_stride + 2 * (v - 1);
-                sources_[stage - 1].push_back(before[v]);
-                sources_[stage - 1].push_back(before[index(pair[0])]);
-                sources_[stage - 1].push_back(before[index(pair[1])]);
+                *to++ = before[v];
+                *to++ = before[index(pairs[2 * v - 2])];
+                *to++ = before[index(pairs[2 * v - 1])];
             }
-            rows_.push_back(static_cast<std::size_t>(rows));
-            if (stage == 0) start_ = now;
+            if (stage == 0) {
+                start_ = uninitialized<std::int32_t>(m + 1);
+                std::copy_n(now.get(), m + 1, start_.get());
+            }
             std::swap(before, now);
         }
         numbering_ = std::move(before);  // of the last stage
@@ -178,8 +202,8 @@ private:
             }
             ++number;
         }
-        start_ = {};
-        numbering_ = {};
+        start_.reset();
+        numbering_.reset();
     }
 
     template <typename I>
@@ -189,9 +213,9 @@ private:
 
     std::size_t corners_, count_, width_;
     T gain_;
-    std::vector<std::size_t> rows_;                   // of each stage
-    std::vector<std::vector<std::int32_t>> sources_;  // of each blur, three per row
-    std::vector<std::int32_t> start_, numbering_;     // rows of the first and the last stage
+    std::vector<std::size_t> rows_;              // of each stage
+    std::vector<Buffer<std::int32_t>> sources_;  // of each blur, three per row
+    Buffer<std::int32_t> start_, numbering_;     // rows of the first and the last stage
     std::vector<std::int32_t> offset_, vertex_;
     std::vector<Entry<T>> entries_;
     std::vector<T> weight_, after_;
