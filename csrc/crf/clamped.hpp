@@ -8,14 +8,49 @@
 #include <vector>
 
 #include "base/memory.hpp"
+#include "base/threads.hpp"
+#include "base/tiles.hpp"
 #include "crf/mean_field.hpp"
 #include "crf/model.hpp"
 #include "crf/recurrence.hpp"
 #include "filters/kernel_filter.hpp"
 #include "filters/restricted.hpp"
 #include "filters/restricted_terms.hpp"
+#include "loops/loops.hpp"
 
 namespace crfrnn {
+
+/// Marginals and labels of the scores, before any update.
+template <typename T>
+void write_scores(const T* logits, std::size_t n, std::size_t classes, const Result<T>& result,
+                  std::size_t threads) {
+    const Loops<T>& l = loops<T>();
+    const Tiles tiles(n, n, 0);
+    Team::run(threads_for(n * (1 + classes / 4), threads), [&](Team& team) {
+        tiles.for_each(team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {
+            const std::size_t rows = end - begin;
+            T top[kTile], high[kTile] = {}, low[kTile] = {}, best[kTile] = {};
+            std::copy_n(logits + begin, rows, top);
+            for (std::size_t c = 1; c < classes; ++c) {
+                const T* const z = logits + c * n + begin;
+                for (std::size_t i = 0; i < rows; ++i) top[i] = top[i] < z[i] ? z[i] : top[i];
+            }
+            for (std::size_t c = 0; c < classes; ++c)
+                l.add_exp(logits + c * n + begin, top, std::min<std::size_t>(classes, 256), high,
+                          low, rows);
+            for (std::size_t i = 0; i < rows; ++i) high[i] = 1 / (high[i] + low[i]);
+            std::int64_t* const labels = result.labels + begin;
+            for (std::size_t c = 0; c < classes; ++c) {
+                T* const q = result.values + c * n + begin;
+                l.scaled_exp(logits + c * n + begin, top, high, q, rows);
+                for (std::size_t i = 0; i < rows; ++i) {
+                    labels[i] = q[i] > best[i] ? static_cast<std::int64_t>(c) : labels[i];
+                    best[i] = q[i] > best[i] ? q[i] : best[i];
+                }
+            }
+        });
+    });
+}
 
 /// The mean marginals of the pixels of each point.
 template <typename T>
@@ -41,9 +76,7 @@ void infer_clamped(const Model<T>& model, const std::vector<const KernelFilter<T
                    const T* logits, const bool* held, Result<T>& result, std::size_t iterations,
                    double tolerance, std::size_t threads) {
     const std::size_t n = model.n, all = model.kept.empty() ? model.classes : model.all;
-    Model<T> alone = model;  // all keep their scores
-    alone.terms.clear();
-    MeanField<T>(alone, logits, result, 0, nullptr, 0, threads).infer();
+    write_scores(logits, n, all, result, threads);
     FreePixels free;
     for (std::size_t i = 0; i < n; ++i)
         if (!held[i]) free.push_back(static_cast<std::int32_t>(i));
@@ -67,8 +100,9 @@ void infer_clamped(const Model<T>& model, const std::vector<const KernelFilter<T
         }
     }
 
-    Model<T> inner = alone;
+    Model<T> inner = model;
     inner.n = inner.row = count;
+    inner.terms.clear();
     std::vector<std::unique_ptr<Restricted<T>>> filters;
     std::vector<std::vector<T>> totals;
     for (std::size_t k = 0; k < kernels.size(); ++k) {

@@ -30,9 +30,15 @@ public:
         : width_(width),
           constant_(uninitialized<T>(free.size() * width)),
           lattice_(std::get<Lattice<T>>(term.gaussian), free, term.before, term.after, width) {
-        TermFilter<T> whole(term, n, n, width, false);
-        Team::run(threads_for(n * (1 + width / 4), threads), [&](Team& team) {
+        const std::size_t used = threads_for(n * (1 + width / 4), threads);
+        const std::size_t parts = LatticeFilter<T>::parts_for(used, width);
+        TermFilter<T> whole(term, n, n, width, false, parts);
+        Team::run(used, [&](Team& team) {
             whole.load(team);
+            team.for_each(parts, [&](std::size_t part) {
+                const std::size_t begin = part * n / parts, end = (part + 1) * n / parts;
+                whole.splat(part, rows + begin * width, begin, end);
+            });
             whole.prepare(team, rows);
             team.for_range(free.size(), 4096, [&](std::size_t begin, std::size_t end) {
                 for_each_run(free, n, begin, end, [&](std::size_t from, std::size_t to) {

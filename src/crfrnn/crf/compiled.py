@@ -22,8 +22,9 @@ from .kernel import Kernel, Scene, maps_and_divisors, points_of
 from .marginals import Marginals, Pruned
 from .recipe import Recipe
 
-#: Clamped pixels whose features differ by at most so many bandwidths send as one.
-ALIKE = 2.0
+#: Squares of clamped pixels within which no feature varies by more bandwidths than this send as one
+#: (`join_alike` in csrc/filters/senders.hpp), in images of so many pixels or more.
+ALIKE, JOINED_FROM = 1.0, 1 << 16
 
 
 def build_filters(
@@ -96,10 +97,7 @@ def marginals(
 ) -> Marginals:
     """Run an inference from the logits of a scene of NumPy arrays, with kernel weights (K, C)."""
     logits = scene.like
-    # The search for classes to leave out looks at the messages to all pixels, so it needs the
-    # filters between all.
-    searches = prune and compatibility is None and logits.shape[1] > 3
-    joined = held if mask is None and logits.ndim > 3 and not searches else None
+    joined = held if joins(scene, mask, compatibility, prune) else None
     result = infer(
         logits.reshape(*logits.shape[:2], -1),
         build_filters(recipe, scene, mask, joined),
@@ -117,3 +115,17 @@ def marginals(
         Pruned(tuple(result.kept), result.bound) if result.kept else None,
         result.is_finite,
     )
+
+
+def joins(
+    scene: Scene, mask: np.ndarray | None, compatibility: np.ndarray | None, prune: bool
+) -> bool:
+    """Whether clamped pixels that are alike may send as one.
+
+    The search for classes to leave out looks at the messages to all pixels, so it needs filters
+    between all of them.
+    """
+    _, classes, *size = scene.like.shape
+    searches = compatibility is None and classes > 3
+    big = len(size) > 1 and int(np.prod(size)) >= JOINED_FROM
+    return prune and big and mask is None and not searches
