@@ -208,7 +208,9 @@ def test_channels_on_the_side_denied(image, logits) -> None:
 def test_masks_and_maps_of_a_wrong_size(image, logits) -> None:
     with refuses(ValueError, "mask must have the size of the scores", "(5, 7)", "got (7, 5)"):
         refine(image, logits=logits, mask=np.ones((W, H), bool))
-    with refuses(ValueError, "features must have the size of the scores, (5, 7); got (7, 5, 2)"):
+    with refuses(
+        ValueError, "features must have the size of the scores, (5, 7), or", "got (7, 5, 2)"
+    ):
         refine(image, logits=logits, features=[np.zeros((W, H, 2))])
 
 

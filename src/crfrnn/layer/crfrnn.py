@@ -146,7 +146,7 @@ class CRFRNN(nn.Module):
                 `prepare` made of it; None if no kernel looks at it.
             mask: bool; pixels outside take no part and keep their logits.
             clamp: bool; these pixels send messages and keep their logits, such as scribbles.
-            features: maps (B, F, *S) that `FeatureGaussian` kernels refer to.
+            features: maps (B, F, *s) of any resolution that `FeatureGaussian` kernels refer to.
 
         Returns:
             Logits of the approximate marginals, of the type of `logits`. Feed them to

@@ -25,7 +25,7 @@ class Guide(NamedTuple):
     Attributes:
         image: (B, F, *S); or the filters that were prepared from one.
         mask: (B, *S) bool; pixels outside take no part.
-        features: maps (B, F, *S) for the kernels that refer to them.
+        features: maps (B, F, *s) of any resolution for the kernels that refer to them.
         clamp: (B, *S) bool; these pixels send, and keep their logits.
     """
 
@@ -103,7 +103,7 @@ def prepare(
     maps: list[tuple[str, Any]] = [(f"features[{i}]", value) for i, value in enumerate(features)]
     maps += [] if image is None else [("image", image)]
     for name, value in maps:
-        check_map(owner, name, value, like)
+        check_map(owner, name, value, like, any_size=name != "image")
     check_gradients(owner, maps, recipe.feature_gradients)
     if mask is not None:
         check_mask(owner, mask, like)

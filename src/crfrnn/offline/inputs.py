@@ -26,6 +26,7 @@ from crfrnn._arrays import (
     to_numpy,
     to_torch,
 )
+from crfrnn.io.score_grid import is_usual
 
 from .options import RefineOptions
 
@@ -190,18 +191,15 @@ def check_masks(masks: Array, confidence: float) -> float:
 
 
 def arrange_image(name: str, image: Any, layout: Layout, like: Array) -> Array:
-    """Bring an image to (B, F, *S) in the container and type of `like`, and on its device."""
+    """Bring an image to (B, F, *S) in the container and type of `like`, and on its device.
+
+    Features keep their resolution.
+    """
     array = to_container(name, image, numpy=not is_tensor(like))
     batch = (like.shape[0],) if layout.batched else ()
     channels = layout.channels
     if name != "image":
-        shape = tuple(array.shape)
-        as_image = {"last": True, "first": False}.get(channels)
-        channels = _channels(shape, batch, layout.size, as_image) or _channels(
-            shape, batch, layout.size, None
-        )
-        if not channels:
-            raise ValueError(f"{name} must have the size of the scores, {layout.size}; got {shape}")
+        channels = _feature_channels(name, tuple(array.shape), batch, layout)
     space = namespace(array)
     if name == "image" and (is_floating(array) or "bool" in str(array.dtype)) and on_cpu(array):
         warn_if_unit_range(array)
@@ -239,6 +237,41 @@ def _channels(
     rest = image[len(batch) + 1 :] == size and image[: len(batch)] == batch
     first = rest and len(image) == len(batch) + 1 + len(size) and channels_last is not True
     return "first" if first and image[len(batch)] > 0 else ""
+
+
+def _feature_channels(
+    name: str, shape: tuple[int, ...], batch: tuple[int, ...], layout: Layout
+) -> str:
+    """Locate the channels of a feature map, which may have another resolution than the scores."""
+    size = layout.size
+    as_image = {"last": True, "first": False}.get(layout.channels)
+    exactly = _channels(shape, batch, size, as_image) or _channels(shape, batch, size, None)
+    if exactly:
+        return exactly
+    grid = len(size)
+    readings = {
+        "none": shape[len(batch) :],
+        "first": shape[len(batch) + 1 :],
+        "last": shape[len(batch) : -1],
+    }
+    fitting = [
+        channels
+        for channels, cells in readings.items()
+        if shape[: len(batch)] == batch and len(cells) == grid > 1 and is_usual(cells, size)
+    ]
+    if len(fitting) == 2 and layout.channels in fitting:
+        fitting = [layout.channels]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ValueError(
+            f"cannot tell which axis of {name} {shape} holds the channels; give channels_last=True "
+            f"or False, for image and features"
+        )
+    raise ValueError(
+        f"{name} must have the size of the scores, {size}, or another size of the same proportions "
+        f"or a square; got {shape}"
+    )
 
 
 def _refuse_coincidence(name: str, scores: Array, image: tuple[int, ...], layout: Layout) -> None:

@@ -183,7 +183,8 @@ def refine(
         clamp: (H, W) or (B, H, W), the pixels that send messages and keep their scores: bool, True
             where clamped; or integers, the class of each clamped pixel (a seed, whose scores become
             certain of it) and 255 for free ones. See docs/guide/clamp.md. For masks, only bool.
-        features: maps for `FeatureGaussian` kernels, laid out like the image.
+        features: maps for `FeatureGaussian` kernels, (H, W, F), (F, H, W) or (H, W), of any
+            resolution: another one is interpolated, or averaged, to that of the scores.
         channels_last: whether the channels of image and features come last; default: whatever fits
             the size of the scores, last if both do.
         engine: "reference", "cpu" or "triton"; default the fastest available.
