@@ -26,12 +26,17 @@ from crfrnn._arrays import (
     to_numpy,
     to_torch,
 )
+from crfrnn._door import admit
+from crfrnn._guards import warn_of_scores
 from crfrnn.io.score_grid import is_usual
 
 from .options import RefineOptions
 
 #: Probabilities are clipped here before the logarithm, as `pydensecrf` does.
 _SMALLEST_PROBABILITY = 1e-5
+
+#: Label maps with ids of this size are refused unless `num_classes` says that it is meant.
+_MOST_IDS = 1024
 
 #: How far the sum of probabilities may be from one: half precision and resizing round.
 _SUM_TOLERANCE = 0.02
@@ -72,19 +77,8 @@ class Layout:
 
 def to_array(name: str, value: Any) -> Array:
     """Check an argument's type; return a tensor as it is and anything else as a NumPy array."""
-    if is_tensor(value):
-        if value.is_complex():
-            raise TypeError(f"{name} must hold real numbers; got {value.dtype}")
-        return value.detach()
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        got = array.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise TypeError(
-            f"{name} must be a NumPy array or a torch tensor of real numbers; got {got}"
-        )
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    array = admit(name, value)
+    return array.detach() if is_tensor(array) else array
 
 
 def to_container(name: str, value: Any, *, numpy: bool) -> Array:
@@ -99,6 +93,8 @@ def find_layout(
     """Find the batch, class and grid axes that fit the image."""
     if 0 in scores.shape:
         raise ValueError(f"{name} must not be empty; got {_checks.shape_text(scores)}")
+    if image == ():
+        raise ValueError("image must be an array of pixels, such as (H, W, 3); got one number")
     readings = list(_readings(name, scores))
     if not readings:
         raise ValueError(
@@ -132,6 +128,8 @@ def unary_logits(name: str, scores: Array, layout: Layout, options: RefineOption
         _checks.finite(name, scores)
     scores = to_float(scores)
     scores = scores if layout.batched else scores[None]
+    if name != "probs":
+        warn_of_scores(name, name, scores)
     if name == "probs":
         return _from_probs(scores, layout.batched)
     if name == "energy":
@@ -362,7 +360,14 @@ def _from_labels(labels: Array, options: RefineOptions) -> Array:
     labels = cast(labels, space.int64)
     known = labels != ignore_index
     low, high = (int(labels[known].min()), int(labels[known].max())) if known.any() else (0, 0)
+    if num_classes is None and high >= _MOST_IDS:
+        raise ValueError(
+            f"labels reach {high}, and without num_classes= every id up to the largest is a class. "
+            f"Give num_classes={high + 1} if that is meant; otherwise number the ids that occur "
+            f"from 0: np.unique(labels, return_inverse=True)."
+        )
     classes = max(high + 1, 2) if num_classes is None else _checks.count("num_classes", num_classes)
+    _checks.fits_memory("num_classes", classes, classes, *labels.shape)
     if low < 0 or high >= classes or classes < 2:
         raise ValueError(
             f"labels must lie in 0..{classes - 1} (num_classes={classes}, at least 2), or be "
