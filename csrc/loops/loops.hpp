@@ -105,6 +105,11 @@ struct Loops {
                          std::size_t width, const T* scale, const T* x, T* table, std::size_t begin,
                          std::size_t end);
 
+    /// to[v] = from[a] + (from[b] + from[c]) / 2 with the rows a, b, c = rows[3 (v - 1)] .. of
+    /// `from`, for rows begin..end of 1..m: a blur from one table to another with other rows.
+    void (*blur_rows)(const std::int32_t* rows, std::size_t width, const T* from, T* to,
+                      std::size_t begin, std::size_t end);
+
     /// to[i - begin] = sum over sources k of band[i][k] * from[k], each n values wide.
     void (*band)(const Band<T>& band, const T* from, std::size_t from_step, T* to,
                  std::size_t to_step, std::size_t n, std::size_t begin, std::size_t end);

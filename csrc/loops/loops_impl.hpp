@@ -38,6 +38,7 @@ constexpr Loops<T> all_loops(const char* name) {
             table_loops<T, T>(),
             half_table_loops<T>(),
             splat_points<T>,
+            blur_rows<T>,
             band<T>,
             gauss<T>,
             scale_rows<T>,

@@ -68,8 +68,7 @@ class CRFRNN(nn.Module):
         log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its bandwidths by
             name, such as `position`, each of the shape that the kernel was given.
             `current_kernels` reads them.
-        step_strength: with a learned step, log λ.
-        step_size: with a learned step, the logit of α.
+        step_strength, step_size: with a learned step, log λ and the logit of α.
 
     Example:
         >>> import torch

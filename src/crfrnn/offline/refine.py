@@ -163,7 +163,7 @@ def refine(
         prune: leave out classes that provably win no pixel and receive no message above
             `Pruned.bound`. Several times faster on photographs, which show few of many classes.
             The other classes' marginals change little, but where they are nearly tied they may
-            change much (see `Pruned`).
+            change much (see `Pruned`). In large images it joins clamped pixels, too.
             Needs Potts and weights >= 0; on a GPU, used only for 10 million scores or more.
         precision: "full", or "half" to store the lattice's values as float16 where the engine can
             (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic
