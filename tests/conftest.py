@@ -73,6 +73,7 @@ NEED_TORCH = [
     "cli/test_segment.py",
     "crf/test_filter.py",
     "crf/test_filter_laws.py",
+    "crf/test_frank_wolfe.py",
     "crf/test_kernels.py",
     "crf/test_mean_field.py",
     "crf/test_new_kernel.py",

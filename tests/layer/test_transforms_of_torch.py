@@ -64,6 +64,12 @@ def operator_calls(engine: str) -> list[Any]:
     options = Options(3, save=True).flatten()
     width = recurrence.implementation(engine).saved_width(CLASSES)
     saved = torch.rand(2, 3, 20, width)
+    rates = torch.tensor([0.7, 0.6], requires_grad=True)
+    stepped = model._replace(update=ops.Update("l2", rates, 0.5))
+    detached_step = ops.Update("l2", rates.detach(), 0.5)
+    all_width = recurrence.implementation(engine).saved_width(CLASSES, True)
+    targets = torch.zeros(2, 4, 20, all_width)
+    targets[..., :CLASSES] = torch.rand(2, 4, 20, CLASSES).softmax(3)
     return [
         (filters._build, (features, engine)),
         (filters._filter, (values, *lattice, False, engine)),
@@ -75,11 +81,16 @@ def operator_calls(engine: str) -> list[Any]:
             recurrence._mean_field_backward,
             (plain, plain, saved, *detached.flatten()),
         ),
+        (recurrence._mean_field, (logits, *stepped.flatten(), options)),
+        (
+            recurrence._mean_field_backward,
+            (plain, plain, targets, *detached._replace(update=detached_step).flatten()),
+        ),
     ]
 
 
 @pytest.mark.traced
-@pytest.mark.parametrize("index", range(7))
+@pytest.mark.parametrize("index", range(9))
 @pytest.mark.parametrize("engine", ENGINES)
 def test_operators_are_registered_as_torch_wants_them(engine: str, index: int) -> None:
     operator, args = operator_calls(engine)[index]
