@@ -83,6 +83,7 @@ NEED_TORCH = [
     "crf/test_random_calls.py",
     "data/test_data.py",
     "evaluation/test_metrics.py",
+    "frankwolfe/test_dense_gaussian_crf.py",
     "io/test_storage.py",
     "layer/test_crfrnn.py",
     "layer/test_gradients.py",

@@ -22,11 +22,12 @@ HEADERS = sorted((ROOT / "csrc").rglob("*.hpp"))
 # Unit -> the units of ours it may import. A unit is a subpackage or a module beside them; `ops` is
 # split by engine. Any unit may import those of BASICS. An arrow never points up: a unit comes after
 # everything that it may import.
-BASICS = {"_arrays", "_checks", "_extras"}
+BASICS = {"_arrays", "_checks", "_extras", "_face"}
 ARROWS = {
     "_arrays": "",
     "_checks": "_arrays",
     "_extras": "",
+    "_face": "",
     "core": "_core",
     "ops.arrays": "core",
     "ops.model": "core",
@@ -40,8 +41,8 @@ ARROWS = {
     "ops.filters": "ops.arrays ops.model ops.reference ops.engines ops.transforms",
     "ops.normalization": "ops.model ops.engines ops.filters ops.transforms",
     "ops.recurrence": "core ops.model ops.engines ops.normalization ops.transforms",
-    "ops": "ops.arrays ops.model ops.frank_wolfe ops.engines ops.filters ops.normalization ops.recurrence"
-    " ops.transforms",
+    "ops": "ops.arrays ops.model ops.frank_wolfe ops.engines ops.filters ops.normalization"
+    " ops.recurrence ops.transforms",
     "_version": "",
     "_info": "core ops _version",
     "io": "",
@@ -50,6 +51,7 @@ ARROWS = {
     "layer": "core crf presets io ops",
     "offline": "core crf presets io ops",
     "pydensecrf": "core crf ops",
+    "frankwolfe": "crf layer",
     "plots": "io",
     "data": "io",
     "evaluation": "data io",
@@ -60,9 +62,9 @@ ARROWS = {
     "ablation": "core tuning training evaluation models layer presets io ops",
     "demo": "offline presets plots io",
     "bench": "core demo data layer offline presets pydensecrf io ops",
-    "__init__": "offline pydensecrf layer models crf _info _version",
+    "__init__": "offline pydensecrf frankwolfe layer models crf _info _version",
     "cli": "core __init__ ablation tuning training integrations evaluation models data offline demo"
-    " bench plots presets pydensecrf crf io _info _version",
+    " bench plots presets pydensecrf frankwolfe crf io _info _version",
     "__main__": "cli",
 }
 

@@ -41,17 +41,17 @@ double target(const FrankWolfe& step, T* a, std::size_t stride, std::size_t clas
     return map(a, stride, classes, kept, s, width, before, rows);
 }
 
-/// to = (1 - size) q + size s for n values; `to` may be q. Returns the sum of their changes.
+/// to = (1 - size) q + size s for n values; `to` may be q. Returns the sum of their changes if it
+/// is wanted.
 template <typename T>
-double blend(const FrankWolfe& step, const T* q, const T* s, T* to, std::size_t n) {
+double blend(const FrankWolfe& step, const T* q, const T* s, T* to, bool wants_change,
+             std::size_t n) {
     const T size = static_cast<T>(step.size), rest = static_cast<T>(1 - step.size);
-    T change = 0;
-    for (std::size_t k = 0; k < n; ++k) {
-        const T old = q[k];
-        to[k] = rest * old + size * s[k];
-        change += std::abs(to[k] - old);
-    }
-    return static_cast<double>(change);
+    double change = 0;
+    for (std::size_t k = 0; k < n && wants_change; ++k)
+        change += static_cast<double>(std::abs(size * (s[k] - q[k])));
+    for (std::size_t k = 0; k < n; ++k) to[k] = rest * q[k] + size * s[k];
+    return change;
 }
 
 /// The result y from a = z_T / strength, the marginals q before the step, and the unary u.
@@ -175,26 +175,29 @@ void start_backward(const FrankWolfe& step, const T* g, const T* first, const T*
     const T mix = static_cast<T>(step.mix), share = static_cast<T>(1 - step.mix);
     const T size = static_cast<T>(step.size), rest = static_cast<T>(1 - step.size);
     const T inverse = static_cast<T>(1 / step.strength);
+    const T held_if_tiny = T(mix > 0), aimed_if_tiny = T(mix == 0);
     for (std::size_t i = 0; i < rows * stride; i += stride) {
-        T sum = 0, from_start = 0, from_target = 0, number = 0;
+        // Without sums, so that compilers vectorize. `next` is s dL/ds for the softmax, and dL/ds
+        // itself for a projection.
         for (std::size_t c = i; c < i + classes; ++c) {
             const T r = share * after[c] + mix * first[c];
             const bool is_tiny = r < kTiny<T>;
-            const T held = is_tiny ? T(mix > 0) : mix * first[c] / r;
-            T aimed = is_tiny ? T(mix == 0 && !step.is_l2) : share * size * s[c] / r;
-            // For a projection dL/ds itself, for the softmax s dL/ds.
-            const T pulled = is_tiny ? T(0) : share * g[c] / r;
-            if (step.is_l2)
-                aimed = s[c] > 0 ? size * pulled : T(0);
-            else
-                aimed *= g[c];
-            number += step.is_l2 ? T(s[c] > 0) : s[c];
-            total[c] = held * g[c];
-            next[c] = aimed;
+            const T inverse_r = T(1) / (is_tiny ? T(1) : r);
+            const T pulled = is_tiny ? T(0) : share * g[c] * inverse_r;
+            const T aimed = is_tiny ? aimed_if_tiny : share * size * s[c] * inverse_r;
+            total[c] = g[c] * (is_tiny ? held_if_tiny : mix * first[c] * inverse_r);
+            next[c] = !step.is_l2 ? aimed * g[c] : s[c] > 0 ? size * pulled : T(0);
+        }
+        T sum = 0, from_start = 0, from_target = 0, number = 0;
+        for (std::size_t c = i; c < i + classes; ++c) {
             sum += g[c];
             from_start += total[c];
-            from_target += aimed;
-            if (carry == nullptr) continue;
+            from_target += next[c];
+            number += step.is_l2 ? T(s[c] > 0) : s[c];
+        }
+        for (std::size_t c = i; c < i + classes && carry != nullptr; ++c) {
+            const T r = share * after[c] + mix * first[c];
+            const T pulled = r < kTiny<T> ? T(0) : share * g[c] / r;
             carry[c] = rest * pulled;
             if (step.learns) sums.size += double(pulled) * (double(s[c]) - double(before[c]));
         }

@@ -173,7 +173,7 @@ private:
             frank_wolfe::target(step, a, r_.stride, r_.classes, r_.filtered, s, r_.width,
                                 step.blends ? nullptr : before, end - begin);
         if (!step.blends) return change;
-        return frank_wolfe::blend(step, row(t, begin), s, row(t + 1, begin),
+        return frank_wolfe::blend(step, row(t, begin), s, row(t + 1, begin), before != nullptr,
                                   (end - begin) * r_.width);
     }
 

@@ -4,7 +4,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from . import pydensecrf
+    from . import frankwolfe, pydensecrf
     from ._info import info
     from .crf.energy import free_energy
     from .crf.frank_wolfe import Inference, Step
@@ -34,6 +34,7 @@ __all__ = [
     "Segmenter",
     "Step",
     "Upsample",
+    "frankwolfe",
     "free_energy",
     "gaussian_filter",
     "info",
@@ -61,6 +62,7 @@ _MODULES = {
     "Segmenter": "models",
     "Step": "crf.frank_wolfe",
     "Upsample": "layer.upsample",
+    "frankwolfe": "frankwolfe",
     "free_energy": "crf.energy",
     "gaussian_filter": "crf.lattice",
     "info": "_info",
@@ -89,6 +91,6 @@ if not typing.TYPE_CHECKING:  # to type checkers it would give the module every 
             if error.name == "torch":
                 importlib.import_module("._extras", __name__).require_torch(f"crfrnn.{name}")
             raise
-        value = module if name == "pydensecrf" else getattr(module, name)
+        value = module if _MODULES[name] == name else getattr(module, name)
         globals()[name] = value
         return value

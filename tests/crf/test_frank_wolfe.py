@@ -10,7 +10,6 @@ from crfrnn import ops
 from crfrnn.core.inference import Options
 from crfrnn.crf.energy import penalty
 from crfrnn.crf.frank_wolfe import Rates, Step, frank_wolfe
-from crfrnn.crf.inference import Pairwise
 from tests.cases import ENGINES, GRID_CASES, GridCase, infer, needs_core
 from tests.crf.test_mean_field import parameters, potts, prepare
 

@@ -32,8 +32,8 @@ from crfrnn import (
 )
 from crfrnn.core.inference import Options
 from crfrnn.core.limits import FARTHEST
-from crfrnn.crf.frank_wolfe import Rates, Step
 from crfrnn.crf.filters import ExactFilter
+from crfrnn.crf.frank_wolfe import Rates, Step
 from crfrnn.ops import reference
 from tests.cases import TOLERANCE, GridCase, PointCase, build_filters, gaussian_sum, infer, pixels
 

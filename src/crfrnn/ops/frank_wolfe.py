@@ -13,8 +13,8 @@ from .model import Update
 #   s_t = the softmax of a, or its projection onto the simplex;   Q_t = (1 - α) Q_{t-1} + α s_t,
 # and the result is y = log r + logsumexp(u) with r = (1 - m) Q_T + m Q_0.
 #
-# Both maps have a Jacobian of the form J h = v ⊙ (h - Σ v h / Σ v): v = s for the softmax, whose sum
-# is one, and v = 1 on the support for the projection, which is zero elsewhere. With h_t = dL/dQ_t,
+# Both maps have a Jacobian of the form J h = v ⊙ (h - Σ v h / Σ v): v = s for the softmax, which
+# sums to one; for the projection, v = 1 on the support and 0 elsewhere. With h_t = dL/dQ_t,
 #   dL/dz_t = (α / λ) J h_t,   h_{t-1} = (1 - α) h_t + what the messages of step t carry back,
 #   dL/dα += Σ h_t (s_t - Q_{t-1}),   dL/dλ -= Σ dL/dz_t a.
 # dL/dz_t sums to zero and is zero outside the support. There a is log s, or s, up to a constant.

@@ -16,8 +16,7 @@ from torch import Tensor
 from crfrnn.ops import reference
 
 from . import convolution, gaussian_sum, inference, lattice_build, lattice_filter
-from .launch import INTERPRETED
-from .launch import padded_width
+from .launch import INTERPRETED, padded_width
 
 __all__ = [
     "INTERPRETED",
