@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, ops
+from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, Step, ops
 from crfrnn.core.inference import Options
 from crfrnn.crf import filters as crf_filters
 from crfrnn.crf import frank_wolfe, inference, kernel, kernels, lattice
@@ -151,6 +151,17 @@ def test_compiles_with_learned_bandwidths_and_the_exact_filter() -> None:
 
 
 @pytest.mark.traced
+@pytest.mark.usefixtures("bare_classes", "any_number_of_vertices")
+def test_compiles_with_a_learned_step() -> None:
+    torch._dynamo.reset()
+    made = layer(step=Step("l2", strength=2.0, size=0.6, learn=True, mix=0.5))
+    args = inputs(1, (5, 6))
+    expected = loss_and_gradients(made, *args)
+    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(loss_and_gradients(compiled, *args), expected, **CLOSE)
+
+
+@pytest.mark.traced
 @pytest.mark.usefixtures("bare_classes")
 @pytest.mark.filterwarnings(  # torch's own, before 2.8
     "ignore:Attempted to insert a get_attr Node:UserWarning",
@@ -171,9 +182,9 @@ def test_exports_with_any_batch_and_size() -> None:
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("filter", ["lattice", "exact"])
-def test_maps_over_logits_with_prepared_filters(filter: str) -> None:
-    made = layer(filter=filter)
+@pytest.mark.parametrize("options", [{}, {"filter": "exact"}, {"step": Step("l2", mix=0.5)}])
+def test_maps_over_logits_with_prepared_filters(options: dict[str, Any]) -> None:
+    made = layer(**options)
     prepared = made.prepare(inputs()[1])
     logits = torch.randn(3, 2, CLASSES, 9, 11)
 
