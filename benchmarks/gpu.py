@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, refine
+from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, refine, upsample
 from crfrnn.crf.filters import ExactFilter, KernelFilter, build_filters
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
@@ -121,6 +121,37 @@ def training(size: int, classes: int, steps: int) -> Row:
     times, peak = _timed(calls["cuda"])
     name = f"forward + backward {size} x {size} x {classes}, T = {steps}"
     return _row(name, times, peak, 1, "8", f"gradients to {error:.0e}")
+
+
+def masks(count: int) -> Row:
+    """Time whole calls of `refine` with independent masks, which share their lattice."""
+    logits, image = picture(640, count, 1)
+    logits, image = logits[0, :, :480].contiguous(), image[0, :, :480].contiguous()
+
+    def call(masks: Tensor, image: Tensor) -> Tensor:
+        return refine(image, masks=masks, kernels=KERNELS, iterations=10).probs
+
+    given, seen = logits.sigmoid(), image.cuda()
+    error = float((call(given[:5], image) - call(given[:5].cuda(), seen).cpu()).abs().max())
+    _require(error < 1e-3, f"probabilities differ from the CPU's by {error:.1e}")
+    given = given.cuda()
+    times, peak = _timed(lambda: call(given, seen))
+    name = f"{count} masks 640 x 480, T = 10"
+    return _row(name, times, peak, 1, "", f"probabilities to {error:.0e}")
+
+
+def upsampling(coarse: int, size: int, channels: int) -> Row:
+    """Time whole calls of `upsample`."""
+    image = picture(size, 1, 1)[1][0]
+    values = torch.randn(channels, coarse, coarse, generator=torch.Generator().manual_seed(1))
+    few = slice(0, min(channels, 21))
+    here, there = upsample(values[few], image), upsample(values[few].cuda(), image.cuda())
+    error = float((here - there.cpu()).abs().max())
+    _require(error < 1e-3, f"values differ from the CPU's by {error:.1e}")
+    given, seen = values.cuda(), image.cuda()
+    times, peak = _timed(lambda: upsample(given, seen))
+    name = f"upsample {coarse} x {coarse} x {channels} to {size} x {size}"
+    return _row(name, times, peak, 1, "", f"values to {error:.0e}")
 
 
 def kernels(size: int, classes: int, bandwidth: float) -> list[Share]:
@@ -249,14 +280,14 @@ def parts(size: int, classes: int) -> dict[str, float]:
 
 def exact_tiles(points: Tensor) -> dict[str, float]:
     """Time an exact filter of 24 channels over points (N D), and its preparation."""
-    from crfrnn.ops import EXACT_TOLERANCE
+    from crfrnn.ops import exact_tolerance
     from crfrnn.ops.triton import gaussian_sum, ordering
 
     features = points[None].contiguous()
     tile = gaussian_sum.TILE[features.dtype]
 
     def arranged() -> ordering.Tiles:
-        return ordering.arrange(features, EXACT_TOLERANCE[features.dtype], tile)
+        return ordering.arrange(features, exact_tolerance(features.dtype), tile)
 
     times, _ = _timed(arranged)
     tiles = arranged()
@@ -438,6 +469,9 @@ def main(options: list[str]) -> None:
         lambda: inference(500, 21, 16, 10),
         lambda: inference(500, 21, 1, 10, precision="half"),
         lambda: training(500, 21, 5),
+        lambda: masks(100),
+        lambda: upsampling(64, 1024, 21),
+        lambda: upsampling(64, 1024, 384),
     ]
     if not chosen.quick:
         cases.append(lambda: inference(500, 21, 1, 10, filter="exact"))

@@ -36,6 +36,7 @@ ARRAYS = {
     "energy",
     "masks",
     "mask",
+    "clamp",
     "features",
     "channels_last",
 }
@@ -193,6 +194,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "precision": ("--precision half", "half"),
     "tol": ("--tol 0.5", 0.5),
     "guard": ("--guard", True),
+    "band": ("--band 2.5", 2.5),
     "num_classes": ("--num-classes 4", 4),
     "ignore_index": ("--ignore-index 9", 9),
     "engine": ("--engine reference", "reference"),
@@ -227,16 +229,17 @@ def test_refine_hands_every_argument_on(monkeypatch: pytest.MonkeyPatch) -> None
         "precision": "half",
         "tol": 0.5,
         "guard": True,
+        "band": 2.5,
         "num_classes": 4,
         "confidence": 0.9,
         "ignore_index": 9,
         "engine": "reference",
     }
     assert arguments.keys() == defined(RefineOptions).keys()
-    arrays = {"mask": "mask", "features": ["map"], "channels_last": True}
+    arrays = {"mask": "mask", "clamp": "clamp", "features": ["map"], "channels_last": True}
     inspect.unwrap(crfrnn.refine)("image", labels="labels", **arguments, **arrays)
     assert handed == [
-        Inputs("image", "labels", "labels", "mask", ["map"], True),
+        Inputs("image", "labels", "labels", "mask", "clamp", ["map"], True),
         RefineOptions(**arguments),
     ]
     assert handed[1].numbers.kernels == arguments["kernels"]
@@ -261,6 +264,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "filter": (lambda: RefineOptions(filter="fft"), "unknown filter 'fft'; expected one of: lat"),
     "precision": (lambda: RefineOptions(precision="8"), "unknown precision '8'; expected one of"),
     "tol": (lambda: RefineOptions(tol=0.0), "tol is a mean change and must be positive"),
+    "band": (lambda: RefineOptions(band=0), "band is a distance in pixels and must be positive"),
+    "band=": (lambda: RefineOptions(band=(1, 2)), "band must be one number of pixels; got (1, 2)"),  # type: ignore[arg-type]
     "engine": (lambda: RefineOptions(engine="warp"), "unknown engine 'warp'; expected one of: r"),
 }
 

@@ -631,6 +631,16 @@ def test_nothing_waits_between_the_steps(cuda: str) -> None:
 
 
 @pytest.mark.gpu
+def test_what_inference_keeps_can_be_trained_with(cuda: str) -> None:
+    logits, image = (tensor.to(cuda) for tensor in picture(41, 51, 5))
+    layer = CRFRNN(5).to(cuda)
+    with torch.inference_mode():
+        layer(logits, image)
+    layer(logits.requires_grad_(), image).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.gpu
 def test_a_launch_finds_the_kernel_for_its_alignment(cuda: str) -> None:
     """Rows of one channel, which later batch items and steps begin at any address."""
     values = torch.randn(2, 1001, 1, device=cuda)

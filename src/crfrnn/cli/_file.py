@@ -17,8 +17,9 @@ from ._verdict import flipped, verdict
 
 def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> int:
     """Refine one photograph; returns the exit code."""
-    check_outputs(outputs, (args.image, args.scores))
-    result = refine_file(args.image, args.scores, outputs, settings)
+    clamps = () if args.clamp is None else (args.clamp,)
+    check_outputs(outputs, (args.image, args.scores, *clamps))
+    result = refine_file(args.image, args.scores, outputs, settings, args.clamp)
     for note in result.notes:
         say(f"crfrnn refine: note: {note}")
     if args.json:

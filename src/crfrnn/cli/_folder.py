@@ -18,7 +18,7 @@ from crfrnn.io.progress import Progress
 
 from ._job import Outputs, Refinement, Result, refine_file, spell
 from ._notes import Notes, say
-from ._pairs import Matches, Pair, match
+from ._pairs import Matches, Pair, match, with_clamps
 from ._resume import Origin, is_done, prepare
 from ._settings import Settings
 from ._verdict import flipped, summarize, summary_lines
@@ -80,12 +80,12 @@ class Outcome:
 def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -> int:
     """Refine all pairs of two folders; returns the exit code."""
     check_workers(args.workers)
-    matches = match(args.image, args.scores, folders)
+    matches = with_clamps(match(args.image, args.scores, folders), args.clamp)
 
     def work(pair: Pair) -> Result:
-        return refine_file(pair.image, pair.scores, pair.outputs, settings)
+        return refine_file(pair.image, pair.scores, pair.outputs, settings, pair.clamp)
 
-    origin = Origin("refine", args.image, args.scores, settings)
+    origin = Origin("refine", args.image, args.scores, settings, args.clamp)
     return run_pairs(args, Task(origin, "refining", "refined", folders, work), matches)
 
 

@@ -18,6 +18,7 @@ from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import Refined, refine_inputs
 from crfrnn.offline.verdict import Changed
 
+from ._clamp import read_clamp
 from ._settings import Settings
 
 #: Foreground masks are written in black and white.
@@ -99,12 +100,15 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, (Path, Note)) else value
 
 
-def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings) -> Refinement:
+def refine_file(
+    image: Path, scores: Path, outputs: Outputs, settings: Settings, clamp: Path | None = None
+) -> Refinement:
     """Refine one photograph's scores and write the results."""
     photo = read_image(image, apply_exif=settings.reading.apply_exif)
     given = read_scores(scores, photo.shape[:2], settings.reading)
+    held = None if clamp is None else read_clamp(clamp, photo.shape[:2])
     start = time.perf_counter()
-    refined = refine_scores(photo, given, settings.refining)
+    refined = refine_scores(photo, given, settings.refining, held)
     seconds = time.perf_counter() - start
     _write(photo, given, refined, outputs)
     changed, guarded = refined.changed, refined.guarded
@@ -123,9 +127,12 @@ def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings)
     )
 
 
-def refine_scores(photo: np.ndarray, given: Scores, options: RefineOptions) -> Refined:
-    """Refine scores that `read_scores` gave."""
-    return refine_inputs(Inputs(photo, given.kind, given.values, channels_last=True), options)
+def refine_scores(
+    photo: np.ndarray, given: Scores, options: RefineOptions, clamp: np.ndarray | None = None
+) -> Refined:
+    """Refine scores that `read_scores` gave, with a map that `read_clamp` gave."""
+    inputs = Inputs(photo, given.kind, given.values, clamp=clamp, channels_last=True)
+    return refine_inputs(inputs, options)
 
 
 def _write(photo: np.ndarray, given: Scores, refined: Refined, outputs: Outputs) -> None:

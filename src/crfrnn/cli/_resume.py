@@ -28,14 +28,15 @@ def manifest_name(command: str) -> str:
 
 
 def is_done(pair: Pair, command: str) -> bool:
-    """Whether all outputs exist, none of them older than image, scores and manifest.
+    """Whether all outputs exist, none older than image, scores, clamp or manifest.
 
     An output that exists is complete: it is moved to its place once it is on disk.
     """
     paths = pair.outputs.paths().values()
     if not all(path.is_file() for path in paths):
         return False
-    sources = (pair.image, pair.scores, pair.outputs.labels.with_name(manifest_name(command)))
+    manifest = pair.outputs.labels.with_name(manifest_name(command))
+    sources = [pair.image, pair.scores, manifest, *([pair.clamp] if pair.clamp else [])]
     oldest = min(path.stat().st_mtime_ns for path in paths)
     return oldest >= max(path.stat().st_mtime_ns for path in sources)
 
@@ -49,12 +50,14 @@ class Origin:
         images: folder of photographs.
         source: folder of scores, or the model.
         settings: how to read and refine.
+        clamp: folder of maps of clamped pixels, if there is one.
     """
 
     command: str
     images: Path
     source: Path
     settings: Settings
+    clamp: Path | None = None
 
     def decisive(self) -> dict[str, Any]:
         """Return it by name, with the types that JSON gives back, to compare with a manifest."""
@@ -69,8 +72,12 @@ class Origin:
             "parameters": self.settings.parameters(),
         }
 
-    def _places(self) -> dict[str, str]:
-        return {"images": str(self.images.resolve()), "scores": str(self.source.resolve())}
+    def _places(self) -> dict[str, str | None]:
+        return {
+            "images": str(self.images.resolve()),
+            "scores": str(self.source.resolve()),
+            "clamp": None if self.clamp is None else str(self.clamp.resolve()),
+        }
 
 
 def prepare(origin: Origin, pairs: Sequence[Pair], folders: Outputs, *, overwrite: bool) -> None:
@@ -136,6 +143,7 @@ def _decisive(manifest: dict[str, Any]) -> dict[str, Any]:
         for kernel in parameters["kernels"]
     ]
     where = {name: manifest[name] for name in ("images", "scores")}
+    where["clamp"] = manifest.get("clamp")  # None in earlier versions
     return {**where, **parameters, "kernels": kernels}
 
 
@@ -144,6 +152,8 @@ def _require_apart(origin: Origin, folders: Outputs) -> None:
         origin.images.resolve(): "the folder of images",
         origin.source.resolve(): "the folder of scores",
     }
+    if origin.clamp is not None:
+        taken[origin.clamp.resolve()] = "the folder of clamped pixels"
     for name, folder in folders.paths().items():
         if folder.resolve() in taken:
             raise ValueError(f"{folder} is {taken[folder.resolve()]}; write the {name} elsewhere")

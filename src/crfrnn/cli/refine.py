@@ -44,14 +44,24 @@ def add_arguments(parser: Parser) -> None:
     add_outputs(parser)
     add_reading(parser)
     add_crf(parser)
+    parser.add_argument(
+        "--clamp",
+        metavar="CLAMP",
+        type=Path,
+        help="a map of pixels to keep, such as scribbles, or a folder of maps with the stems of "
+        "the images: an image or array like a label map, with the class of each clamped pixel and "
+        "255 for free ones; or a .npy of bools, True for pixels that keep their scores",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn refine`."""
+    from ._clamp import check_clamp
     from ._job import Outputs
     from ._settings import make_settings
 
     settings = make_settings(args)
+    check_clamp(args)
     outputs = Outputs(args.output, args.probs, args.overlay)
     if args.image.is_dir() != args.scores.is_dir():
         raise ValueError(

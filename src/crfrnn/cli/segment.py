@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from . import Parser
+from ._import import add_import, import_modules
 from ._options import add_crf, add_folder_outputs, add_options, make_epilog
 
 
@@ -32,6 +33,7 @@ def add_arguments(parser: Parser) -> None:
         help="the .png, or the folder, to write",
     )
     add_folder_outputs(parser)
+    add_import(parser)
     add("--fetch", action="store_true", help="let the transformers library download MODEL")
     add(
         "--no-crf",
@@ -62,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     outputs = Outputs(args.output, None, args.overlay)
     settings = _segment.make_segment_settings(args)
+    import_modules(args.imports)
     if not args.image.exists():
         raise FileNotFoundError(
             f"{args.image}: expected a photograph or a folder, but it is missing"

@@ -15,6 +15,8 @@ import json
 import sys
 from pathlib import Path
 
+from ._import import add_import, import_modules
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `crfrnn train`."""
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override any key, such as stages.0.epochs=3; may be repeated",
     )
     add("--restart", action="store_true", help="start over instead of continuing")
+    add_import(parser)
     add("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -43,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     from crfrnn.training import TrainConfig, read_config, train
 
+    import_modules(args.imports)
     given = {"output": args.output, "seed": args.seed, "device": args.device}
     flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     config = read_config(TrainConfig, args.config, [*args.set, *flags])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -102,7 +103,7 @@ class ExactFilter:
         self.size = (features.shape[-2],)
         self.engine = ops.resolve_engine(engine, features.device, features.dtype)
         self.arrays = (self.features,)
-        self.tolerance = ops.EXACT_TOLERANCE.get(features.dtype, 1e-8)
+        self.tolerance = ops.exact_tolerance(features.dtype)
 
     def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
         """Filter values (..., N, C); the kernel is symmetric, so `reverse` changes nothing."""
@@ -174,18 +175,48 @@ def _band(
     size: int, bandwidth: float | Tensor, reach: float, normalization: str, like: Tensor
 ) -> Tensor:
     """The normalized Gaussian along one axis as a band matrix (size, 2 r + 1)."""
+    if isinstance(bandwidth, Tensor) or not like.is_cuda or type(like) is not Tensor:
+        return _new_band(size, bandwidth, reach, normalization, like.dtype, like.device)
+    # Twenty small launches take the host as long as three steps of the recurrence.
+    stream = torch.cuda.current_stream(like.device).cuda_stream
+    return _kept_band(size, bandwidth, reach, normalization, like.dtype, like.device, stream)
+
+
+@functools.lru_cache(maxsize=32)
+def _kept_band(
+    size: int,
+    bandwidth: float,
+    reach: float,
+    normalization: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    stream: int,
+) -> Tensor:
+    del stream  # another stream would not wait until the band is there
+    with torch.inference_mode(False), torch.no_grad():
+        return _new_band(size, bandwidth, reach, normalization, dtype, device)
+
+
+def _new_band(
+    size: int,
+    bandwidth: float | Tensor,
+    reach: float,
+    normalization: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
     # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
-    distance = torch.arange(-radius, radius + 1, device=like.device)
-    source = torch.arange(size, device=like.device)[:, None] + distance
+    distance = torch.arange(-radius, radius + 1, device=device)
+    source = torch.arange(size, device=device)[:, None] + distance
     inside = (source >= 0) & (source < size)
     # In double precision, rounded once: the taps of every engine are then equal.
     band = torch.exp(-0.5 * (distance.double() / bandwidth) ** 2) * inside
     if normalization != "none":
         before, after = ops.factors(band.sum(1), normalization)
         band = band * after[:, None] * _at(before, source, radius)
-    return band.to(like.dtype)
+    return band.to(dtype)
 
 
 def _at(scale: Tensor, source: Tensor, radius: int) -> Tensor:

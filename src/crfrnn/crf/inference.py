@@ -72,6 +72,7 @@ def infer(
     step: Step | None = None,
     rates: Rates | None = None,
     trace: bool = False,
+    held: Tensor | None = None,
 ) -> Inference:
     """Run an inference from `logits` (B C *S).
 
@@ -86,11 +87,18 @@ def infer(
         step: the update of one iteration; default mean field.
         rates: learned λ and α that replace those of `step`.
         trace: also compute the free energy before each step and at the end.
+        held: (B *S) bool, the clamped pixels: they send, and keep their logits.
 
     Returns:
         Logits (B C *S), and the steps computed for each image (B).
     """
-    step = Step() if step is None else step
+    is_other = step is not None and step != Step()
+    if held is not None:
+        if trace or is_other:
+            raise ValueError("clamp goes with plain mean field; leave out trace and step, or clamp")
+        model = pairwise.model(logits)
+        z, _, steps = ops.clamped.mean_field(logits.flatten(2), model, options, held.flatten(1))
+        return Inference(z.view(logits.shape), steps)
     # The backward of the fused operator goes through all T steps, so it cannot follow an image that
     # stopped early. Without a tolerance, inference is T steps as the paper defines them, and no
     # guard changes those. Under torch.compile the parameters have no values to test.
@@ -101,7 +109,7 @@ def infer(
     # The fused operator has gradients to logits, weights and rates only, not to features or
     # bandwidths.
     to_filters = torch.is_grad_enabled() and any(k.differentiable for k in pairwise.filters)
-    if to_filters and step == Step() and not (trace or oscillates or stops_with_gradient):
+    if to_filters and not (trace or is_other or oscillates or stops_with_gradient):
         matrix = pairwise.matrix(logits)
         z = mean_field(-logits, pairwise.filters, pairwise.weights, matrix, options.iterations)
         steps = torch.full((len(logits),), options.iterations, device=logits.device)
@@ -112,20 +120,19 @@ def infer(
             logits,
             lambda q: penalty(q, pairwise.filters, pairwise.weights, matrix),
             options,
-            step,
+            step or Step(),
             rates=rates,
             guard=oscillates,
             trace=trace,
         )
-    model = pairwise.model(logits, _update(logits, step, rates))
+    update = _update(logits, step, rates) if step is not None and is_other else None
+    model = pairwise.model(logits, update)
     z, steps = ops.mean_field(logits.flatten(2), model, options)
     return Inference(z.view(logits.shape), steps)
 
 
-def _update(logits: Tensor, step: Step, rates: Rates | None) -> ops.Update | None:
+def _update(logits: Tensor, step: Step, rates: Rates | None) -> ops.Update:
     """The step as the fused operators take it."""
-    if step == Step():
-        return None
     if rates is None:
         pair = logits.new_tensor([step.strength, step.size])
     else:

@@ -27,6 +27,9 @@ _REACH = 2.5
 #: Most numbers in a block's weights, and in its result. Larger arrays take fresh memory each time.
 _BLOCK = 1 << 19
 
+#: The same on a device, where many small blocks would wait for the host.
+_DEVICE_BLOCK = 1 << 25
+
 
 class _Axis(NamedTuple):
     """One axis of both grids. Pixel i covers i to i + 1, so that its center is at i + 1/2."""
@@ -154,7 +157,8 @@ class _Window:
         owner, channels = self.y.owner(), self.values.shape[0]
         width = self.x.cells * self.most
         taps = self.row_cells.shape[1] * self.across.shape[1]
-        limit = max(1, _BLOCK // (width * max(taps, channels)))
+        at_once = _BLOCK if on_cpu(self.values) else _DEVICE_BLOCK
+        limit = max(1, at_once // (width * max(taps, channels)))
         begin = 0
         while begin < len(owner):
             end = min(int(np.searchsorted(owner, owner[begin], "right")), begin + limit)

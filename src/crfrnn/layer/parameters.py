@@ -9,22 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn._arrays import to_torch
+from crfrnn._door import admit
+from crfrnn.crf.frank_wolfe import Rates
 from crfrnn.crf.kernel import Kernel, Number
 from crfrnn.crf.kernels import weight_table
 
+#: Factors of the released solver on the network's learning rate, for `parameter_groups(2.5e-8,
+#: **SOLVER_FACTORS)`: its 1e-13 on a sum over the pixels is 2.5e-8 on their mean. At a rate of 1e-3
+#: the kernel weights would get 10, and the loss grows.
+SOLVER_FACTORS = {"weights": 1e4, "compatibility": 1e3, "others": 1e3}
 
-def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> Tensor:
+
+def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> nn.Parameter:
     """Initial kernel weights: (K,), (K, C) or (K, C, C)."""
     table = torch.from_numpy(weight_table(kernels, classes)).float()
+    _checks.finite("kernel weights in float32", table)
     if form == "class":
-        return table
+        return nn.Parameter(table)
     if form == "matrix":
         # Off the diagonal the messages of other classes start at zero, so the layer starts as the
         # one with a weight per class.
-        return table.diag_embed()
+        return nn.Parameter(table.diag_embed())
     if not bool((table == table[:, :1]).all()):
         raise ValueError("weights='scalar' needs kernels with one weight each, not one per class")
-    return table[:, 0].clone()
+    return nn.Parameter(table[:, 0].clone())
 
 
 def initial_compatibility(given: Any, classes: int) -> Tensor:
@@ -32,7 +41,7 @@ def initial_compatibility(given: Any, classes: int) -> Tensor:
     if isinstance(given, str):
         _checks.one_of("compatibility", given, ("potts",))
         return 1 - torch.eye(classes)
-    matrix = torch.as_tensor(given)
+    matrix: Tensor = to_torch(admit("compatibility", given))
     matrix = matrix.detach().clone() if matrix.is_floating_point() else matrix.float()
     if matrix.shape != (classes, classes):
         raise ValueError(
@@ -69,6 +78,14 @@ def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tu
         kernel.with_bandwidths({name: log.detach().exp().tolist() for name, log in learned.items()})
         for kernel, learned in zip(kernels, map(_dictionary, logs), strict=True)
     )
+
+
+def learned_rates(layer: Any, dtype: torch.dtype) -> Rates | None:
+    """λ and α of a layer's step, if they are learned."""
+    if not layer.step.learn:
+        return None
+    strength, size = layer.step_strength.to(dtype), layer.step_size.to(dtype)
+    return Rates(strength.exp(), size.sigmoid())
 
 
 def grouped(

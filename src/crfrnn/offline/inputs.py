@@ -26,11 +26,17 @@ from crfrnn._arrays import (
     to_numpy,
     to_torch,
 )
+from crfrnn._door import admit
+from crfrnn._guards import warn_of_scores
+from crfrnn.io.score_grid import is_usual
 
 from .options import RefineOptions
 
 #: Probabilities are clipped here before the logarithm, as `pydensecrf` does.
 _SMALLEST_PROBABILITY = 1e-5
+
+#: Label maps with ids of this size are refused unless `num_classes` says that it is meant.
+_MOST_IDS = 1024
 
 #: How far the sum of probabilities may be from one: half precision and resizing round.
 _SUM_TOLERANCE = 0.02
@@ -49,6 +55,7 @@ class Inputs:
     name: str
     scores: Array
     mask: Array | None = None
+    clamp: Array | None = None
     features: Sequence[Array] = ()
     channels_last: bool | None = None
 
@@ -70,19 +77,8 @@ class Layout:
 
 def to_array(name: str, value: Any) -> Array:
     """Check an argument's type; return a tensor as it is and anything else as a NumPy array."""
-    if is_tensor(value):
-        if value.is_complex():
-            raise TypeError(f"{name} must hold real numbers; got {value.dtype}")
-        return value.detach()
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        got = array.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise TypeError(
-            f"{name} must be a NumPy array or a torch tensor of real numbers; got {got}"
-        )
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    array = admit(name, value)
+    return array.detach() if is_tensor(array) else array
 
 
 def to_container(name: str, value: Any, *, numpy: bool) -> Array:
@@ -97,6 +93,8 @@ def find_layout(
     """Find the batch, class and grid axes that fit the image."""
     if 0 in scores.shape:
         raise ValueError(f"{name} must not be empty; got {_checks.shape_text(scores)}")
+    if image == ():
+        raise ValueError("image must be an array of pixels, such as (H, W, 3); got one number")
     readings = list(_readings(name, scores))
     if not readings:
         raise ValueError(
@@ -130,6 +128,8 @@ def unary_logits(name: str, scores: Array, layout: Layout, options: RefineOption
         _checks.finite(name, scores)
     scores = to_float(scores)
     scores = scores if layout.batched else scores[None]
+    if name != "probs":
+        warn_of_scores(name, name, scores)
     if name == "probs":
         return _from_probs(scores, layout.batched)
     if name == "energy":
@@ -189,18 +189,15 @@ def check_masks(masks: Array, confidence: float) -> float:
 
 
 def arrange_image(name: str, image: Any, layout: Layout, like: Array) -> Array:
-    """Bring an image to (B, F, *S) in the container and type of `like`, and on its device."""
+    """Bring an image to (B, F, *S) in the container and type of `like`, and on its device.
+
+    Features keep their resolution.
+    """
     array = to_container(name, image, numpy=not is_tensor(like))
     batch = (like.shape[0],) if layout.batched else ()
     channels = layout.channels
     if name != "image":
-        shape = tuple(array.shape)
-        as_image = {"last": True, "first": False}.get(channels)
-        channels = _channels(shape, batch, layout.size, as_image) or _channels(
-            shape, batch, layout.size, None
-        )
-        if not channels:
-            raise ValueError(f"{name} must have the size of the scores, {layout.size}; got {shape}")
+        channels = _feature_channels(name, tuple(array.shape), batch, layout)
     space = namespace(array)
     if name == "image" and (is_floating(array) or "bool" in str(array.dtype)) and on_cpu(array):
         warn_if_unit_range(array)
@@ -238,6 +235,41 @@ def _channels(
     rest = image[len(batch) + 1 :] == size and image[: len(batch)] == batch
     first = rest and len(image) == len(batch) + 1 + len(size) and channels_last is not True
     return "first" if first and image[len(batch)] > 0 else ""
+
+
+def _feature_channels(
+    name: str, shape: tuple[int, ...], batch: tuple[int, ...], layout: Layout
+) -> str:
+    """Locate the channels of a feature map, which may have another resolution than the scores."""
+    size = layout.size
+    as_image = {"last": True, "first": False}.get(layout.channels)
+    exactly = _channels(shape, batch, size, as_image) or _channels(shape, batch, size, None)
+    if exactly:
+        return exactly
+    grid = len(size)
+    readings = {
+        "none": shape[len(batch) :],
+        "first": shape[len(batch) + 1 :],
+        "last": shape[len(batch) : -1],
+    }
+    fitting = [
+        channels
+        for channels, cells in readings.items()
+        if shape[: len(batch)] == batch and len(cells) == grid > 1 and is_usual(cells, size)
+    ]
+    if len(fitting) == 2 and layout.channels in fitting:
+        fitting = [layout.channels]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ValueError(
+            f"cannot tell which axis of {name} {shape} holds the channels; give channels_last=True "
+            f"or False, for image and features"
+        )
+    raise ValueError(
+        f"{name} must have the size of the scores, {size}, or another size of the same proportions "
+        f"or a square; got {shape}"
+    )
 
 
 def _refuse_coincidence(name: str, scores: Array, image: tuple[int, ...], layout: Layout) -> None:
@@ -328,7 +360,14 @@ def _from_labels(labels: Array, options: RefineOptions) -> Array:
     labels = cast(labels, space.int64)
     known = labels != ignore_index
     low, high = (int(labels[known].min()), int(labels[known].max())) if known.any() else (0, 0)
+    if num_classes is None and high >= _MOST_IDS:
+        raise ValueError(
+            f"labels reach {high}, and without num_classes= every id up to the largest is a class. "
+            f"Give num_classes={high + 1} if that is meant; otherwise number the ids that occur "
+            f"from 0: np.unique(labels, return_inverse=True)."
+        )
     classes = max(high + 1, 2) if num_classes is None else _checks.count("num_classes", num_classes)
+    _checks.fits_memory("num_classes", classes, classes, *labels.shape)
     if low < 0 or high >= classes or classes < 2:
         raise ValueError(
             f"labels must lie in 0..{classes - 1} (num_classes={classes}, at least 2), or be "

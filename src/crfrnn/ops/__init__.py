@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .arrays import EXACT_TOLERANCE, LatticeArrays
+from . import clamped
+from .arrays import LatticeArrays, exact_tolerance
 from .engines import (
     engine_for,
     resolve_engine,
@@ -17,17 +18,18 @@ from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs
 from .transforms import direct
 
 __all__ = [
-    "EXACT_TOLERANCE",
     "LatticeArrays",
     "Model",
     "Term",
     "Update",
     "apply",
     "build",
+    "clamped",
     "class_peaks",
     "direct",
     "engine_for",
     "exact",
+    "exact_tolerance",
     "factors",
     "filter",
     "marginals",
