@@ -212,7 +212,7 @@ def test_a_sharp_mask_from_a_coarse_one() -> None:
         ({"params": {"stepsize": 1}}, TypeError, "params must be a FrankWolfeParams; got dict"),
         ({"ergodic": True}, TypeError, "ergodic: not supported; leave it out"),
         ({"alpha": 0}, ValueError, "alpha is a standard deviation and must be positive.*got 0"),
-        ({"beta": -1.0}, ValueError, "beta is a standard deviation .*; got -1.0"),
+        ({"beta": -1.0}, ValueError, "beta is a standard deviation .*; got -1"),
         ({"classes": 0}, ValueError, "classes must be at least 1; got 0"),
         ({"iterations": -1}, ValueError, "iterations must not be negative; got -1"),
         ({"filter": "fast"}, ValueError, "unknown filter 'fast'"),

@@ -151,6 +151,13 @@ class DenseGaussianCRF(nn.Module):
                 f"{_checks.shape_text(image)} and logits {_checks.shape_text(logits)} for "
                 f"{classes} classes"
             )
+        if image.shape[2:] != logits.shape[2:] or len(image) != len(logits):
+            # A feature map may have another size; an image that does is a mistake.
+            raise ValueError(
+                f"DenseGaussianCRF: image and logits must have the same batch and size; got an "
+                f"image {_checks.shape_text(image)} and logits {_checks.shape_text(logits)}. "
+                f"Upsample the logits first, for example with torch.nn.functional.interpolate."
+            )
         z: Tensor = self.layer(logits, None, features=[image.detach()])
         return z if self.output_logits else z.softmax(1)
 
