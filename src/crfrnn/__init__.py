@@ -4,7 +4,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from . import pydensecrf
+    from . import frankwolfe, pydensecrf
     from ._guards import InputWarning
     from ._info import info
     from .app.serving import explore
@@ -38,6 +38,7 @@ __all__ = [
     "Step",
     "Upsample",
     "explore",
+    "frankwolfe",
     "free_energy",
     "gaussian_filter",
     "info",
@@ -67,6 +68,7 @@ _MODULES = {
     "Step": "crf.frank_wolfe",
     "Upsample": "layer.upsample",
     "explore": "app.serving",
+    "frankwolfe": "frankwolfe",
     "free_energy": "crf.energy",
     "gaussian_filter": "crf.lattice",
     "info": "_info",
@@ -95,6 +97,6 @@ if not typing.TYPE_CHECKING:  # to type checkers it would give the module every 
             if error.name == "torch":
                 importlib.import_module("._extras", __name__).require_torch(f"crfrnn.{name}")
             raise
-        value = module if name == "pydensecrf" else getattr(module, name)
+        value = module if _MODULES[name] == name else getattr(module, name)
         globals()[name] = value
         return value

@@ -200,7 +200,7 @@ class Work:
         image = np.moveaxis(self.subject.image, -1, 0)[None].astype(q.dtype)
         scene = Scene(q.reshape(1, len(q), *self.subject.size), image)
         recipe = Recipe(choice.kernels, choice.normalization, choice.filter)
-        (filters,) = build_filters(recipe, scene, None, self.kept)
+        (filters,) = build_filters(recipe, scene, None, kept=self.kept)
         penalty = np.zeros_like(q)
         for kernel, filter in zip(choice.kernels, filters, strict=True):
             message = apply(filter, q)
