@@ -48,6 +48,7 @@ ARROWS = {
     "presets": "core crf io",
     "layer": "core crf presets io ops",
     "offline": "core crf presets io ops",
+    "containers": "core crf presets io offline",
     "pydensecrf": "core crf ops",
     "plots": "io",
     "data": "io",
@@ -60,8 +61,8 @@ ARROWS = {
     "demo": "offline presets plots io",
     "bench": "core demo data layer offline presets pydensecrf io ops",
     "__init__": "offline pydensecrf layer models crf _info _version",
-    "cli": "core __init__ ablation tuning training integrations evaluation models data offline demo"
-    " bench plots presets pydensecrf crf io _info _version",
+    "cli": "core __init__ ablation tuning training integrations evaluation models data containers"
+    " offline demo bench plots presets pydensecrf crf io _info _version",
     "__main__": "cli",
 }
 
