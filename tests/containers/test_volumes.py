@@ -74,7 +74,7 @@ def test_the_result_is_that_of_the_numpy_call_with_the_affine_and_header_of_the_
     call = expected(scan, probs.astype(np.float16).astype(np.float32))
     np.testing.assert_array_equal(labels.T, call.labels[0])
     np.testing.assert_allclose(result.probs, call.probs[0], atol=1e-5)
-    assert (labels.T != probs.argmax(0)).any()
+    assert (probs.argmax(0) != labels.T).any()
     stored = np.asarray(nibabel.load(tmp_path / "probs.nii.gz").dataobj)
     np.testing.assert_array_equal(stored.T, result.probs)
     old, new = nibabel.load(image).header, nibabel.load(tmp_path / "seg.nii.gz").header

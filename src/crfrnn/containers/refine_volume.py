@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -137,7 +138,7 @@ def _refine(
     return refine_inputs(inputs, refining)
 
 
-def in_grid_units(kernel: Kernel, spacing: tuple[float, ...]) -> Kernel:
+def in_grid_units(kernel: Any, spacing: tuple[float, ...]) -> Any:
     """Return a kernel whose bandwidth of the position is divided by the spacing of the grid.
 
     Args:
@@ -155,7 +156,7 @@ def in_grid_units(kernel: Kernel, spacing: tuple[float, ...]) -> Kernel:
             f"{len(steps)} axes (x, y, z); got {position}"
         )
     divided = tuple(number / step for number, step in zip(numbers, steps, strict=True))
-    return replace(kernel, position=divided)  # type: ignore[call-arg]  # a field of that name
+    return replace(kernel, position=divided)
 
 
 def label_type(classes: int) -> np.dtype:

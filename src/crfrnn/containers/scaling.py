@@ -53,7 +53,8 @@ def parse_ranges(text: str) -> tuple[Range, ...]:
         found = _RANGE.fullmatch(part)
         if found is None or found[2] != found[4]:
             raise ValueError(
-                f"expected LOW..HIGH, such as 0..3000, or percentiles, such as 1%..99%; got {part!r}"
+                f"expected LOW..HIGH, such as 0..3000, or percentiles, such as 1%..99%; got "
+                f"{part!r}"
             )
         ranges.append(Range(float(found[1]), float(found[3]), percent=bool(found[2])))
     return tuple(ranges)
@@ -99,7 +100,7 @@ def find_scaling(
     """Find what scales the channels of a guide to 0..255.
 
     Args:
-        sample: values of each channel, which percentiles are taken of; not finite ones are left out.
+        sample: values of each channel for the percentiles; those that are not finite are left out.
         dtype: the type of the file. Unsigned bytes stay as they are unless ranges are given.
         ranges: one for all channels, or one per channel; without any, the percentiles 1 and 99.
         counted: what the sample holds, for the note.

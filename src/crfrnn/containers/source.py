@@ -119,6 +119,11 @@ def _spell(size: tuple[int, ...]) -> str:
     return f"{' x '.join(map(str, shown))} ({axes})"
 
 
+def all_channels(window: Window) -> Window:
+    """Return the index of a window in values (channels, *size)."""
+    return (slice(None), *window)
+
+
 def window_size(window: Window) -> tuple[int, ...]:
     """Return the number of grid points of a window along each axis."""
     return tuple(part.stop - part.start for part in window)

@@ -138,7 +138,9 @@ def _to_zyx(
             f"{path}: the axes of the scores {values.shape} may be {' or '.join(orders)}; give "
             "--axes zyx (as SimpleITK and nnU-Net have them) or --axes xyz (as nibabel has them)"
         )
-    return values.transpose(*orders.values())
+    (axes,) = orders.values()
+    arranged: np.ndarray = values.transpose(axes)
+    return arranged
 
 
 def _find_box(
@@ -149,7 +151,7 @@ def _find_box(
     offset: tuple[int, int, int] | None,
 ) -> Window:
     if offset is not None:
-        start = offset[::-1]
+        start: tuple[int, ...] = offset[::-1]
     elif size == image.size:
         return image.everything()
     elif name in _NNUNET:

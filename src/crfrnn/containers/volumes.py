@@ -13,7 +13,7 @@ import numpy as np
 from crfrnn._extras import load
 from crfrnn.io.files import describe, replacing
 
-from .source import Source, Window, Write, require_memory
+from .source import Source, Window, Write, all_channels, require_memory
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 
@@ -74,7 +74,7 @@ class Volume(Source):
                     "truncated or its header wrong"
                 ) from error
             self._values = values.reshape(*self.size[::-1], self.channels).T
-        return self._values[(slice(None), *window)]
+        return self._values[all_channels(window)]
 
     def valid(self, window: Window) -> np.ndarray | None:
         """Return where all channels are finite."""
@@ -93,7 +93,7 @@ class Volume(Source):
         values = np.zeros((channels, *self.size), dtype)
 
         def write(window: Window, part: np.ndarray) -> None:
-            values[(slice(None), *window)] = part
+            values[all_channels(window)] = part
 
         yield write
         image = self._like(values)
