@@ -12,8 +12,9 @@ import numpy as np
 
 from crfrnn._extras import load
 from crfrnn.io.files import describe, replacing
+from crfrnn.io.memory import require_memory
 
-from .source import Source, Window, Write, all_channels, require_memory
+from .source import Source, Window, Write, all_channels
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 
