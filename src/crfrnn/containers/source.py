@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,24 @@ Window = tuple[slice, ...]
 
 #: Writes values (channels, *window) to a window of a result.
 Write = Callable[[Window, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a result may have besides its values; a format ignores what it cannot hold.
+
+    Attributes:
+        nodata: the value of pixels without data.
+        palette: RGB triples, the colors of labels.
+        cloud_optimized: whether to lay a GeoTIFF out for partial reads over a network.
+    """
+
+    nodata: float | None = None
+    palette: bytes | None = None
+    cloud_optimized: bool = False
+
+
+PLAIN = Style()
 
 
 class Source(ABC):
@@ -48,7 +67,9 @@ class Source(ABC):
         return None
 
     @abstractmethod
-    def create(self, path: Path, channels: int, dtype: np.dtype) -> AbstractContextManager[Write]:
+    def create(
+        self, path: Path, channels: int, dtype: np.dtype, style: Style = PLAIN
+    ) -> AbstractContextManager[Write]:
         """Create a result on the same grid, with the metadata of this file.
 
         The file appears once the context ends without an error, complete, and not before.
@@ -86,9 +107,11 @@ class Stack(Source):
         known = [mask for mask in masks if mask is not None]
         return np.logical_and.reduce(known) if known else None
 
-    def create(self, path: Path, channels: int, dtype: np.dtype) -> AbstractContextManager[Write]:
+    def create(
+        self, path: Path, channels: int, dtype: np.dtype, style: Style = PLAIN
+    ) -> AbstractContextManager[Write]:
         """Create a result with the metadata of the first file."""
-        return self.sources[0].create(path, channels, dtype)
+        return self.sources[0].create(path, channels, dtype, style)
 
 
 def same_grid(first: Source, second: Source) -> None:

@@ -14,7 +14,7 @@ from crfrnn._extras import load
 from crfrnn.io.files import describe, replacing
 from crfrnn.io.memory import require_memory
 
-from .source import Source, Window, Write, all_channels
+from .source import PLAIN, Source, Style, Window, Write, all_channels
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 
@@ -86,7 +86,9 @@ class Volume(Source):
         return None if finite.all() else finite
 
     @contextmanager
-    def create(self, path: Path, channels: int, dtype: np.dtype) -> Iterator[Write]:
+    def create(
+        self, path: Path, channels: int, dtype: np.dtype, style: Style = PLAIN
+    ) -> Iterator[Write]:
         """Create a volume with the affine and header of this one; gzipped if its name says so.
 
         Of the header, only the number of channels, the type, and the range to display change.

@@ -89,7 +89,8 @@ def class_maps(maps: np.ndarray, keys: np.ndarray, background: float) -> np.ndar
         raise ValueError(f"keys must be different classes from 0 on; got {keys.tolist()}")
     if (int(labels.max()) + 1) * maps[0].size * 4 > _MOST_BYTES:
         raise ValueError(
-            f"the largest key, {int(keys.max())}, asks for as many maps; number the classes from 0 on"
+            f"the largest key, {int(keys.max())}, asks for as many maps; number the classes from 0 "
+            "on"
         )
     clipped = maps.astype(np.float32).clip(0, 1)
     probs = np.zeros((max(int(labels.max()) + 1, 2), *maps.shape[1:]), np.float32)
@@ -110,7 +111,8 @@ def _reconstruct(kind: Any, _shape: Any, _code: Any) -> np.ndarray:
     """Make the empty array that a pickled array begins with; its state brings the rest."""
     if kind is not np.ndarray:
         raise _Refused(f"an array of type {kind!r:.60}")
-    return np.ndarray((0,), np.int8)
+    empty: np.ndarray = np.ndarray((0,), np.int8)
+    return empty
 
 
 def _scalar(dtype: Any, data: Any = None) -> Any:
@@ -139,7 +141,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_more: Any) -> n
     if not isinstance(storage, torch.storage.TypedStorage):
         raise _Refused("a tensor without its numbers")
     empty = torch.empty(0, dtype=storage.dtype)
-    tensor = empty.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
+    tensor: Any = empty.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     array: np.ndarray = tensor.numpy().copy()

@@ -43,6 +43,7 @@ class Inputs:
     Attributes:
         name: the argument that holds the scores: "logits", "probs", "labels", "energy" or "masks".
         scores: the value of this argument.
+        origin: grid index of the first pixel in the image that this is a tile of; see `Scene`.
     """
 
     image: Array
@@ -51,6 +52,7 @@ class Inputs:
     mask: Array | None = None
     features: Sequence[Array] = ()
     channels_last: bool | None = None
+    origin: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
