@@ -132,11 +132,20 @@ auto infer(In<T, 3> logits, std::size_t row,
 ///
 /// @throws std::invalid_argument if a logit is not finite
 /// @param weights kernel weights of background and foreground, kernels x 2
+/// @param held    the clamped pixels of each mask, or none
 template <typename T>
 bool infer_masks(In<T, 2> logits, std::size_t row,
                  const std::vector<const KernelFilter<T>*>& filters, In<T, 2> weights,
-                 std::size_t iterations, bool half, Out<T, 2> probs, std::size_t threads) {
-    Masks<T> masks{logits.shape(0), logits.shape(1), row, logits.data(), filters, {}, {}};
+                 std::size_t iterations, bool half, const std::optional<In<bool, 2>>& held,
+                 Out<T, 2> probs, std::size_t threads) {
+    Masks<T> masks{logits.shape(0),
+                   logits.shape(1),
+                   row,
+                   logits.data(),
+                   filters,
+                   {},
+                   {},
+                   held ? held->data() : nullptr};
     for (std::size_t k = 0; k < filters.size(); ++k) {
         masks.background.push_back(weights.data()[2 * k]);
         masks.foreground.push_back(weights.data()[2 * k + 1]);
@@ -173,8 +182,8 @@ void bind_inference(nb::module_& m, const char* class_name) {
           nb::arg("weights"), nb::arg("compatibility").none(), nb::arg("iterations"),
           nb::arg("tolerance"), nb::arg("prune"), nb::arg("half"), nb::arg("threads"));
     m.def("infer_masks", &infer_masks<T>, nb::arg("logits"), nb::arg("row"), nb::arg("filters"),
-          nb::arg("weights"), nb::arg("iterations"), nb::arg("half"), nb::arg("probs"),
-          nb::arg("threads"));
+          nb::arg("weights"), nb::arg("iterations"), nb::arg("half"), nb::arg("held").none(),
+          nb::arg("probs"), nb::arg("threads"));
 }
 
 template void bind_inference<float>(nb::module_&, const char*);

@@ -83,6 +83,7 @@ NEED_TORCH = [
     "data/test_data.py",
     "evaluation/test_metrics.py",
     "io/test_storage.py",
+    "layer/test_clamp.py",
     "layer/test_crfrnn.py",
     "layer/test_gradients.py",
     "layer/test_independent.py",

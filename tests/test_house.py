@@ -22,11 +22,13 @@ HEADERS = sorted((ROOT / "csrc").rglob("*.hpp"))
 # Unit -> the units of ours it may import. A unit is a subpackage or a module beside them; `ops` is
 # split by engine. Any unit may import those of BASICS. An arrow never points up: a unit comes after
 # everything that it may import.
-BASICS = {"_arrays", "_checks", "_extras"}
+BASICS = {"_arrays", "_checks", "_extras", "_guide", "_resampling"}
 ARROWS = {
     "_arrays": "",
     "_checks": "_arrays",
     "_extras": "",
+    "_guide": "_arrays _checks",
+    "_resampling": "_arrays",
     "core": "_core",
     "ops.arrays": "core",
     "ops.model": "",
@@ -37,10 +39,11 @@ ARROWS = {
     "ops.engines": "core ops.arrays ops.model ops.reference ops.cpu ops.triton",
     "ops.transforms": "",
     "ops.filters": "ops.arrays ops.model ops.reference ops.engines ops.transforms",
+    "ops.clamped": "core ops.model ops.reference ops.filters",
     "ops.normalization": "ops.model ops.engines ops.filters ops.transforms",
     "ops.recurrence": "core ops.model ops.engines ops.normalization ops.transforms",
-    "ops": "ops.arrays ops.model ops.engines ops.filters ops.normalization ops.recurrence"
-    " ops.transforms",
+    "ops": "ops.arrays ops.model ops.engines ops.filters ops.clamped ops.normalization"
+    " ops.recurrence ops.transforms",
     "_version": "",
     "_info": "core ops _version",
     "io": "",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crfrnn._extras import install
 from tests.cases import needs_core, needs_torch
 
 # Python's own finders see no torch, as if it were not installed: imports raise
@@ -149,7 +150,7 @@ def test_info(tmp_path: Path) -> None:
     assert rows["torch"] == "not installed"
     assert rows["engine cpu"] == "ready"
     for engine in ("reference", "triton"):
-        assert rows[f"engine {engine}"] == 'it needs torch: pip install "crfrnn[torch]"'
+        assert rows[f"engine {engine}"] == f"it needs torch: {install('torch')}"
     assert rows["CPU float32 runs on"] == "cpu"
 
 
@@ -241,12 +242,16 @@ def test_what_needs_torch_says_so(tmp_path: Path, entrance: str) -> None:
     process = python(ENTRANCES[entrance], tmp_path)
     assert process.returncode in (1, 2)
     told = process.stderr.splitlines()[-1]
-    assert f'{entrance} needs torch; install it with pip install "crfrnn[torch]"' in told
+    assert (
+        f'{entrance} needs torch; install it with pip install "torch>=2.6" jaxtyping safetensors'
+        in told
+    )
 
 
 # What each name does on NumPy arrays, as one script that prints its results.
 CALLS = """
 import numpy as np
+from crfrnn._extras import install
 import crfrnn
 import crfrnn.pydensecrf.densecrf as dcrf
 
@@ -315,7 +320,7 @@ def test_without_core_and_torch_the_error_names_both_remedies(tmp_path: Path, ca
     told = out(python(script, tmp_path, ("torch", "crfrnn._core")))
     assert "the C++ core was not built" in told
     assert "compiler" in told
-    assert 'pip install "crfrnn[torch]"' in told
+    assert 'pip install "torch>=2.6" jaxtyping safetensors' in told
 
 
 def test_upsampling_needs_neither_core_nor_torch(tmp_path: Path) -> None:
@@ -360,4 +365,4 @@ def test_names_that_need_torch_say_so(tmp_path: Path, call: str, what: str) -> N
     """
     told = out(python(script, tmp_path))
     assert told.startswith(what)
-    assert 'pip install "crfrnn[torch]"' in told
+    assert 'pip install "torch>=2.6" jaxtyping safetensors' in told

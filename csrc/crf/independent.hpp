@@ -24,6 +24,8 @@ struct Masks {
     const T* logits;                              ///< of the foreground against the background
     std::vector<const KernelFilter<T>*> filters;  ///< of the kernels
     std::vector<T> background, foreground;        ///< kernel weights of the two classes
+    /// The clamped pixels of each mask, count x n, which keep their logits; null for none.
+    const bool* held = nullptr;
 };
 
 /// Mean-field inference of some masks of one image, one column each, as many as fit a table.
@@ -107,8 +109,20 @@ private:
                 loops<T>().independent_step(messages.data(), messages.size(), shift_ + begin,
                                             unary_.get() + begin * width_, scratch, width_,
                                             end - begin);
+                put_back(scratch, begin, end);
                 finish(scratch, t + 1, part, begin, end, probs);
             });
+    }
+
+    /// The logits of clamped pixels are those of the unary term.
+    void put_back(T* z, std::size_t begin, std::size_t end) const {
+        if (masks_.held == nullptr) return;
+        const T* const u = unary_.get();
+        for (std::size_t c = 0; c < count_; ++c) {
+            const bool* const held = masks_.held + (first_ + c) * masks_.n;
+            for (std::size_t i = begin; i < end; ++i)
+                if (held[i]) z[(i - begin) * width_ + c] = u[i * width_ + c];
+        }
     }
 
     /// Marginals from the logits z of a tile: the input of step t, or the result if `probs` is

@@ -1,10 +1,41 @@
-"""Optional packages, and the errors where one is missing."""
+"""Parts of the library that need more than a plain install, and the error that names the remedy."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 from typing import Any
+
+#: What each extra brings, as `pip` takes it; a test compares this with pyproject.toml.
+EXTRAS = {
+    "torch": ("torch>=2.6", "jaxtyping", "safetensors"),
+    "completion": ("shtab",),
+    "demo": ("scikit-image",),
+    "tune": ("optuna>=4",),
+    "distributed": ("lightning-fabric>=2.4",),
+    "tensorboard": ("tensorboard",),
+    "transformers": ("transformers>=4.50",),
+    "gpu": ("triton",),
+    "raster": ("rasterio>=1.4",),
+    "volume": ("nibabel>=5",),
+    "coco": ("pycocotools>=2.0.8",),
+    "hdf5": ("h5py",),
+    "safetensors": ("safetensors",),
+    "zarr": ("zarr>=3",),
+}
+
+
+def install(extra: str) -> str:
+    """Return the command that brings what an extra names; it needs no release of crfrnn.
+
+    Example:
+        >>> from crfrnn._extras import install
+        >>> install("tune")
+        'pip install "optuna>=4"'
+    """
+    packages = EXTRAS[extra]
+    quoted = (f'"{package}"' if ">" in package else package for package in packages)
+    return f"pip install {' '.join(quoted)}"
 
 
 def has_torch() -> bool:
@@ -16,8 +47,8 @@ def require_torch(what: str) -> None:
     """Raise ImportError with the remedy if torch is not installed; `what` names who needs it."""
     if not has_torch():
         raise ImportError(
-            f'{what} needs torch; install it with pip install "crfrnn[torch]", or install a build '
-            f"of torch that suits your machine first"
+            f"{what} needs torch; install it with {install('torch')}, or install a build of torch "
+            "that suits your machine first"
         )
 
 
@@ -26,11 +57,11 @@ def load(module: str, extra: str, what: object) -> Any:
 
     Args:
         module: its full name, such as "nibabel" or "pycocotools.mask".
-        extra: the extra of this package that installs it.
+        extra: the extra that brings it, a key of `EXTRAS`.
         what: who needs it, such as a file; the beginning of the message.
 
     Raises:
-        ImportError: it is not installed; the message names the extra.
+        ImportError: it is not installed; the message says what to type.
     """
     try:
         return importlib.import_module(module)
@@ -38,6 +69,4 @@ def load(module: str, extra: str, what: object) -> Any:
         name = module.partition(".")[0]
         if importlib.util.find_spec(name) is not None:  # installed, but it does not load
             raise ImportError(f"{what} needs {name}, which cannot be imported: {error}") from error
-        raise ImportError(
-            f'{what} needs {name}; install it with pip install "crfrnn[{extra}]"'
-        ) from error
+        raise ImportError(f"{what} needs {name}; install it with {install(extra)}") from error

@@ -6,11 +6,13 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
+from crfrnn._extras import install
+
 from ._version import installed_version
 from .core.native import core_instructions, core_missing
 from .core.threads import threads
 
-_NO_TORCH = 'it needs torch: pip install "crfrnn[torch]"'
+_NO_TORCH = f"it needs torch: {install('torch')}"
 
 
 @dataclass(frozen=True)

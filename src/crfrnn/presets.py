@@ -12,6 +12,7 @@ from .core.names import NORMALIZATIONS
 from .crf.kernel import Kernel
 from .crf.kernels import Bilateral, Gaussian
 from .io.files import describe, write_text
+from .io.trees import read_json, read_yaml
 
 #: The suffixes of a file of parameters.
 PRESET_SUFFIXES = (".json", ".yaml", ".yml")
@@ -149,10 +150,8 @@ def find_preset(name: str) -> Preset:
     path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file of parameters, but it is missing")
-    import yaml  # late: most commands read no such file
-
     try:
-        read = json.loads if path.suffix.lower() == ".json" else yaml.safe_load
+        read = read_json if path.suffix.lower() == ".json" else read_yaml
         tree = read(path.read_text(encoding="utf-8"))
         return Preset(
             name=path.stem,
@@ -162,7 +161,7 @@ def find_preset(name: str) -> Preset:
             purpose=str(tree.get("purpose", "")),
             source=str(tree.get("source", "")),
         )
-    except (yaml.YAMLError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else describe(error)
         raise ValueError(
             f"{path}: expected kernels (kind, bandwidths, weight), iterations and normalization; "
@@ -204,7 +203,7 @@ def write_preset(path: Path, preset: Preset) -> None:
     if path.suffix.lower() == ".json":
         write_text(path, json.dumps(tree, indent=2) + "\n")
         return
-    import yaml  # late: see `find_preset`
+    import yaml  # late: most commands write no such file
 
     write_text(path, yaml.safe_dump(tree))
 

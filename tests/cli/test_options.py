@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import COMMANDS, Parser, _parser, main
+from crfrnn.cli import COMMANDS, Parser, main, make_parser
 from crfrnn.cli._options import KERNEL_NUMBERS
 from crfrnn.cli._settings import Settings, make_settings, python_only
 from crfrnn.io.options import Option, ReadOptions
@@ -36,6 +36,7 @@ ARRAYS = {
     "energy",
     "masks",
     "mask",
+    "clamp",
     "features",
     "channels_last",
 }
@@ -51,7 +52,8 @@ NOT_IN_SEGMENT = {
 NOT_IN_SCORES_CONFIG = {
     "kind": "training takes logits alone",
     "class_axis": "the axis that has as many entries as the data has classes",
-    "apply_exif": "masks lie on the stored pixels",
+    "apply_exif": "an option of the data set",
+    "max_pixels": "for files of others",
     "confidence": "of labels and masks",
 }
 NOT_OF_READING = {
@@ -87,7 +89,7 @@ def settings(*options: str, command: str = "refine") -> Settings:
         "refine": ["a.png", "a.npy", "-o", "b"],
         "segment": ["a.png", "--model", "m", "-o", "b"],
     }
-    return make_settings(_parser().parse_args([command, *places[command], *options]))
+    return make_settings(make_parser().parse_args([command, *places[command], *options]))
 
 
 def test_every_option_is_described_or_has_a_reason_not_to_be() -> None:
@@ -110,7 +112,7 @@ def test_refine_takes_what_is_defined() -> None:
     for name, (default, _) in defined(RefineOptions).items():
         assert parameters[name].default == default, name
     kinds = {"logits", "probs", "labels", "energy", "masks"}
-    assert {field.name for field in fields(Inputs)} == ARRAYS - kinds | {"name", "scores"}
+    assert {field.name for field in fields(Inputs)} == ARRAYS - kinds | {"name", "scores", "ids"}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "align_corners": ("--align-corners", True),
     "apply_exif": ("--apply-exif", True),
     "confidence": ("--confidence 0.9", 0.9),
+    "max_pixels": ("--max-pixels 9", 9),
     "preset": ("--preset psa", "psa"),
     "kernels": (
         "--bilateral-color 7 --gaussian-position 2,3",
@@ -193,6 +196,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "precision": ("--precision half", "half"),
     "tol": ("--tol 0.5", 0.5),
     "guard": ("--guard", True),
+    "band": ("--band 2.5", 2.5),
     "num_classes": ("--num-classes 4", 4),
     "ignore_index": ("--ignore-index 9", 9),
     "engine": ("--engine reference", "reference"),
@@ -227,16 +231,17 @@ def test_refine_hands_every_argument_on(monkeypatch: pytest.MonkeyPatch) -> None
         "precision": "half",
         "tol": 0.5,
         "guard": True,
+        "band": 2.5,
         "num_classes": 4,
         "confidence": 0.9,
         "ignore_index": 9,
         "engine": "reference",
     }
     assert arguments.keys() == defined(RefineOptions).keys()
-    arrays = {"mask": "mask", "features": ["map"], "channels_last": True}
+    arrays = {"mask": "mask", "clamp": "clamp", "features": ["map"], "channels_last": True}
     inspect.unwrap(crfrnn.refine)("image", labels="labels", **arguments, **arrays)
     assert handed == [
-        Inputs("image", "labels", "labels", "mask", ["map"], True),
+        Inputs("image", "labels", "labels", "mask", "clamp", ["map"], True),
         RefineOptions(**arguments),
     ]
     assert handed[1].numbers.kernels == arguments["kernels"]
@@ -261,6 +266,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "filter": (lambda: RefineOptions(filter="fft"), "unknown filter 'fft'; expected one of: lat"),
     "precision": (lambda: RefineOptions(precision="8"), "unknown precision '8'; expected one of"),
     "tol": (lambda: RefineOptions(tol=0.0), "tol is a mean change and must be positive"),
+    "band": (lambda: RefineOptions(band=0), "band is a distance in pixels and must be positive"),
+    "band=": (lambda: RefineOptions(band=(1, 2)), "band must be one number of pixels; got (1, 2)"),  # type: ignore[arg-type]
     "engine": (lambda: RefineOptions(engine="warp"), "unknown engine 'warp'; expected one of: r"),
 }
 

@@ -143,7 +143,7 @@ def change_config(old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("image", "arguments", "text"),
     [
-        ("nowhere.png", [], "nowhere.png: expected a photograph or a folder, but it is missing"),
+        ("nowhere.png", [], "nowhere.png: expected an image, but it is missing"),
         (
             "photos/a.png",
             ["--model", "nowhere"],
@@ -278,7 +278,7 @@ def test_without_transformers_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert segment("--model", "owner/name") == 2
-    assert "pip install 'crfrnn[transformers]'" in capsys.readouterr().err
+    assert 'pip install "transformers>=4.50"' in capsys.readouterr().err
 
 
 @needs_transformers

@@ -167,7 +167,7 @@ def test_missing_files_are_named_and_counted(voc: Path) -> None:
 def test_bad_masks_and_lists(voc: Path) -> None:
     data = open_voc(voc)
     mask(voc / "SegmentationClass" / "a.png", some_ids(21, 254))
-    text = r"a\.png: ids must be 0\.\.20 or 255 \(ignore\); got 21, 254\. Is num_classes"
+    text = r"a\.png: ids must be 0\.\.20 or 255 \(ignore\); got 21, 254\. Is the number of classes"
     refuse(ValueError, text, lambda: data[1])
     photograph(voc / "JPEGImages" / "c.jpg", size=(5, 8))
     text = r"c\.png: the mask is 7x5 and the image c\.jpg 8x5 \(width x height\)"
@@ -308,3 +308,97 @@ def test_bad_augmentations() -> None:
     refuse(ValueError, "scale is two factors", lambda: Augment((0.0, 1.0)))
     refuse(ValueError, "crop must be at least 1", lambda: Augment(crop=(0, 3)))
     refuse(ValueError, r"flip must lie in 0\.\.1", lambda: Augment(flip=2.0))
+
+
+# What 255 means, names, and turned photographs
+
+
+def black_and_white(folder: Path, *names: str, suffix: str = ".png") -> None:
+    ids = np.zeros(SIZE, np.uint8)
+    ids[:, SIZE[1] // 2 :] = 255
+    for name in names:
+        photograph(folder / "images" / f"{name}.png")
+        (folder / "masks").mkdir(exist_ok=True)
+        Image.fromarray(ids).save(folder / "masks" / f"{name}{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".bmp"])
+def test_where_only_0_and_255_occur_255_is_the_foreground(tmp_path: Path, suffix: str) -> None:
+    black_and_white(tmp_path, "a", "b", suffix=suffix)
+    data = open_folder(tmp_path / "images", tmp_path / "masks", num_classes=2)
+    for view in (data, data.select([1])):
+        label = view.read(0).label
+        assert label[0, 0] == 0
+        assert label[0, -1] == 1
+
+
+def test_one_other_id_shows_that_255_is_void(tmp_path: Path) -> None:
+    black_and_white(tmp_path, "a", "b")
+    mask(tmp_path / "masks" / "c.png", some_ids(0, 1, 255))
+    photograph(tmp_path / "images" / "c.png")
+    data = open_folder(tmp_path / "images", tmp_path / "masks", num_classes=2)
+    assert set(np.unique(data.read(0).label)) == {0, 255}
+    # Of more classes, 255 is void in any case, and it is said.
+    (tmp_path / "masks" / "c.png").unlink()
+    (tmp_path / "images" / "c.png").unlink()
+    data = open_folder(tmp_path / "images", tmp_path / "masks", num_classes=3)
+    with pytest.warns(UserWarning, match="two classes, not 3"):
+        assert set(np.unique(data.read(0).label)) == {0, 255}
+
+
+def test_a_label_map_says_itself_what_is_void(tmp_path: Path) -> None:
+    colors = np.zeros((*SIZE, 3), np.uint8)
+    colors[:, 2:] = 9
+    photograph(tmp_path / "images" / "a.png")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(colors).save(tmp_path / "masks" / "a.png")
+    listing(tmp_path / "map.txt", "0 0 0 ground", "1 1 1 thing", "9 9 9 void")
+    data = open_folder(tmp_path / "images", tmp_path / "masks", label_map=tmp_path / "map.txt")
+    assert set(np.unique(data.read(0).label)) == {0, 255}
+
+
+def test_ids_of_jpeg_are_refused(tmp_path: Path) -> None:
+    black_and_white(tmp_path, "a", suffix=".jpg")
+    data = open_folder(tmp_path / "images", tmp_path / "masks", num_classes=3)
+    refuse(ValueError, r"a\.jpg: class ids cannot be read from a JPEG.*PNG", lambda: data.read(0))
+
+
+def test_names_with_dots_and_spaces(tmp_path: Path) -> None:
+    names = ["LIDC_1.3.6.7", "LIDC_1.3.6.8", "my photo 1.2"]
+    black_and_white(tmp_path, *names)
+    listing(tmp_path / "ids.txt", names[0], f"images/{names[1]}.png 7", names[2])
+    data = open_folder(
+        tmp_path / "images", tmp_path / "masks", num_classes=2, ids=tmp_path / "ids.txt"
+    )
+    assert data.names == names
+    assert data.read(2).label.max() == 1
+
+
+def test_every_layout_turns_photographs_when_asked(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 3
+    pixels = np.zeros((*SIZE, 3), np.uint8)
+    pixels[0, 0] = 200
+    ids = np.zeros(SIZE, np.uint8)
+    for photos, masks in (
+        ("JPEGImages", "SegmentationClass"),
+        ("train", "trainannot"),
+        ("images", "masks"),
+    ):
+        for name in (photos, masks):
+            (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / photos / "a.png", exif=exif)
+        Image.fromarray(ids).save(tmp_path / masks / "a.png")
+    listing(tmp_path / "train.txt", "a.png")
+    listing(tmp_path / "ImageSets" / "Segmentation" / "train.txt", "a")
+    folders = {"images": tmp_path / "images", "masks": tmp_path / "masks", "num_classes": 2}
+    for kind, arguments in (
+        ("voc", {"root": tmp_path}),
+        ("camvid", {"root": tmp_path}),
+        ("folder", folders),
+    ):
+        turned = open_dataset(kind, **arguments, apply_exif=True)
+        assert turned.read(0).image[0, -1, -1] == 200
+        stored = open_dataset(kind, **arguments)
+        with pytest.warns(UserWarning, match=r"EXIF orientation.*apply_exif=True"):
+            assert stored.read(0).image[0, 0, 0] == 200

@@ -112,10 +112,10 @@ def test_a_guess_is_reported_once_and_scores_by_name(
     assert run("scores", "--widths", "2") == 0
     out, err = capsys.readouterr()
     assert err == (
-        "crfrnn evaluate: note: a.npy read as logits, because it has negative values; if that "
-        "is wrong, give --kind\n"
-        "crfrnn evaluate: note: 4 images: read as logits, because it has negative values; if "
-        "that is wrong, give --kind\n"
+        "crfrnn evaluate: scores: logits, because it has negative values; (C, h, w) = "
+        "(3, 20, 28), values -1 to 1 (first of 4 files: a.npy)\n"
+        "crfrnn evaluate: classes: 3\n"
+        "crfrnn evaluate: image: 20x28 (height x width), 8 bits, values 40 to 200\n"
     )
     for title in ("mean IoU", "pixel accuracy", "trimap IoU, 2 px", "boundary IoU", "boundary F"):
         assert f"{title} " in out
@@ -162,12 +162,10 @@ def test_stderr_has_notes_and_progress_and_stdout_the_report(
     assert run("scores", "--json") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["images"] == 4
-    note, first, *_, last, count = err.splitlines()
-    first_image = sorted(NAMES)[0]
-    assert note.startswith(f"crfrnn evaluate: note: {first_image}.npy read as logits, because ")
+    understood, _, _, first, *_, last = err.splitlines()
+    assert understood.startswith("crfrnn evaluate: scores: logits, because ")
     assert first.startswith("evaluating: 1 of 4 images, ")
     assert last.startswith("evaluating: 4 of 4 images, in ")
-    assert count.startswith("crfrnn evaluate: note: 4 images: read as logits, because ")
 
 
 def test_low_resolution_on_a_canvas(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,15 +267,14 @@ def test_other_layouts_are_opened(folder: Path, capsys: pytest.CaptureFixture[st
         (["labels", "labels", "labels"], "expected one source, or two folders of labels; got 3"),
         (["images"], "a.png: expected labels or a mask|prediction"),
         (["empty"], "empty: this folder holds no label images, score arrays or model"),
-        (["partial"], "partial: no .png file for 3 of 4 images: b, c, d"),
-        (["wide"], "wide: the scores must have the 3 classes of the data; got 5"),
+        (["partial"], "for 3 of 4 images: b, c, d"),
+        (["wide"], "--classes is 3, but the scores have 5 classes"),
         pytest.param(
             ["m"], "m: the model must have the 3 classes of the data; got 4", marks=needs_torch
         ),
         (["a.npy"], "a single file must be a .npz with `ids`"),
         (["labels", "--figure", "f.png"], "--figure needs labels before and after"),
         (["scores", "--figure", "f.txt"], "--figure must be a .png or .jpg or .jpeg file; got f"),
-        (["scores", "--apply-exif"], "leave out --apply-exif: true masks lie"),
         (["scores", "--resamples", "0"], "resamples must be at least 1"),
         (["scores", "--preset", "best"], "unknown preset 'best'"),
         (["labels", "-o", "no/out.json"], "cannot write this file"),
@@ -291,7 +288,7 @@ def test_bad_sources(
         Path(name).mkdir()
     Image.fromarray(truth(0)).save("partial/a.png")
     for name in NAMES:
-        np.save(f"wide/{name}.npy", np.zeros((5, *SIZE), np.float32))
+        np.save(f"wide/{name}.npy", np.full((5, *SIZE), -1, np.float32))
         Image.fromarray(np.eye(*SIZE).astype(np.uint8) * 7).save(f"high/{name}.png")
     if arguments == ["m"]:
         from crfrnn.models.checkpoint import Checkpoint
@@ -313,9 +310,9 @@ def test_bad_sources(
         (["--data", "voc", "--root", "."], "JPEGImages: expected the photographs"),
         (
             ["--data", "folder", "--images", "images", "--masks", "masks"],
-            "the number of classes is unknown: give num_classes",
+            "the number of classes is unknown: give --classes N",
         ),
-        (["--data", "folder", "--root", "."], "unknown argument of data set 'folder' 'root'"),
+        (["--data", "folder", "--root", "."], "--data folder needs --images and --masks"),
         (["--data", "camvid", "--root", "."], "val.txt: expected a text file"),
         (["--data", "coco"], "invalid choice: 'coco'"),
         ([], "the following arguments are required: --data"),

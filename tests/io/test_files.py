@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crfrnn._guide import GuideWarning
 from crfrnn.io.files import (
     make_folder,
     read_image,
@@ -77,7 +78,9 @@ def test_exif_orientation_is_applied_only_when_asked(tmp_path: Path, grey: np.nd
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     Image.fromarray(grey).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[..., 0], grey)
+    with pytest.warns(GuideWarning, match=r"a\.png has an EXIF orientation.*--apply-exif"):
+        stored = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(stored[..., 0], grey)
     turned = read_image(tmp_path / "a.png", apply_exif=True)[..., 0]
     np.testing.assert_array_equal(turned, np.rot90(grey, -1))
 
@@ -165,7 +168,7 @@ def test_swapped_by_one_pixel(tmp_path: Path) -> None:
 def test_another_shape_is_stretched_and_noted(tmp_path: Path) -> None:
     got = read_scores(saved(tmp_path, logits(3, (9, 9))), (30, 60))
     assert got.notes[-1] == Note("scores.npy", Stretch((9, 9), (30, 60)))
-    assert str(got.notes[-1]).startswith("scores.npy stretched from 9x9 to 30x60 (height")
+    assert str(got.notes[-1]).startswith("scores.npy has scores of 9x9 that are stretched to 30x60")
     assert "--canvas" in str(got.notes[-1])
 
 
@@ -197,16 +200,27 @@ def test_canvas_is_upsampled_and_cropped(tmp_path: Path) -> None:
     ("values", "kind", "why"),
     [
         (logits(), "logits", "negative"),
-        (np.abs(logits()), "logits", "do not sum to one"),
+        (-np.log(probabilities()), "logits", "under exp"),  # energies, turned round
+        (np.round(probabilities(21) * 255).astype(np.float32) / 255, "probs", "sum to one"),
+        (np.floor(probabilities(40) * 255) / 255, "probs", "sum to one"),
+        (np.round(probabilities(9) * 255), "probs", "sum to 255"),
+        (np.round(probabilities(9) * 255).astype(np.uint8), "probs", "sum to 255"),
+        (probabilities() - 0.005, "probs", "sum to one"),  # sharp resizing dips below 0
         (probabilities(), "probs", "sum to one"),
         (probabilities(150).astype(np.float16), "probs", "sum to one"),
         (probabilities()[0], "probs", r"0\.\.1"),
         (logits()[0], "logits", "negative"),
-        (np.full(SIZE, 3), "labels", "integers"),
+        (np.full(SIZE, 3), "labels", "below 64"),
+        (np.full(SIZE, 3.0), "labels", "below 64"),
+        (np.array([[0.0, 1.0]]).repeat(5, 0).repeat(4, 1)[:, :7], "labels", "below 64"),
+        (np.array([3, 28, 139, 3, 3, 3, 139] * 5).reshape(SIZE), "labels", "3 different"),
         (np.full(SIZE, 20, np.uint8), "labels", "below 64"),
-        (np.full(SIZE, 200, np.uint8), "probs", "64 or more"),
+        (np.where(np.arange(35).reshape(SIZE) > 9, 65535, 0), "probs", "0 and 65535"),
         (np.arange(35).reshape(SIZE) > 9, "probs", "Boolean"),
-        (np.where(np.arange(35).reshape(SIZE) > 9, 255, 0).astype(np.uint8), "probs", "0 or 255"),
+        (np.where(np.arange(35).reshape(SIZE) > 9, 255, 0).astype(np.uint8), "probs", "0 and 255"),
+        (np.array([0] * 20 + [128] + [255] * 14).reshape(SIZE), "probs", "near 0 or 255"),
+        (np.eye(5, 7)[None].repeat(3, 0).astype(bool), "masks", "two values"),
+        (np.eye(5, 7)[None].repeat(3, 0).astype(np.uint8) * 255, "masks", "two values"),
     ],
 )
 def test_kind_is_guessed_and_told(tmp_path: Path, values: np.ndarray, kind: str, why: str) -> None:
@@ -271,8 +285,21 @@ def test_labels_before_refinement() -> None:
 @pytest.mark.parametrize(
     ("values", "kind", "message"),
     [
-        (logits().astype(np.int64), "auto", "must be floating point; got int64"),
-        (np.zeros(SIZE, np.uint8), "probs", "must be floating point; got uint8"),
+        (logits().astype(np.int64), "auto", "quantized logits.*scale"),
+        (logits().astype(np.int64), "logits", "must be floating point; got int64"),
+        (np.zeros(SIZE, np.uint8), "probs", "must be floating point; got one map of uint8"),
+        (np.abs(logits()), "auto", "--kind logits or --kind energy"),
+        (np.random.default_rng(0).random((3, *SIZE)), "auto", "Divide.*--kind masks or"),
+        (probabilities()[0] * 255, "auto", "--kind mask, --kind logits"),
+        (np.full(SIZE, 200, np.uint8), "auto", "--kind labels or --kind mask"),
+        (np.array([[0, 139]]).repeat(5, 0).repeat(4, 1)[:, :7], "auto", "--kind labels or"),
+        (np.full(SIZE, 30000), "auto", "30001 classes.*--classes N"),
+        (
+            np.arange(35).reshape(1, *SIZE) % 3 == np.arange(3)[:, None, None],
+            "auto",
+            "--kind masks",
+        ),
+        (logits()[0], "energy", "at least two classes"),
         (logits()[0], "labels", "labels must be integers; got float32"),
         (logits(), "mask", "one channel"),
         (np.full(SIZE, 2.0), "mask", r"0\.\.1; got 2\.0"),
@@ -293,7 +320,7 @@ def test_bad_scores_are_told_by_name(
 
 def test_pickled_arrays_are_not_run(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"a\.npy: not a readable NumPy file"):
+    with pytest.raises(ValueError, match=r"a\.npy: holds pickled Python objects.*np\.savez"):
         read_scores(tmp_path / "a.npy", SIZE)
 
 

@@ -533,5 +533,5 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 def test_an_image_on_0_to_1_is_warned_of() -> None:
     logits, image = inputs(3, (5, 7))
-    with pytest.warns(UserWarning, match="the image spans .*Kernels expect 0..255"):
+    with pytest.warns(UserWarning, match="multiply an image on 0..1 by 255"):
         CRFRNN(3)(logits, image / 255)

@@ -352,3 +352,16 @@ def test_moves_copies_and_pickles(tmp_path: Any) -> None:
     double = again.double()
     assert double(args[0].double(), args[1]).dtype == torch.float64
     assert made.to("meta").kernel_weights.is_meta
+
+
+@pytest.mark.traced
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_formats_that_cannot_hold_the_layer_name_those_that_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = layer().eval()
+    with pytest.raises(NotImplementedError, match=r"torch\.export\.export"):
+        torch.jit.trace(made, inputs())
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with pytest.raises(NotImplementedError, match="export the network alone"):
+        made(*inputs())

@@ -275,9 +275,10 @@ def test_a_bandwidth_that_is_no_number() -> None:
 
 
 def test_an_image_on_0_to_1_is_noticed() -> None:
-    with pytest.warns(UserWarning, match=r"values in 0\.\.1"):
-        upsample(V, IMAGE + 0.5)
-    upsample(V, IMAGE + 0.5, color=0.1)  # in its units
+    unit = np.linspace(0, 1, IMAGE.size, dtype=np.float32).reshape(IMAGE.shape)
+    with pytest.warns(UserWarning, match=r"an image on 0\.\.1 by 255"):
+        upsample(V, unit)
+    upsample(V, unit, color=0.1)  # in its units
 
 
 @needs_torch

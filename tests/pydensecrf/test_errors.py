@@ -320,7 +320,7 @@ def test_a_crash_is_seen() -> None:
     ("call", "says"),
     [
         (lambda: utils.unary_from_softmax(np.array([[-3.0], [4.0]])), "softmax first"),
-        (bilateral(rgbim=IMAGE / 255), "multiply the image by 255"),
+        (bilateral(rgbim=IMAGE / 255), "multiply an image on 0..1 by 255"),
         (lambda: dcrf.DenseCRF(4, 1), "one label"),
         (lambda: model().inference(2.5), "niter=2.5 .* 2 is used"),
         (lambda: utils.create_pairwise_bilateral((3, 3), (9,), IMAGE, 2), "1 of 3 channels"),

@@ -272,7 +272,7 @@ def test_any_type_of_number(dtype: Any, unary: np.ndarray, image: np.ndarray) ->
         d.setUnaryEnergy(change(unary))
         d.addPairwiseEnergy(change(features), change(matrix))
         if dtype not in (np.float64, np.float16):
-            d.addPairwiseBilateral(9, 1, image, 2)
+            d.addPairwiseBilateral(9, 0.4, image, 2)
         results.append(d.inference(3))
         if dtype not in (np.float64, np.float16):
             continue

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from crfrnn.evaluation.metrics import Counts
-from crfrnn.io.files import make_folder, read_arrays, replacing, write_text
+from crfrnn.io.arrays import read_arrays
+from crfrnn.io.files import make_folder, replacing, write_text
 from crfrnn.io.progress import Progress, on_terminal
 from crfrnn.training import StageConfig
 from crfrnn.training.runtime import device_alone

@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any, NoReturn
 
 from crfrnn._extras import require_torch
 
-from ._notes import say, to_line, warnings_at_once
+from ._notes import printable, say, to_line, warnings_at_once
 
 COMMANDS = {
     "refine": "sharpen the scores, labels or mask of a photograph, or of a folder",
@@ -30,6 +32,7 @@ COMMANDS = {
     "demo": "refine a real network's scores of two photographs, and draw the results",
     "bench": "time the main calls on this machine, next to pydensecrf if it is installed",
     "info": "show which engines are built, and which would run",
+    "completion": "print a script that completes the options of crfrnn in a shell",
 }
 
 #: What `crfrnn[torch]` brings; a command that lacks one of these fails with the name of the extra.
@@ -38,6 +41,13 @@ TORCH_EXTRA = ("torch", "jaxtyping", "safetensors")
 #: Exit codes besides 0 (success) and 1 (some files of a folder failed).
 USAGE_ERROR = 2
 INTERRUPTED = 130
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help that is never wider than 80 columns, as its descriptions are."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(shutil.get_terminal_size().columns, 80) - 2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,15 +61,20 @@ class Parser(argparse.ArgumentParser):
     command: str | None = None
     make_epilog: Callable[[], str] | None = None
 
+    def load(self) -> ModuleType:
+        """Load the module of the command, and declare its arguments."""
+        module = importlib.import_module(f"crfrnn.cli.{self.command}")
+        self.command = None
+        self.description = module.__doc__
+        self.set_defaults(run=module.run)
+        module.add_arguments(self)
+        return module
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command line; argparse calls this only on the parser of the typed command."""
         is_command = self.command is not None
         if self.command is not None:
-            module = importlib.import_module(f"crfrnn.cli.{self.command}")
-            self.command = None
-            self.description = module.__doc__
-            self.set_defaults(run=module.run)
-            module.add_arguments(self)
+            module = self.load()
             if getattr(module, "VERBATIM", False) and args[:1] not in (["-h"], ["--help"]):
                 return argparse.Namespace(run=module.run, arguments=list(args)), []
         parsed, unknown = super().parse_known_args(args, namespace)
@@ -70,7 +85,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong on one line and exit."""
-        self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        text = to_line(f"{self.prog}: error: {message} (see {self.prog} --help)")
+        self.exit(USAGE_ERROR, f"{printable(text)}\n")
 
     def format_help(self) -> str:
         """Return the help."""
@@ -91,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name = "crfrnn"
     try:
-        parser = _parser()
+        parser = make_parser()
         arguments = sys.argv[1:] if argv is None else list(argv)
         command = next((text for text in arguments if not text.startswith("-")), None)
         if command is not None and command not in COMMANDS:
@@ -139,18 +155,18 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Make the parser of `crfrnn`; the arguments of a command are declared when it is typed."""
     parser = Parser(
         prog="crfrnn",
         description="Fully connected CRFs for segmentation: sharp masks from coarse scores.",
+        formatter_class=Formatter,
     )
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="show program's version number and exit"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        command = commands.add_parser(name, help=text, formatter_class=Formatter)
         command.command = name
     return parser

@@ -19,7 +19,8 @@ data sets:
             called <stem>_mask. Masks are gray or palette images of class ids
             (give --classes), or RGB images (give --label-map, a text file with
             one line `R G B name` per class)
-Mask pixels of 255 are void and do not count."""
+Mask pixels of 255 are void and do not count; but where two classes are given
+and nothing but 0 and 255 occurs in the masks, 255 is class 1."""
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder, voc: text file that lists the images to use",
     )
-    add("--classes", metavar="N", type=int, dest="data_classes", help="folder: number of classes")
     add(
         "--label-map",
         metavar="FILE",
@@ -55,14 +55,19 @@ def open_data(args: argparse.Namespace) -> MaskedImages:
     """Open the data set that the options name; its samples hold NumPy arrays."""
     from crfrnn.data import open_dataset
 
+    if args.data == "folder":
+        _check_folder(args)
+    elif args.label_map is not None:
+        raise ValueError("--label-map goes with --data folder; leave it out")
     given: dict[str, Any] = {
         "root": args.root,
         "split": args.split,
         "images": args.images,
         "masks": args.masks,
         "ids": args.ids,
-        "num_classes": args.data_classes,
+        "num_classes": args.num_classes if args.data == "folder" else None,
         "label_map": args.label_map,
+        "apply_exif": args.apply_exif or None,
     }
     if args.data != "folder":
         given["split"] = args.split or "val"
@@ -70,3 +75,15 @@ def open_data(args: argparse.Namespace) -> MaskedImages:
         given.pop("split")
     named = {name: value for name, value in given.items() if value is not None}
     return open_dataset(args.data, **named).in_numpy()
+
+
+def _check_folder(args: argparse.Namespace) -> None:
+    """Raise, in the words of the command line, unless a folder's options are there."""
+    missing = [f"--{name}" for name in ("images", "masks") if getattr(args, name) is None]
+    if missing:
+        raise ValueError(f"--data folder needs {' and '.join(missing)}")
+    if args.num_classes is None and args.label_map is None:
+        raise ValueError(
+            "the number of classes is unknown: give --classes N, or --label-map FILE for masks in "
+            "colors"
+        )

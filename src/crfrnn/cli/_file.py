@@ -3,40 +3,95 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
-import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from crfrnn.io.files import require_writable
+from crfrnn.io.array_files import split_member
+from crfrnn.io.files import make_folder, require_writable
 
 from ._job import Outputs, refine_file, spell
-from ._notes import say
+from ._notes import say, tell
 from ._settings import Settings
+from ._survey import Understood, settle, survey
 from ._verdict import flipped, verdict
 
 
 def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> int:
     """Refine one photograph; returns the exit code."""
-    check_outputs(outputs, (args.image, args.scores))
-    result = refine_file(args.image, args.scores, outputs, settings)
+    understood = survey([(args.image, args.scores)], settings)
+    if args.dry_run:
+        tell_understood(args, understood, settings)
+        return 0
+    if understood.kind == "masks":
+        outputs = replace(outputs, labels=_array_in(outputs.labels, args.scores))
+    clamps = () if args.clamp is None else (args.clamp,)
+    inputs = (args.image, args.scores, *clamps)
+    check_outputs(outputs, inputs, masks=understood.kind == "masks")
+    # What is said first is said once it is certain that the files can be used.
+    settings = settle(settings, understood)
+    with warnings.catch_warnings(record=True) as held:
+        result = refine_file(args.image, args.scores, outputs, settings, args.clamp)
+    for line in understood.lines():
+        say(f"crfrnn refine: {line}")
+    for warning in held:
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     for note in result.notes:
         say(f"crfrnn refine: note: {note}")
     if args.json:
-        text = json.dumps({**spell(result), "parameters": settings.parameters()}, indent=2)
+        report = {**spell(result), "understood": understood.to_json()}
+        tell(json.dumps({**report, "parameters": settings.parameters()}, indent=2))
     else:
         head = (
             f"{result.relabeled} of {result.pixels} pixels relabeled "
             f"({result.relabeled / max(result.pixels, 1):.1%}), {flipped([result])}, in "
             f"{result.seconds:.2f} s, {result.engine} engine"
         )
-        text = "\n".join(f"{args.output}: {line}" for line in (head, *verdict(result)))
-    sys.stdout.write(f"{text}\n")
+        tell([f"{outputs.labels}: {line}" for line in (head, *verdict(result))])
     return 0
 
 
-def check_outputs(outputs: Outputs, inputs: tuple[Path, ...]) -> None:
+def check_inputs(*paths: Path) -> None:
+    """Raise if an input is missing, with the name of one that is there and looks alike."""
+    for path in paths:
+        path = split_member(path)[0]
+        if path.exists():
+            continue
+        there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, there, 1)
+        hint = f" (did you mean {path.with_name(close[0])}?)" if close else ""
+        what = {".npy": "a NumPy file", ".npz": "a NumPy file"}.get(path.suffix.lower(), "")
+        what = what or ("an image" if path.suffix else "a folder or a file")
+        raise FileNotFoundError(f"{path}: expected {what}, but it is missing; check the path{hint}")
+
+
+def tell_understood(
+    args: argparse.Namespace, understood: Understood, settings: Settings, **more: Any
+) -> None:
+    """Print what was understood, and nothing else, on stdout."""
+    if args.json:
+        report = {"understood": understood.to_json(), **more}
+        tell(json.dumps({**report, "parameters": settings.parameters()}, indent=2))
+    else:
+        tell(understood.lines())
+
+
+def _array_in(output: Path, scores: Path) -> Path:
+    """The file for independent masks: as given, or named after the scores in a folder."""
+    if output.suffix and not output.is_dir():
+        return output
+    make_folder(output)
+    return output / f"{scores.stem}.npy"
+
+
+def check_outputs(outputs: Outputs, inputs: tuple[Path, ...], *, masks: bool = False) -> None:
     """Raise if an output has a wrong suffix, would replace an input, or cannot be written."""
     suffixes = {"labels": (".png",), "probs": (".npy",), "overlay": (".png", ".jpg", ".jpeg")}
+    if masks:
+        suffixes["labels"] = (".npy",)
     taken = {path.resolve(): "an input" for path in inputs}
     for name, path in outputs.paths().items():
         if path.suffix.lower() not in suffixes[name]:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crfrnn.core.threads import limit_threads, limited_threads, threads
 from crfrnn.io.files import describe, shorten
 from crfrnn.io.progress import Progress
+from crfrnn.io.scores import SCORE_SUFFIXES
 
+from ._file import tell_understood
 from ._job import Outputs, Refinement, Result, refine_file, spell
-from ._notes import Notes, say
-from ._pairs import Matches, Pair, match
-from ._resume import Origin, is_done, prepare
+from ._lock import claimed
+from ._notes import Notes, say, tell
+from ._pairs import Matches, Pair, as_arrays, match, with_clamps
+from ._resume import Origin, is_done, make_folders, prepare
 from ._settings import Settings
+from ._survey import Understood, settle, survey
 from ._verdict import flipped, summarize, summary_lines
 
 #: More files at a time would need much memory and gain little.
 _MOST_WORKERS = 8
 _NAMES_SHOWN = 5
+
+#: Errors after which no other file can be written either: a full disk, a quota, a read-only disk.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Task:
         status: of a finished pair, "refined" or "segmented".
         folders: where the results go.
         work: writes the outputs of one pair.
+        understood: what the files hold, if there was something to find out.
     """
 
     origin: Origin
@@ -45,6 +53,7 @@ class Task:
     status: str
     folders: Outputs
     work: Callable[[Pair], Result]
+    understood: Understood | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +89,40 @@ class Outcome:
 def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -> int:
     """Refine all pairs of two folders; returns the exit code."""
     check_workers(args.workers)
-    matches = match(args.image, args.scores, folders)
+    check_folders(folders)
+    matches = with_clamps(match(args.image, args.scores, folders), args.clamp)
+    understood = None
+    if matches.pairs:
+        understood = survey([(pair.image, pair.scores) for pair in matches.pairs], settings)
+        settings = settle(settings, understood)
+        if understood.kind == "masks":
+            matches = as_arrays(matches)
+    if args.dry_run and understood is not None:
+        _report_unmatched("refine", matches)
+        tell_understood(args, understood, settings, pairs=len(matches.pairs))
+        return 0
 
     def work(pair: Pair) -> Result:
-        return refine_file(pair.image, pair.scores, pair.outputs, settings)
+        return refine_file(pair.image, pair.scores, pair.outputs, settings, pair.clamp)
 
-    origin = Origin("refine", args.image, args.scores, settings)
-    return run_pairs(args, Task(origin, "refining", "refined", folders, work), matches)
+    origin = Origin("refine", args.image, args.scores, settings, args.clamp)
+    task = Task(origin, "refining", "refined", folders, work, understood)
+    return run_pairs(args, task, matches)
+
+
+def check_folders(folders: Outputs) -> None:
+    """Raise if an output of a folder job is named like a file."""
+    for name, folder in folders.paths().items():
+        option = "--output" if name == "labels" else f"--{name}"
+        if folder.suffix.lower() in SCORE_SUFFIXES and not folder.is_dir():
+            raise ValueError(
+                f"IMAGE is a folder, so {option} names a folder too; got {folder}, which looks "
+                f"like a file. Give {option} {folder.with_suffix('')}"
+            )
+        if folder.is_file():
+            raise ValueError(
+                f"IMAGE is a folder, so {option} names a folder too; got the file {folder}"
+            )
 
 
 def check_workers(workers: int | None) -> None:
@@ -97,13 +133,25 @@ def check_workers(workers: int | None) -> None:
 
 def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     """Do a task for all pairs that are not done yet; returns the exit code."""
-    prepare(task.origin, matches.pairs, task.folders, overwrite=args.overwrite)
+    make_folders(task.origin, task.folders)
+    with claimed(task.folders.labels, task.origin.command, args.shard):
+        return _run_claimed(args, task, matches)
+
+
+def _run_claimed(args: argparse.Namespace, task: Task, matches: Matches) -> int:
+    moved = prepare(task.origin, matches.pairs, task.folders, overwrite=args.overwrite)
     start = time.perf_counter()
+    if task.understood is not None:
+        for line in task.understood.lines():
+            say(f"crfrnn {task.origin.command}: {line}")
     _report_unmatched(task.origin.command, matches)
+    matches = replace(
+        matches, pairs=args.shard.part(matches.pairs), clashes=args.shard.part(matches.clashes)
+    )
     outcomes = [Outcome(stem, "failed", error=why) for stem, why in matches.clashes]
     waiting = []
     for pair in matches.pairs:
-        if not args.overwrite and is_done(pair, task.origin.command):
+        if not args.overwrite and is_done(pair, task.origin, moved=moved):
             outcomes.append(Outcome(pair.stem, "skipped", outputs=pair.outputs))
         else:
             waiting.append(pair)
@@ -118,9 +166,9 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
         say(f"crfrnn {task.origin.command}: {len(failed)} files failed: {names}")
     if args.json:
         report = _as_json(task, outcomes, matches, seconds)
-        sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
+        tell(json.dumps(report, indent=2))
     else:
-        sys.stdout.write(f"{_as_text(task, outcomes, seconds)}\n")
+        tell(_as_text(task, outcomes, seconds))
     return 1 if failed else 0
 
 
@@ -138,7 +186,12 @@ def _work_on(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome
     stopped = False
 
     def work(pair: Pair) -> Outcome | None:
-        return None if stopped else _attempt(pair, task)
+        nonlocal stopped
+        try:
+            return None if stopped else _attempt(pair, task)
+        except OSError:
+            stopped = True
+            raise
 
     outcomes: list[Outcome] = []
     notes = Notes(f"crfrnn {task.origin.command}", "note", "files")
@@ -154,7 +207,7 @@ def _work_on(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome
                 if outcome is not None:
                     outcomes.append(outcome)
                     for note in outcome.result.notes if outcome.result is not None else ():
-                        notes.add(str(note), str(note.what))
+                        notes.add(str(note), note.what.sentence)
                     _report_failure(task.origin.command, outcome)
                 progress.advance()
         finally:
@@ -170,7 +223,12 @@ def _work_on(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome
 def _attempt(pair: Pair, task: Task) -> Outcome:
     try:
         return Outcome(pair.stem, task.status, task.work(pair))
-    except Exception as error:  # no failure may stop the other files
+    except Exception as error:  # no other failure may stop the other files
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise OSError(
+                f"{error.filename or pair.outputs.labels}: {describe(error)}. The job stops here; "
+                "make room and give the same command again to go on"
+            ) from error
         return Outcome(pair.stem, "failed", error=describe(error))
 
 
@@ -199,6 +257,7 @@ def _as_json(
     return {
         **_count(task, outcomes),
         "seconds": round(seconds, 3),
+        **({"understood": task.understood.to_json()} if task.understood else {}),
         **({"changed": summarize(refined)} if refined else {}),
         "unmatched": {"images": matches.images, "scores": matches.scores},
         "parameters": task.origin.settings.parameters(),
@@ -207,7 +266,7 @@ def _as_json(
     }
 
 
-def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
+def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> list[str]:
     counts = _count(task, outcomes)
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     pixels = sum(result.pixels for result in results)
@@ -223,7 +282,7 @@ def _as_text(task: Task, outcomes: list[Outcome], seconds: float) -> str:
         f"already there, {counts['failed']} failed; {share}{seconds:.1f} s{engine}"
     )
     lines = summary_lines(summarize(refined)) if refined else []
-    return "\n".join([head, *(f"{task.folders.labels}: {line}" for line in lines)])
+    return [head, *(f"{task.folders.labels}: {line}" for line in lines)]
 
 
 def _refinements(outcomes: list[Outcome]) -> dict[str, Refinement]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from crfrnn.io.array_files import split_member
 from crfrnn.io.files import read_image, write_array, write_image, write_labels
-from crfrnn.io.notes import Note
+from crfrnn.io.notes import Guess, Note
 from crfrnn.io.scores import Scores, read_scores
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
@@ -18,6 +22,7 @@ from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import Refined, refine_inputs
 from crfrnn.offline.verdict import Changed
 
+from ._clamp import read_clamp
 from ._settings import Settings
 
 #: Foreground masks are written in black and white.
@@ -99,48 +104,108 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, (Path, Note)) else value
 
 
-def refine_file(image: Path, scores: Path, outputs: Outputs, settings: Settings) -> Refinement:
+def refine_file(
+    image: Path, scores: Path, outputs: Outputs, settings: Settings, clamp: Path | None = None
+) -> Refinement:
     """Refine one photograph's scores and write the results."""
-    photo = read_image(image, apply_exif=settings.reading.apply_exif)
-    given = read_scores(scores, photo.shape[:2], settings.reading)
+    reading = settings.reading
+    photo = read_image(image, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
+    given = read_scores(scores, photo.shape[:2], reading, job_kind=settings.job_kind)
+    held = None if clamp is None else read_clamp(clamp, photo.shape[:2])
     start = time.perf_counter()
-    refined = refine_scores(photo, given, settings.refining)
+    refined = refine_scores(photo, given, settings.refining, held, settings.ids)
     seconds = time.perf_counter() - start
-    _write(photo, given, refined, outputs)
+    inputs = (image, scores, *((clamp,) if clamp else ()))
+    _write(photo, given, refined, outputs, fingerprint(settings, *inputs))
     changed, guarded = refined.changed, refined.guarded
-    assert isinstance(changed, Changed)  # of one image
     return Refinement(
         image=image,
         scores=scores,
         outputs=outputs,
         kind=given.kind,
         classes=int(refined.probs.shape[0]),
-        changed=changed,
+        changed=changed if isinstance(changed, Changed) else _sum(changed),
         guarded=guarded if isinstance(guarded, Guarded) else Guarded(False, 0),
         seconds=round(seconds, 4),
         engine=refined.engine,
-        notes=given.notes,
+        # The kind was reported for the whole job.
+        notes=tuple(note for note in given.notes if not isinstance(note.what, Guess)),
     )
 
 
-def refine_scores(photo: np.ndarray, given: Scores, options: RefineOptions) -> Refined:
-    """Refine scores that `read_scores` gave."""
-    return refine_inputs(Inputs(photo, given.kind, given.values, channels_last=True), options)
+def refine_scores(
+    photo: np.ndarray,
+    given: Scores,
+    options: RefineOptions,
+    clamp: np.ndarray | None = None,
+    ids: tuple[int, ...] | None = None,
+) -> Refined:
+    """Refine scores that `read_scores` gave, with a map that `read_clamp` gave.
+
+    `ids` are those of the label maps of a job.
+    """
+    inputs = Inputs(photo, given.kind, given.values, clamp=clamp, channels_last=True, ids=ids)
+    return refine_inputs(inputs, options)
 
 
-def _write(photo: np.ndarray, given: Scores, refined: Refined, outputs: Outputs) -> None:
+def _sum(verdicts: list[Changed]) -> Changed:
+    """Add up what changed in independent masks."""
+    counts = ("pixels", "relabeled", "confident", "flipped")
+    total = {name: sum(getattr(verdict, name) for verdict in verdicts) for name in counts}
+    return Changed(**total, vanished=(), appeared=(), swapped=())
+
+
+def _write(photo: np.ndarray, given: Scores, refined: Refined, outputs: Outputs, note: str) -> None:
     """Write the results, labels last: if the label map exists, so does everything else."""
+    masks = given.kind == "masks"
     foreground = given.kind != "labels" and given.values.shape[0] == 1
     if outputs.probs is not None:
         write_array(outputs.probs, refined.probs)
     if outputs.overlay is not None:
         from crfrnn.plots.figures import overlay
 
-        picture = overlay(photo.astype(np.uint8), refined.labels, palette=given.palette)
+        labels = refined.labels
+        if masks:  # a later mask lies over an earlier one
+            numbers = np.arange(1, len(labels) + 1)[:, None, None]
+            labels = (labels * numbers).max(axis=0)
+        picture = overlay(photo.astype(np.uint8), labels, palette=given.palette)
         write_image(outputs.overlay, picture)
+    if masks:
+        write_array(outputs.labels, refined.labels)
+        return
     write_labels(
         outputs.labels,
         refined.labels,
         classes=refined.probs.shape[0],
         palette=given.palette or (_MASK_PALETTE if foreground else None),
+        note=note,
     )
+
+
+def fingerprint(settings: Settings, *files: Path) -> str:
+    """Describe what a result depends on, for the file itself: options, and content of the inputs.
+
+    Results are recognized by it after their inputs were moved.
+    """
+    parts = [json.dumps(settings.parameters(), sort_keys=True), *map(digest, dict.fromkeys(files))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def digest(path: Path) -> str:
+    """Return a hash of the content of a file, or of the names and times in a folder of arrays."""
+    path = split_member(path)[0]
+    if path.is_dir():
+        files = sorted(part for part in path.rglob("*") if part.is_file())
+        told = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    stat = path.stat()
+    return _digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        total = hashlib.blake2b(digest_size=16)
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import numpy as np
 from crfrnn.data import MaskedImages, Sample
 from crfrnn.evaluation.evaluate import AFTER, BEFORE, Predict
 from crfrnn.io.files import IMAGE_SUFFIXES, shorten
-from crfrnn.io.options import ReadOptions
+from crfrnn.io.label_maps import VOID, foreground
+from crfrnn.io.notes import Guess
+from crfrnn.io.options import ReadOptions, Size
 from crfrnn.io.score_pack import is_pack, read_pack
 from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
 
 from ._model import is_model, model_labels, open_model
-from ._notes import Notes
+from ._notes import Notes, say
 from ._settings import Settings
+from ._survey import settle, survey
 
 _LABELS = ReadOptions(kind="labels")
 
@@ -84,14 +87,19 @@ def _kind(source: Path) -> str:
 
 def _from_labels(folders: Sequence[Path], data: MaskedImages) -> Predict:
     names = (BEFORE, AFTER)[: len(folders)]
-    for folder in folders:
-        _require_files(folder, data.names, {".png"})
+    files = [_require_files(folder, data.names, IMAGE_SUFFIXES) for folder in folders]
+
+    def read(path: Path, size: Size) -> np.ndarray:
+        labels = read_scores(path, size, _LABELS).labels()
+        if data.num_classes == 2 and ((labels == 0) | (labels == VOID)).all():
+            labels = foreground(labels)
+        return labels
 
     def predict(sample: Sample) -> dict[str, np.ndarray]:
         size = (sample.label.shape[0], sample.label.shape[1])
         return {
-            name: read_scores(folder / f"{sample.name}.png", size, _LABELS).labels()
-            for name, folder in zip(names, folders, strict=True)
+            name: read(by_stem[sample.name], size)
+            for name, by_stem in zip(names, files, strict=True)
         }
 
     return predict
@@ -103,6 +111,28 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
     notes = Notes("crfrnn evaluate", "note", "images")
     if pack:
         pack.require(data.names)
+        shape = pack.arrays(data.names[0])[pack.kind].shape
+        say(
+            f"crfrnn evaluate: scores: {pack.kind}, because the array is called so; {shape} for "
+            f"each of {len(data.names)} images"
+        )
+    else:
+        images = {entry.name: entry.image for entry in data.entries}
+        pairs = [(images[name], files[name]) for name in data.names]
+        understood = survey(pairs, settings)
+        settings = settle(settings, understood)
+        if understood.kind == "labels" and settings.refining.num_classes is None:
+            refining = replace(settings.refining, num_classes=data.num_classes)
+            settings = replace(settings, refining=refining)
+        if understood.kind == "masks":
+            raise ValueError(
+                f"{source}: holds independent masks, but the truth has one class per pixel; give "
+                "the right --kind, or refine the masks with crfrnn refine"
+            )
+        if understood.kind != "labels" and max(understood.classes, 2) != data.num_classes:
+            raise ValueError(_classes_differ(source, data, understood.classes))
+        for line in understood.lines():
+            say(f"crfrnn evaluate: {line}")
 
     def predict(sample: Sample) -> dict[str, np.ndarray]:
         size = (sample.label.shape[0], sample.label.shape[1])
@@ -110,16 +140,19 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
             name = Path(f"{source.name}:{sample.name}")
             given = interpret_scores(pack.arrays(sample.name), name, size, settings.reading)
         else:
-            given = read_scores(files[sample.name], size, settings.reading)
+            given = read_scores(
+                files[sample.name], size, settings.reading, job_kind=settings.job_kind
+            )
         _require_classes(given, data, source)
         for note in given.notes:
-            notes.add(str(note), str(note.what))  # counted without the name of the file
+            if pack or not isinstance(note.what, Guess):  # else it was reported for all
+                notes.add(str(note), note.what.sentence)
         labels = {BEFORE: given.labels()}
         if refine:
             from ._job import refine_scores  # late: labels need no engine
 
             photo = np.ascontiguousarray(sample.image.transpose(1, 2, 0))
-            labels[AFTER] = refine_scores(photo, given, settings.refining).labels
+            labels[AFTER] = refine_scores(photo, given, settings.refining, ids=settings.ids).labels
         return labels
 
     return Methods(predict, "refine" if refine else None, notes)
@@ -142,11 +175,15 @@ def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine:
 
 
 def _require_files(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str]) -> Any:
-    by_stem = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes}
+    by_stem: dict[str, Path] = {}
+    # An array wins over a picture, and PNG over other pictures.
+    for path in sorted(folder.iterdir(), key=lambda p: (p.suffix.lower() in (".png", ".npy"), p)):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            by_stem[path.stem] = path
     missing = [name for name in names if name not in by_stem]
     if missing:
         raise FileNotFoundError(
-            f"{folder}: no {' or '.join(sorted(suffixes))} file for {len(missing)} of "
+            f"{folder}: no file ({', '.join(sorted(suffixes))}) for {len(missing)} of "
             f"{len(names)} images: {shorten(missing)}"
         )
     return by_stem
@@ -155,7 +192,10 @@ def _require_files(folder: Path, names: Sequence[str], suffixes: set[str] | froz
 def _require_classes(given: Scores, data: MaskedImages, source: Path) -> None:
     classes = 0 if given.kind == "labels" else len(given.values)
     if given.kind != "labels" and max(classes, 2) != data.num_classes:
-        raise ValueError(
-            f"{source}: the scores must have the {data.num_classes} classes of the data; got "
-            f"{classes}"
-        )
+        raise ValueError(_classes_differ(source, data, classes))
+
+
+def _classes_differ(source: Path, data: MaskedImages, classes: int) -> str:
+    return (
+        f"{source}: the scores must have the {data.num_classes} classes of the data; got {classes}"
+    )

@@ -7,15 +7,37 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 
 def say(line: str) -> None:
     """Write a line to stderr, above the progress bar if there is one."""
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
+
+
+def tell(text: str | Sequence[str]) -> None:
+    """Write the result of a command to stdout: lines, each of which may name files, or JSON."""
+    lines = text.split("\n") if isinstance(text, str) else text
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def printable(line: str) -> str:
+    r"""Spell out what is not printable in a line, such as control characters.
+
+    A terminal would obey a control character that stands in the name of a file.
+
+    Example:
+        >>> from crfrnn.cli._notes import printable
+        >>> printable("a\x1b[2Jb.png")
+        'a\\x1b[2Jb.png'
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in line
+    )
 
 
 def to_line(error: BaseException | str) -> str:
@@ -70,7 +92,7 @@ def warnings_at_once(command: str) -> Iterator[None]:
     notes = Notes(command, "warning", "times")
 
     def show(message: Warning | str, *_place: Any, **_more: Any) -> None:
-        notes.add(to_line(message))
+        notes.add(to_line(message), getattr(message, "sentence", None))
 
     def ignore(*_place: Any, **_more: Any) -> None:
         pass

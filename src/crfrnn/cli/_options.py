@@ -9,6 +9,8 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from ._lock import Shard, parse_shard
+
 if TYPE_CHECKING:
     from crfrnn.io.options import Option
 
@@ -72,6 +74,13 @@ def add_folder_outputs(group: argparse._ActionsContainer) -> None:
         help="also draw the labels over the photograph; for folders, to a folder",
     )
     add("--json", action="store_true", help="print the result as one JSON object")
+    add(
+        "--shard",
+        metavar="I/N",
+        type=parse_shard,
+        default=Shard(),
+        help="folders: do part I of N, to share the work among several jobs or machines",
+    )
     add(
         "--overwrite",
         action="store_true",
@@ -141,10 +150,11 @@ def _add_option(
     if kind is bool:
         group.add_argument(flag, action="store_true", help=text)
         return
+    flags = [flag, "--classes"] if field.name == "num_classes" else [flag]
     if field.default is not None and "default" not in text:
         text = f"{text} (default {field.default})"
     group.add_argument(
-        flag,
+        *flags,
         metavar=option.metavar,
         type=_PARSERS.get(field.name) or _plain_type(kind),
         choices=option.choices or None,

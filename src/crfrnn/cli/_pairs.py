@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from crfrnn.io.files import IMAGE_SUFFIXES
+from crfrnn.io.files import IMAGE_SUFFIXES, shorten
 from crfrnn.io.scores import ARRAY_SUFFIXES, SCORE_SUFFIXES
 
 from ._job import Outputs
@@ -15,12 +15,13 @@ from ._job import Outputs
 
 @dataclass(frozen=True)
 class Pair:
-    """A photograph, its scores, and the files to write."""
+    """A photograph, its scores, the files to write, and a map of clamped pixels."""
 
     stem: str
     image: Path
     scores: Path
     outputs: Outputs
+    clamp: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,39 @@ def match(images: Path, scores: Path, folders: Outputs) -> Matches:
         )
     return Matches(
         pairs, sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys()), clashes
+    )
+
+
+def as_arrays(matches: Matches) -> Matches:
+    """Return matches whose results are arrays, as those of independent masks are."""
+    pairs = [
+        replace(pair, outputs=replace(pair.outputs, labels=pair.outputs.labels.with_suffix(".npy")))
+        for pair in matches.pairs
+    ]
+    return replace(matches, pairs=pairs)
+
+
+def with_clamps(matches: Matches, folder: Path | None) -> Matches:
+    """Give each pair the map of its stem, if there is a folder of them.
+
+    Raises:
+        ValueError: a pair has no map, or more than one.
+    """
+    if folder is None:
+        return matches
+    found: dict[str, list[Path]] = {pair.stem: [] for pair in matches.pairs}
+    for path in sorted(folder.iterdir()):
+        if path.stem in found and path.suffix.lower() in SCORE_SUFFIXES and path.is_file():
+            found[path.stem].append(path)
+    wrong = [stem for stem, paths in found.items() if len(paths) != 1]
+    if wrong:
+        raise ValueError(
+            f"--clamp {folder}: expected one map for each image; got none or several for "
+            f"{len(wrong)} of {len(found)}: {shorten(wrong)}. Where nothing is clamped, give a "
+            f"map of 255."
+        )
+    return replace(
+        matches, pairs=[replace(pair, clamp=found[pair.stem][0]) for pair in matches.pairs]
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from crfrnn.io.notes import Note
 from crfrnn.plots.figures import overlay
 
 from . import _folder
-from ._job import Outputs, spell
+from ._job import Outputs, fingerprint, spell
 from ._model import Model, model_labels
+from ._notes import tell
 from ._pairs import Matches, Pair
 from ._resume import Origin
 from ._settings import Settings, make_settings
@@ -54,7 +54,7 @@ def make_segment_settings(args: argparse.Namespace) -> SegmentSettings:
     """Turn the options into settings; the scores are a model's, logits with the classes first."""
     settings = make_settings(args)
     reading = replace(settings.reading, kind="logits", class_axis="first")
-    return SegmentSettings(reading, settings.refining, args.crf)
+    return SegmentSettings(reading, settings.refining, crf=args.crf)
 
 
 def run_file(
@@ -63,12 +63,11 @@ def run_file(
     """Segment one photograph; returns the exit code."""
     result = _segment_file(args.image, outputs, settings, model)
     if args.json:
-        text = json.dumps({**spell(result), "parameters": settings.parameters()}, indent=2)
+        tell(json.dumps({**spell(result), "parameters": settings.parameters()}, indent=2))
     else:
         share = result.relabeled / result.pixels
         crf = f"the CRF relabeled {share:.1%} of pixels" if settings.crf else "without a CRF"
-        text = f"{args.output}: {', '.join(result.found)}; {crf}; {result.seconds:.2f} s"
-    sys.stdout.write(f"{text}\n")
+        tell([f"{args.output}: {', '.join(result.found)}; {crf}; {result.seconds:.2f} s"])
     return 0
 
 
@@ -77,11 +76,13 @@ def run_folder(
 ) -> int:
     """Segment every photograph of a folder that is not done yet; returns the exit code."""
     _folder.check_workers(args.workers)
+    _folder.check_folders(folders)
     source = Path(args.model)
     matches = _photographs(args.image, _newest_file(source), folders)
 
     def work(pair: Pair) -> Segmentation:
-        return _segment_file(pair.image, pair.outputs, settings, model)
+        note = fingerprint(settings, pair.image, pair.scores)
+        return _segment_file(pair.image, pair.outputs, settings, model, note)
 
     origin = Origin("segment", args.image, source, settings)
     task = _folder.Task(origin, "segmenting", "segmented", folders, work)
@@ -89,9 +90,10 @@ def run_folder(
 
 
 def _segment_file(
-    path: Path, outputs: Outputs, settings: SegmentSettings, model: Model
+    path: Path, outputs: Outputs, settings: SegmentSettings, model: Model, note: str = ""
 ) -> Segmentation:
-    photo = read_image(path, apply_exif=settings.reading.apply_exif)
+    reading = settings.reading
+    photo = read_image(path, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
     photo = np.rint(photo).astype(np.uint8)
     start = time.perf_counter()
     before, labels = model_labels(
@@ -100,7 +102,7 @@ def _segment_file(
     seconds = time.perf_counter() - start
     if outputs.overlay is not None:
         write_image(outputs.overlay, overlay(photo, labels))
-    write_labels(outputs.labels, labels, classes=model.num_classes)
+    write_labels(outputs.labels, labels, classes=model.num_classes, note=note)
     names = model.classes or [str(index) for index in range(model.num_classes)]
     return Segmentation(
         image=path,

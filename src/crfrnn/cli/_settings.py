@@ -9,8 +9,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
-from crfrnn.io.files import read_arrays
-from crfrnn.io.options import ReadOptions
+from crfrnn.io.arrays import read_arrays
+from crfrnn.io.options import Kind, ReadOptions
 from crfrnn.offline.options import RefineOptions
 from crfrnn.presets import find_preset
 
@@ -19,10 +19,19 @@ Definition = TypeVar("Definition", ReadOptions, RefineOptions)
 
 @dataclass(frozen=True)
 class Settings:
-    """How to read photographs and scores, and how to refine them."""
+    """How to read photographs and scores, and how to refine them.
+
+    Attributes:
+        reading: how to read.
+        refining: how to refine.
+        job_kind: the kind of all files of scores, once they were looked at.
+        ids: those that occur in the label maps of the job.
+    """
 
     reading: ReadOptions
     refining: RefineOptions
+    job_kind: Kind | None = None
+    ids: tuple[int, ...] | None = None
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings that the command line can change, as JSON values."""

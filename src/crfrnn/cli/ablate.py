@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
+
+from ._notes import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(AblateConfig, args.config, [*args.set, *flags])
     report = ablate(config)
     if args.json:
-        sys.stdout.write(f"{json.dumps(report, indent=2)}\n")
+        tell(json.dumps(report, indent=2))
     else:
-        sys.stdout.write((config.output / PAGE).read_text(encoding="utf-8"))
+        tell((config.output / PAGE).read_text(encoding="utf-8").rstrip())
     return 0

@@ -13,6 +13,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from crfrnn._extras import install
+
 if TYPE_CHECKING:
     from crfrnn.bench import Timing
 
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from crfrnn.bench import CASES, cases_here, measure, original_model, picture
     from crfrnn.io.progress import Progress
 
-    from ._notes import say
+    from ._notes import say, tell
 
     facts = info()
     given = picture(args.size)
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     for case in CASES[len(cases) :]:
         say(
             f"crfrnn bench: note: {case}: left out, because torch is not installed; install it "
-            'with pip install "crfrnn[torch]"'
+            f"with {install('torch')}"
         )
     with Progress("timing", len(cases) * len(threads), "cases") as progress:
         for timing in measure(given, args.repeats, threads):
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json:
         rows = [{**asdict(timing), "ratios": timing.ratios} for timing in timings]
-        sys.stdout.write(f"{json.dumps({**conditions, 'timings': rows}, indent=2)}\n")
+        tell(json.dumps({**conditions, "timings": rows}, indent=2))
     else:
         _print_table(conditions, timings)
     return 0

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from . import Parser
+from ._notes import tell
 from ._options import add_options, describe_presets
 
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     with Progress("refining", len(PHOTOGRAPHS), "photographs") as progress:
         records = refine_photographs(args.output, options, advance=progress.advance)
     if args.json:
-        sys.stdout.write(f"{json.dumps({'photographs': records}, indent=2)}\n")
+        tell(json.dumps({"photographs": records}, indent=2))
     else:
         _print_table(records, args.output)
     return 0
@@ -72,4 +72,4 @@ def _print_table(records: list[dict[str, Any]], folder: Path) -> None:
             Path(record["outputs"]["figure"]).name,
         )
     Console().print(table)
-    sys.stdout.write(f"Figures and label maps are in {folder}\n")
+    tell(f"Figures and label maps are in {folder}")

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import Parser
 from ._data import DATA_HELP, add_data, open_data
+from ._notes import tell
 from ._options import add_crf, add_reading, describe_crf
 
 if TYPE_CHECKING:
@@ -80,8 +80,6 @@ def run(args: argparse.Namespace) -> int:
             require_writable(path)
     if args.figure is not None and args.figure.suffix.lower() not in _PICTURES:
         raise ValueError(f"--figure must be a {' or '.join(_PICTURES)} file; got {args.figure}")
-    if args.apply_exif:
-        raise ValueError("leave out --apply-exif: true masks lie on the stored pixels")
     data = open_data(args)
     methods = make_methods(args, settings, data)
     evaluation = _evaluate(args, data, methods)
@@ -101,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     if args.figure is not None:
         _draw(args.figure, evaluation, data, methods.predict)
     if args.json:
-        sys.stdout.write(f"{json.dumps(summary, indent=2)}\n")
+        tell(json.dumps(summary, indent=2))
     else:
         print_summary(summary)
     return 0

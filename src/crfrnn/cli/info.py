@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+
+from ._notes import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,5 +21,5 @@ def run(args: argparse.Namespace) -> int:
 
     facts = info()
     text = json.dumps(asdict(facts), indent=2) if args.json else str(facts)
-    sys.stdout.write(f"{text}\n")
+    tell(text)
     return 0

@@ -2,17 +2,24 @@
 
 IMAGE and SCORES are two files, or two folders whose files are matched by stem.
 SCORES is
-  .npy or .npz   logits or probabilities (C, h, w) or (h, w, C), of any float
-                 type and resolution (upsampled bilinearly to the image); or a
-                 foreground map (h, w); or integer labels (H, W). If an
-                 .npz holds several arrays, name the one to use logits, probs,
-                 labels, mask or scores. Logits may be unsigned bytes with a
-                 `scale` and a `zero`: (logits - zero) * scale
-  an image       labels (palette, or gray class ids, 255 = unknown) or a mask
-                 (0..255)
+  .npy or .npz   logits, probabilities or energies (C, h, w) or (h, w, C), of
+                 any float type and resolution (upsampled bilinearly to the
+                 image); a foreground map (h, w); integer labels (H, W); or
+                 independent masks (K, H, W). If an .npz holds several arrays,
+                 name the one to use logits, probs, energy, labels, mask, masks
+                 or scores. Logits may be unsigned bytes with a `scale` and a
+                 `zero`: (logits - zero) * scale
+  an image       labels (palette, or gray class ids) or a mask (0..255)
+All files of a job have one kind and one number of classes. The first lines on
+stderr say how they are read; --dry-run says only that.
+
 The result is a PNG of class ids. It has the palette of SCORES if there is one;
 else a mask is black and white, and labels have VOC's colors. Above 256 classes,
-it is 16-bit gray without a palette.
+it is 16-bit gray without a palette. Independent masks give an array (K, H, W)
+of bools: LABELS is then a .npy file, or a folder for one. For example
+  crfrnn refine photo.jpg scores.npy -o labels.png
+  crfrnn refine photos scores -o labels --overlay overlays
+  crfrnn refine photo.jpg masks.npy --kind masks -o refined.npy
 """
 
 from __future__ import annotations
@@ -39,20 +46,37 @@ def add_arguments(parser: Parser) -> None:
         metavar="LABELS",
         type=Path,
         required=True,
-        help="the .png, or the folder, to write",
+        help="the .png, or the folder, to write; see above",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the files hold and how they would be read, and do nothing",
     )
     add_outputs(parser)
     add_reading(parser)
     add_crf(parser)
+    parser.add_argument(
+        "--clamp",
+        metavar="CLAMP",
+        type=Path,
+        help="a map of pixels to keep, such as scribbles, or a folder of maps with the stems of "
+        "the images: an image or array like a label map, with the class of each clamped pixel and "
+        "255 for free ones; or a .npy of bools, True for pixels that keep their scores",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn refine`."""
+    from ._clamp import check_clamp
+    from ._file import check_inputs
     from ._job import Outputs
     from ._settings import make_settings
 
     settings = make_settings(args)
+    check_clamp(args)
     outputs = Outputs(args.output, args.probs, args.overlay)
+    check_inputs(args.image, args.scores)
     if args.image.is_dir() != args.scores.is_dir():
         raise ValueError(
             f"IMAGE and SCORES must be two files or two folders; got {args.image} and {args.scores}"

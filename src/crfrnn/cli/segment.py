@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
         action="store_false",
         help="write the network's labels, without a CRF",
     )
-    add_options(parser, ReadOptions, names=("apply_exif",))
+    add_options(parser, ReadOptions, names=("apply_exif", "max_pixels"))
     add(
         "--workers",
         metavar="N",
@@ -56,19 +56,18 @@ def run(args: argparse.Namespace) -> int:
 
     require_torch("crfrnn segment")
     from . import _segment
-    from ._file import check_outputs
+    from ._file import check_inputs, check_outputs
     from ._job import Outputs
     from ._model import open_model
+    from ._survey import rehearse
 
     outputs = Outputs(args.output, None, args.overlay)
     settings = _segment.make_segment_settings(args)
-    if not args.image.exists():
-        raise FileNotFoundError(
-            f"{args.image}: expected a photograph or a folder, but it is missing"
-        )
-    if args.image.is_dir():
-        return _segment.run_folder(
-            args, outputs, settings, open_model(args.model, fetch=args.fetch)
-        )
-    check_outputs(outputs, (args.image,))
-    return _segment.run_file(args, outputs, settings, open_model(args.model, fetch=args.fetch))
+    check_inputs(args.image)
+    if not args.image.is_dir():
+        check_outputs(outputs, (args.image,))
+    model = open_model(args.model, fetch=args.fetch)
+    if settings.crf and not model.has_crf:
+        rehearse("logits", model.num_classes, settings.refining)
+    run = _segment.run_folder if args.image.is_dir() else _segment.run_file
+    return run(args, outputs, settings, model)

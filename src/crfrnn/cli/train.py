@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
+
+from ._notes import tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
         "mean_iou": {name: round(value, 3) for name, value in trained.scores.items()},
     }
     if args.json:
-        sys.stdout.write(f"{json.dumps(record, indent=2)}\n")
+        tell(json.dumps(record, indent=2))
         return 0
     scores = ", ".join(f"{name} {value:.2f}" for name, value in trained.scores.items())
-    sys.stdout.write(
+    tell(
         f"{trained.model}: {trained.steps} steps, loss {trained.loss:.4f}"
-        + (f"; mean IoU on the validation images: {scores}\n" if scores else "\n")
+        + (f"; mean IoU on the validation images: {scores}" if scores else "")
     )
     return 0

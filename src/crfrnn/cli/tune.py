@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ._notes import tell
 
 if TYPE_CHECKING:
     from crfrnn.tuning import Tuned
@@ -65,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         tree = {"output": str(config.output), **to_tree(tuned)}
         tree["found"]["preset"] = describe_preset(tuned.found.preset)
-        sys.stdout.write(f"{json.dumps(tree, indent=2)}\n")
+        tell(json.dumps(tree, indent=2))
     else:
-        sys.stdout.write(_text(tuned, config.output))
+        tell(_text(tuned, config.output).rstrip())
     return 0
 
 

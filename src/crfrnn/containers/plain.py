@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from crfrnn.io.array_files import STORE_SUFFIXES, opened_arrays, split_member
-from crfrnn.io.files import describe, read_arrays, read_image, write_array, write_labels
+from crfrnn.io.arrays import read_arrays
+from crfrnn.io.files import describe, read_image, write_array, write_labels
 from crfrnn.io.options import ReadOptions
 
 from .source import PLAIN, Source, Style, Window, Write, all_channels
@@ -20,7 +21,7 @@ class Photograph(Source):
     """A photograph, decoded as a whole: three bytes a pixel, as `read_image` gives them."""
 
     def __init__(self, path: Path, reading: ReadOptions) -> None:
-        pixels = read_image(path, apply_exif=reading.apply_exif)
+        pixels = read_image(path, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
         self._pixels = np.moveaxis(pixels, -1, 0)
         self.path, self.dtype = path, pixels.dtype
         self.size, self.channels, self.spacing = pixels.shape[:2], pixels.shape[2], (1.0, 1.0)
@@ -111,7 +112,7 @@ class ArraySource(Source):
         self._open.close()
 
     def _arrays(self) -> dict[str, Any]:
-        file, member = split_member(self.path)
+        file = split_member(self.path)[0]
         suffix = file.suffix.lower()
         if suffix in STORE_SUFFIXES:
             return self._open.enter_context(opened_arrays(self.path))
@@ -124,7 +125,4 @@ class ArraySource(Source):
                 raise ValueError(
                     f"{file}: not a readable NumPy file ({describe(error)})"
                 ) from error
-        arrays = read_arrays(file)
-        if member is not None and member not in arrays:
-            raise ValueError(f"{file}: expected an array {member!r}; it has {', '.join(arrays)}")
-        return arrays if member is None else {member: arrays[member]}
+        return dict(read_arrays(self.path))

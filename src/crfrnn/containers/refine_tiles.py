@@ -283,8 +283,10 @@ def _refine(
     guide = scaling(values)
     if valid is not None:
         guide = np.where(valid, guide, 0).astype(guide.dtype)
-    origin = tuple(part.start for part in window)
-    inputs = Inputs(guide, scores.kind, scores.values, valid, channels_last=False, origin=origin)
+    origin, ids = tuple(part.start for part in window), given.ids or None
+    inputs = Inputs(
+        guide, scores.kind, scores.values, valid, channels_last=False, origin=origin, ids=ids
+    )
     return refine_inputs(inputs, refining), valid, scores.labels()
 
 

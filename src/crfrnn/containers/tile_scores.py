@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crfrnn.io.notes import spell_size
+from crfrnn.io.notes import Guess, spell_size
 from crfrnn.io.options import Kind, ReadOptions
 from crfrnn.io.scores import Scores, interpret_scores
 
@@ -38,6 +38,7 @@ class TileScores:
         source: the open file.
         kind: "logits", "probs" or "labels".
         classes: number of classes.
+        ids: the labels that occur, if they are labels.
         notes: assumptions for the user to confirm.
     """
 
@@ -58,6 +59,10 @@ class TileScores:
         name = self.source.name if isinstance(self.source, ArraySource) else "scores"
         self._name = name if name in _NAMES else "scores"
         self._reading = replace(reading, class_axis="first")
+        if reading.kind == "masks":
+            raise ValueError(
+                f"{path}: independent masks are not refined in tiles; give class scores"
+            )
         sample = self._interpret(self._sample())
         self.notes = tuple(str(note) for note in sample.notes)
         self.kind = sample.kind
@@ -65,10 +70,11 @@ class TileScores:
         self.palette = sample.palette
         if isinstance(self.source, Raster):
             self.palette = self.source.palette()
+        self.ids: tuple[int, ...] = ()
+        self.classes = max(2, self.source.channels)
         if sample.kind == "labels":
-            self.classes = self._count_labels(ignore_index)
-        else:
-            self.classes = max(2, self.source.channels)
+            self.ids = self._find_ids(ignore_index)
+            self.classes = max(2, max(self.ids, default=0) + 1)
 
     def read(self, window: Window) -> Scores:
         """Return the scores of a window: values (C, h, w), or labels (h, w)."""
@@ -78,8 +84,6 @@ class TileScores:
         if valid is not None:  # what is there takes no part, and must not be refused
             filler = values[:, valid][:, :1] if valid.any() else np.ones((len(values), 1))
             values = np.where(valid, values, filler[:, :, None].astype(values.dtype))
-        if self._reading.kind == "probs" and values.dtype.kind == "u":
-            values = from_bytes(values)
         size = (values.shape[1], values.shape[2])
         given = values if len(values) > 1 else values[0]
         return interpret_scores({self._name: given}, self.path, size, self._reading)
@@ -102,40 +106,21 @@ class TileScores:
         asked = self._reading.kind
         if asked != "auto" or sample.kind == "labels":
             return "labels" if asked == "auto" else asked
-        is_mask = self.source.channels == 1 and self.source.dtype.kind != "f"
-        return "mask" if is_mask else sample.kind
-
-    def _count_labels(self, ignore_index: int) -> int:
-        """Return the number of classes of a label map: the highest label decides, of all tiles."""
-        highest = 0
-        for window in strips(self.source.size):
-            labels = self.source.read(window)
-            valid = self.source.valid(window)
-            known = labels[0] != ignore_index
-            known &= True if valid is None else valid
-            if known.any():
-                highest = max(highest, int(labels[0][known].max()))
-        return max(2, highest + 1)
-
-
-def from_bytes(values: np.ndarray) -> np.ndarray:
-    """Return probabilities (C, *S) from those that were rounded to 8 or 16 bits.
-
-    Their sum is off by the rounding, so that they are divided by it. Where all are 0, the classes
-    are equally likely. One channel is the probability of the foreground.
-    """
-    top = np.float32(np.iinfo(values.dtype).max)
-    probs: np.ndarray = values.astype(np.float32) / top
-    if len(probs) > 1:
-        total = probs.sum(axis=0)
-        if np.abs(total[total > 0] - 1).max(initial=0) > (len(probs) + 1) / top + 0.01:
+        if sample.kind == "masks":
             raise ValueError(
-                f"probabilities of {values.dtype} must sum to {int(top)} over the classes, but for "
-                f"rounding; got sums from {total.min() * top:.4g} to {total.max() * top:.4g}"
+                f"{self.path}: looks like independent masks, which are not refined in tiles; if "
+                "they are something else, give --kind"
             )
-        probs = np.where(total > 0, probs, 1)
-        probs /= probs.sum(axis=0)
-    return probs
+        guessed = sample.notes[0].what if sample.notes else None
+        return guessed.kind if isinstance(guessed, Guess) else sample.kind
+
+    def _find_ids(self, ignore_index: int) -> tuple[int, ...]:
+        """Return the labels that occur anywhere: they decide for each tile what a label means."""
+        found: set[int] = set()
+        for window in strips(self.source.size):
+            labels, valid = self.source.read(window)[0], self.source.valid(window)
+            found.update(np.unique(labels if valid is None else labels[valid]).tolist())
+        return tuple(sorted(int(label) for label in found if label != ignore_index))
 
 
 def strips(size: tuple[int, ...]) -> Iterator[Window]:

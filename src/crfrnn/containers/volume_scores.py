@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from crfrnn.io.files import read_arrays
+from crfrnn.io.arrays import read_arrays
 from crfrnn.io.options import ReadOptions
 from crfrnn.io.scores import Scores, interpret_scores
 
@@ -27,6 +27,7 @@ _ORDERS = {
 
 #: nnU-Net's names of the array of probabilities, in its versions 1 and 2.
 _NNUNET = ("softmax", "probabilities")
+_NAMES = (*_NNUNET, "logits", "probs", "energy", "labels", "scores")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,11 @@ def read_volume_scores(
 
 
 def _pick(arrays: Mapping[str, Any], path: Path) -> tuple[str, np.ndarray]:
-    names = [name for name in (*_NNUNET, "logits", "probs", "labels", "scores") if name in arrays]
+    names = [
+        name
+        for name in (*_NNUNET, "logits", "probs", "energy", "labels", "scores")
+        if name in arrays
+    ]
     names = names or list(arrays)
     if len(names) != 1:
         raise ValueError(
@@ -193,6 +198,8 @@ def _interpret(values: np.ndarray, name: str, path: Path, options: ReadOptions) 
     size = values.shape[-3:]
     flat = (size[0] * size[1], size[2])
     kind = "probs" if name in _NNUNET else name
+    if options.kind == "masks":
+        raise ValueError(f"{path}: independent masks of a volume are not read; give class scores")
     if values.ndim == 4:
         options = replace(options, class_axis="first")
     scores = interpret_scores(

@@ -201,6 +201,7 @@ def infer_masks(
     *,
     row: int,
     out: np.ndarray,
+    held: np.ndarray | None = None,
 ) -> bool:
     """Run the inference of independent masks of one image; see csrc/crf/independent.hpp.
 
@@ -211,6 +212,7 @@ def infer_masks(
         options: iterations and precision.
         row: pixels in a row of the grid.
         out: (K, N), filled with the marginals of the foreground.
+        held: (K, N) bool, the clamped pixels of each mask, which keep their logits.
 
     Returns:
         Whether the marginals are finite.
@@ -223,6 +225,7 @@ def infer_masks(
             np.ascontiguousarray(cast(weights, logits.dtype)),
             options.iterations,
             options.half,
+            None if held is None else np.ascontiguousarray(held),
             out,
             threads(),
         )

@@ -6,12 +6,14 @@ import functools
 import importlib.util
 from typing import Any
 
+from crfrnn._extras import install
+
 # The search runs at import, because some versions of torch.compile cannot trace it.
 _BUILT = importlib.util.find_spec("crfrnn._core") is not None
 
 _REMEDY = (
     "Install a wheel of crfrnn for this system, or a C++ compiler before installing crfrnn; or "
-    'install torch, pip install "crfrnn[torch]", with which the slower reference engine runs'
+    f"install torch, {install('torch')}, with which the slower reference engine runs"
 )
 
 

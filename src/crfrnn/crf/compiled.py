@@ -17,6 +17,7 @@ from crfrnn.core.inference import (
     lattice_filter,
 )
 
+from .clamped import clamped_mean_field
 from .kernel import Kernel, Scene, maps_and_divisors, points_of
 from .marginals import Marginals, Pruned
 from .recipe import Recipe
@@ -74,11 +75,22 @@ def marginals(
     weights: np.ndarray,
     *,
     mask: np.ndarray | None = None,
+    held: np.ndarray | None = None,
     compatibility: np.ndarray | None = None,
     prune: bool = True,
 ) -> Marginals:
     """Run an inference from the logits of a scene of NumPy arrays, with kernel weights (K, C)."""
     logits = scene.like
+    if held is not None:
+        filters = build_filters(recipe, scene, mask)
+        flat = logits.reshape(*logits.shape[:2], -1)
+        found = [
+            clamped_mean_field(image, of_image, weights, compatibility, options, where.ravel())
+            for image, of_image, where in zip(flat, filters, held, strict=True)
+        ]
+        probs = np.stack([q for q, _ in found]).reshape(logits.shape)
+        finite = bool(np.isfinite(probs).all())
+        return Marginals(probs, probs.argmax(1), [steps for _, steps in found], None, finite)
     result = infer(
         logits.reshape(*logits.shape[:2], -1),
         build_filters(recipe, scene, mask),

@@ -16,6 +16,7 @@ def independent_mean_field(
     background: Tensor,
     foreground: Tensor,
     iterations: int,
+    held: Tensor | None = None,
 ) -> Tensor:
     """Mean-field inference of independent two-class Potts models that share their filters.
 
@@ -28,6 +29,7 @@ def independent_mean_field(
         background: kernel weights w_k0, (K, C) or (K, 1).
         foreground: kernel weights w_k1, likewise.
         iterations: number of updates; 0 returns the logits.
+        held: (B, 1 or C, *S) bool, the clamped pixels: they send, and keep their logits.
 
     Returns:
         The logits after the last update, differentiable in all inputs. Apply the logistic function
@@ -41,5 +43,6 @@ def independent_mean_field(
     unary = logits - sum(w * f(ones) for w, f in zip(alone, filters, strict=True))
     for _ in range(iterations):
         q = logits.sigmoid()
-        logits = unary + sum(w * f(q) for w, f in zip(both, filters, strict=True))
+        new = unary + sum(w * f(q) for w, f in zip(both, filters, strict=True))
+        logits = new if held is None else torch.where(held, logits, new)
     return logits

@@ -71,6 +71,7 @@ def infer(
     step: Step | None = None,
     rates: Rates | None = None,
     trace: bool = False,
+    held: Tensor | None = None,
 ) -> Inference:
     """Run an inference from `logits` (B C *S).
 
@@ -85,11 +86,18 @@ def infer(
         step: the update of one iteration; default mean field.
         rates: learned λ and α that replace those of `step`.
         trace: also compute the free energy before each step and at the end.
+        held: (B *S) bool, the clamped pixels: they send, and keep their logits.
 
     Returns:
         Logits (B C *S), and the steps computed for each image (B).
     """
     step = Step() if step is None else step
+    if held is not None:
+        if trace or step != Step():
+            raise ValueError("clamp goes with plain mean field; leave out trace and step, or clamp")
+        model = pairwise.model(logits)
+        z, _, steps = ops.clamped.mean_field(logits.flatten(2), model, options, held.flatten(1))
+        return Inference(z.view(logits.shape), steps)
     # The backward of the fused operator goes through all T steps, so it cannot follow an image that
     # stopped early. Without a tolerance, inference is T steps as the paper defines them, and no
     # guard changes those. Under torch.compile the parameters have no values to test.

@@ -15,7 +15,11 @@ import numpy as np
 
 from crfrnn import _checks
 from crfrnn._arrays import Array, is_tensor, namespace, to_torch
+from crfrnn._arrays import cast as cast_to
+from crfrnn._resampling import resample
 from crfrnn.core.inference import Points
+
+from .projection import principal_components
 
 Number = float | tuple[float, ...]
 
@@ -34,7 +38,7 @@ class Scene:
     Attributes:
         like: (B, C, *S); only its size, type and device are used.
         image: (B, F, *S) on 0..255; None if there is none.
-        features: maps (B, F, *S), any number.
+        features: maps (B, F, *s), any number, each of its own resolution.
         origin: grid index of the first pixel, one number per axis of S; by default 0. A lattice is
             not invariant to translation: tiles of an image agree where each has its place in it.
 
@@ -74,14 +78,22 @@ class Scene:
             raise ValueError(f"a {type(kernel).__name__} kernel needs an image; got None")
         return self._channels(self.image)
 
-    def feature_channels(self, kernel: Kernel, index: int) -> Sequence[Array]:
-        """The channels (B, *S) of a feature map, which `kernel` needs."""
+    def feature_channels(
+        self, kernel: Kernel, index: int, components: int | None = None
+    ) -> Sequence[Array]:
+        """The channels (B, *S) of a feature map, which `kernel` needs, at the size of the scores.
+
+        With `components`, its projection onto so many principal components.
+        """
         if index >= len(self.features):
             raise ValueError(
                 f"{type(kernel).__name__}(features={index}) needs {index + 1} feature "
                 f"maps; got {len(self.features)}. Pass features=[...] with the image."
             )
-        return self._channels(self.features[index])
+        maps = cast_to(self.features[index], self.like.dtype)
+        if components is not None:
+            maps = principal_components(maps, components)  # first: it leaves less to interpolate
+        return self._channels(resample(maps, tuple(self.like.shape[2:])))
 
     def _channels(self, maps: Array) -> Sequence[Array]:
         if is_tensor(maps):

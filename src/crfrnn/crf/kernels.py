@@ -79,13 +79,20 @@ class Bilateral(Kernel):
 
 @dataclass(frozen=True)
 class FeatureGaussian(Kernel):
-    """Gaussian over a feature map of your own: depth, deep features, spectral bands.
+    """Gaussian over a feature map of your own: depth, elevation, deep features, spectral bands.
+
+    The map may have another resolution than the scores, as the features of a network do. It is then
+    interpolated linearly; a finer one is averaged.
 
     Args:
         features: index of the map in the `features=` list given with the image.
         bandwidth: standard deviation in units of the map; one number, or one per channel.
         position: bandwidth in pixels of the position, which joins the features; None leaves it out.
         weight: kernel weight; one number, or one per class.
+        components: project the map onto so many principal components, for each image its own; the
+            bandwidth is then that of the components, which keep the map's unit. None keeps all
+            channels. The time and the memory of a lattice grow with the square of their number, so
+            maps of more than about 8 channels need this, or `filter="exact"`.
 
     Example:
         >>> from crfrnn import FeatureGaussian
@@ -97,10 +104,13 @@ class FeatureGaussian(Kernel):
     bandwidth: Number = 1.0
     position: Number | None = None
     weight: Number = 1.0
+    components: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         _checks.count("FeatureGaussian features", self.features)
+        if self.components is not None:
+            _checks.count("FeatureGaussian components", self.components, least=1)
         super().__post_init__()
 
     def bandwidths(self) -> dict[str, Number]:
@@ -110,7 +120,7 @@ class FeatureGaussian(Kernel):
 
     def maps(self, scene: Scene) -> dict[str, Sequence[Array]]:
         """The position, if it takes part, and the channels of the map."""
-        channels = scene.feature_channels(self, self.features)
+        channels = scene.feature_channels(self, self.features, self.components)
         position = {} if self.position is None else {"position": scene.positions()}
         return {**position, "bandwidth": channels}
 

@@ -57,6 +57,7 @@ def marginals(
     options: Options,
     *,
     mask: Array | None = None,
+    held: Array | None = None,
     compatibility: Array | None = None,
     prune: bool = True,
 ) -> Marginals:
@@ -68,6 +69,7 @@ def marginals(
             core, tensors to the engine of the recipe.
         options: iterations, tolerance and precision.
         mask: (B, *S) bool; pixels outside take no part.
+        held: (B, *S) bool, the clamped pixels: they send, and keep their logits.
         compatibility: (C, C) penalty for one label beside another; None is Potts.
         prune: whether to leave out classes that provably win no pixel; only Potts models allow it.
 
@@ -81,13 +83,27 @@ def marginals(
         from . import on_tensors  # late: it needs torch
 
         result = on_tensors.marginals(
-            recipe, scene, options, weights, mask=mask, compatibility=compatibility, prune=prune
+            recipe,
+            scene,
+            options,
+            weights,
+            mask=mask,
+            held=held,
+            compatibility=compatibility,
+            prune=prune,
         )
     else:
         from . import compiled
 
         result = compiled.marginals(
-            recipe, scene, options, weights, mask=mask, compatibility=compatibility, prune=prune
+            recipe,
+            scene,
+            options,
+            weights,
+            mask=mask,
+            held=held,
+            compatibility=compatibility,
+            prune=prune,
         )
     refuse_infinite(result.is_finite, result.probs)
     return result

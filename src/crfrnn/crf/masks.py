@@ -27,6 +27,7 @@ def mask_marginals(
     options: Options,
     *,
     mask: Array | None = None,
+    held: Array | None = None,
 ) -> Array:
     """Run the inference of independent masks, each a two-class Potts model.
 
@@ -38,6 +39,7 @@ def mask_marginals(
         to_logits: gives the logits of the foreground against the background for masks (K', *S).
         options: iterations and precision.
         mask: (B, *S) bool; pixels outside take no part.
+        held: (B, K, *S) bool, the clamped pixels of each mask: they send, and keep their logits.
 
     Returns:
         (B, K, *S) marginals of the foreground. The other memory that it needs does not grow with K.
@@ -47,7 +49,7 @@ def mask_marginals(
     """
     weights = weight_table(recipe.kernels, 2)
     if is_tensor(masks):
-        return _on_tensors(recipe, scene, masks, to_logits, options, weights, mask)
+        return _on_tensors(recipe, scene, masks, to_logits, options, weights, mask, held)
     from .compiled import build_filters
 
     filters = build_filters(recipe, scene, mask)
@@ -64,6 +66,9 @@ def mask_marginals(
                 options,
                 row=size[-1],
                 out=probs[b, begin : begin + _CHUNK],
+                held=None
+                if held is None
+                else held[b, begin : begin + _CHUNK].reshape(len(logits), -1),
             )
     refuse_infinite(is_finite, probs)
     return probs.reshape(masks.shape)
@@ -77,6 +82,7 @@ def _on_tensors(
     options: Options,
     weights: np.ndarray,
     mask: Array | None,
+    held: Array | None,
 ) -> Array:
     import torch  # late: it may be missing
 
@@ -86,16 +92,18 @@ def _on_tensors(
     with torch.no_grad():
         filters = build_filters(recipe, scene, mask=mask)
         table = torch.from_numpy(weights).to(scene.like)[..., None]
-        chunks = [
-            independent_mean_field(
-                torch.stack([to_logits(of_image) for of_image in part]).to(scene.like),
+        chunks = []
+        for begin in range(0, masks.shape[1], _CHUNK):
+            chunk = slice(begin, begin + _CHUNK)
+            z = independent_mean_field(
+                torch.stack([to_logits(of_image[chunk]) for of_image in masks]).to(scene.like),
                 filters,
                 table[:, 0],
                 table[:, 1],
                 options.iterations,
-            ).sigmoid()
-            for part in masks.split(_CHUNK, dim=1)
-        ]
+                held=None if held is None else held[:, chunk],
+            )
+            chunks.append(z.sigmoid())
     probs = torch.cat(chunks, dim=1)
     refuse_infinite(bool(torch.isfinite(probs).all()), probs)
     return probs

@@ -25,6 +25,7 @@ def marginals(
     weights: np.ndarray,
     *,
     mask: Tensor | None = None,
+    held: Tensor | None = None,
     compatibility: Tensor | None = None,
     prune: bool = True,
 ) -> Marginals:
@@ -33,16 +34,24 @@ def marginals(
     table = torch.from_numpy(weights).to(scene.like)
     filters = build_filters(recipe, scene, mask=mask)
     pairwise = Pairwise(filters, table, compatibility, recipe.engine)
-    return run(scene.like, pairwise, options, prune=prune)
+    return run(scene.like, pairwise, options, held=held, prune=prune)
 
 
 @torch.no_grad()
-def run(logits: Tensor, pairwise: Pairwise, options: Options, *, prune: bool = True) -> Marginals:
+def run(
+    logits: Tensor,
+    pairwise: Pairwise,
+    options: Options,
+    *,
+    held: Tensor | None = None,
+    prune: bool = True,
+) -> Marginals:
     """Run the recurrence from `logits` (B C *S), and leave out the classes that `certify` permits.
 
     A single class stands for all that are left out. It takes part in the softmax and sends no
     messages. At the end, the logit of each class that was left out is shifted by as much as the
-    logit of that single class.
+    logit of that single class. The proof holds for clamped pixels, `held` (B *S), as well: their
+    marginals stay what they are.
     """
     model, flat = pairwise.model(logits), logits.flatten(2)
     prune = prune and ops.worth_pruning(logits, model.engine)
@@ -53,6 +62,11 @@ def run(logits: Tensor, pairwise: Pairwise, options: Options, *, prune: bool = T
         rest = model.weights.new_zeros(len(model.terms), 1)
         columns = torch.cat([model.weights[:, list(pruned.kept)], rest], dim=1)
         model = model._replace(weights=columns, kept=pruned.kept)
-    probs, labels, steps, is_finite = ops.marginals(flat, model, options)
+    if held is None:
+        probs, labels, steps, is_finite = ops.marginals(flat, model, options)
+    else:
+        probs, labels, steps, is_finite = ops.clamped.marginals(
+            flat, model, options, held.flatten(1)
+        )
     labels = labels.view(-1, *logits.shape[2:])
     return Marginals(probs.view(logits.shape), labels, steps.tolist(), pruned, is_finite)

@@ -11,8 +11,16 @@ import numpy as np
 
 from crfrnn import _checks
 from crfrnn.io.files import IMAGE_SUFFIXES, Picture, shorten
+from crfrnn.io.label_maps import one_channel
 
-from .masked_images import IGNORE, Entry, MaskedImages, read_list, require_folder
+from .masked_images import (
+    IGNORE,
+    Entry,
+    MaskedImages,
+    pictures_by_stem,
+    read_list,
+    require_folder,
+)
 
 #: Names in a label map that mean "ignore", in both spellings.
 _VOID_NAMES = ("ignore", "unlabeled", "unlabelled", "void")
@@ -27,13 +35,15 @@ def open_folder(
     label_map: str | Path | None = None,
     ids: str | Path | None = None,
     ignore: Sequence[int] = (),
+    apply_exif: bool = False,
 ) -> MaskedImages:
     """Open photographs and masks, matched by stem; a mask may also be named `<stem>_mask`.
 
     Args:
         images: folder of photographs.
         masks: folder of masks: gray or palette images whose values are class ids, or RGB images
-            with a label map.
+            with a label map. Beside other ids, 255 means "ignore"; where nothing but 0 and 255
+            occurs and there are two classes, 255 is class 1.
         num_classes: C; default is the number of names in `classes` or in the label map.
         classes: names of the classes.
         label_map: a text file for masks in colors, with a line `R G B name` for each class, in the
@@ -41,6 +51,7 @@ def open_folder(
             a comment.
         ids: a text file with one stem per line, to open part of the folder; default is all of it.
         ignore: ids that mean "ignore", besides 255.
+        apply_exif: turn photographs as their EXIF orientation says; default: as stored.
 
     Raises:
         ValueError: the number of classes is unknown, or no photograph has a mask.
@@ -49,9 +60,9 @@ def open_folder(
         >>> from crfrnn.data import open_folder
         >>> data = open_folder("photos", "masks", num_classes=2)  # doctest: +SKIP
     """
-    pictures = _by_stem(require_folder(Path(images), "a folder of photographs"))
-    masks_by_stem = _by_stem(require_folder(Path(masks), "a folder of masks"))
-    decode: Callable[[Picture], np.ndarray] = _ids
+    pictures = pictures_by_stem(require_folder(Path(images), "a folder of photographs"))
+    masks_by_stem = pictures_by_stem(require_folder(Path(masks), "a folder of masks"))
+    decode: Callable[[Picture], np.ndarray] = one_channel
     if label_map is not None:
         colors = read_label_map(label_map)
         classes = colors.names if classes is None else classes
@@ -63,7 +74,7 @@ def open_folder(
             )
         num_classes = len(classes)
     _checks.count("num_classes", num_classes, least=1)
-    stems = sorted(pictures) if ids is None else [Path(word).stem for word in read_list(Path(ids))]
+    stems = sorted(pictures) if ids is None else read_list(Path(ids), pictures)
     if not stems:
         raise ValueError(f"{images}: expected photographs, found no image in this folder")
     entries = [
@@ -74,7 +85,9 @@ def open_folder(
         )
         for stem in stems
     ]
-    data = MaskedImages(entries, num_classes, classes=classes, decode=decode, ignore=ignore)
+    data = MaskedImages(
+        entries, num_classes, classes=classes, decode=decode, ignore=ignore, apply_exif=apply_exif
+    )
     if ids is None:
         used = {path for entry in entries for path in (entry.image, entry.mask)}
         _warn_of_unused(Path(images), used)
@@ -142,18 +155,6 @@ def read_label_map(path: str | Path) -> LabelMap:
     if not names:
         raise ValueError(f"{path}: expected lines R G B name; the label map names no class")
     return LabelMap(tuple(names), ids)
-
-
-def _ids(image: Picture) -> np.ndarray:
-    """The pixel values; a gray image saved as RGB is read as one channel."""
-    values = np.asarray(image)
-    if image.mode == "RGB" and bool((values == values[..., :1]).all()):
-        return values[..., 0]
-    return values
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in _pictures(folder)}
 
 
 def _pictures(folder: Path) -> list[Path]:

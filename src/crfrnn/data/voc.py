@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crfrnn.io.palette import VOC_CLASSES
 
-from .masked_images import Entry, MaskedImages, read_list, require_folder
+from .masked_images import Entry, MaskedImages, pictures_by_stem, read_list, require_folder
 
 
 def open_voc(
@@ -15,6 +15,7 @@ def open_voc(
     *,
     ids: str | Path | None = None,
     masks: str | Path = "SegmentationClass",
+    apply_exif: bool = False,
 ) -> MaskedImages:
     """Open a split of PASCAL VOC (Everingham et al.), 21 classes; void pixels are ignored.
 
@@ -26,6 +27,7 @@ def open_voc(
         split: reads `ImageSets/Segmentation/<split>.txt`.
         ids: a text file with one id per line, read in place of `split`. The stem of the first word
             of each line counts.
+        apply_exif: turn photographs as their EXIF orientation says; default: as stored.
         masks: the folder of masks `<id>.png`; relative to `root`, or absolute.
 
     Raises:
@@ -41,6 +43,13 @@ def open_voc(
     listed = root / "ImageSets" / "Segmentation" / f"{split}.txt" if ids is None else Path(ids)
     images = require_folder(root / "JPEGImages", "the photographs")
     folder = require_folder(root / masks, "the masks")
-    names = [Path(word).stem for word in read_list(listed)]
-    entries = [Entry(name, images / f"{name}.jpg", folder / f"{name}.png") for name in names]
-    return MaskedImages(entries, len(VOC_CLASSES), classes=VOC_CLASSES)
+    pictures, by_stem = pictures_by_stem(images), pictures_by_stem(folder)
+    entries = [
+        Entry(
+            name,
+            pictures.get(name, images / f"{name}.jpg"),
+            by_stem.get(name, folder / f"{name}.png"),
+        )
+        for name in read_list(listed, pictures)
+    ]
+    return MaskedImages(entries, len(VOC_CLASSES), classes=VOC_CLASSES, apply_exif=apply_exif)

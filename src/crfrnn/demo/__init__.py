@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from crfrnn._extras import install
 from crfrnn.io.files import Picture, make_folder, require_writable, write_image, write_labels
 from crfrnn.io.options import ReadOptions, Size
 from crfrnn.io.palette import VOC_CLASSES
@@ -54,7 +55,7 @@ def photograph(name: str) -> np.ndarray:
     try:
         import skimage.data
     except ImportError as error:
-        message = 'the photographs need scikit-image: pip install "crfrnn[demo]"'
+        message = f"the photographs need scikit-image: {install('demo')}"
         raise ImportError(message) from error
     return np.asarray(getattr(skimage.data, name)())
 

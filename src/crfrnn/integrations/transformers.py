@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn._extras import install
 from crfrnn.models.segmenter import network_logits
 
 #: Mean and deviation of ImageNet on 0..1, with which most of these models were trained.
@@ -153,6 +154,6 @@ def _library() -> Any:
         import transformers
     except ImportError as error:
         raise ImportError(
-            "the transformers library is needed for its models: pip install 'crfrnn[transformers]'"
+            f"the transformers library is needed for its models: {install('transformers')}"
         ) from error
     return transformers

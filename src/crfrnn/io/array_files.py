@@ -73,7 +73,7 @@ def opened_arrays(path: Path) -> Iterator[dict[str, Any]]:
                     else _walk(store, lambda item: isinstance(item, module.Array))
                 )
             else:
-                module = load("safetensors", "torch", file)
+                module = load("safetensors", "safetensors", file)
                 store = stack.enter_context(module.safe_open(str(file), framework="np"))
                 arrays = {name: _Tensor(store.get_slice(name)) for name in store.keys()}  # noqa: SIM118
         except ImportError:

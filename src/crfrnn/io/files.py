@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from crfrnn._guide import check_depth, warn
+
+from .options import MAX_PIXELS
 from .palette import voc_palette
 
 #: A picture of Pillow, `PIL.Image.Image`. Pillow is imported when a picture is read or written.
@@ -27,43 +32,160 @@ PART_SUFFIX = ".part"
 _DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-def open_image(path: Path) -> Picture:
-    """Read and decode an image; every error names the file."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: expected an image, but it is {_absence(path)}; check the path"
-        )
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-        return image
-    except Exception as error:  # a broken file makes Pillow raise almost anything
-        raise ValueError(
-            f"{path}: not a readable image: {describe(error)}; replace the file"
-        ) from error
-
-
-def read_image(path: Path, *, apply_exif: bool = False) -> np.ndarray:
-    """Read a photograph as RGB on 0..255.
-
-    The image may have any mode that Pillow converts to RGB: gray, palette, alpha (dropped), CMYK.
-    16-bit gray is scaled to 0..255 and stays floating point.
+def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read and decode an image of one page; every error names the file.
 
     Args:
         path: the file.
-        apply_exif: rotate the pixels as the EXIF orientation says. Off by default: Pillow ignores
+        max_pixels: refuse a larger image before it is decoded; it may be a decompression bomb.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected an image, but it is {absence(path)}; check the path"
+        )
+    try:
+        with open_header(path) as image:
+            _require_size(image.size, path, max_pixels)
+            _require_one_page(image, path)
+            image.load()
+        return image
+    except Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # a broken file makes Pillow raise almost anything
+        remedy = "replace the file"
+        if type(error).__name__ == "UnidentifiedImageError" and path.suffix.lower()[:4] == ".tif":
+            remedy = (
+                "replace the file, or, if it has other bands or types than one, three or four of 8 "
+                "bits or one of 16 bits: save the three bands that show the edges best as an 8-bit "
+                "PNG. In Python, refine takes an array with any number of channels"
+            )
+        raise ValueError(f"{path}: not a readable image: {describe(error)}; {remedy}") from error
+
+
+class Refused(Exception):
+    """An image that could be read, but is not."""
+
+
+#: Pillow's own limit is one number for the whole process; ours is checked for each image.
+_PILLOWS_LIMIT = threading.Lock()
+
+
+def open_header(path: Path) -> Picture:
+    """Open an image without decoding it."""
+    from PIL import Image
+
+    with _PILLOWS_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def image_size(path: Path, *, apply_exif: bool = False) -> tuple[int, int]:
+    """Return height and width of an image without decoding it; every error names the file."""
+    try:
+        with open_header(path) as image:
+            width, height = image.size
+            turned = apply_exif and image.getexif().get(274, 1) >= 5
+    except Exception:
+        open_image(path)  # says what is wrong
+        raise
+    return (width, height) if turned else (height, width)
+
+
+def _require_size(size: tuple[int, int], path: Path, max_pixels: int) -> None:
+    pixels = size[0] * size[1]
+    if pixels > max_pixels:
+        raise Refused(
+            f"{path}: {size[0]}x{size[1]} (width x height) are {pixels / 1e6:.0f} million pixels, "
+            f"more than the limit of {max_pixels / 1e6:.0f} million, which guards against "
+            "decompression bombs. Cut the image into tiles, or, if you trust the file and have "
+            f"the memory, give --max-pixels {pixels}"
+        )
+
+
+def _require_one_page(image: Picture, path: Path) -> None:
+    if image.format == "MPO":  # a JPEG of a camera, with smaller versions behind it
+        return
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format == "TIFF":
+        count = _full_pages(image, count)
+    if count > 1:
+        raise Refused(
+            f"{path}: holds {count} pages or frames, of which only the first would count. Save "
+            "each in a file of its own, for example with PIL.ImageSequence; in Python, refine "
+            "takes a batch or a volume as one array"
+        )
+
+
+def _full_pages(image: Picture, count: int) -> int:
+    """Count the pages that are no smaller versions, and no masks, of another page."""
+    pages = len(_page_numbers(image, count))
+    image.seek(0)
+    return pages
+
+
+def _page_numbers(image: Picture, count: int) -> list[int]:
+    numbers = []
+    for index in range(count):
+        image.seek(index)
+        if not int(image.tag_v2.get(254, 0)) & 0b101:
+            numbers.append(index)
+    return numbers
+
+
+def read_pages(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+    """Read the pages (P, h, w) of a TIFF that has several of one channel and size, else None."""
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+        return None
+    try:
+        with open_header(path) as image:
+            count = getattr(image, "n_frames", 1)
+            numbers = _page_numbers(image, count) if image.format == "TIFF" and count > 1 else []
+            if len(numbers) < 2:
+                return None
+            _require_size((image.size[0], image.size[1] * len(numbers)), path, max_pixels)
+            pages = []
+            for number in numbers:
+                image.seek(number)
+                pages.append(np.array(image))
+    except Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # a broken file makes Pillow raise almost anything
+        raise ValueError(f"{path}: not a readable image ({describe(error)})") from error
+    if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
+        raise ValueError(
+            f"{path}: its {len(pages)} pages must be maps of the same size, one per class; got "
+            f"{shorten(sorted({str(page.shape) for page in pages}))}"
+        )
+    return np.stack(pages)
+
+
+def read_image(path: Path, *, apply_exif: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read a photograph as RGB on 0..255.
+
+    The image may have any mode that Pillow converts to RGB: gray, palette, alpha (dropped), CMYK.
+    16-bit gray is scaled to 0..255 and stays floating point; a file that uses only the lower 12
+    bits is warned of.
+
+    Args:
+        path: the file.
+        apply_exif: turn the pixels as the EXIF orientation says. Off by default: Pillow ignores
             the orientation, so most networks saw the stored pixels, and their scores lie on these.
+            A photograph that has such an orientation is warned of.
+        max_pixels: as in `open_image`.
 
     Returns:
         (H, W, 3) uint8; float32 for 16-bit gray.
     """
-    image = open_image(path)
+    image = open_image(path, max_pixels=max_pixels)
     if apply_exif:
         from PIL import ImageOps
 
         image = ImageOps.exif_transpose(image)
+    else:
+        _warn_of_orientation(image, path)
     if image.mode in _DEEP_GRAY:
         return _deep_gray(np.asarray(image).astype(np.int64), path)
     if image.mode == "F":
@@ -73,18 +195,15 @@ def read_image(path: Path, *, apply_exif: bool = False) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` by name, or the array of a `.npy` by the name "array"."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: expected a NumPy file, but it is {_absence(path)}; check the path"
+def _warn_of_orientation(image: Picture, path: Path) -> None:
+    """Warn of a photograph that is stored turned or mirrored: its scores may be upright."""
+    orientation = image.getexif().get(274, 1)
+    if orientation not in (0, 1):
+        advice = (
+            "has an EXIF orientation, so viewers show it turned, but it is read as stored. If its "
+            "scores or masks are upright, give --apply-exif (in Python apply_exif=True)"
         )
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return {"array": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except Exception as error:  # a broken file makes NumPy and zipfile raise almost anything
-        raise ValueError(f"{path}: not a readable NumPy file ({describe(error)})") from error
+        warn(f"{path.name} {advice} (orientation {orientation})", advice)
 
 
 def _deep_gray(values: np.ndarray, path: Path) -> np.ndarray:
@@ -93,12 +212,18 @@ def _deep_gray(values: np.ndarray, path: Path) -> np.ndarray:
             f"{path}: gray values must fit 16 bits; got {values.min()}..{values.max()}. "
             "Rescale the image to 8 or 16 bits."
         )
+    check_depth(values, path.name)
     gray = (values / 257).astype(np.float32)  # 65535 becomes 255
     return np.repeat(gray[..., None], 3, axis=2)
 
 
 def write_labels(
-    path: Path, labels: np.ndarray, *, classes: int, palette: bytes | None = None
+    path: Path,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    palette: bytes | None = None,
+    note: str = "",
 ) -> None:
     """Write a label map as a PNG: in `palette` (VOC's by default), or as 16-bit gray.
 
@@ -107,6 +232,7 @@ def write_labels(
         labels: (H, W) class ids.
         classes: number of classes; above 256, which no palette holds, the PNG is 16-bit gray.
         palette: RGB triples, at most 256.
+        note: kept in the file, for `note_of`.
     """
     if classes > 65536:
         raise ValueError(f"a label PNG holds at most 65536 classes; got {classes}")
@@ -117,16 +243,36 @@ def write_labels(
     else:
         image = Image.fromarray(labels.astype(np.uint8))
         image.putpalette(voc_palette() if palette is None else palette)
-    write_image(path, image)
+    if not note:
+        write_image(path, image)
+        return
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    chunks.add_text(_NOTE, note)
+    write_image(path, image, pnginfo=chunks)
 
 
-def write_image(path: Path, image: Picture) -> None:
-    """Write an image atomically, in the format that the suffix names."""
+#: The name of the note in a PNG.
+_NOTE = "crfrnn"
+
+
+def note_of(path: Path) -> str:
+    """Return the note that `write_labels` kept in a PNG; "" if there is none."""
+    try:
+        with open_header(path) as image:
+            return str(image.info.get(_NOTE, ""))
+    except (OSError, ValueError, SyntaxError):
+        return ""
+
+
+def write_image(path: Path, image: Picture, **options: Any) -> None:
+    """Write an image atomically, in the format that the suffix names, with options of Pillow."""
     from PIL import Image
 
     kind = Image.registered_extensions()[path.suffix.lower()]
     with replacing(path) as file:
-        image.save(file, format=kind)
+        image.save(file, format=kind, **options)
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
@@ -158,6 +304,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is None:  # NumPy's, of a short write
+            raise OSError(errno.EIO, describe(error), str(path)) from error
         if isinstance(error, OSError) and error.filename in (None, str(part)):
             error.filename, error.filename2 = str(path), None
         raise
@@ -169,7 +317,7 @@ def require_writable(path: Path) -> None:
         raise IsADirectoryError(f"{path}: expected the name of a file to write; got a folder")
     if not path.parent.is_dir():
         raise NotADirectoryError(
-            f"{path}: cannot write this file because {path.parent} is {_absence(path.parent)}; "
+            f"{path}: cannot write this file because {path.parent} is {absence(path.parent)}; "
             "create it first, or choose another path"
         )
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
@@ -200,7 +348,23 @@ def shorten(names: Sequence[object], most: int = 3) -> str:
     return ", ".join(map(str, names[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _absence(path: Path) -> str:
+def absence(path: Path) -> str:
+    """Say why a path is no file, for an error."""
     if path.is_dir():
         return "a folder"
     return "not a folder" if path.exists() else "missing"
+
+
+def stem_of(name: str) -> str:
+    """Return the name that files of one image share: without folders, and without a known suffix.
+
+    Unlike `Path.stem`, it keeps what stands behind the last dot of a name that has no suffix.
+
+    Example:
+        >>> from crfrnn.io.files import stem_of
+        >>> stem_of("scans/LIDC-0001_1.3.6.7"), stem_of("scans/a.PNG")
+        ('LIDC-0001_1.3.6.7', 'a')
+    """
+    path = Path(name)
+    known = path.suffix.lower() in IMAGE_SUFFIXES | {".npy", ".npz"}
+    return path.stem if known else path.name

@@ -9,14 +9,26 @@ from .options import Kind, Size
 
 @dataclass(frozen=True)
 class Guess:
-    """The kind that was guessed for scores, and why."""
+    """The kind that was guessed for scores, and why.
+
+    Attributes:
+        kind: the kind.
+        why: what the values show, for "because ...".
+        firm: whether other files of the same job may not say otherwise.
+    """
 
     kind: Kind
     why: str
+    firm: bool = True
 
     def __str__(self) -> str:
         """Return the text without the name of the file, for a note on many files."""
         return f"read as {self.kind}, because {self.why}; if that is wrong, give --kind"
+
+    @property
+    def sentence(self) -> str:
+        """The text without what differs between the files of a job."""
+        return str(self)
 
 
 @dataclass(frozen=True)
@@ -27,12 +39,42 @@ class Stretch:
     covered: Size
 
     def __str__(self) -> str:
-        """Return the text without the name of the file, for a note on many files."""
+        """Return the text without the name of the file."""
+        cells, covered = spell_size(self.size), spell_size(self.covered)
         return (
-            f"stretched from {spell_size(self.size)} to {spell_size(self.covered)} (height x "
-            "width). This changes the proportions. If the network saw a padded canvas, give its "
-            "size: --canvas WIDTHxHEIGHT"
+            f"has scores of {cells} that are stretched to {covered} pixels (height x width), which "
+            f"are of other proportions{likely_canvas(self.size, max(self.covered))}"
         )
+
+    @property
+    def sentence(self) -> str:
+        """The text without what differs between the files of a job."""
+        return "scores that are stretched to other proportions"
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """The cells of scores do not divide the image: `padded` would be a whole number of cells."""
+
+    size: Size
+    covered: Size
+    padded: Size
+
+    def __str__(self) -> str:
+        """Return the text without the name of the file."""
+        height, width = self.padded
+        cells, covered = spell_size(self.size), spell_size(self.covered)
+        return (
+            f"has scores of {cells} that are stretched to {covered} pixels (height x width), which "
+            "are no whole number of cells. If the network saw the image padded to "
+            f"{spell_size(self.padded)}, labels are then off by up to a stride toward the right "
+            f"and bottom; give the size that it saw: --canvas {width}x{height}"
+        )
+
+    @property
+    def sentence(self) -> str:
+        """The text without what differs between the files of a job."""
+        return "scores whose cells do not divide the image"
 
 
 @dataclass(frozen=True)
@@ -40,7 +82,7 @@ class Note:
     """An assumption about a file."""
 
     file: str
-    what: Guess | Stretch
+    what: Guess | Stretch | Remainder
 
     def __str__(self) -> str:
         """Return the text with the name of the file."""
@@ -50,3 +92,39 @@ class Note:
 def spell_size(size: Size) -> str:
     """Spell a size as height x width."""
     return f"{size[0]}x{size[1]}"
+
+
+#: Sides of the canvases of well-known networks, by the number of cells of their scores.
+_CANVASES = {60: 473, 90: 713}
+_STRIDES = (4, 8, 16, 32)
+
+
+def likely_canvas(cells: Size, longest: int) -> str:
+    """Name the padded canvas that square scores of longer images probably come from."""
+    side = canvas_side(cells, longest)
+    if side is None:
+        return (
+            ". If the network saw a padded canvas, or a resized image of other proportions, give "
+            "the canvas: --canvas WIDTHxHEIGHT"
+        )
+    deeplab = side == 513
+    whose = ", DeepLab's" * deeplab
+    corners = " (and --align-corners for TensorFlow's DeepLab)" * deeplab
+    return (
+        f". Square scores of an image that is not square mostly come from a padded canvas; here "
+        f"probably {side}x{side}{whose}: give --canvas {side}{corners}"
+    )
+
+
+def canvas_side(cells: Size, longest: int) -> int | None:
+    """Return the side of the canvas that square scores probably cover; None if none fits.
+
+    Networks pad to a side of n = stride · k pixels for an even number of cells k, and of
+    stride · (k - 1) + 1 for an odd one.
+    """
+    height, width = cells
+    if height != width:
+        return None
+    sides = [s * height if height % 2 == 0 else s * (height - 1) + 1 for s in _STRIDES]
+    sides += [_CANVASES[height]] if height in _CANVASES else []
+    return min((side for side in sides if side >= longest), default=None)

@@ -10,7 +10,7 @@ from crfrnn import _checks
 
 #: Height and width in pixels.
 Size = tuple[int, int]
-Kind = Literal["auto", "logits", "probs", "labels", "mask"]
+Kind = Literal["auto", "logits", "probs", "energy", "labels", "mask", "masks"]
 ClassAxis = Literal["auto", "first", "last"]
 
 
@@ -38,11 +38,14 @@ Confidence = Annotated[
     float,
     Option(
         "how certain SCORES are: probability that a label is right, or that a pixel is right in "
-        "a mask of only 0 and 255",
+        "a mask that is nearly black and white",
         metavar="P",
     ),
 ]
 CONFIDENCE = 0.7
+
+#: Pillow's limit: a quarter of a gigabyte at 24 bits a pixel, twice.
+MAX_PIXELS = 178_956_970
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,11 @@ class ReadOptions:
         align_corners: True if the centers of the corner cells lie on the centers of the corner
             pixels, as in TensorFlow's DeepLab; False if the outer edges meet, PyTorch's default.
         apply_exif: see `files.read_image`.
-        confidence: probability that a pixel is right, for a mask that holds only 0 and 255. It is
-            below 1, because no neighbor could change a certain pixel.
+        confidence: probability that a pixel is right, for a mask that is nearly black and white.
+            It is below 1, because no neighbor could change a certain pixel.
+        background: for class activation maps by class, see `pickled.class_maps`. Default 4
+            (AffinityNet, Ahn & Kwak, 2018, which also uses 8 to 32).
+        max_pixels: refuse larger images before they are decoded.
 
     Example:
         >>> from crfrnn.io.options import ReadOptions
@@ -69,9 +75,10 @@ class ReadOptions:
     kind: Annotated[
         Kind,
         Option(
-            "what SCORES holds; auto (default) guesses, and reports it on stderr: floats that sum "
-            "to one are probs, others logits; palette images are labels; 8-bit gray images are "
-            "labels if all values are below 64 or equal to 255, else a mask",
+            "what SCORES holds. auto (default) looks at the values of all files, reports the kind "
+            "first, and asks where several would fit. masks: independent masks (K, H, W), "
+            "refined each for itself; energy: -log P. Where only 0 and 255 occur, 255 is the "
+            "foreground of a mask; beside other ids, it is unknown",
             choices=get_args(Kind),
         ),
     ] = "auto"
@@ -98,16 +105,34 @@ class ReadOptions:
     apply_exif: Annotated[
         bool,
         Option(
-            "rotate IMAGE as its EXIF orientation says (default: keep the pixels as stored, as "
-            "Pillow gives them to networks)"
+            "turn photographs as their EXIF orientation says (default: keep the pixels as stored, "
+            "as Pillow gives them to networks)"
         ),
     ] = False
     confidence: Confidence = CONFIDENCE
+    background: Annotated[
+        float,
+        Option(
+            "dictionaries of class maps: score of the background, (1 - largest map)^A; 0 if it has "
+            "a map itself, under key 0",
+            metavar="A",
+        ),
+    ] = 4.0
+    max_pixels: Annotated[
+        int,
+        Option(
+            "refuse images of more pixels, which may be decompression bombs",
+            metavar="N",
+        ),
+    ] = MAX_PIXELS
 
     def __post_init__(self) -> None:
         """Check what can be checked without a file."""
         _checks.one_of("kind", self.kind, get_args(Kind))
         _checks.one_of("class_axis", self.class_axis, get_args(ClassAxis))
+        _checks.count("max_pixels", self.max_pixels, least=1)
+        if not 0 <= self.background < 1e6:
+            raise ValueError(f"background must be an exponent from 0 on; got {self.background}")
         for side in self.canvas or ():
             _checks.count("canvas", side, least=1)
 

@@ -22,6 +22,10 @@ CAM, KEYS = "cam", "keys"
 _MOST_BYTES = 1 << 32
 
 
+class PickleError(ValueError):
+    """A pickle that is damaged, or asks for what is not admitted; the message names the file."""
+
+
 def read_pickled(path: Path) -> dict[str, np.ndarray]:
     """Read the dictionary of arrays that `np.save(path, dictionary)` pickled, or a pickle of one.
 
@@ -33,7 +37,7 @@ def read_pickled(path: Path) -> dict[str, np.ndarray]:
         `high_res` preferred to `cam`, become `cam` (K, h, w) and `keys` (K,).
 
     Raises:
-        ValueError: it asks for anything else, is damaged, or holds no dictionary of arrays.
+        PickleError: it asks for anything else, is damaged, or holds no dictionary of arrays.
     """
     try:
         with path.open("rb") as file:
@@ -44,18 +48,18 @@ def read_pickled(path: Path) -> dict[str, np.ndarray]:
                 file.seek(0)
             value = _Reader(file).load()
     except _Refused as error:
-        raise ValueError(
+        raise PickleError(
             f"{path}: the pickle asks for {error}, which is not read because it can run code; save "
             "plain arrays: np.savez('scores.npz', logits=array)"
         ) from None
     except ImportError:
         raise
     except Exception as error:  # a damaged pickle makes the reader raise almost anything
-        raise ValueError(f"{path}: not a readable pickle ({describe(error)})") from error
+        raise PickleError(f"{path}: not a readable pickle ({describe(error)})") from error
     try:
         return _arrays(value)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise PickleError(f"{path}: {error}") from error
 
 
 def class_maps(maps: np.ndarray, keys: np.ndarray, background: float) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+
+from crfrnn._resampling import interpolate
 
 from .notes import spell_size
 from .options import DEFAULTS, ClassAxis, ReadOptions, Size
@@ -32,7 +32,7 @@ def classes_first(scores: np.ndarray, size: Size, class_axis: ClassAxis = "auto"
         else:
             class_axis = "first" if scores.shape[0] <= scores.shape[2] else "last"
             chosen, other = (first, last) if class_axis == "first" else (last, first)
-            if not _is_usual(chosen, size) and _is_usual(other, size):
+            if not is_usual(chosen, size) and is_usual(other, size):
                 raise ValueError(
                     f"cannot tell which axis of the scores {scores.shape} holds the classes; "
                     "give --channels-first or --channels-last"
@@ -44,9 +44,9 @@ def _last_two(scores: np.ndarray) -> Size:
     return scores.shape[1], scores.shape[2]
 
 
-def _is_usual(cells: Size, size: Size) -> bool:
+def is_usual(cells: tuple[int, ...], size: tuple[int, ...]) -> bool:
     """Whether networks give maps of this size: the proportions of their input, or a square."""
-    return same_shape(cells, size) or cells[0] == cells[1]
+    return same_shape(cells, size) or len(set(cells)) == 1
 
 
 def require_upright(cells: Size, size: Size) -> None:
@@ -57,11 +57,12 @@ def require_upright(cells: Size, size: Size) -> None:
         raise ValueError(
             f"height and width of the scores look swapped: they are {spell_size(cells)} for an "
             f"image of {spell_size(size)} (height x width). Transpose the scores, for example with "
-            "np.swapaxes; if the network saw the photograph rotated by EXIF, give --apply-exif"
+            "np.swapaxes; if the network saw the photograph turned as its EXIF orientation says, "
+            "give --apply-exif, and if it saw the stored pixels, leave that out"
         )
 
 
-def same_shape(cells: Size, size: Size) -> bool:
+def same_shape(cells: tuple[int, ...], size: tuple[int, ...]) -> bool:
     """Whether one stride, rounded up or down on each axis, leads from `size` to `cells`."""
     # n pixels at stride s give n / s cells, rounded: s lies between n / (cells + 1) and
     # n / (cells - 1). The proportions agree if these ranges of the two axes overlap.
@@ -70,6 +71,21 @@ def same_shape(cells: Size, size: Size) -> bool:
         low = max(low, pixels / (count + 1))
         high = min(high, pixels / (count - 1) if count > 1 else np.inf)
     return cells == size or low <= high
+
+
+def padded_size(cells: Size, size: Size) -> Size:
+    """Return the size of whole cells of the likeliest stride; `size` if its cells divide it.
+
+    A stride is taken for likely if it is a power of two up to 32, and with one cell less the image
+    would not be covered.
+    """
+    for stride in (2, 4, 8, 16, 32):
+        height, width = cells[0] * stride, cells[1] * stride
+        if (height - stride + 1, width - stride + 1) == size:
+            return size  # the centers of the corner cells lie on the corner pixels
+        if height - stride < size[0] <= height and width - stride < size[1] <= width:
+            return height, width
+    return size
 
 
 def resample(scores: np.ndarray, size: Size, options: ReadOptions = DEFAULTS) -> np.ndarray:
@@ -91,37 +107,5 @@ def resample(scores: np.ndarray, size: Size, options: ReadOptions = DEFAULTS) ->
             f"{spell_size(size)} (height x width)"
         )
     # The columns first: what lies beyond the image is then left out of the larger step.
-    columns = _interpolate(scores, 2, target[1], width, options.align_corners)
-    return np.ascontiguousarray(_interpolate(columns, 1, target[0], height, options.align_corners))
-
-
-def _interpolate(
-    values: np.ndarray, axis: int, length: int, kept: int, align_corners: bool
-) -> np.ndarray:
-    """Interpolate linearly along an axis to `length` numbers, of which the first are `kept`.
-
-    With `align_corners`, the centers of the first and last cells stay where they are; without, the
-    outer edges of these cells, and a shorter result averages over all cells.
-    """
-    count = values.shape[axis]
-    if count == length:
-        return values[(slice(None),) * axis + (slice(kept),)]
-    place = np.arange(kept)
-    if align_corners:
-        center, reach = place * ((count - 1) / max(length - 1, 1)), 1.0
-    else:
-        ratio = count / length
-        center, reach = (place + 0.5) * ratio - 0.5, max(ratio, 1.0)
-    # A cell at a distance d from the center weighs 1 - d / reach, and cells outside weigh nothing.
-    cells = np.floor(center - reach).astype(int) + 1 + np.arange(math.ceil(2 * reach))[:, None]
-    weights = np.maximum(0, 1 - np.abs(cells - center) / reach)
-    weights[(cells < 0) | (cells >= count)] = 0
-    weights = (weights / weights.sum(axis=0)).astype(values.dtype)
-    shape = [-1 if number == axis else 1 for number in range(values.ndim)]
-    result: np.ndarray = np.zeros(1, values.dtype)
-    for cell, weight in zip(cells.clip(0, count - 1), weights, strict=True):
-        part = values.take(cell, axis)
-        part *= weight.reshape(shape)
-        part += result
-        result = part
-    return result
+    columns = interpolate(scores, 2, target[1], width, options.align_corners)
+    return np.ascontiguousarray(interpolate(columns, 1, target[0], height, options.align_corners))

@@ -9,21 +9,27 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .files import IMAGE_SUFFIXES, Picture, open_image, read_arrays
-from .notes import Guess, Note, Stretch
+from .array_files import STORE_SUFFIXES, split_member
+from .arrays import read_arrays
+from .files import IMAGE_SUFFIXES, Picture, open_image, read_pages
+from .label_maps import is_black_and_white, is_lossy, one_channel
+from .notes import Guess, Note, Remainder, Stretch, spell_size
 from .options import DEFAULTS, ClassAxis, Kind, ReadOptions, Size
-from .score_grid import classes_first, require_upright, resample, same_shape
-from .score_kinds import as_labels, as_maps, guess_kind
+from .pickled import CAM, KEYS, class_maps
+from .score_grid import classes_first, padded_size, require_upright, resample, same_shape
+from .score_kinds import Ambiguous, as_labels, as_maps, guess_kind
 
-ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"}) | STORE_SUFFIXES
 SCORE_SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
 
 #: What the name of an array says about its kind.
 _KIND_OF: dict[str, Kind] = {
     "logits": "logits",
     "probs": "probs",
+    "energy": "energy",
     "labels": "labels",
     "mask": "mask",
+    "masks": "masks",
     "scores": "auto",
 }
 
@@ -33,15 +39,15 @@ class Scores:
     """Scores at the size of their image.
 
     Attributes:
-        values: logits or probabilities (C, H, W) float32, of the foreground if C = 1; or labels
-            (H, W) int64.
-        kind: "logits", "probs" or "labels".
+        values: logits or probabilities (C, H, W) float32, of the foreground if C = 1; labels
+            (H, W) int64; or independent masks (K, H, W), bools, bytes or float32 probabilities.
+        kind: "logits" (also of energies), "probs" (also of a mask), "labels" or "masks".
         palette: RGB triples, if the scores were a palette image.
         notes: assumptions for the user to confirm.
     """
 
     values: np.ndarray
-    kind: Literal["logits", "probs", "labels"]
+    kind: Literal["logits", "probs", "labels", "masks"]
     palette: bytes | None = None
     notes: tuple[Note, ...] = ()
 
@@ -49,6 +55,8 @@ class Scores:
         """Return the labels (H, W) before refinement: the likeliest class of each pixel."""
         if self.kind == "labels":
             return self.values
+        if self.kind == "masks":
+            raise ValueError("independent masks have no labels (H, W); expected scores of classes")
         if self.values.shape[0] > 1:
             return np.asarray(self.values.argmax(axis=0))
         threshold = 0.5 if self.kind == "probs" else 0.0
@@ -63,24 +71,39 @@ class _Raw:
     kind: Kind
     palette: bytes | None = None
     guess: Guess | None = None
+    lossy: bool = False
 
 
-def read_scores(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Scores:
+def read_scores(
+    path: Path, size: Size, options: ReadOptions = DEFAULTS, *, job_kind: Kind | None = None
+) -> Scores:
     """Read scores and bring them to the size of their image.
 
-    `.npy` and `.npz` hold logits or probabilities (C, h, w) or (h, w, C) of any float type and
-    resolution, integer labels (H, W), or a mask (h, w). If a `.npz` holds several arrays, one is
-    named after its kind; unsigned bytes `logits` with a `scale` and a `zero` are dequantized.
-    Images hold labels (palette, 8 or 16-bit gray) or a mask (8-bit gray, the foreground is 255).
+    Files of arrays hold logits, probabilities or energies (C, h, w) or (h, w, C) of any float
+    type and resolution, integer labels (H, W), a mask (h, w), or independent masks (K, h, w). If a
+    `.npz` holds several arrays, one is named after its kind; unsigned bytes `logits` with a `scale`
+    and a `zero` are dequantized. Dictionaries of class activation maps become probabilities, see
+    `class_maps`. Images hold labels (palette, 8 or 16-bit gray) or a mask (gray, the foreground is
+    255); several pages of a TIFF are classes.
 
     Args:
         path: the file.
         size: height and width of the image.
         options: how to read it; the `notes` of the result report what was guessed.
+        job_kind: the kind of all files of the job, where `options` leave it open. A file that is
+            clearly of another kind is refused.
     """
-    is_array = path.suffix.lower() in ARRAY_SUFFIXES
-    loaded = read_arrays(path) if is_array else open_image(path)
-    return interpret_scores(loaded, path, size, options)
+    return interpret_scores(load_scores(path, options), path, size, options, job_kind=job_kind)
+
+
+def load_scores(path: Path, options: ReadOptions = DEFAULTS) -> Mapping[str, Any] | Picture:
+    """Read the arrays of a file by name, or the picture in it."""
+    if split_member(path)[0].suffix.lower() in ARRAY_SUFFIXES:
+        return read_arrays(path)
+    pages = read_pages(path, max_pixels=options.max_pixels)
+    if pages is not None:
+        return {"scores": pages}
+    return open_image(path, max_pixels=options.max_pixels)
 
 
 def interpret_scores(
@@ -88,6 +111,8 @@ def interpret_scores(
     path: Path,
     size: Size,
     options: ReadOptions = DEFAULTS,
+    *,
+    job_kind: Kind | None = None,
 ) -> Scores:
     """Interpret the arrays of a file, or an image, as `read_scores` does.
 
@@ -95,20 +120,101 @@ def interpret_scores(
     """
     covered, kind = options.covered(size), options.kind
     try:
-        raw = _pick(loaded, kind) if isinstance(loaded, Mapping) else _from_image(loaded)
-        raw = _settle(_upright(raw, covered, options.class_axis), kind)
-        notes = tuple(_notes(path.name, raw, covered))
+        raw = _pick(loaded, options) if isinstance(loaded, Mapping) else _from_image(loaded)
+        raw = _settle(_upright(raw, covered, options.class_axis), kind, job_kind)
+        notes = tuple(_notes(path.name, raw, covered, options))
         if raw.kind == "labels":
-            return Scores(as_labels(raw.values, size), "labels", raw.palette, notes)
+            labels = as_labels(raw.values, size, lossy=raw.lossy)
+            return Scores(labels, "labels", raw.palette, notes)
         maps = as_maps(raw.values, raw.kind, options.confidence)
-        values = resample(maps, size, options)
+        if raw.kind != "masks" or maps.dtype.kind == "f":
+            maps = resample(maps, size, options)
+        elif maps.shape[1:] != size:
+            raise ValueError(
+                f"masks of two values, or of integers, must have the size of the image, "
+                f"{spell_size(size)} (height x width); got {spell_size(_size(maps))}. Resize them, "
+                "or save probabilities as floats, which are resampled"
+            )
     except (ValueError, TypeError) as error:
         raise type(error)(f"{path}: {error}") from error
-    return Scores(values, "logits" if raw.kind == "logits" else "probs", raw.palette, notes)
+    return Scores(maps, _REFINED_AS[raw.kind], raw.palette, notes)
 
 
-def _pick(arrays: Mapping[str, Any], kind: Kind) -> _Raw:
+#: What the kinds of files become.
+_REFINED_AS: dict[Kind, Literal["logits", "probs", "masks"]] = {
+    "logits": "logits",
+    "energy": "logits",
+    "probs": "probs",
+    "mask": "probs",
+    "masks": "masks",
+}
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What the values of a file show, before anything is done with them.
+
+    Attributes:
+        kind: what they are read as.
+        why: what that was concluded from.
+        firm: whether other files of the job may not say otherwise.
+        shape: in the file.
+        classes: C or K, with the classes first; 1 for one map; None for labels.
+        low: the smallest value.
+        high: the largest.
+        ids: those that occur, if it may be a label map.
+    """
+
+    kind: Kind
+    why: str
+    firm: bool
+    shape: tuple[int, ...]
+    classes: int | None
+    low: float
+    high: float
+    ids: tuple[int, ...] = ()
+    cells: Size = (0, 0)
+
+
+def glance(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Glance:
+    """Look at a file of scores as `read_scores` would read it; raise as it would.
+
+    Raises:
+        Ambiguous: the values fit several kinds.
+    """
+    loaded = load_scores(path, options)
+    try:
+        raw = _pick(loaded, options) if isinstance(loaded, Mapping) else _from_image(loaded)
+        shape = raw.values.shape
+        raw = _settle(_upright(raw, options.covered(size), options.class_axis), options.kind, None)
+    except Ambiguous as error:
+        raise Ambiguous(f"{path}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    values = raw.values
+    why = "its name says so" if raw.guess is None else raw.guess.why
+    why = "--kind says so" if options.kind != "auto" else why
+    ids: tuple[int, ...] = ()
+    if values.ndim == 2 and (raw.kind == "labels" or values.dtype.kind != "f"):
+        ids = tuple(int(i) for i in np.unique(values).tolist())
+    return Glance(
+        raw.kind,
+        why,
+        raw.guess is None or raw.guess.firm,
+        shape,
+        None if raw.kind == "labels" else 1 if values.ndim == 2 else len(values),
+        float(values.min()),
+        float(values.max()),
+        ids,
+        _size(values),
+    )
+
+
+def _pick(arrays: Mapping[str, Any], options: ReadOptions) -> _Raw:
     """Pick an array: the one named after the kind asked for, after any kind, or the only one."""
+    kind = options.kind
+    if {CAM, KEYS} <= set(arrays) and kind in ("auto", "probs"):
+        return _from_class_maps(arrays, options.background)
     if kind in ("auto", "logits") and {"logits", "scale", "zero"} <= set(arrays):
         quantized, scale, zero = (
             arrays[name].astype(np.float32) for name in ("logits", "scale", "zero")
@@ -125,29 +231,29 @@ def _pick(arrays: Mapping[str, Any], kind: Kind) -> _Raw:
     return _Raw(arrays[names[0]], _KIND_OF.get(names[0], "auto"))
 
 
+def _from_class_maps(arrays: Mapping[str, Any], background: float) -> _Raw:
+    maps = class_maps(arrays[CAM], arrays[KEYS], background)
+    how = (
+        f"the label of a map is its key + 1, and the background (1 - maximum)^{background:g}"
+        if background > 0
+        else "the label of a map is its key, and the background has a map"
+    )
+    return _Raw(maps, "probs", guess=Guess("probs", f"it is a dictionary of class maps: {how}"))
+
+
 def _from_image(image: Picture) -> _Raw:
     """Take labels or a mask from an image."""
+    values, lossy = one_channel(image), is_lossy(image)
     if image.mode == "P":
-        return _Raw(np.array(image), "labels", _palette(image))
-    if image.mode == "1":
-        return _Raw(np.array(image), "mask")
-    if image.mode == "RGB" and _is_gray(image):
-        image = image.getchannel(0)
-    if image.mode == "L" or image.mode.startswith("I"):
-        return _Raw(np.array(image), "auto" if image.mode == "L" else "labels")
-    raise ValueError(
-        "expected labels or a mask with one channel (palette or gray); got an image of mode "
-        f"{image.mode}. Save class ids, not colors."
-    )
-
-
-def _palette(image: Picture) -> bytes:
-    return bytes(image.getpalette("RGB") or ())
-
-
-def _is_gray(image: Picture) -> bool:
-    red, green, blue = (np.asarray(band) for band in image.split())
-    return bool((red == green).all() and (green == blue).all())
+        mask = is_black_and_white(values)
+        guess = Guess(
+            "mask" if mask else "labels", "only 0 and 255 occur" if mask else "", not mask
+        )
+        palette = None if mask else bytes(image.getpalette("RGB") or ())
+        return _Raw(values, guess.kind, palette, guess if mask else None)
+    if values.dtype == bool:
+        return _Raw(values, "mask")
+    return _Raw(values, "auto", lossy=lossy)
 
 
 def _upright(raw: _Raw, covered: Size, class_axis: ClassAxis) -> _Raw:
@@ -177,22 +283,42 @@ def _upright(raw: _Raw, covered: Size, class_axis: ClassAxis) -> _Raw:
     return replace(raw, values=values)
 
 
-def _settle(raw: _Raw, asked: Kind) -> _Raw:
-    """Decide the kind: as asked, as the file says, or as the values suggest."""
+def _settle(raw: _Raw, asked: Kind, job_kind: Kind | None) -> _Raw:
+    """Decide the kind: as asked, as the file says, as the values suggest, or as the job is."""
     if asked != "auto":
-        return replace(raw, kind=asked)
-    if raw.kind != "auto":
+        return replace(raw, kind=asked, guess=None)
+    if raw.kind == "auto":
+        try:
+            guess = guess_kind(raw.values, lossy=raw.lossy)
+        except Ambiguous:
+            if job_kind is None:
+                raise
+            guess = Guess(job_kind, "the other files of the job are")
+        raw = replace(raw, kind=guess.kind, guess=guess)
+    if job_kind in (None, raw.kind):
         return raw
-    guess = guess_kind(raw.values)
-    return replace(raw, kind=guess.kind, guess=guess)
+    if raw.guess is not None and raw.guess.firm:
+        raise ValueError(
+            f"looks like {raw.kind}, because {raw.guess.why}, but the files of this job are "
+            f"{job_kind}; put files of another kind into a folder of their own, or give --kind"
+        )
+    if raw.guess is None and not {raw.kind, job_kind} <= {"labels", "mask"}:
+        raise ValueError(f"holds {raw.kind}, but the files of this job are {job_kind}")
+    return replace(raw, kind=job_kind)
 
 
-def _notes(file: str, raw: _Raw, covered: Size) -> Iterator[Note]:
+def _notes(file: str, raw: _Raw, covered: Size, options: ReadOptions) -> Iterator[Note]:
     if raw.guess is not None:
         yield Note(file, raw.guess)
     size = _size(raw.values)
-    if raw.kind != "labels" and not same_shape(size, covered):
+    if raw.kind == "labels" or size == covered:
+        return
+    if not same_shape(size, covered):
         yield Note(file, Stretch(size, covered))
+    elif options.align_corners or options.canvas is not None:
+        return
+    elif (padded := padded_size(size, covered)) != covered:
+        yield Note(file, Remainder(size, covered, padded))
 
 
 def _size(values: np.ndarray) -> Size:

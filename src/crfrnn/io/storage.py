@@ -17,6 +17,7 @@ from crfrnn._arrays import Array
 from crfrnn._extras import require_torch
 
 from .files import describe, make_folder, replacing, write_text
+from .trees import read_json, read_yaml
 
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
@@ -169,18 +170,16 @@ def _is_old_layer(config: Mapping[str, Any]) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON, or of the encoding
         raise ValueError(f"{path}: not readable as JSON ({describe(error)})") from error
     return _mapping(config, path)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        config = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of YAML, or of the encoding
         raise ValueError(f"{path}: not readable as YAML ({describe(error)})") from error
     return _mapping(config, path)
 
@@ -212,7 +211,7 @@ def _open_tensors(path: Path, framework: str) -> Iterator[Any]:
 
 def _embedded_config(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
     text = (metadata or {}).get(_LIBRARY)
-    return None if text is None else json.loads(text)
+    return None if text is None else _mapping(read_json(text), Path(TENSORS))
 
 
 def _remove_old_model(directory: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from crfrnn import _checks
 from crfrnn.core.inference import Options
 from crfrnn.core.names import NORMALIZATIONS
-from crfrnn.crf.frank_wolfe import Inference, Rates, Step
+from crfrnn.crf.frank_wolfe import Inference, Step
 from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import Gaussian, checked_kernels
@@ -115,8 +115,7 @@ class CRFRNN(nn.Module):
         self.weights = weights
         self.step = Step() if step is None else step
         self.tol = None if tol is None else _checks.positive("tol", tol, "a mean change")[0]
-        table = parameters.initial_weights(chosen, self.num_classes, weights)
-        self.kernel_weights = nn.Parameter(table)
+        self.kernel_weights = parameters.initial_weights(chosen, self.num_classes, weights)
         start = parameters.initial_compatibility(compatibility, self.num_classes)
         self.compatibility: Tensor | None
         if learn_compatibility:
@@ -136,6 +135,7 @@ class CRFRNN(nn.Module):
         image: Shaped[Tensor, "B F *S"] | Prepared | None = None,
         *,
         mask: Bool[Tensor, " B *S"] | None = None,
+        clamp: Bool[Tensor, " B *S"] | None = None,
         features: Sequence[Tensor] = (),
     ) -> Float[Tensor, "B C *S"]:
         """Refine logits.
@@ -145,7 +145,8 @@ class CRFRNN(nn.Module):
             image: (B, F, *S) with any number of channels, 8-bit or float **on 0..255**; or what
                 `prepare` made of it; None if no kernel looks at it.
             mask: bool; pixels outside take no part and keep their logits.
-            features: maps (B, F, *S) that `FeatureGaussian` kernels refer to.
+            clamp: bool; these pixels send messages and keep their logits, such as scribbles.
+            features: maps (B, F, *s) of any resolution that `FeatureGaussian` kernels refer to.
 
         Returns:
             Logits of the approximate marginals, of the type of `logits`. Feed them to
@@ -164,7 +165,7 @@ class CRFRNN(nn.Module):
         iterations = self.iterations if self.training else self.eval_iterations
         tol = None if self.training else self.tol
         options = Options(iterations, tol or 0.0)
-        return self._run(logits, Guide(image, mask, features), options).logits
+        return self._run(logits, Guide(image, mask, features, clamp), options, False).logits
 
     def infer(
         self,
@@ -172,6 +173,7 @@ class CRFRNN(nn.Module):
         image: Shaped[Tensor, "B F *S"] | Prepared | None = None,
         *,
         mask: Bool[Tensor, " B *S"] | None = None,
+        clamp: Bool[Tensor, " B *S"] | None = None,
         features: Sequence[Tensor] = (),
         iterations: int | None = None,
         tol: float | None = None,
@@ -183,6 +185,7 @@ class CRFRNN(nn.Module):
             logits: this and `image`, `mask`, `features` as in `forward`.
             image: see there.
             mask: see there.
+            clamp: see there; not with `trace`.
             features: see there.
             iterations: most steps; default `eval_iterations`.
             tol: default the layer's.
@@ -205,7 +208,8 @@ class CRFRNN(nn.Module):
             self.eval_iterations if iterations is None else _checks.count("iterations", iterations)
         )
         tol = self.tol if tol is None else _checks.positive("tol", tol, "a mean change")[0]
-        return self._run(logits, Guide(image, mask, features), Options(most, tol or 0.0), trace)
+        guide = Guide(image, mask, features, clamp)
+        return self._run(logits, guide, Options(most, tol or 0.0), trace)
 
     def prepare(
         self,
@@ -377,9 +381,7 @@ class CRFRNN(nn.Module):
             f"normalization={self.recipe.normalization!r}, filter={self.recipe.filter!r}"
         )
 
-    def _run(
-        self, logits: Tensor, guide: Guide, options: Options, trace: bool = False
-    ) -> Inference:
+    def _run(self, logits: Tensor, guide: Guide, options: Options, trace: bool) -> Inference:
         check_logits("CRFRNN", logits, self.num_classes, guide.image)
         check_parameters("CRFRNN", [*self.named_parameters(), *self.named_buffers()], logits)
         _checks.finite("CRFRNN: logits", logits)
@@ -390,11 +392,9 @@ class CRFRNN(nn.Module):
             compatibility = None if self.compatibility is None else self.compatibility.to(dtype)
             weights = self.kernel_weights.to(dtype)
             pairwise = Pairwise(prepared.filters, weights, compatibility, self.recipe.engine)
-            rates = None
-            if self.step.learn:
-                strength, size = self.step_strength.to(dtype), self.step_size.to(dtype)
-                rates = Rates(strength.exp(), size.sigmoid())
             if self.independent:
-                return infer_independent(logits, prepared, weights, options, trace)
-            done = infer(unary, pairwise, options, step=self.step, rates=rates, trace=trace)
+                return infer_independent(logits, prepared, weights, options, trace, guide.clamp)
+            rates = parameters.learned_rates(self, dtype)
+            step, held = self.step, guide.clamp
+            done = infer(unary, pairwise, options, step=step, rates=rates, trace=trace, held=held)
         return Inference(done.logits.to(logits.dtype), done.steps, done.energy)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import _checks
+from crfrnn.io.score_grid import is_usual
 
 
 def check_logits(owner: str, logits: Any, num_classes: int | None, image: Any) -> None:
@@ -36,8 +37,11 @@ def check_logits(owner: str, logits: Any, num_classes: int | None, image: Any) -
     _checks.floating(f"{owner}: logits", logits)
 
 
-def check_map(owner: str, name: str, value: Any, logits: Tensor) -> None:
-    """Refuse an image or feature map (B, F, *S) whose batch or size is not that of the logits."""
+def check_map(owner: str, name: str, value: Any, logits: Tensor, *, any_size: bool = False) -> None:
+    """Refuse an image or feature map (B, F, *S) whose batch or size is not that of the logits.
+
+    With `any_size`, another size of the same proportions, or a square, will do.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{owner}: {name} must be a torch tensor (B, F, *S); got {type(value).__name__}. "
@@ -49,13 +53,17 @@ def check_map(owner: str, name: str, value: Any, logits: Tensor) -> None:
             f"got {_both_shapes(name, value, logits)}"
         )
     expected = (logits.shape[0], *logits.shape[2:])
-    if (value.shape[0], *value.shape[2:]) != expected:
+    cells = tuple(value.shape[2:])
+    resized = any_size and value.shape[0] == logits.shape[0] and is_usual(cells, expected[1:])
+    if (value.shape[0], *cells) != expected and not resized:
         # Three causes look alike here, and each has another remedy: channels on the last axis,
         # logits at the network's stride, and a batch of another length.
         has_channels_last = tuple(value.shape[:-1]) == expected
         remedy = (
             f"Put the channels first: {name}.movedim(-1, 1)."
             if has_channels_last
+            else f"Resize {name} to the proportions of the logits."
+            if any_size and value.shape[0] == logits.shape[0]
             else "Upsample the logits first, for example with torch.nn.functional.interpolate."
             if value.shape[0] == logits.shape[0]
             else f"Pass one {name} per item of the batch."
@@ -78,22 +86,30 @@ def _both_shapes(name: str, value: Tensor, logits: Tensor) -> str:
     return f"logits {_checks.shape_text(logits)} and {name} {_checks.shape_text(value)}"
 
 
-def check_mask(owner: str, mask: Any, logits: Tensor) -> None:
+def check_mask(
+    owner: str, mask: Any, logits: Tensor, name: str = "mask", meaning: str = "takes part"
+) -> None:
     """Refuse a mask that is not bool (B, *S)."""
     if not isinstance(mask, Tensor):
-        raise TypeError(f"{owner}: mask must be a torch tensor; got {type(mask).__name__}")
+        raise TypeError(f"{owner}: {name} must be a torch tensor; got {type(mask).__name__}")
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(mask.shape) != expected:
         raise ValueError(
-            f"{owner}: mask must be (B, *S) = {expected}, without channels; "
+            f"{owner}: {name} must be (B, *S) = {expected}, without channels; "
             f"got {_checks.shape_text(mask)}"
         )
     if mask.dtype != torch.bool:
         raise TypeError(
-            f"{owner}: mask must be bool, True where a pixel takes part; got {mask.dtype}. "
-            f"Convert with mask.bool(), or labels != 255."
+            f"{owner}: {name} must be bool, True where a pixel {meaning}; got {mask.dtype}. "
+            f"Convert with {name}.bool(), or labels != 255."
         )
-    check_device(owner, "mask", mask, logits)
+    check_device(owner, name, mask, logits)
+
+
+def check_clamp(owner: str, clamp: Any, logits: Tensor) -> None:
+    """Refuse a clamp that is not bool (B, *S); None is fine."""
+    if clamp is not None:
+        check_mask(owner, clamp, logits, "clamp", "keeps its logits")
 
 
 def check_device(owner: str, name: str, value: Tensor, logits: Tensor) -> None:

@@ -75,7 +75,7 @@ class DenseCRFLoss(nn.Module):
             image: (B, F, *S) on 0..255, as `CRFRNN` takes it, or the result of `prepare`.
             mask: bool; False leaves out a pixel, such as padding or void. Unlabeled pixels belong
                 inside: this loss is for them.
-            features: maps (B, F, *S) that `FeatureGaussian` kernels refer to.
+            features: maps (B, F, *s) of any resolution that `FeatureGaussian` kernels refer to.
 
         Example:
             >>> import torch

@@ -9,22 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn.crf.frank_wolfe import Rates
 from crfrnn.crf.kernel import Kernel, Number
 from crfrnn.crf.kernels import weight_table
 
 
-def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> Tensor:
+def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> nn.Parameter:
     """Initial kernel weights: (K,), (K, C) or (K, C, C)."""
     table = torch.from_numpy(weight_table(kernels, classes)).float()
     if form == "class":
-        return table
+        return nn.Parameter(table)
     if form == "matrix":
         # Off the diagonal the messages of other classes start at zero, so the layer starts as the
         # one with a weight per class.
-        return table.diag_embed()
+        return nn.Parameter(table.diag_embed())
     if not bool((table == table[:, :1]).all()):
         raise ValueError("weights='scalar' needs kernels with one weight each, not one per class")
-    return table[:, 0].clone()
+    return nn.Parameter(table[:, 0].clone())
 
 
 def initial_compatibility(given: Any, classes: int) -> Tensor:
@@ -69,6 +70,14 @@ def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tu
         kernel.with_bandwidths({name: log.detach().exp().tolist() for name, log in learned.items()})
         for kernel, learned in zip(kernels, map(_dictionary, logs), strict=True)
     )
+
+
+def learned_rates(layer: Any, dtype: torch.dtype) -> Rates | None:
+    """λ and α of a layer's step, if they are learned."""
+    if not layer.step.learn:
+        return None
+    strength, size = layer.step_strength.to(dtype), layer.step_size.to(dtype)
+    return Rates(strength.exp(), size.sigmoid())
 
 
 def grouped(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -10,12 +9,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from crfrnn import _checks
+from crfrnn._guide import check_range, finest_color
 from crfrnn.crf.filters import KernelFilter, build_filters
-from crfrnn.crf.kernel import Kernel, Scene
+from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
 
-from .inputs import check_gradients, check_map, check_mask
+from .inputs import check_clamp, check_gradients, check_map, check_mask
 from .parameters import learned_bandwidths
 
 
@@ -25,12 +24,14 @@ class Guide(NamedTuple):
     Attributes:
         image: (B, F, *S); or the filters that were prepared from one.
         mask: (B, *S) bool; pixels outside take no part.
-        features: maps (B, F, *S) for the kernels that refer to them.
+        features: maps (B, F, *s) of any resolution for the kernels that refer to them.
+        clamp: (B, *S) bool; these pixels send, and keep their logits.
     """
 
     image: Tensor | Prepared | None
     mask: Tensor | None = None
     features: Sequence[Tensor] = ()
+    clamp: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,17 @@ def prepare(
     owner: str, recipe: Recipe, like: Tensor, guide: Guide, logs: nn.ModuleList | None = None
 ) -> Prepared:
     """Check the maps and build filters for logits `like` (B C *S)."""
-    _, mask, features = guide
+    mask, features = guide.mask, guide.features
     image = cast("Tensor | None", guide.image)  # what was prepared before never comes here
     maps: list[tuple[str, Any]] = [(f"features[{i}]", value) for i, value in enumerate(features)]
     maps += [] if image is None else [("image", image)]
     for name, value in maps:
-        check_map(owner, name, value, like)
+        check_map(owner, name, value, like, any_size=name != "image")
     check_gradients(owner, maps, recipe.feature_gradients)
     if mask is not None:
         check_mask(owner, mask, like)
     if image is not None:
-        _check_span(recipe.kernels, image)
+        check_range(image, finest_color(recipe.kernels))
     bandwidths = [] if logs is None else learned_bandwidths(logs, like.dtype)
     scene = Scene(like, image, features)
     filters = build_filters(recipe, scene, mask=mask, bandwidths=bandwidths)
@@ -143,6 +144,8 @@ def take(
     owner: str, recipe: Recipe, unary: Tensor, guide: Guide, logs: nn.ModuleList | None = None
 ) -> Prepared:
     """The filters for logits `unary`: those prepared before, or new ones."""
+    _refuse_formats(owner)
+    check_clamp(owner, guide.clamp, unary)
     prepared = guide.image
     if not isinstance(prepared, Prepared):
         return prepare(owner, recipe, unary, guide, logs)
@@ -154,22 +157,12 @@ def take(
     return prepared
 
 
-def _check_span(kernels: Sequence[Kernel], image: Tensor) -> None:
-    """Warn of an image whose colors all lie within a bandwidth or two: it is not on 0..255."""
-    colors = [kernel.bandwidths().get("color") for kernel in kernels]
-    finest = [min(_checks.positive("color", color)) for color in colors if color is not None]
-    if not finest or not image.is_floating_point() or not _checks.readable(image):
-        return
-    try:
-        values = _checks.plain(image)
-        span = float(values.max()) - float(values.min())
-    except RuntimeError:  # under vmap an image has no value
-        return
-    if 0 < span <= 2 * min(finest):
-        warnings.warn(
-            f"the image spans {span:.3g}, no more than two color bandwidths of {min(finest):g}, "
-            f"so that edges hardly count. Is it on 0..1, or normalized? Kernels expect 0..255: "
-            f"multiply it by 255, undo mean and std, or use Segmenter, which does.",
-            UserWarning,
-            stacklevel=8,
+def _refuse_formats(owner: str) -> None:
+    """Refuse formats that cannot hold the operators; torch would ask to report a bug to PyTorch."""
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    if traced or torch.onnx.is_in_onnx_export():
+        raise NotImplementedError(
+            f"{owner}: TorchScript (torch.jit.trace) and ONNX cannot hold the CRF, whose filters "
+            "depend on the image. Use torch.export.export(model, (logits, image)), which can; or "
+            "export the network alone, and apply the CRF, or crfrnn.refine, to its logits"
         )

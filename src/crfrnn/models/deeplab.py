@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn.io.arrays import read_arrays
 
 #: MobileNetV2 (Sandler et al., CVPR 2018, table 2): expansion, channels, repeats, stride of the
 #: first block. The last two groups keep stride 16 and dilate instead of halving the resolution.
@@ -99,7 +99,7 @@ class DeepLabMobileNet(nn.Module):
             ValueError: the file lacks an array, or its graph is not that of this network.
         """
         path = Path(path)
-        arrays = _read(path)
+        arrays = read_arrays(path)
         try:
             steps = [s for s in json.loads(str(arrays["graph"])) if s.get("conv") is not None]
             kernels = [torch.from_numpy(arrays[f"conv{s['conv']:02d}.weight"]) for s in steps]
@@ -149,16 +149,6 @@ class _Block(nn.Module):
         y = self.project(nn.functional.relu6(self.depthwise(y)))
         z: Tensor = x + y if self.has_residual else y
         return z
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a .npz file of weights, found none")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except Exception as error:  # a broken file makes NumPy and zipfile raise almost anything
-        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
 
 
 def _spell(layer: nn.Conv2d) -> str:

@@ -79,7 +79,7 @@ class Segmenter(nn.Module):
             image: (B, F, *S), normalized as the network expects it.
             guide: (B, G, *S) on 0..255, the image for the CRF; default is `undo(image)`.
             mask: bool; False leaves a pixel out of the CRF.
-            features: maps (B, F, *S) for `FeatureGaussian` kernels.
+            features: maps (B, F, *s) of any resolution for `FeatureGaussian` kernels.
 
         Returns:
             Logits (B, C, *S) at the size of the image.

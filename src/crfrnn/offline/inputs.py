@@ -5,8 +5,6 @@ The functions take NumPy arrays and tensors alike, and return the same kind as t
 
 from __future__ import annotations
 
-import math
-import operator
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +24,10 @@ from crfrnn._arrays import (
     to_numpy,
     to_torch,
 )
+from crfrnn.io.score_grid import is_usual
 
+from .labels import SMALLEST_PROBABILITY, label_logits
 from .options import RefineOptions
-
-#: Probabilities are clipped here before the logarithm, as `pydensecrf` does.
-_SMALLEST_PROBABILITY = 1e-5
 
 #: How far the sum of probabilities may be from one: half precision and resizing round.
 _SUM_TOLERANCE = 0.02
@@ -43,6 +40,7 @@ class Inputs:
     Attributes:
         name: the argument that holds the scores: "logits", "probs", "labels", "energy" or "masks".
         scores: the value of this argument.
+        ids: of labels, those that occur in the whole job; default is those that occur in `scores`.
         origin: grid index of the first pixel in the image that this is a tile of; see `Scene`.
     """
 
@@ -50,8 +48,10 @@ class Inputs:
     name: str
     scores: Array
     mask: Array | None = None
+    clamp: Array | None = None
     features: Sequence[Array] = ()
     channels_last: bool | None = None
+    ids: Sequence[int] | None = None
     origin: tuple[int, ...] = ()
 
 
@@ -118,11 +118,17 @@ def find_layout(
     raise ValueError(_mismatch(name, scores, image or (), readings[0][1]))
 
 
-def unary_logits(name: str, scores: Array, layout: Layout, options: RefineOptions) -> Array:
+def unary_logits(
+    name: str,
+    scores: Array,
+    layout: Layout,
+    options: RefineOptions,
+    ids: Sequence[int] | None = None,
+) -> Array:
     """Compute the logits (B, C, *S) of the unary term from any kind of scores."""
     if name == "labels":
         labels = scores if layout.batched else scores[None]
-        return _from_labels(labels, options)
+        return label_logits(labels, options, ids)
     if not is_floating(scores):
         raise TypeError(
             f"{name} must be floating point; got {scores.dtype}. Class ids go to labels=; "
@@ -155,7 +161,7 @@ def mask_logits(masks: Array, confidence: float, scale: float) -> Array:
     """
     space = namespace(masks)
     if is_floating(masks):
-        probs = to_float(masks).clip(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+        probs = to_float(masks).clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
     else:
         share = cast(masks, space.float32) * ((2 * confidence - 1) / scale)
         probs = share + (1 - confidence)
@@ -191,21 +197,16 @@ def check_masks(masks: Array, confidence: float) -> float:
 
 
 def arrange_image(name: str, image: Any, layout: Layout, like: Array) -> Array:
-    """Bring an image to (B, F, *S) in the container and type of `like`, and on its device."""
+    """Bring an image to (B, F, *S) in the container and type of `like`, and on its device.
+
+    Features keep their resolution.
+    """
     array = to_container(name, image, numpy=not is_tensor(like))
     batch = (like.shape[0],) if layout.batched else ()
     channels = layout.channels
     if name != "image":
-        shape = tuple(array.shape)
-        as_image = {"last": True, "first": False}.get(channels)
-        channels = _channels(shape, batch, layout.size, as_image) or _channels(
-            shape, batch, layout.size, None
-        )
-        if not channels:
-            raise ValueError(f"{name} must have the size of the scores, {layout.size}; got {shape}")
+        channels = _feature_channels(name, tuple(array.shape), batch, layout)
     space = namespace(array)
-    if name == "image" and (is_floating(array) or "bool" in str(array.dtype)) and on_cpu(array):
-        warn_if_unit_range(array)
     is_bytes = array.dtype == space.uint8
     array = array.to(like) if is_tensor(array) else cast(array, like.dtype)
     if not is_bytes:
@@ -240,6 +241,41 @@ def _channels(
     rest = image[len(batch) + 1 :] == size and image[: len(batch)] == batch
     first = rest and len(image) == len(batch) + 1 + len(size) and channels_last is not True
     return "first" if first and image[len(batch)] > 0 else ""
+
+
+def _feature_channels(
+    name: str, shape: tuple[int, ...], batch: tuple[int, ...], layout: Layout
+) -> str:
+    """Locate the channels of a feature map, which may have another resolution than the scores."""
+    size = layout.size
+    as_image = {"last": True, "first": False}.get(layout.channels)
+    exactly = _channels(shape, batch, size, as_image) or _channels(shape, batch, size, None)
+    if exactly:
+        return exactly
+    grid = len(size)
+    readings = {
+        "none": shape[len(batch) :],
+        "first": shape[len(batch) + 1 :],
+        "last": shape[len(batch) : -1],
+    }
+    fitting = [
+        channels
+        for channels, cells in readings.items()
+        if shape[: len(batch)] == batch and len(cells) == grid > 1 and is_usual(cells, size)
+    ]
+    if len(fitting) == 2 and layout.channels in fitting:
+        fitting = [layout.channels]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ValueError(
+            f"cannot tell which axis of {name} {shape} holds the channels; give channels_last=True "
+            f"or False, for image and features"
+        )
+    raise ValueError(
+        f"{name} must have the size of the scores, {size}, or another size of the same proportions "
+        f"or a square; got {shape}"
+    )
 
 
 def _refuse_coincidence(name: str, scores: Array, image: tuple[int, ...], layout: Layout) -> None:
@@ -296,7 +332,7 @@ def _from_probs(probs: Array, batched: bool) -> Array:
         probs = space.concatenate([1 - probs, probs], 1)
     if on_cpu(probs):
         _check_probabilities(to_numpy(probs), batched)
-    return space.log(probs.clip(_SMALLEST_PROBABILITY, None))
+    return space.log(probs.clip(SMALLEST_PROBABILITY, None))
 
 
 def _check_probabilities(probs: np.ndarray, batched: bool) -> None:
@@ -316,47 +352,4 @@ def _check_probabilities(probs: np.ndarray, batched: bool) -> None:
             f"probs must sum to 1 over the classes; {int(wrong.sum())} pixels do not ({detail}the "
             f"first at index {first} with sum {float(total[first]):.4g}). Divide by the sum, or "
             f"give scores before softmax as logits=."
-        )
-
-
-def _from_labels(labels: Array, options: RefineOptions) -> Array:
-    num_classes, confidence = options.num_classes, options.confidence
-    ignore_index = operator.index(options.ignore_index)
-    if is_floating(labels):
-        raise TypeError(
-            f"labels must be integers; got {labels.dtype}. Scores go to logits= or probs=."
-        )
-    space = namespace(labels)
-    labels = cast(labels, space.int64)
-    known = labels != ignore_index
-    low, high = (int(labels[known].min()), int(labels[known].max())) if known.any() else (0, 0)
-    classes = max(high + 1, 2) if num_classes is None else _checks.count("num_classes", num_classes)
-    if low < 0 or high >= classes or classes < 2:
-        raise ValueError(
-            f"labels must lie in 0..{classes - 1} (num_classes={classes}, at least 2), or be "
-            f"ignore_index={ignore_index}; got {low} to {high}"
-        )
-    if not 1 / classes < confidence < 1:
-        raise ValueError(
-            f"confidence must lie between 1/num_classes = {1 / classes:.3g} and 1; got {confidence}"
-        )
-    # The log probabilities of the label itself and of each other label.
-    right, other = math.log(confidence), math.log((1 - confidence) / (classes - 1))
-    index = space.where(known, labels, 0)[:, None]
-    unary = space.full((len(labels), classes, *labels.shape[1:]), other, dtype=space.float32)
-    if is_tensor(unary):
-        unary = unary.to(labels.device).scatter_(1, index, right)
-    else:
-        np.put_along_axis(unary, index, np.float32(right), 1)
-    return cast(space.where(known[:, None], unary, -math.log(classes)), space.float32)
-
-
-def warn_if_unit_range(image: Array) -> None:
-    """Warn of an image on 0..1, at the fourth call up: who called `refine` or `upsample`."""
-    if math.prod(image.shape) > 1 and float(image.min()) >= 0 and 0 < float(image.max()) <= 1:
-        warnings.warn(
-            "the image has values in 0..1, but color bandwidths are in units of 0..255: "
-            "multiply the image by 255, or the edges in it will not count",
-            UserWarning,
-            stacklevel=5,
         )

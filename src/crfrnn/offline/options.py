@@ -95,8 +95,18 @@ class RefineOptions:
             about="crf",
         ),
     ] = False
+    band: Annotated[
+        float | None,
+        Option(
+            "refine only within N pixels of the label changes of SCORES; all other pixels keep "
+            "their scores (default: refine all)",
+            metavar="N",
+            about="crf",
+        ),
+    ] = None
     num_classes: Annotated[
-        int | None, Option("labels: number of classes (default: the largest id + 1)", metavar="C")
+        int | None,
+        Option("labels: number of classes (default: the largest id of all files + 1)", metavar="C"),
     ] = None
     confidence: Confidence = CONFIDENCE
     ignore_index: Annotated[
@@ -128,6 +138,11 @@ class RefineOptions:
         if self.tol is not None:
             tol = _checks.positive("tol", self.tol, "a mean change")[0]
             object.__setattr__(self, "tol", tol)
+        if self.band is not None:
+            if isinstance(self.band, (bool, tuple, list)):
+                raise TypeError(f"band must be one number of pixels; got {self.band!r}")
+            band = _checks.positive("band", self.band, "a distance in pixels")[0]
+            object.__setattr__(self, "band", band)
 
     def parameters(self) -> dict[str, Any]:
         """Return every option as a JSON value, with the numbers of the preset filled in."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from crfrnn import _checks
 from crfrnn._arrays import Array, cast, is_floating, is_tensor, on_cpu, to_torch
+from crfrnn._guide import check_range, finest_color
 from crfrnn.core.inference import Options
 from crfrnn.core.threads import settle
 from crfrnn.crf.containers import for_engine, suits_core
@@ -19,6 +20,7 @@ from crfrnn.crf.marginals import Marginals, Pruned, marginals
 from crfrnn.crf.masks import mask_marginals
 from crfrnn.crf.recipe import Recipe
 
+from .clamp import arrange_clamp, free_pixels, held_masks, held_pixels, put_seeds
 from .guard import Guarded, protect
 from .inputs import (
     Inputs,
@@ -31,6 +33,7 @@ from .inputs import (
     to_container,
     unary_logits,
 )
+from .labels import settle_labels
 from .options import RefineOptions
 from .verdict import Before, Changed, MasksBefore, counted_pixels
 
@@ -114,10 +117,12 @@ def refine(
     precision: str = "full",
     tol: float | None = None,
     guard: bool = False,
+    band: float | None = None,
     num_classes: int | None = None,
     confidence: float = 0.7,
     ignore_index: int = 255,
     mask: Array | None = None,
+    clamp: Array | None = None,
     features: Sequence[Array] = (),
     channels_last: bool | None = None,
     engine: str | None = None,
@@ -137,7 +142,9 @@ def refine(
             channel is read as the score of the foreground against 0.
         probs: probabilities of the same shapes; they must sum to one over the classes (to 2 %) and
             are clipped at 1e-5. One channel is read as the probability of the foreground.
-        labels: (H, W) or (B, H, W) integers, each right with probability `confidence`.
+        labels: (H, W) or (B, H, W) integers, each right with probability `confidence`; the rest is
+            shared by the other ids that occur, or by all `num_classes`. Where nothing but 0 and
+            255 occurs, 255 is the foreground, with a warning; beside other ids, it is unknown.
         energy: energies -log P, shaped like `logits`, as in `pydensecrf`.
         masks: (K, H, W) or (B, K, H, W) masks that may overlap. Each is refined separately against
             its background, on one shared lattice. Bools and integers on 0..255 are right with
@@ -169,11 +176,20 @@ def refine(
             label a probability below 0.25. `Refined.guarded` says what was done. Both limits were
             chosen on photographs of PASCAL VOC; for `labels`, only the first applies, with all
             pixels unsure. Default False.
-        num_classes: number of classes for `labels`; default the largest label + 1, at least 2.
+        band: refine only the pixels fewer than this many pixels (Euclidean) from one that lies at a
+            label change: on each side of a straight edge, so many rows. The labels are the
+            likeliest classes of the scores, seeds of `clamp` included; unknown pixels of `labels`
+            are always free. All others are clamped. Default: refine all.
+        num_classes: number of classes for `labels`; default the largest label + 1, at least 2, of
+            which those that do not occur are left out of the competition.
         confidence: for `labels` and `masks`; default 0.7 (IRNet).
         ignore_index: the label of unknown pixels, which start uniform. Default 255.
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
-        features: maps for `FeatureGaussian` kernels, laid out like the image.
+        clamp: (H, W) or (B, H, W), the pixels that send messages and keep their scores: bool, True
+            where clamped; or integers, the class of each clamped pixel (a seed, whose scores become
+            certain of it) and 255 for free ones. See docs/guide/clamp.md. For masks, only bool.
+        features: maps for `FeatureGaussian` kernels, (H, W, F), (F, H, W) or (H, W), of any
+            resolution: another one is interpolated, or averaged, to that of the scores.
         channels_last: whether the channels of image and features come last; default: whatever fits
             the size of the scores, last if both do.
         engine: "reference", "cpu" or "triton"; default the fastest available.
@@ -208,18 +224,21 @@ def refine(
         precision=precision,
         tol=tol,
         guard=guard,
+        band=band,
         num_classes=num_classes,
         confidence=confidence,
         ignore_index=ignore_index,
         engine=engine,
     )
-    return refine_inputs(Inputs(image, name, scores, mask, features, channels_last), options)
+    return refine_inputs(Inputs(image, name, scores, mask, clamp, features, channels_last), options)
 
 
 def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
     """Do the work of `refine`, which only gathers its arguments."""
     settle()
     given = to_array(inputs.name, inputs.scores)
+    if inputs.name == "labels":
+        given = settle_labels(given, options, inputs.ids)
     # The core takes NumPy arrays, so CPU tensors are viewed as arrays. Other engines take tensors.
     numpy = on_cpu(given) and suits_core(options.engine)
     scores = to_container(inputs.name, given, numpy=numpy)
@@ -236,37 +255,49 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
         scores = scores if layout.batched else scores[None]
         unary = to_logits(scores[:, :1])  # gives size, type and device
     else:
-        unary = unary_logits(inputs.name, scores, layout, options)
+        unary = unary_logits(inputs.name, scores, layout, options, inputs.ids)
+    if picture is not None:
+        check_range(picture, finest_color(options.numbers.kernels))
+    where = None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary)
+    classes = 0 if inputs.name == "masks" else unary.shape[1]
+    clamp = None if inputs.clamp is None else arrange_clamp(inputs.clamp, layout, unary, classes)
+    unary = unary if clamp is None else put_seeds(unary, clamp)
     guide = None if picture is None else arrange_image("image", picture, layout, unary)
     maps = [arrange_image("features", feature, layout, unary) for feature in inputs.features]
-    where = None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary)
     _, engine = for_engine(unary, options.engine)
     numbers = options.numbers
     recipe = Recipe(numbers.kernels, numbers.normalization, options.filter, engine)
     scene = Scene(unary, guide, maps, inputs.origin)
     if inputs.name == "masks":
-        result = _refine_masks(recipe, scene, scores, to_logits, options, where)
+        result = _refine_masks(recipe, scene, scores, to_logits, options, where, clamp)
         packed = _pack(result, given, inputs.scores, layout, engine)
         return replace(packed, _before=MasksBefore(scores, to_logits, where, layout.batched))
+    counted = counted_pixels(inputs.name, scores, options.ignore_index, layout.batched, where)
+    known = counted if inputs.name == "labels" else None
+    held = held_pixels(unary, clamp, options.band, inside=where, known=known)
     try:
         result = marginals(
             recipe,
             scene,
             Options(numbers.iterations, options.tol or 0.0, half=options.precision == "half"),
             mask=where,
+            held=held,
             compatibility=_compatibility(options.compatibility, unary),
             prune=options.prune,
         )
     except ValueError:
         _checks.finite(inputs.name, given)  # names the reason in the caller's terms
         raise
-    counted = counted_pixels(inputs.name, scores, options.ignore_index, layout.batched, where)
     before = Before(
-        partial(unary_logits, inputs.name, scores, layout, options), counted, layout.batched
+        partial(_before, inputs.name, scores, layout, options, clamp, inputs.ids),
+        counted,
+        layout.batched,
     )
     guarded: Guarded | list[Guarded] | None = None
     if options.guard:  # changes the result in place
-        of_images = protect(result, unary, counted, graded=inputs.name != "labels")
+        of_images = protect(
+            result, unary, free_pixels(counted, held), graded=inputs.name != "labels"
+        )
         guarded = of_images if layout.batched else of_images[0]
     packed = _pack(result, given, inputs.scores, layout, engine)
     return replace(packed, guarded=guarded, _before=before)
@@ -279,6 +310,7 @@ def _refine_masks(
     to_logits: Callable[[Array], Array],
     options: RefineOptions,
     where: Array | None,
+    clamp: Array | None,
 ) -> Marginals:
     if options.compatibility is not None or options.tol is not None or options.guard:
         raise ValueError(
@@ -293,6 +325,7 @@ def _refine_masks(
         to_logits,
         Options(steps, half=options.precision == "half"),
         mask=where,
+        held=held_masks(masks, to_logits, clamp, options.band, inside=where),
     )
     return Marginals(probs, probs > 0.5, [steps] * len(probs), None)
 
@@ -305,6 +338,18 @@ def _pick_scores(**scores: Array | None) -> tuple[str, Array]:
             f"give exactly one of logits=, probs=, labels=, energy=, masks=; got {names}"
         )
     return given[0]
+
+
+def _before(
+    name: str,
+    scores: Array,
+    layout: Layout,
+    options: RefineOptions,
+    clamp: Array | None,
+    ids: Sequence[int] | None,
+) -> Array:
+    unary = unary_logits(name, scores, layout, options, ids)
+    return unary if clamp is None else put_seeds(unary, clamp)
 
 
 def _compatibility(given: Array | None, unary: Array) -> Array | None:

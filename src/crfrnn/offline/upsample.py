@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from crfrnn import _checks
-from crfrnn._arrays import Array, cast, is_floating, is_tensor, namespace, on_cpu, place, to_float
+from crfrnn._arrays import Array, cast, is_tensor, namespace, place, to_float
+from crfrnn._guide import check_range
 from crfrnn.crf.upsampling import COLOR, POSITION, check_grids, joint_bilateral
-
-from .inputs import warn_if_unit_range
 
 
 def upsample(
@@ -126,6 +125,5 @@ def _guide(image: Array, batched: bool, color: float, channels_last: bool | None
                 "give channels_last=True or False"
             )
         channels_last = shape[2] <= 4
-        if color > 1 and is_floating(image) and on_cpu(image):
-            warn_if_unit_range(_checks.plain(image))
+        check_range(image, color)
     return namespace(image).moveaxis(image, -1, int(batched)) if channels_last else image

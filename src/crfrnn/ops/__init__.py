@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import clamped
 from .arrays import EXACT_TOLERANCE, LatticeArrays
 from .engines import (
     engine_for,
@@ -22,6 +23,7 @@ __all__ = [
     "Term",
     "apply",
     "build",
+    "clamped",
     "class_peaks",
     "direct",
     "engine_for",

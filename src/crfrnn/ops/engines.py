@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import _checks
+from crfrnn._extras import install
 from crfrnn.core.inference import Options
 from crfrnn.core.names import ENGINES
 from crfrnn.core.native import core_missing
@@ -29,7 +30,7 @@ _TRITON_INSTALLED = util.find_spec("triton") is not None
 def triton_missing() -> str:
     """The reason why Triton kernels cannot run on any device, or "" if they can."""
     if not _TRITON_INSTALLED:
-        return "Triton is not installed; pip install 'crfrnn[gpu]' brings it, on Linux"
+        return f"Triton is not installed; {install('gpu')} brings it, on Linux"
     try:
         from . import triton  # noqa: F401 - fails to load without Triton
     except ImportError as error:

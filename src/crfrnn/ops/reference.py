@@ -27,6 +27,7 @@ __all__ = [
     "mean_field_backward",
     "message_peaks",
     "needs_total",
+    "penalty",
     "response",
     "saved_width",
     "separable",
@@ -131,15 +132,15 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     storage = torch.float16 if options.half else None
     for step in range(options.iterations):
         saved_q += [q] if options.save else []
-        penalty = sum(
+        cost = sum(
             (
-                _penalty(apply(term, q, model.size, storage=storage), model.weights[k])
+                penalty(apply(term, q, model.size, storage=storage), model.weights[k])
                 for k, term in enumerate(model.terms)
             ),
             torch.zeros_like(q),
         )
         # An image that has stopped keeps its logits, so a batch gives what its images give alone.
-        z = torch.where(running[:, None, None], unary - penalty, z)
+        z = torch.where(running[:, None, None], unary - cost, z)
         steps = steps + running
         before, q = q, z.softmax(2)
         if options.tolerance > 0 and step + 1 < options.iterations:
@@ -325,7 +326,7 @@ def _along(values: Tensor, axis: int, band: Tensor) -> Tensor:
     return separable(values.movedim(axis, 1), [band]).movedim(1, axis)
 
 
-def _penalty(filtered: Tensor, weights: Tensor) -> Tensor:
+def penalty(filtered: Tensor, weights: Tensor) -> Tensor:
     """M F for one kernel: Potts with one weight per class, or any matrix M = A W."""
     if weights.dim() == 2:
         return filtered @ weights.T

@@ -134,11 +134,4 @@ def read_image(rgbim: Any, h: int, w: int) -> NDArray[Any]:
             f"{array.shape}.{hint}"
         )
     refuse_nan("rgbim", array)
-    if array.dtype.kind == "f" and array.min() >= 0 and 0 < array.max() <= 1:
-        warnings.warn(
-            "rgbim has values in 0..1, but srgb is usually meant for 0..255: multiply the image "
-            "by 255, or divide srgb by it",
-            UserWarning,
-            stacklevel=3,
-        )
     return array.reshape(h, w, -1)

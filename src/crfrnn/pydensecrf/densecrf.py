@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from crfrnn._guide import check_range
+
 from ._arguments import Floats, bandwidths, read_image, whole
 from ._constants import (
     CONST_KERNEL,
@@ -132,6 +134,7 @@ class DenseCRF2D(DenseCRF):
         image = read_image(rgbim, self._h, self._w)
         points = self._points(sxy, image.shape[2])
         spread = bandwidths("srgb", srgb, image.shape[2], "channel")
+        check_range(image, min(spread), "rgbim")
         np.divide(image, np.array(spread, np.float32), out=points[..., 2:], casting="same_kind")
         self._add(points, compat, kernel, normalization)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from crfrnn._extras import install
 from crfrnn.io.files import write_text
 from crfrnn.io.progress import Progress
 
@@ -107,7 +108,7 @@ def _board(folder: Path, step: int) -> Any:
     except ImportError as error:
         raise ImportError(
             "TensorBoard logs need the tensorboard package; install it with "
-            'pip install "crfrnn[tensorboard]", or set tensorboard: false'
+            f"{install('tensorboard')}, or set tensorboard: false"
         ) from error
     make: Any = tensorboard.SummaryWriter
     return make(str(folder / "tensorboard"), purge_step=step + 1)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from crfrnn._extras import install
+
 from .processes import is_launched, require_alone
 
 PRECISIONS = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -129,8 +131,7 @@ class _Fabric:
             from lightning_fabric import Fabric
         except ImportError as error:
             raise ImportError(
-                "several processes need Lightning Fabric; install it with "
-                'pip install "crfrnn[distributed]"'
+                f"several processes need Lightning Fabric; install it with {install('distributed')}"
             ) from error
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         self.fabric = Fabric(

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import yaml
 
 from crfrnn.crf.kernel import Kernel
+from crfrnn.io import trees
 from crfrnn.io.files import describe
 
 Config = TypeVar("Config")
@@ -52,8 +53,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a YAML file, but there is none")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except Exception as error:
+        tree = trees.read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not readable as YAML ({describe(error)})") from error
     if tree is None:
         return {}
@@ -229,7 +230,10 @@ def _override(tree: dict[str, Any], text: str) -> None:
     node: Any = tree
     for name in path:
         node = node.setdefault(name, {}) if isinstance(node, dict) else _entry(node, name, key)
-    new = yaml.safe_load(value)
+    try:
+        new = trees.read_yaml(value)
+    except ValueError as error:
+        raise ValueError(f"{key}: {value!r} is not readable as YAML ({error})") from error
     if isinstance(node, dict):
         node[last] = new
     else:

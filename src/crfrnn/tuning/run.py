@@ -54,6 +54,8 @@ def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> T
     require_alone()
     require_writable(config.output)
     storage = config.output.with_suffix(".journal")
+    if storage.is_symlink():  # trials are appended, so they would end up elsewhere
+        raise ValueError(f"{storage}: is a link; remove it, or choose another output")
     if restart:
         storage.unlink(missing_ok=True)
     network = _network(config)  # first, because it loads torch, whose threads are limited too

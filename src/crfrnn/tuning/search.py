@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from crfrnn._extras import install
 from crfrnn.crf.kernels import Bilateral, Gaussian
 from crfrnn.evaluation.metrics import mean_iou
 from crfrnn.presets import PRESETS, Preset
@@ -275,7 +276,5 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise ImportError(
-            'the search needs optuna; install it with pip install "crfrnn[tune]"'
-        ) from error
+        raise ImportError(f"the search needs optuna; install it with {install('tune')}") from error
     return optuna

@@ -1,0 +1,263 @@
+"""Looking at the files of a job before any work: what they hold, and whether the options can work.
+
+The files of a job have one kind and one number of classes. What was understood is reported first.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crfrnn.io.files import image_size, read_image, shorten
+from crfrnn.io.notes import spell_size
+from crfrnn.io.options import Kind, ReadOptions, Size
+from crfrnn.io.progress import Progress
+from crfrnn.io.score_kinds import MANY_CLASSES, Ambiguous
+from crfrnn.io.scores import Glance, glance
+from crfrnn.offline.inputs import Inputs
+from crfrnn.offline.options import RefineOptions
+from crfrnn.offline.refine import refine_inputs
+
+from ._settings import Settings
+
+#: Files of scores to look at; all label maps and masks are looked at, which are small.
+_LOOK_AT = 8
+_IDS_SHOWN = 8
+_SMALL_MAPS = ("labels", "mask")
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What the files of a job hold.
+
+    Attributes:
+        kind: of all files of scores.
+        why: what shows it.
+        classes: C; 1 for a mask; K for independent masks.
+        ids: those that occur in the label maps, without the id of unknown pixels.
+        shape: of the first file of scores.
+        axes: of the shape, such as "(C, h, w)".
+        low: the smallest value.
+        high: the largest.
+        file: the first file of scores.
+        files: how many there are.
+        image: height and width of its photograph.
+        guide: type, smallest and largest value of the photograph, as refined.
+    """
+
+    kind: Kind
+    why: str
+    classes: int
+    ids: tuple[int, ...]
+    shape: tuple[int, ...]
+    axes: str
+    low: float
+    high: float
+    file: str
+    files: int
+    image: Size
+    guide: tuple[str, float, float]
+
+    def lines(self) -> list[str]:
+        """Say it, for the beginning of a job."""
+        first = f" (first of {self.files} files: {self.file})" if self.files > 1 else ""
+        kind, low, high = self.guide
+        return [
+            f"scores: {self.kind}, because {self.why}; {self.axes} = {self.shape}, values "
+            f"{self.low:.6g} to {self.high:.6g}{first}",
+            f"classes: {self._classes()}",
+            f"image: {spell_size(self.image)} (height x width), {kind}, values {low:.4g} to "
+            f"{high:.4g}",
+        ]
+
+    def _classes(self) -> str:
+        if self.kind == "mask" or (self.classes == 1 and self.kind != "masks"):
+            return "foreground and background"
+        if self.kind == "masks":
+            return f"{self.classes} masks, each against its background"
+        if self.kind != "labels":
+            return str(self.classes)
+        ids = shorten(self.ids, _IDS_SHOWN)
+        return f"{self.classes}; {len(self.ids)} of their ids occur: {ids}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            **asdict(self),
+            "guide": dict(zip(("type", "low", "high"), self.guide, strict=True)),
+        }
+
+
+def survey(pairs: Sequence[tuple[Path, Path]], settings: Settings) -> Understood:
+    """Look at the files of a job.
+
+    Args:
+        pairs: photographs and their scores.
+        settings: how they will be read and refined.
+
+    Raises:
+        ValueError: the kind cannot be told, the files are of several kinds, or an option cannot
+            work with them.
+    """
+    looks = _look(pairs, settings.reading)
+    kind, why = _kind(looks, settings.reading)
+    if kind == "labels" and len(looks) < len(pairs):
+        looks = _look(pairs, settings.reading, everywhere=True)
+    image, path = next((pair for pair in pairs if pair[1] in looks), pairs[0])
+    first = looks[path]
+    unknown = settings.refining.ignore_index
+    ids: tuple[int, ...] = ()
+    if kind == "labels":
+        ids = tuple(sorted({i for look in looks.values() for i in look.ids if i != unknown}))
+    classes = _classes(kind, first, ids, settings.refining)
+    reading = settings.reading
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come when the file is refined
+        photo = read_image(image, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
+    understood = Understood(
+        kind=kind,
+        why=why,
+        classes=classes,
+        ids=ids,
+        shape=first.shape,
+        axes=_axes(first),
+        low=first.low,
+        high=first.high,
+        file=path.name,
+        files=len(pairs),
+        image=(photo.shape[0], photo.shape[1]),
+        guide=("8 bits" if photo.dtype == np.uint8 else "16 bits, as floats", *_range(photo)),
+    )
+    rehearse(kind, classes, settings.refining, ids)
+    _check_canvas(pairs, settings.reading)
+    return understood
+
+
+def settle(settings: Settings, understood: Understood) -> Settings:
+    """Return the settings with what belongs to the job, not to its single files."""
+    return replace(settings, job_kind=understood.kind, ids=understood.ids or None)
+
+
+def _look(
+    pairs: Sequence[tuple[Path, Path]], reading: ReadOptions, *, everywhere: bool = False
+) -> dict[Path, Glance]:
+    """Look at some files: eight, spread evenly, and all if they are label maps or masks."""
+    step = max(1, len(pairs) // _LOOK_AT)
+    chosen = list(pairs) if everywhere else list(pairs[::step][:_LOOK_AT])
+    looks: dict[Path, Glance] = {}
+    problems: list[Exception] = []
+    few = len(chosen) <= _LOOK_AT
+    with Progress("looking at", len(chosen), "files", quiet=few) as progress:
+        for image, scores in chosen:
+            try:
+                looks[scores] = glance(scores, _size(image, reading), reading)
+            except (ValueError, TypeError, OSError) as error:
+                problems.append(error)  # of the file, which is reported when its turn comes
+            progress.advance()
+    small = any(look.kind in _SMALL_MAPS for look in looks.values())
+    if small and len(chosen) < len(pairs):
+        return _look(pairs, reading, everywhere=True)
+    unclear = [error for error in problems if isinstance(error, Ambiguous)]
+    if not any(look.firm for look in looks.values()) and unclear:
+        raise unclear[0]
+    if not looks:
+        raise problems[0]
+    return looks
+
+
+def _kind(looks: dict[Path, Glance], reading: ReadOptions) -> tuple[Kind, str]:
+    """Return the kind of all files, and why; firm evidence in one file decides for all."""
+    named: dict[Kind, list[Path]] = defaultdict(list)
+    for firm in (True, False):
+        for path, look in looks.items():
+            if look.firm == firm:
+                named[look.kind].append(path)
+        if named:
+            break
+    if len(named) > 1 and not firm:
+        named = {kind: paths for kind, paths in named.items() if kind == "mask"} or named
+    if len(named) > 1:
+        listed = "; ".join(
+            f"{kind} ({shorten([path.name for path in paths])})" for kind, paths in named.items()
+        )
+        raise ValueError(
+            f"the files of scores are of several kinds: {listed}. Give the --kind of all of them, "
+            "or put each kind into a folder of its own"
+        )
+    kind, paths = next(iter(named.items()))
+    return kind, looks[paths[0]].why
+
+
+def _classes(kind: Kind, first: Glance, ids: tuple[int, ...], options: RefineOptions) -> int:
+    given = options.num_classes
+    if kind != "labels":
+        count = first.classes or 1
+        if given is not None and kind in ("logits", "probs", "energy") and given != max(count, 2):
+            raise ValueError(f"--classes is {given}, but the scores have {count} classes")
+        return count
+    if given is not None:
+        return given
+    highest = max(ids, default=0)
+    if highest >= MANY_CLASSES:
+        raise ValueError(
+            f"label maps with ids up to {highest} would mean {highest + 1} classes; renumber them, "
+            "or give --classes N if there are that many"
+        )
+    return max(highest + 1, 2)
+
+
+def _axes(first: Glance) -> str:
+    if len(first.shape) == 2:
+        return "(h, w)"
+    letter = "K" if first.kind == "masks" else "C"
+    shape = first.shape[1:] if len(first.shape) == 4 else first.shape
+    last = shape[1:] != first.cells and shape[:2] == first.cells
+    axes = f"h, w, {letter}" if last else f"{letter}, h, w"
+    return f"(1, {axes})" if len(first.shape) == 4 else f"({axes})"
+
+
+def _size(image: Path, reading: ReadOptions) -> Size:
+    return image_size(image, apply_exif=reading.apply_exif)
+
+
+def _range(photo: np.ndarray) -> tuple[float, float]:
+    return float(photo.min()), float(photo.max())
+
+
+def rehearse(kind: Kind, count: int, options: RefineOptions, ids: tuple[int, ...] = ()) -> None:
+    """Refine two by two pixels, so that an option that cannot work fails before the first file."""
+    name: str = {"mask": "probs"}.get(kind, kind)
+    scores: np.ndarray
+    if kind == "labels":
+        scores = np.full((2, 2), max(ids, default=0))
+    elif kind == "masks":
+        scores = np.zeros((count, 2, 2), bool)
+    else:
+        scores = np.full((count, 2, 2), 1 / max(count, 2), np.float32)
+        name = "logits" if name == "energy" else name
+    image = np.zeros((2, 2, 3), np.uint8)
+    refine_inputs(Inputs(image, name, scores, channels_last=True, ids=ids or None), options)
+
+
+def _check_canvas(pairs: Sequence[tuple[Path, Path]], reading: ReadOptions) -> None:
+    if reading.canvas is None:
+        return
+    large = []
+    for image, _ in pairs:
+        try:
+            size = _size(image, reading)
+        except (OSError, ValueError):
+            continue
+        if size[0] > reading.canvas[0] or size[1] > reading.canvas[1]:
+            large.append(f"{image.name} ({spell_size(size)})")
+    if large:
+        raise ValueError(
+            f"the canvas {spell_size(reading.canvas)} must not be smaller than an image (height x "
+            f"width); {len(large)} of {len(pairs)} are larger: {shorten(large)}"
+        )

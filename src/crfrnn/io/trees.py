@@ -1,0 +1,65 @@
+"""Reading YAML and JSON that nobody has to trust: no tags, no bombs of aliases, no deep nesting."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+#: A configuration has some hundred entries; aliases of aliases reach any number.
+_MOST_ENTRIES = 100_000
+
+
+def read_yaml(text: str) -> Any:
+    """Read plain values from YAML.
+
+    Raises:
+        ValueError: it is not YAML, has tags of Python, or more entries than a configuration,
+            which aliases of aliases can reach in a few lines.
+    """
+    import yaml  # late: most commands read no such file
+
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _count(node, {}, set())
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError:
+        raise ValueError("nested too deeply for a configuration") from None
+
+
+def read_json(text: str) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply for a configuration") from None
+
+
+def _count(node: Any, known: dict[int, int], above: set[int]) -> int:
+    """Count the entries below a node of YAML with every alias written out; raise if too many."""
+    key = id(node)
+    if key in above:
+        raise ValueError("an alias that contains itself; write the values out")
+    if key not in known:
+        above.add(key)
+        value = node.value if isinstance(node.value, list) else []
+        parts = [part for entry in value for part in (entry if type(entry) is tuple else (entry,))]
+        known[key] = 1 + sum(_count(part, known, above) for part in parts)
+        above.remove(key)
+    if known[key] > _MOST_ENTRIES:
+        raise ValueError(
+            f"more than {_MOST_ENTRIES} entries once its aliases are written out; a configuration "
+            "has fewer, so it is not read"
+        )
+    return known[key]
