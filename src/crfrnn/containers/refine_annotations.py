@@ -19,6 +19,7 @@ import numpy as np
 from crfrnn._extras import load
 from crfrnn.core.threads import limit_threads, limited_threads, threads
 from crfrnn.io.files import IMAGE_SUFFIXES, describe, read_image, require_writable
+from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import refine_inputs
@@ -86,7 +87,7 @@ def refine_annotations(
     output: str | Path,
     *,
     refining: RefineOptions | None = None,
-    apply_exif: bool = False,
+    reading: ReadOptions = DEFAULTS,
     workers: int | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> RefinedAnnotations:
@@ -107,7 +108,7 @@ def refine_annotations(
         output: the JSON file to write.
         refining: how to refine; default: the preset "deeplab". `confidence` is the probability that
             a pixel of a mask is right.
-        apply_exif: rotate photographs as their EXIF orientation says.
+        reading: how to read photographs: `apply_exif` and `max_pixels`.
         workers: number of photographs at a time; default: one per thread, at most 8.
         advance: called after each photograph with the number done and the number of all.
 
@@ -145,7 +146,7 @@ def refine_annotations(
     changes: dict[int, Change] = {}
     failed: dict[str, str] = {}
     masks = flipped = area = count = 0
-    with _journal(journal, _origin(file, refining, apply_exif)) as (earlier, log):
+    with _journal(journal, _origin(file, refining, reading)) as (earlier, log):
         waiting = []
         for job in jobs:
             old = earlier.get(json.dumps(job.key()))
@@ -155,7 +156,7 @@ def refine_annotations(
                 changes |= {int(place): change for place, change in old.items()}
 
         def work(job: _Job) -> _Done:
-            return _refine_image(file, job, refining, apply_exif)
+            return _refine_image(file, job, refining, reading)
 
         for job, outcome in _outcomes(waiting, work, workers):
             if isinstance(outcome, Exception):
@@ -184,9 +185,9 @@ def refine_annotations(
 
 
 def _refine_image(
-    file: AnnotationFile, job: _Job, refining: RefineOptions, apply_exif: bool
+    file: AnnotationFile, job: _Job, refining: RefineOptions, reading: ReadOptions
 ) -> _Done:
-    photo = read_image(job.photo, apply_exif=apply_exif)
+    photo = read_image(job.photo, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
     given = file.masks(job.image, photo.shape[:2])
     done = _Done()
     group = max(1, _MOST_PIXELS // (photo.shape[0] * photo.shape[1]))
@@ -271,9 +272,9 @@ def _by_number(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _origin(file: AnnotationFile, refining: RefineOptions, apply_exif: bool) -> str:
+def _origin(file: AnnotationFile, refining: RefineOptions, reading: ReadOptions) -> str:
     """Return a digest of everything but the photographs that the result depends on."""
-    settings = json.dumps([refining.parameters(), apply_exif], sort_keys=True, default=str)
+    settings = json.dumps([refining.parameters(), reading.apply_exif], sort_keys=True, default=str)
     digest = hashlib.sha256(settings.encode())
     digest.update(file.path.read_bytes())
     return digest.hexdigest()

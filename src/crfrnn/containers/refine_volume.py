@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ class RefinedVolume:
         changed: what the CRF changed.
         guarded: what the guard did; None without it.
         engine: the engine that was used.
+        seconds: time taken, with reading and writing.
         kernels: the kernels, with bandwidths in voxels.
         notes: what was assumed, for the user to confirm.
     """
@@ -47,6 +49,7 @@ class RefinedVolume:
     changed: Changed
     guarded: Guarded | None
     engine: str
+    seconds: float
     kernels: tuple[Kernel, ...]
     notes: tuple[str, ...]
 
@@ -95,6 +98,7 @@ def refine_volume(
         >>> np.asarray(nibabel.load(folder / "seg.nii.gz").dataobj)[:, 0, 0].tolist()
         [0, 0, 0, 1, 1, 1]
     """
+    start = time.perf_counter()
     paths = [image] if isinstance(image, (str, Path)) else list(image)
     refining, options = refining or RefineOptions(), options or VolumeOptions()
     volumes = [Volume(Path(path)) for path in paths]
@@ -120,6 +124,7 @@ def refine_volume(
         changed=refined.changed[0],
         guarded=refined.guarded[0] if isinstance(refined.guarded, list) else None,
         engine=refined.engine,
+        seconds=round(time.perf_counter() - start, 3),
         kernels=kernels,
         notes=(
             *(str(note) for note in given.scores.notes),
