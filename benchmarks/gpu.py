@@ -280,14 +280,14 @@ def parts(size: int, classes: int) -> dict[str, float]:
 
 def exact_tiles(points: Tensor) -> dict[str, float]:
     """Time an exact filter of 24 channels over points (N D), and its preparation."""
-    from crfrnn.ops import EXACT_TOLERANCE
+    from crfrnn.ops import exact_tolerance
     from crfrnn.ops.triton import gaussian_sum, ordering
 
     features = points[None].contiguous()
     tile = gaussian_sum.TILE[features.dtype]
 
     def arranged() -> ordering.Tiles:
-        return ordering.arrange(features, EXACT_TOLERANCE[features.dtype], tile)
+        return ordering.arrange(features, exact_tolerance(features.dtype), tile)
 
     times, _ = _timed(arranged)
     tiles = arranged()

@@ -95,6 +95,7 @@ NEED_TORCH = [
     "ops/test_triton.py",
     "test_bench.py",
     "test_ci.py",
+    "test_doors.py",
     "test_gate.py",
     "test_house.py",
     "training/test_train.py",

@@ -22,10 +22,12 @@ HEADERS = sorted((ROOT / "csrc").rglob("*.hpp"))
 # Unit -> the units of ours it may import. A unit is a subpackage or a module beside them; `ops` is
 # split by engine. Any unit may import those of BASICS. An arrow never points up: a unit comes after
 # everything that it may import.
-BASICS = {"_arrays", "_checks", "_extras", "_guide", "_resampling"}
+BASICS = {"_arrays", "_checks", "_door", "_extras", "_guards", "_guide", "_resampling"}
 ARROWS = {
     "_arrays": "",
     "_checks": "_arrays",
+    "_door": "_arrays",
+    "_guards": "_arrays _checks",
     "_extras": "",
     "_guide": "_arrays _checks",
     "_resampling": "_arrays",

@@ -5,6 +5,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from . import pydensecrf
+    from ._guards import InputWarning
     from ._info import info
     from .crf.energy import free_energy
     from .crf.frank_wolfe import Inference, Step
@@ -27,6 +28,7 @@ __all__ = [
     "FeatureGaussian",
     "Gaussian",
     "Inference",
+    "InputWarning",
     "Kernel",
     "Lattice",
     "Prepared",
@@ -54,6 +56,7 @@ _MODULES = {
     "FeatureGaussian": "crf.kernels",
     "Gaussian": "crf.kernels",
     "Inference": "crf.frank_wolfe",
+    "InputWarning": "_guards",
     "Kernel": "crf.kernel",
     "Lattice": "crf.lattice",
     "Prepared": "layer.prepared",

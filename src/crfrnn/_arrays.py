@@ -37,6 +37,12 @@ def is_floating(array: Array) -> bool:
     return bool(array.dtype.kind == "f")
 
 
+def traced() -> bool:
+    """Whether torch.compile or torch.export is tracing, where numbers may have no values."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
+
+
 def on_cpu(array: Array) -> bool:
     """Whether an array lies in the memory of the processor."""
     return not is_tensor(array) or array.device.type == "cpu"

@@ -102,7 +102,13 @@ def test_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert again("--clamp", "seeds") == 0
     assert "0 refined, 2 already there" in capsys.readouterr().out
     later = Path("out/b.png").stat().st_mtime + 9
-    os.utime("seeds/b.png", (later, later))  # a map that was drawn again
+    os.utime("seeds/b.png", (later, later))  # a map that was only touched
+    assert again("--clamp", "seeds") == 0
+    assert "0 refined, 2 already there" in capsys.readouterr().out
+    changed = np.array(Image.open("seeds/b.png"))
+    changed[-1, -1] = 255 if changed[-1, -1] != 255 else 0  # a map that was drawn again
+    Image.fromarray(changed).save("seeds/b.png")
+    os.utime("seeds/b.png", (later + 1, later + 1))
     assert again("--clamp", "seeds") == 0
     assert "1 refined, 1 already there" in capsys.readouterr().out
     assert again() == 2

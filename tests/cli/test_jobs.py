@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -293,7 +294,7 @@ def test_a_second_job_on_a_folder_is_refused(
     Path("out").mkdir()
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     lock = Path("out/.crfrnn-refine.1-of-1.lock")
-    owner = {"process": sleeper.pid, "host": os.uname().nodename, "since": time.time()}
+    owner = {"process": sleeper.pid, "host": socket.gethostname(), "since": time.time()}
     try:
         lock.write_text(json.dumps(owner))
         for options in ([], ["--shard", "1/2"]):

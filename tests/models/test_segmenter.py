@@ -1,12 +1,15 @@
 """Segmenter: outputs of networks, sizes, and the image that the CRF sees."""
 
+from collections import namedtuple
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import crfrnn
 from crfrnn import CRFRNN, Gaussian, Segmenter
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -20,16 +23,62 @@ def pictures(size: tuple[int, ...] = (12, 14)) -> tuple[Tensor, Tensor]:
     return guide, (guide / 255 - mean) / std
 
 
+Named = namedtuple("Named", ["loss", "logits"])
+
+
+class Wrapped(nn.Module):
+    """A network whose output is wrapped."""
+
+    def __init__(self, network: nn.Module, wrap: Any) -> None:
+        super().__init__()
+        self.network, self.wrap = network, wrap
+
+    def forward(self, image: Any) -> Any:
+        return self.wrap(self.network(image))
+
+
+def test_a_function_in_place_of_a_network_is_said_to_hide_its_parameters() -> None:
+    network = nn.Conv2d(3, 2, 1)
+    with pytest.warns(crfrnn.InputWarning, match=r"no torch.nn.Module: its parameters are in none"):
+        model = Segmenter(lambda image: network(image), CRFRNN(2))
+    assert model(torch.rand(1, 3, 5, 6)).shape == (1, 2, 5, 6)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(1, 3, 5, 6, dtype=torch.uint8),
+        torch.zeros(1, 3, 5, 6, dtype=torch.complex64),
+        torch.zeros(1, 3, 5, 6).to_sparse(),
+        torch.zeros(1, 3, 0, 6),
+        torch.zeros(3, 5),
+        np.zeros((1, 3, 5, 6)),
+    ],
+)
+def test_images_that_no_network_takes(image: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="Segmenter: image must"):
+        Segmenter(nn.Conv2d(3, 2, 1), CRFRNN(2))(image)
+
+
 @pytest.mark.parametrize(
     "wrap",
-    [lambda z: z, lambda z: {"out": z, "aux": z}, lambda z: SimpleNamespace(logits=z)],
-    ids=["tensor", "torchvision", "transformers"],
+    [
+        lambda z: z,
+        lambda z: {"out": z, "aux": z[:, :1]},
+        lambda z: SimpleNamespace(loss=None, logits=z),
+        lambda z: {"loss": z.sum(), "logits": z},
+        lambda z: Named(z.sum(), z),
+        lambda z: (z, z[:, :1]),
+        lambda z: [z, z[..., ::2]],
+    ],
+    ids=["tensor", "torchvision", "transformers", "mapping", "named tuple", "tuple", "list"],
 )
 def test_outputs_of_networks(wrap: Any) -> None:
     network = nn.Conv2d(3, 4, 3, stride=4, padding=1)
     crf = CRFRNN(4, iterations=2)
     guide, image = pictures()
-    model = Segmenter(lambda x: wrap(network(x)), crf, mean=MEAN, std=STD)
+    model = Segmenter(Wrapped(network, wrap), crf, mean=MEAN, std=STD)
     low = network(image)
     assert low.shape[2:] == (3, 4)
     unary = nn.functional.interpolate(low, size=(12, 14), mode="bilinear", align_corners=False)
@@ -83,10 +132,16 @@ def test_the_mask_reaches_the_crf() -> None:
 def test_bad_networks_and_numbers() -> None:
     crf = CRFRNN(2, [Gaussian()])
     image = torch.zeros(1, 3, 6, 7)
-    with pytest.raises(TypeError, match=r"must return a tensor.*got tuple.*Segmenter\(lambda"):
-        Segmenter(lambda x: (x, x), crf)(image)
+    for output, got in (
+        (None, "got NoneType"),
+        ((), "got tuple of nothing"),
+        ((image.sum(), image), "got tuple of Tensor, Tensor"),
+        ({"mask": image, "aux": image}, "got dict with mask, aux"),
+    ):
+        with pytest.raises(TypeError, match=f"must return logits.*{got}.*Wrap the network in a"):
+            Segmenter(Wrapped(nn.Identity(), lambda _, output=output: output), crf)(image)
     with pytest.raises(ValueError, match=r"must give logits.*got \(1, 2\) for \(1, 3, 6, 7\)"):
-        Segmenter(lambda _: torch.zeros(1, 2), crf)(image)
+        Segmenter(Wrapped(nn.Identity(), lambda _: torch.zeros(1, 2)), crf)(image)
     with pytest.raises(ValueError, match="mean has 2 numbers for an image of 3 channels"):
         Segmenter(nn.Conv2d(3, 2, 1), crf, mean=(1.0, 2.0))(image)
     with pytest.raises(TypeError, match="network must be callable"):

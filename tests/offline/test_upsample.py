@@ -243,7 +243,7 @@ def test_the_module_is_the_function() -> None:
 
 V, IMAGE = np.zeros((2, 3, 4)), np.zeros((9, 12, 3))
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "a list": (lambda: upsample([1.0], IMAGE), TypeError, "values must be a NumPy array"),
+    "a name": (lambda: upsample("a.npy", IMAGE), TypeError, "values must be a NumPy array"),
     "no image": (lambda: upsample(V, None), TypeError, "image must be a NumPy array"),
     "no channels": (lambda: upsample(V[0], IMAGE), ValueError, r"values must be \(C, h, w\)"),
     "empty": (lambda: upsample(V[:0], IMAGE), ValueError, "not empty"),

@@ -74,7 +74,9 @@ def open_data(args: argparse.Namespace) -> MaskedImages:
     if args.data == "voc" and args.ids is not None:
         given.pop("split")
     named = {name: value for name, value in given.items() if value is not None}
-    return open_dataset(args.data, **named).in_numpy()
+    data = open_dataset(args.data, **named).in_numpy()
+    data.max_pixels = args.max_pixels
+    return data
 
 
 def _check_folder(args: argparse.Namespace) -> None:

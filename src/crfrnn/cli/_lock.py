@@ -103,7 +103,7 @@ def _owner(path: Path) -> dict[str, Any] | None:
 
 
 def _lives(process: int) -> bool:
-    if process == os.getpid():
+    if process == os.getpid() or os.name == "nt":  # where signal 0 would interrupt it
         return True
     try:
         os.kill(process, 0)

@@ -153,17 +153,19 @@ def _require_same(manifest: Path, origin: Origin, existing: Sequence[Pair]) -> b
     defaults = json.loads(json.dumps(Settings(ReadOptions(), RefineOptions()).parameters()))
     old = {**{name: defaults[name] for name in new if name in defaults}, **old}
     old.setdefault("ids", new["ids"])  # earlier versions did not note them
+    # Inputs may have been moved; clamped pixels that come or go are another matter.
+    places = [name for name in _PLACES if (old.get(name) is None) == (new[name] is None)]
     changed = [
         f"{name} was {old.get(name)}, is now {new.get(name, 'an unknown option')}"
         for name in {**new, **old}
-        if name not in _PLACES and (name not in new or old.get(name) != new[name])
+        if name not in places and (name not in new or old.get(name) != new[name])
     ]
     if changed:
         raise ValueError(
             f"{manifest.parent} holds results made with other parameters "
             f"({'; '.join(changed)}); {remedy}"
         )
-    moved = [name for name in _PLACES if old.get(name) != new[name]]
+    moved = [name for name in places if old.get(name) != new[name]]
     for pair in existing if moved else ():
         if not is_done(pair, origin, moved=True):
             raise ValueError(

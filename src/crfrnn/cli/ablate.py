@@ -19,6 +19,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ._import import add_import, import_modules
 from ._notes import tell
 
 
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="override any key, such as joint.0.epochs=3; may be repeated",
     )
+    add_import(parser)
     add("--json", action="store_true", help="print the report as JSON instead of Markdown")
 
 
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from crfrnn.ablation.report import PAGE
     from crfrnn.training import read_config
 
+    import_modules(args.imports)
     given = {"output": args.output, "seeds": args.seeds, "device": args.device}
     flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     config = read_config(AblateConfig, args.config, [*args.set, *flags])

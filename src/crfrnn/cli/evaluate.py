@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from . import Parser
 from ._data import DATA_HELP, add_data, open_data
+from ._import import add_import, import_modules
 from ._notes import tell
 from ._options import add_crf, add_reading, describe_crf
 
@@ -47,6 +48,7 @@ def add_arguments(parser: Parser) -> None:
         help="draw the images with the best, the median and the worst change in mean IoU",
     )
     add("--json", action="store_true", help="print JSON instead of tables")
+    add_import(parser)
     add("--no-crf", dest="refine", action="store_false", help="do not refine SOURCE")
     add_data(parser)
     group = parser.add_argument_group("measures")
@@ -73,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from ._settings import make_settings
     from ._tables import print_summary
 
+    import_modules(args.imports)
     settings = make_settings(args)
     _checks.count("resamples", args.resamples, least=1)
     for path in (args.output, args.figure):

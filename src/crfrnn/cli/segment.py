@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from . import Parser
+from ._import import add_import, import_modules
 from ._options import add_crf, add_folder_outputs, add_options, make_epilog
 
 
@@ -32,6 +33,7 @@ def add_arguments(parser: Parser) -> None:
         help="the .png, or the folder, to write",
     )
     add_folder_outputs(parser)
+    add_import(parser)
     add("--fetch", action="store_true", help="let the transformers library download MODEL")
     add(
         "--no-crf",
@@ -63,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     outputs = Outputs(args.output, None, args.overlay)
     settings = _segment.make_segment_settings(args)
+    import_modules(args.imports)
     check_inputs(args.image)
     if not args.image.is_dir():
         check_outputs(outputs, (args.image,))

@@ -14,6 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ._import import add_import, import_modules
 from ._notes import tell
 
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override any key, such as stages.0.epochs=3; may be repeated",
     )
     add("--restart", action="store_true", help="start over instead of continuing")
+    add_import(parser)
     add("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     from crfrnn.training import TrainConfig, read_config, train
 
+    import_modules(args.imports)
     given = {"output": args.output, "seed": args.seed, "device": args.device}
     flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     config = read_config(TrainConfig, args.config, [*args.set, *flags])

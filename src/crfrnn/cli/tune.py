@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._import import add_import, import_modules
 from ._notes import tell
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="set any key, such as search.bilateral_color=[2,20]; may be repeated",
     )
     add("--restart", action="store_true", help="start over instead of continuing")
+    add_import(parser)
     add("--json", action="store_true", help="print the result as one JSON object")
 
 
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from crfrnn.training.settings import read_config, to_tree
     from crfrnn.tuning import TuneConfig, tune
 
+    import_modules(args.imports)
     given = {
         "output": args.output,
         "search.trials": args.trials,

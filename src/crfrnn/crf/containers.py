@@ -66,5 +66,4 @@ def exact(values: Array, features: Array, targets: Array, engine: str) -> Array:
         return lattice.exact(values, features, targets)
     from crfrnn import ops
 
-    tolerance = ops.EXACT_TOLERANCE.get(values.dtype, 1e-8)
-    return ops.exact(values, features, tolerance, engine, targets)
+    return ops.exact(values, features, ops.exact_tolerance(values.dtype), engine, targets)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Filter = Callable[[Tensor], Tensor]
+from crfrnn import _checks
+from crfrnn._door import admit_tensor
+
+from .mean_field import Filter, checked_model
 
 
 def free_energy(
@@ -42,7 +45,18 @@ def free_energy(
         >>> free_energy(unary, q, [], torch.zeros(0), 1 - torch.eye(2))  # -4 log 2
         tensor([-2.7726])
     """
-    return combine(unary, q, penalty(q, filters, weights, compatibility))
+    unary, weights, compatibility = checked_model(unary, filters, weights, compatibility)
+    q = admit_tensor("q", q)
+    if (q.shape, q.dtype, q.device) != (unary.shape, unary.dtype, unary.device):
+        raise ValueError(
+            f"q must be like unary, {_checks.shape_text(unary)} in {unary.dtype} on "
+            f"{unary.device}; got {_checks.shape_text(q)} in {q.dtype} on {q.device}"
+        )
+    energy = combine(unary, q, penalty(q, filters, weights, compatibility))
+    _checks.finite_result(
+        "free_energy", energy, unary=unary, weights=weights, compatibility=compatibility
+    )
+    return energy
 
 
 def penalty(q: Tensor, filters: Sequence[Filter], weights: Tensor, compatibility: Tensor) -> Tensor:

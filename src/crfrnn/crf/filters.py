@@ -103,7 +103,7 @@ class ExactFilter:
         self.size = (features.shape[-2],)
         self.engine = ops.resolve_engine(engine, features.device, features.dtype)
         self.arrays = (self.features,)
-        self.tolerance = ops.EXACT_TOLERANCE.get(features.dtype, 1e-8)
+        self.tolerance = ops.exact_tolerance(features.dtype)
 
     def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
         """Filter values (..., N, C); the kernel is symmetric, so `reverse` changes nothing."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .energy import Filter
+from .mean_field import Filter
 
 
 def independent_mean_field(

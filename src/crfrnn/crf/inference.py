@@ -91,9 +91,9 @@ def infer(
     Returns:
         Logits (B C *S), and the steps computed for each image (B).
     """
-    step = Step() if step is None else step
+    is_other = step is not None and step != Step()
     if held is not None:
-        if trace or step != Step():
+        if trace or is_other:
             raise ValueError("clamp goes with plain mean field; leave out trace and step, or clamp")
         model = pairwise.model(logits)
         z, _, steps = ops.clamped.mean_field(logits.flatten(2), model, options, held.flatten(1))
@@ -105,13 +105,13 @@ def infer(
     if options.tolerance > 0 and not torch.compiler.is_compiling():
         oscillates = may_oscillate(pairwise.weights, pairwise.matrix(logits))
         stops_with_gradient = pairwise.wants_gradient(logits)
-    if trace or step != Step() or oscillates or stops_with_gradient:
+    if trace or is_other or oscillates or stops_with_gradient:
         matrix = pairwise.matrix(logits)
         return frank_wolfe(
             logits,
             lambda q: penalty(q, pairwise.filters, pairwise.weights, matrix),
             options,
-            step,
+            step or Step(),
             rates=rates,
             guard=oscillates,
             trace=trace,

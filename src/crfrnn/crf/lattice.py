@@ -6,6 +6,7 @@ import numpy as np
 
 from crfrnn import _checks
 from crfrnn._arrays import Array, cast, is_tensor, namespace, place, to_float, to_numpy, to_torch
+from crfrnn._door import admit
 from crfrnn.core.inference import Points, apply, exact_filter, lattice_filter
 from crfrnn.core.limits import check_dimensions
 from crfrnn.core.names import NORMALIZATIONS
@@ -46,7 +47,7 @@ class Lattice:
     def __init__(
         self, features: Array, *, targets: Array | None = None, engine: str | None = None
     ) -> None:
-        _check_points("features", features)
+        features = _points("features", features)
         check_dimensions(features.shape[-1])
         self.shape = features.shape[:-1]
         self.target_shape = self.shape
@@ -54,7 +55,7 @@ class Lattice:
         self.has_targets = targets is not None
         points = to_float(features)
         if targets is not None:
-            _check_targets(targets, features)
+            targets = _targets(targets, features)
             self.target_shape = targets.shape[:-1]
             points = _joined(points, cast(targets, points.dtype))
         self.size = (points.shape[-2],)
@@ -100,7 +101,7 @@ class Lattice:
         name = "targets" if self.has_targets and reverse else "features"
         if reverse:
             shape, to = to, shape
-        _check_values(values, shape, self.place, name)
+        values = _values(values, shape, self.place, name)
         flat = values.reshape(-1, *values.shape[-2:])
         if self.place == "NumPy" and self.engine != "cpu":
             flat = to_torch(flat)
@@ -112,7 +113,9 @@ class Lattice:
         if self.has_targets:
             out = out[:, : to[-1]] if reverse else out[:, shape[-1] :]
         out = to_numpy(out) if self.place == "NumPy" else out
-        return cast(out.reshape(*to, values.shape[-1]), values.dtype)
+        out = cast(out.reshape(*to, values.shape[-1]), values.dtype)
+        _checks.finite_result("Lattice.filter", out, values=values)
+        return out
 
 
 def gaussian_filter(
@@ -166,10 +169,10 @@ def gaussian_filter(
     """
     _checks.one_of("method", method, ("lattice", "exact"))
     _checks.one_of("normalization", normalization, NORMALIZATIONS)
-    _check_points("features", features)
-    _check_values(values, features.shape[:-1], place(features), "features")
+    features = _points("features", features)
+    values = _values(values, features.shape[:-1], place(features), "features")
     if targets is not None:
-        _check_targets(targets, features)
+        targets = _targets(targets, features)
     wide = to_float(values)
     points = cast(features, wide.dtype)
     ends = None if targets is None else cast(targets, wide.dtype)
@@ -186,7 +189,9 @@ def gaussian_filter(
         out = filter_points(wide, points, method, normalization, engine)
     else:
         out = _filter_points(wide, points, method, normalization)
-    return cast(out if is_tensor(values) else to_numpy(out), values.dtype)
+    out = cast(out if is_tensor(values) else to_numpy(out), values.dtype)
+    _checks.finite_result("gaussian_filter", out, values=values)
+    return out
 
 
 def _filter_to_targets(
@@ -249,16 +254,19 @@ def _zeros(values: Array, rows: int) -> Array:
     return values.new_zeros(shape) if is_tensor(values) else np.zeros(shape, values.dtype)
 
 
-def _check_points(name: str, points: Array) -> None:
+def _points(name: str, given: Array) -> Array:
+    points = admit(name, given)
     if points.ndim < 2 or 0 in points.shape:
         raise ValueError(
             f"{name} must be (..., N, D) and not empty; got {_checks.shape_text(points)}"
         )
     _checks.floating(name, points)
     _checks.finite(name, points)
+    return points
 
 
-def _check_targets(targets: Array, features: Array) -> None:
+def _targets(given: Array, features: Array) -> Array:
+    targets = admit("targets", given)
     shape = tuple(targets.shape)
     if len(shape) < 2 or (*shape[:-2], shape[-1]) != (*features.shape[:-2], features.shape[-1]):
         raise ValueError(
@@ -269,10 +277,11 @@ def _check_targets(targets: Array, features: Array) -> None:
         raise ValueError(
             f"targets are on {place(targets)} but features on {place(features)}; move one of them"
         )
-    _check_points("targets", targets)
+    return _points("targets", targets)
 
 
-def _check_values(values: Array, shape: tuple[int, ...], where: str, name: str) -> None:
+def _values(given: Array, shape: tuple[int, ...], where: str, name: str) -> Array:
+    values = admit("values", given)
     if values.ndim < 2 or values.shape[:-1] != shape or values.shape[-1] == 0:
         raise ValueError(
             f"values must be (..., N, C) with the leading sizes of the {name} {tuple(shape)}; "
@@ -281,3 +290,4 @@ def _check_values(values: Array, shape: tuple[int, ...], where: str, name: str) 
     if place(values) != where:
         raise ValueError(f"values are on {place(values)} but {name} on {where}; move one of them")
     _checks.floating("values", values)
+    return values

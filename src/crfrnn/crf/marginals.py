@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from crfrnn import _checks
 from crfrnn._arrays import Array, is_tensor
 from crfrnn.core.inference import Options
 
@@ -105,6 +106,9 @@ def marginals(
             compatibility=compatibility,
             prune=prune,
         )
+    if not result.is_finite:
+        parts = {"scores": scene.like, "kernel weights": weights, "compatibility": compatibility}
+        _checks.finite_result("refine", result.probs, **parts)
     refuse_infinite(result.is_finite, result.probs)
     return result
 

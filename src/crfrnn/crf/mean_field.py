@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from crfrnn import _checks
+from crfrnn._door import admit_tensor
 
 Filter = Callable[[Tensor], Tensor]
 
@@ -49,7 +51,7 @@ def mean_field(
         tensor([[0, 0, 0]])
     """
     _checks.count("iterations", iterations)
-    _check_shapes(unary, len(filters), weights, compatibility)
+    unary, weights, compatibility = checked_model(unary, filters, weights, compatibility)
     logits = -unary
     if not filters:
         return logits
@@ -60,12 +62,29 @@ def mean_field(
         message = torch.einsum(weigh, weights, messages)
         penalty = torch.einsum("cd,bd...->bc...", compatibility, message)
         logits = -unary - penalty
+    _checks.finite_result(
+        "mean_field", logits, unary=unary, weights=weights, compatibility=compatibility
+    )
     return logits
 
 
-def _check_shapes(unary: Tensor, kernels: int, weights: Tensor, compatibility: Tensor) -> None:
-    if unary.dim() < 3:
-        raise ValueError(f"unary must be (B, C, *S); got {_checks.shape_text(unary)}")
+def checked_model(
+    unary: Any, filters: Sequence[Filter], weights: Any, compatibility: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the parts of a model as plain tensors; refuse shapes and types that do not fit."""
+    parts = {"unary": unary, "weights": weights, "compatibility": compatibility}
+    parts = {name: admit_tensor(name, part) for name, part in parts.items()}
+    unary, weights, compatibility = parts.values()
+    kernels = len(filters)
+    _checks.floating("unary", unary)
+    for name, part in parts.items():
+        if (part.dtype, part.device) != (unary.dtype, unary.device):
+            raise TypeError(
+                f"{name} must be {unary.dtype} on {unary.device} as unary is; got {part.dtype} on "
+                f"{part.device}. Convert it with {name}.to(unary)."
+            )
+    if unary.dim() < 3 or 0 in unary.shape:
+        raise ValueError(f"unary must be (B, C, *S) and not empty; got {_checks.shape_text(unary)}")
     classes = unary.shape[1]
     wide = (kernels, classes, classes)
     if kernels and tuple(weights.shape) not in (wide[:1], wide[:2], wide):
@@ -78,3 +97,4 @@ def _check_shapes(unary: Tensor, kernels: int, weights: Tensor, compatibility: T
             f"compatibility must be {(classes, classes)}, one row and column per class; got "
             f"{_checks.shape_text(compatibility)}"
         )
+    return unary, weights, compatibility

@@ -30,6 +30,7 @@ from crfrnn.io.label_maps import (
     one_channel,
     refuse_lossy_ids,
 )
+from crfrnn.io.options import MAX_PIXELS
 
 #: The label of pixels that count neither in a loss nor in a score.
 IGNORE = VOID
@@ -105,6 +106,7 @@ class MaskedImages:
 
     Attributes:
         names: the names of the samples, in order.
+        max_pixels: larger images are refused; they may be decompression bombs.
 
     Raises:
         FileNotFoundError: files are missing; the message counts them and names some.
@@ -134,6 +136,7 @@ class MaskedImages:
         self._ignore = (*ignore, IGNORE)
         self.tensors = tensors
         self.apply_exif = apply_exif
+        self.max_pixels = MAX_PIXELS
         self._masks = _Masks(self.entries)
         twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if twice:
@@ -186,7 +189,9 @@ class MaskedImages:
 
     def image(self, index: int) -> np.ndarray:
         """Read the photograph of one sample: (3, H, W) uint8."""
-        pixels = read_image(self.entries[index].image, apply_exif=self.apply_exif)
+        pixels = read_image(
+            self.entries[index].image, apply_exif=self.apply_exif, max_pixels=self.max_pixels
+        )
         return np.moveaxis(np.rint(pixels).astype(np.uint8), 2, 0)
 
     def label(self, index: int) -> np.ndarray:
@@ -216,7 +221,7 @@ class MaskedImages:
     def _ids(self, path: Path) -> np.ndarray:
         """Decode a mask; a lossy one only if it is black and white."""
         try:
-            picture = open_image(path)
+            picture = open_image(path, max_pixels=self.max_pixels)
             ids: np.ndarray = np.asarray(self._decode(picture))
             lossy = is_lossy(picture) and self._decode is one_channel and ids.ndim == 2
             if lossy and ids.max() > 1:

@@ -101,16 +101,33 @@ def load_transformers(name: str, *, fetch: bool = False) -> TransformersModel:
         fetch: let the library fetch files that are not on this machine. By default only files
             that it has fetched before are used.
 
+    Code that comes with a model is never run, and pickled weights are not read.
+
     Raises:
         ImportError: transformers is not installed.
-        ValueError: `name` is not a model for semantic segmentation.
+        ValueError: `name` is not a model for semantic segmentation, brings code of its own, or has
+            no weights in safetensors.
     """
     library = _library()
     try:
+        # Neither code of the model's own, for which the library would ask on the terminal, nor
+        # pickles, which can contain code.
         model = library.AutoModelForSemanticSegmentation.from_pretrained(
-            name, local_files_only=not fetch
+            name, local_files_only=not fetch, trust_remote_code=False, use_safetensors=True
         )
     except (ValueError, OSError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{name}: this model asks to run code of its own, which crfrnn never does. If you "
+                f"trust it, load it in Python with trust_remote_code=True and use "
+                f"crfrnn.integrations.transformers.TransformersNetwork(model)."
+            ) from None
+        if "safetensors" in str(error):
+            raise ValueError(
+                f"{name}: expected weights in model.safetensors; crfrnn reads no pickled ones "
+                f"(pytorch_model.bin), because they can run code. If you trust them, load the "
+                f"model in Python and save it with save_pretrained(..., safe_serialization=True)."
+            ) from None
         text = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{name}: not a semantic segmentation model of transformers: {text}"

@@ -27,6 +27,7 @@ TENSORS = "model.safetensors"
 FORMAT = 2
 
 _LIBRARY = "crfrnn"
+_OLD_LAYER = {"num_classes", "kernels", "iterations", "weights", "compatibility", "normalization"}
 _OLD_MODEL = ("config.yaml", "weights.safetensors")
 
 
@@ -98,7 +99,7 @@ def read(directory: Path) -> Stored:
     tensors, copy = _read_tensors(tensors_path)
     if copy is None:
         _require(config_path)
-    if copy is not None and config.get("stamp") != copy["stamp"]:
+    if copy is not None and config.get("stamp") != copy.get("stamp"):
         config, config_path = copy, tensors_path
     if _is_old_layer(config):
         config = {"library": _LIBRARY, "format": FORMAT, "crf": config}
@@ -154,7 +155,12 @@ def _checked(stored: Stored) -> Stored:
     config, path = stored.config, stored.config_path
     old = path.name == _OLD_MODEL[0]
     if not old and config.get("library") != _LIBRARY:
-        raise ValueError(f"{path}: expected a configuration that crfrnn wrote; got another")
+        kind = config.get("model_type") or config.get("architectures")
+        named = f" of a {kind} model; crfrnn.integrations.transformers loads those" if kind else ""
+        raise ValueError(
+            f"{path}: expected a configuration that crfrnn wrote (save_pretrained, Checkpoint.save "
+            f"or crfrnn train); got another{named}"
+        )
     expected = 1 if old else FORMAT
     if config.get("format") != expected:
         raise ValueError(
@@ -165,7 +171,7 @@ def _checked(stored: Stored) -> Stored:
 
 
 def _is_old_layer(config: Mapping[str, Any]) -> bool:
-    return "library" not in config and {"num_classes", "kernels", "iterations"} <= set(config)
+    return "library" not in config and set(config) >= _OLD_LAYER
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -211,7 +217,11 @@ def _open_tensors(path: Path, framework: str) -> Iterator[Any]:
 
 def _embedded_config(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
     text = (metadata or {}).get(_LIBRARY)
-    return None if text is None else _mapping(read_json(text), Path(TENSORS))
+    try:
+        config = None if text is None else read_json(text)
+    except ValueError:
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def _remove_old_model(directory: Path) -> None:

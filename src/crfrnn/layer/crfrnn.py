@@ -16,14 +16,14 @@ from crfrnn.core.names import NORMALIZATIONS
 from crfrnn.crf.frank_wolfe import Inference, Step
 from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernel import Kernel
-from crfrnn.crf.kernels import Gaussian, checked_kernels
+from crfrnn.crf.kernels import checked_kernels
 from crfrnn.crf.recipe import Recipe
 from crfrnn.io.files import describe
 from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained
 from .independent import check_options, infer_independent
-from .inputs import check_logits, check_parameters
+from .inputs import check_clamp, check_logits, check_parameters, give_back
 from .prepared import Guide, Prepared, prepare_alone, take
 
 WEIGHTS = ("scalar", "class", "matrix")
@@ -105,6 +105,7 @@ class CRFRNN(nn.Module):
             learn_compatibility = False
         self.independent = independent
         self.num_classes = _checks.count("num_classes", num_classes, least=1)
+        _checks.fits_memory("num_classes", self.num_classes, self.num_classes, self.num_classes)
         self.iterations = _checks.count("iterations", iterations)
         self.eval_iterations = _checks.count("eval_iterations", eval_iterations)
         _checks.one_of("weights", weights, WEIGHTS)
@@ -114,6 +115,7 @@ class CRFRNN(nn.Module):
         self.recipe = Recipe(chosen, normalization, filter, engine, feature_gradients)
         self.weights = weights
         self.step = Step() if step is None else step
+        self._is_plain = self.step == Step()
         self.tol = None if tol is None else _checks.positive("tol", tol, "a mean change")[0]
         self.kernel_weights = parameters.initial_weights(chosen, self.num_classes, weights)
         start = parameters.initial_compatibility(compatibility, self.num_classes)
@@ -263,17 +265,17 @@ class CRFRNN(nn.Module):
         return parameters.current_kernels(self.recipe.kernels, self.log_bandwidths)
 
     def parameter_groups(
-        self, lr: float, *, weights: float = 1e4, compatibility: float = 1e3, others: float = 1e3
+        self, lr: float, *, weights: float = 10.0, compatibility: float = 1.0, others: float = 1.0
     ) -> list[dict[str, Any]]:
         """Make groups for an optimizer, with learning rates relative to the network's `lr`.
 
-        The default factors are the released solver's. They go with its tiny rate for the network,
-        2.5e-8 on a mean loss (1e-13 on a sum over the pixels); with Adam, or a rate of 1e-3, give
-        factors near 1. `others` is for bandwidths and a learned step.
+        The default factors are those of `crfrnn train`, for rates such as 1e-3 with SGD or Adam.
+        Those of the released solver are `crfrnn.layer.parameters.SOLVER_FACTORS`; they go with its
+        rate for the network, 2.5e-8 on a mean loss. `others` is for bandwidths and a learned step.
 
         Example:
             >>> from crfrnn import CRFRNN
-            >>> groups = CRFRNN(21).parameter_groups(1e-3, weights=10, compatibility=1)
+            >>> groups = CRFRNN(21).parameter_groups(1e-3)
             >>> {group["name"]: group["lr"] for group in groups}
             {'crf.kernel_weights': 0.01, 'crf.compatibility': 0.001}
         """
@@ -355,15 +357,9 @@ class CRFRNN(nn.Module):
             >>> layer.weights, layer.num_classes
             ('matrix', 21)
         """
-        matrices, compatibility = pretrained.published_tensors(weights)
-        layer = cls(
-            len(compatibility),
-            [PAPER_KERNELS[0], Gaussian(position=3.0, weight=3.0, lattice=True)],
-            weights="matrix",
-            compatibility=compatibility,
-            normalization="after",
-        )
-        layer.load_state_dict({"kernel_weights": matrices, "compatibility": compatibility})
+        arguments, state = pretrained.published(weights)
+        layer = cls(**arguments)
+        layer.load_state_dict(state)
         return layer
 
     def extra_repr(self) -> str:
@@ -382,7 +378,7 @@ class CRFRNN(nn.Module):
         )
 
     def _run(self, logits: Tensor, guide: Guide, options: Options, trace: bool) -> Inference:
-        check_logits("CRFRNN", logits, self.num_classes, guide.image)
+        given, logits = logits, check_logits("CRFRNN", logits, self.num_classes, guide.image)
         check_parameters("CRFRNN", [*self.named_parameters(), *self.named_buffers()], logits)
         _checks.finite("CRFRNN: logits", logits)
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -392,9 +388,14 @@ class CRFRNN(nn.Module):
             compatibility = None if self.compatibility is None else self.compatibility.to(dtype)
             weights = self.kernel_weights.to(dtype)
             pairwise = Pairwise(prepared.filters, weights, compatibility, self.recipe.engine)
+            held = check_clamp("CRFRNN", guide.clamp, unary)
             if self.independent:
-                return infer_independent(logits, prepared, weights, options, trace, guide.clamp)
-            rates = parameters.learned_rates(self, dtype)
-            step, held = self.step, guide.clamp
-            done = infer(unary, pairwise, options, step=step, rates=rates, trace=trace, held=held)
-        return Inference(done.logits.to(logits.dtype), done.steps, done.energy)
+                done = infer_independent(unary, prepared, weights, options, trace, held)
+            else:
+                rates = parameters.learned_rates(self, dtype)
+                # Under torch.compile(dynamic=True) a step's numbers have no values to compare.
+                how = None if self._is_plain else self.step
+                done = infer(
+                    unary, pairwise, options, step=how, rates=rates, trace=trace, held=held
+                )
+        return Inference(give_back("CRFRNN", done.logits, given, self), done.steps, done.energy)

@@ -35,12 +35,13 @@ def infer_independent(
     trace: bool,
     clamp: Tensor | None,
 ) -> Inference:
-    """Logits of the foreground of each class, from logits (B, C, *S) of any float type."""
+    """Logits of the foreground of each class, from logits (B, C, *S)."""
     if trace or options.tolerance > 0:
         raise ValueError("CRFRNN: independent=True has no trace and no tol; leave them out")
     table = weights.reshape(len(weights), -1)  # background and foreground weigh the same
-    unary = logits.to(weights.dtype)
     held = None if clamp is None else clamp[:, None]
-    z = independent_mean_field(unary, prepared.filters, table, table, options.iterations, held=held)
+    z = independent_mean_field(
+        logits, prepared.filters, table, table, options.iterations, held=held
+    )
     steps = torch.full((len(logits),), options.iterations, device=logits.device)
-    return Inference(z.to(logits.dtype), steps)
+    return Inference(z, steps)

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn._door import admit_tensor
+from crfrnn._guards import warn_of_scores
 from crfrnn.io.score_grid import is_usual
 
 
-def check_logits(owner: str, logits: Any, num_classes: int | None, image: Any) -> None:
-    """Refuse logits of a wrong rank, class count or dtype; recognize swapped arguments."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"{owner}: logits must be a torch tensor; got {type(logits).__name__}")
+def check_logits(owner: str, given: Any, num_classes: int | None, image: Any) -> Tensor:
+    """Return logits as a plain tensor; recognize swapped arguments and a missing batch axis."""
+    logits: Tensor = admit_tensor(f"{owner}: logits", given)
+    _refuse_unbatched(owner, logits, num_classes, image)
     if not 3 <= logits.dim() <= 5 or 0 in logits.shape:
         raise ValueError(
             f"{owner}: logits must be (B, C, *S) and not empty, with S = (W,), (H, W) or (D, H, W);"
@@ -35,18 +37,37 @@ def check_logits(owner: str, logits: Any, num_classes: int | None, image: Any) -
             f"{num_classes}."
         )
     _checks.floating(f"{owner}: logits", logits)
+    warn_of_scores(f"{owner}: logits", "logits", logits)
+    return logits
 
 
-def check_map(owner: str, name: str, value: Any, logits: Tensor, *, any_size: bool = False) -> None:
-    """Refuse an image or feature map (B, F, *S) whose batch or size is not that of the logits.
+def _refuse_unbatched(owner: str, logits: Tensor, num_classes: int | None, image: Any) -> None:
+    """Refuse (C, H, W), which has as many axes as a batch of signals (B, C, W)."""
+    if num_classes in (None, logits.shape[1] if logits.dim() > 1 else 0):
+        return
+    bare = logits.dim() in (2, 3, 4) and logits.shape[0] == num_classes
+    if bare and (not isinstance(image, Tensor) or image.dim() >= logits.dim()):
+        both = isinstance(image, Tensor) and image.shape[1:] == logits.shape[1:]
+        raise ValueError(
+            f"{owner}: logits must be (B, C, *S); got {_checks.shape_text(logits)}, which looks "
+            f"like one image (C, *S) of {num_classes} classes. Add the batch axis with "
+            f"logits[None]{' and image[None]' if both else ''}."
+        )
+
+
+def check_map(
+    owner: str, name: str, given: Any, logits: Tensor, *, any_size: bool = False
+) -> Tensor:
+    """Return an image or feature map (B, F, *S) whose batch and size are those of the logits.
 
     With `any_size`, another size of the same proportions, or a square, will do.
     """
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{owner}: {name} must be a torch tensor (B, F, *S); got {type(value).__name__}. "
-            f"Convert a NumPy image (H, W, 3) with torch.from_numpy(x).permute(2, 0, 1)[None]."
-        )
+    check_device(owner, name, given, logits)
+    value: Tensor = admit_tensor(
+        f"{owner}: {name}",
+        given,
+        " (B, F, *S) (a NumPy image (H, W, 3) is torch.from_numpy(x).permute(2, 0, 1)[None])",
+    )
     if value.dim() != logits.dim():
         raise ValueError(
             f"{owner}: logits and {name} must have as many axes, (B, C, *S) and (B, F, *S); "
@@ -74,11 +95,11 @@ def check_map(owner: str, name: str, value: Any, logits: Tensor, *, any_size: bo
         )
     if value.shape[1] == 0:
         raise ValueError(f"{owner}: {name} has no channels; got {_checks.shape_text(value)}")
-    if value.dtype == torch.bool or value.is_complex():
+    if value.dtype == torch.bool:
         raise TypeError(f"{owner}: {name} must hold numbers, 8-bit or float; got {value.dtype}")
-    check_device(owner, name, value, logits)
     if value.is_floating_point():
         _checks.finite(f"{owner}: {name}", value)
+    return value
 
 
 def _both_shapes(name: str, value: Tensor, logits: Tensor) -> str:
@@ -86,12 +107,27 @@ def _both_shapes(name: str, value: Tensor, logits: Tensor) -> str:
     return f"logits {_checks.shape_text(logits)} and {name} {_checks.shape_text(value)}"
 
 
+def check_network_image(owner: str, given: Any) -> None:
+    """Refuse what is no image (B, F, *S), normalized for a network."""
+    image: Tensor = admit_tensor(f"{owner}: image", given)
+    if not 3 <= image.dim() <= 5 or 0 in image.shape:
+        raise ValueError(
+            f"{owner}: image must be (B, F, *S) and not empty, with S = (W,), (H, W) or (D, H, W); "
+            f"got {_checks.shape_text(image)}"
+        )
+    if not image.is_floating_point():
+        raise TypeError(
+            f"{owner}: image must be floating point, normalized as the network expects it; got "
+            f"{image.dtype}. Convert with image.float() / 255, minus mean, over std."
+        )
+
+
 def check_mask(
-    owner: str, mask: Any, logits: Tensor, name: str = "mask", meaning: str = "takes part"
-) -> None:
-    """Refuse a mask that is not bool (B, *S)."""
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"{owner}: {name} must be a torch tensor; got {type(mask).__name__}")
+    owner: str, given: Any, logits: Tensor, name: str = "mask", meaning: str = "takes part"
+) -> Tensor:
+    """Return a mask that is bool (B, *S)."""
+    check_device(owner, name, given, logits)
+    mask: Tensor = admit_tensor(f"{owner}: {name}", given)
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(mask.shape) != expected:
         raise ValueError(
@@ -103,18 +139,19 @@ def check_mask(
             f"{owner}: {name} must be bool, True where a pixel {meaning}; got {mask.dtype}. "
             f"Convert with {name}.bool(), or labels != 255."
         )
-    check_device(owner, name, mask, logits)
+    return mask
 
 
-def check_clamp(owner: str, clamp: Any, logits: Tensor) -> None:
-    """Refuse a clamp that is not bool (B, *S); None is fine."""
-    if clamp is not None:
-        check_mask(owner, clamp, logits, "clamp", "keeps its logits")
+def check_clamp(owner: str, clamp: Any, logits: Tensor) -> Tensor | None:
+    """Return a clamp that is bool (B, *S), or None."""
+    if clamp is None:
+        return None
+    return check_mask(owner, clamp, logits, "clamp", "keeps its logits")
 
 
-def check_device(owner: str, name: str, value: Tensor, logits: Tensor) -> None:
+def check_device(owner: str, name: str, value: Any, logits: Tensor) -> None:
     """Refuse a tensor on another device."""
-    if value.device != logits.device:
+    if isinstance(value, Tensor) and value.device != logits.device:
         raise ValueError(
             f"{owner}: logits are on {logits.device} but {name} on {value.device}; "
             f"move one of them with .to(...)"
@@ -145,3 +182,12 @@ def check_parameters(owner: str, parameters: Sequence[tuple[str, Tensor]], logit
                 f"contained NaN. Go back to the last checkpoint, and lower the learning rate of "
                 f"the CRF (parameter_groups) or clip the gradients."
             )
+
+
+def give_back(owner: str, result: Tensor, given: Tensor, layer: nn.Module) -> Tensor:
+    """The result in the type of the logits that were given; refuse one that overflowed."""
+    result = result.to(given.dtype)
+    _checks.finite_result(owner, result, logits=given, **dict(layer.named_parameters()))
+    if type(given) in (Tensor, nn.Parameter):
+        return result
+    return result.to(given)  # a subclass takes over: MetaTensor with its metadata

@@ -27,7 +27,8 @@ class DenseCRFLoss(nn.Module):
 
     `loss = 1/N Σ_k w_k Σ_c ⟨S_c, F_k (1 - S_c)⟩`,
 
-    averaged over the batch. N is the number of pixels that take part. The loss has no parameters.
+    averaged over the batch. N is the number of pixels that take part; an image without any counts
+    as 0 and has a gradient of zero. The loss has no parameters.
 
     Args:
         kernels: default is one `Bilateral` of 100 pixels and 15 color units, the authors' setting,
@@ -88,7 +89,7 @@ class DenseCRFLoss(nn.Module):
             >>> [round(float(loss(torch.cat([z, -z], 1), image)), 2) for z in (along, across)]
             [0.0, 0.5]
         """
-        check_logits("DenseCRFLoss", logits, None, image)
+        logits = check_logits("DenseCRFLoss", logits, None, image)
         _checks.finite("DenseCRFLoss: logits", logits)
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         # A sum over all pixels needs more digits than half precision has.
@@ -96,7 +97,10 @@ class DenseCRFLoss(nn.Module):
             s = logits.to(dtype).softmax(1)
             prepared = take("DenseCRFLoss", self.recipe, s, Guide(image, mask, features))
             weights = torch.from_numpy(weight_table(self.recipe.kernels, s.shape[1])).to(s)
-            pixels = s[:, 0].flatten(1).shape[1] if prepared.mask is None else prepared.mask.sum(1)
+            _checks.finite(f"DenseCRFLoss: kernel weights in {dtype}", weights)
+            pixels: Tensor | int = s[:, 0].flatten(1).shape[1]
+            if prepared.mask is not None:  # an image without pixels has no energy, and no gradient
+                pixels = prepared.mask.sum(1).clamp_min(1)
             # The Potts energy of soft labels is the sum of S_c(i) F(i, j) S_d(j) over ordered pairs
             # of pixels and over d ≠ c. Since Σ_d S_d = 1, the sum over d is 1 - S_c: one filter
             # per class is enough. F (1 - S_c) is not 1 - F S_c, because only filters normalized
@@ -106,7 +110,9 @@ class DenseCRFLoss(nn.Module):
                 disagreement = s * kernel_filter(1 - s)
                 energy = energy + disagreement.flatten(2).sum(2) @ weight
             # Per pixel: the factor beside a mean cross-entropy then holds for every image size.
-            return (energy / pixels).mean()
+            loss = (energy / pixels).mean()
+        _checks.finite_result("DenseCRFLoss", loss, weights=weights, logits=logits)
+        return loss
 
     def prepare(
         self,

@@ -9,14 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn._arrays import to_torch
+from crfrnn._door import admit
 from crfrnn.crf.frank_wolfe import Rates
 from crfrnn.crf.kernel import Kernel, Number
 from crfrnn.crf.kernels import weight_table
+
+#: Factors of the released solver on the network's learning rate, for `parameter_groups(2.5e-8,
+#: **SOLVER_FACTORS)`: its 1e-13 on a sum over the pixels is 2.5e-8 on their mean. At a rate of 1e-3
+#: the kernel weights would get 10, and the loss grows.
+SOLVER_FACTORS = {"weights": 1e4, "compatibility": 1e3, "others": 1e3}
 
 
 def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> nn.Parameter:
     """Initial kernel weights: (K,), (K, C) or (K, C, C)."""
     table = torch.from_numpy(weight_table(kernels, classes)).float()
+    _checks.finite("kernel weights in float32", table)
     if form == "class":
         return nn.Parameter(table)
     if form == "matrix":
@@ -33,7 +41,7 @@ def initial_compatibility(given: Any, classes: int) -> Tensor:
     if isinstance(given, str):
         _checks.one_of("compatibility", given, ("potts",))
         return 1 - torch.eye(classes)
-    matrix = torch.as_tensor(given)
+    matrix: Tensor = to_torch(admit("compatibility", given))
     matrix = matrix.detach().clone() if matrix.is_floating_point() else matrix.float()
     if matrix.shape != (classes, classes):
         raise ValueError(

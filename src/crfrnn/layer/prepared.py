@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from crfrnn._door import admit_tensor
 from crfrnn._guide import check_range, finest_color
 from crfrnn.crf.filters import KernelFilter, build_filters
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
 
-from .inputs import check_clamp, check_gradients, check_map, check_mask
+from .inputs import check_gradients, check_map, check_mask
 from .parameters import learned_bandwidths
 
 
@@ -97,15 +98,17 @@ def prepare(
     owner: str, recipe: Recipe, like: Tensor, guide: Guide, logs: nn.ModuleList | None = None
 ) -> Prepared:
     """Check the maps and build filters for logits `like` (B C *S)."""
-    mask, features = guide.mask, guide.features
-    image = cast("Tensor | None", guide.image)  # what was prepared before never comes here
-    maps: list[tuple[str, Any]] = [(f"features[{i}]", value) for i, value in enumerate(features)]
-    maps += [] if image is None else [("image", image)]
-    for name, value in maps:
-        check_map(owner, name, value, like, any_size=name != "image")
+    features = [
+        check_map(owner, f"features[{i}]", value, like, any_size=True)
+        for i, value in enumerate(guide.features)
+    ]
+    maps = [(f"features[{i}]", value) for i, value in enumerate(features)]
+    image = None  # what was prepared before never comes here
+    if guide.image is not None:
+        image = check_map(owner, "image", guide.image, like)
+        maps.append(("image", image))
     check_gradients(owner, maps, recipe.feature_gradients)
-    if mask is not None:
-        check_mask(owner, mask, like)
+    mask = None if guide.mask is None else check_mask(owner, guide.mask, like)
     if image is not None:
         check_range(image, finest_color(recipe.kernels))
     bandwidths = [] if logs is None else learned_bandwidths(logs, like.dtype)
@@ -131,9 +134,16 @@ def prepare_alone(
             f"prepared; call layer.eval() and torch.no_grad() first, or pass the image itself"
         )
     image = guide.image
-    if not isinstance(image, Tensor) or not 3 <= image.dim() <= 5:
-        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"{owner}: prepare needs an image tensor (B, F, *S); got {got}")
+    if not isinstance(image, Tensor):
+        raise ValueError(
+            f"{owner}: prepare needs an image tensor (B, F, *S); got {type(image).__name__}"
+        )
+    image = admit_tensor(f"{owner}: image", image)
+    if not 3 <= image.dim() <= 5 or 0 in image.shape:
+        raise ValueError(
+            f"{owner}: prepare needs an image tensor (B, F, *S), not empty; got "
+            f"{tuple(image.shape)}"
+        )
     size = (image.shape[0], 1, *image.shape[2:])
     like = torch.zeros((), dtype=dtype, device=image.device).expand(size)
     with torch.no_grad():
@@ -145,7 +155,6 @@ def take(
 ) -> Prepared:
     """The filters for logits `unary`: those prepared before, or new ones."""
     _refuse_formats(owner)
-    check_clamp(owner, guide.clamp, unary)
     prepared = guide.image
     if not isinstance(prepared, Prepared):
         return prepare(owner, recipe, unary, guide, logs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crfrnn.crf.frank_wolfe import Step
 from crfrnn.crf.kernel import Kernel
 from crfrnn.io import storage
+from crfrnn.presets import find_preset
 
 #: Prefix of the CRF's tensors in a file.
 PREFIX = "crf."
@@ -76,7 +77,21 @@ def arguments(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     }
 
 
-def published_tensors(source: Mapping[str, Tensor] | str | Path) -> tuple[Tensor, Tensor]:
+def published(source: Mapping[str, Tensor] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of the `CRFRNN` that computes what published weights do, and its state."""
+    weights, compatibility = _published_tensors(source)
+    bilateral, gaussian = find_preset("crfasrnn").kernels
+    arguments = {
+        "num_classes": len(compatibility),
+        "kernels": [bilateral, dataclasses.replace(cast(Any, gaussian), lattice=True)],
+        "weights": "matrix",
+        "compatibility": compatibility,
+        "normalization": "after",
+    }
+    return arguments, {"kernel_weights": weights, "compatibility": compatibility}
+
+
+def _published_tensors(source: Mapping[str, Tensor] | str | Path) -> tuple[Tensor, Tensor]:
     """Kernel weights (2 C C) and compatibility (C C) of a crfasrnn_pytorch state dict.
 
     The bilateral kernel comes first. That layer adds its pairwise term, z = u + C Σ_k W_k F_k q;

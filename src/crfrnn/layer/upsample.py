@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from crfrnn import _checks
 from crfrnn._arrays import to_float
+from crfrnn._door import admit_tensor
 from crfrnn.crf.upsampling import COLOR, POSITION, check_grids, joint_bilateral
 
 
@@ -55,6 +56,8 @@ class Upsample(nn.Module):
             >>> upsample(torch.ones(1, 2, 3, 4), torch.rand(1, 32, 9, 12)).mean()
             tensor(1.)
         """
+        values = admit_tensor("Upsample: values", values)
+        image = admit_tensor("Upsample: image", image)
         for name, tensor in (("values", values), ("image", image)):
             if tensor.ndim != 4 or 0 in tensor.shape:
                 axes = "(B, C, h, w)" if name == "values" else "(B, F, H, W)"
@@ -68,7 +71,9 @@ class Upsample(nn.Module):
         out: Tensor = joint_bilateral(
             wide, image.to(wide.dtype), self.position, self.color, self.align_corners
         )
-        return out.to(values.dtype)
+        out = out.to(values.dtype)
+        _checks.finite_result("Upsample", out, values=values)
+        return out
 
     def extra_repr(self) -> str:
         """The arguments, for print."""

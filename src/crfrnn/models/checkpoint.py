@@ -23,10 +23,11 @@ from .segmenter import network_logits
 
 @dataclass
 class Checkpoint:
-    """A network of the registry, with or without a CRF on top, and the names of its classes.
+    """A network, with or without a CRF on top, and the names of its classes.
 
     Attributes:
-        name: the network's name in `crfrnn.models.NETWORKS`.
+        name: the network's name in `crfrnn.models.NETWORKS`, or the import path of its class, as
+            `make_network` takes it.
         num_classes: C.
         arguments: further arguments of the network, as plain numbers and strings.
         network: default is a new network made from name and arguments.
@@ -116,6 +117,9 @@ def is_checkpoint(directory: str | Path) -> bool:
 def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) -> Checkpoint:
     """Read a model that `Checkpoint.save` wrote, in evaluation mode and on the CPU.
 
+    The class of a network with an import path must have been imported: a directory of weights does
+    not choose which code runs.
+
     Args:
         directory: holds config.json and model.safetensors, or the files of an older version.
         num_classes: refuse a model with another number of classes.
@@ -151,6 +155,7 @@ def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) ->
             name,
             classes,
             arguments,
+            make_network(name, classes, imports=False, **arguments),
             crf=crf,
             classes=config.get("classes"),
             notes=config.get("notes") or {},

@@ -12,6 +12,7 @@ from crfrnn import _checks
 
 from .deeplab import DeepLabMobileNet
 from .fcn8s import FCN8s
+from .imported import is_import_path, make_imported
 from .light import LightFCN
 
 #: Each makes a network from a number of classes and further arguments. All networks take RGB
@@ -23,13 +24,20 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def make_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:
+def make_network(
+    name: str, num_classes: int, *, imports: bool = True, **arguments: Any
+) -> nn.Module:
     """Make a network by name.
 
     Args:
-        name: a key of `NETWORKS`.
+        name: a key of `NETWORKS`, or the import path of a class derived from `torch.nn.Module`,
+            such as "mypackage.MyUNet". The class gets the number of classes as `num_classes`,
+            `n_classes`, `classes`, `num_labels` or `out_channels`, whichever it has.
         num_classes: C, the channels of its logits.
-        arguments: further arguments of that network.
+        imports: whether the module of an import path may be imported. If not, it must have been.
+        arguments: further arguments of that network. For an import path, `mean` and `std`, on 0..1,
+            normalize the image, unless the class has arguments of these names; without them, it
+            gets the image on 0..255.
 
     Raises:
         ValueError: unknown name, or an argument that this network does not take.
@@ -38,7 +46,13 @@ def make_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:
         >>> from crfrnn.models import make_network
         >>> network = make_network("light", 11, width=8)
     """
-    _checks.one_of("network", name, NETWORKS)
+    if is_import_path(name):
+        return make_imported(name, num_classes, arguments, imports=imports)
+    if name not in NETWORKS:
+        raise ValueError(
+            f"unknown network {name!r}; expected one of: {', '.join(NETWORKS)}, or the import path "
+            f"of a class, such as mypackage.MyUNet"
+        )
     make = NETWORKS[name]
     known = [p for p in inspect.signature(make).parameters if p != "num_classes"]
     for argument in arguments:

@@ -10,7 +10,12 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn._guards import warn_user
 from crfrnn.layer.crfrnn import CRFRNN
+from crfrnn.layer.inputs import check_network_image
+
+#: Names of the logits among a network's outputs: of torchvision, transformers, and others.
+_NAMES = ("out", "logits")
 
 _MODES = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
@@ -19,9 +24,11 @@ class Segmenter(nn.Module):
     """A segmentation network with a CRF on top, trained end to end or used as it is.
 
     Args:
-        network: a module or any callable from image to logits (B, C, *s), at the size of the image
-            or a lower one. The logits may be a tensor, a mapping with "out" (torchvision) or an
-            object with `.logits` (transformers).
+        network: a module from image to logits (B, C, *s), at the size of the image or a lower one.
+            They may be a tensor; the entry "out" or "logits" of a mapping (torchvision) or of an
+            object (transformers, named tuples); or the first of a tuple or list of tensors, as of
+            networks with auxiliary outputs. A function works too, but with a warning: the
+            parameters of what it calls are neither trained nor saved.
         crf: the layer.
         mean: subtracted when the image was normalized for the network; per channel, or one number.
         std: divisor of that normalization, likewise.
@@ -57,6 +64,12 @@ class Segmenter(nn.Module):
             raise TypeError(f"network must be callable; got {type(network).__name__}")
         if not isinstance(crf, CRFRNN):
             raise TypeError(f"crf must be a CRFRNN; got {type(crf).__name__}")
+        if not isinstance(network, nn.Module):
+            warn_user(
+                f"Segmenter: the network is a {type(network).__name__} and no torch.nn.Module: its "
+                "parameters are in none of parameters(), state_dict() and to(device). Give the "
+                "module itself; if its output needs work, do that in the forward of a module."
+            )
         self.network = network
         self.crf = crf
         self.image_range = _checks.positive("image_range", image_range, "the value of white")[0]
@@ -108,6 +121,7 @@ class Segmenter(nn.Module):
             >>> torch.equal(model.unary(image), model(image))  # no iterations, no change
             True
         """
+        check_network_image("Segmenter", image)
         return network_logits(self.network, image)
 
     def undo(self, image: Float[Tensor, "B F *S"]) -> Float[Tensor, "B F *S"]:
@@ -133,7 +147,7 @@ class Segmenter(nn.Module):
         return (image * parts["std"] + parts["mean"]) * (255 / self.image_range)
 
     def parameter_groups(
-        self, lr: float, *, weights: float = 1e4, compatibility: float = 1e3, others: float = 1e3
+        self, lr: float, *, weights: float = 10.0, compatibility: float = 1.0, others: float = 1.0
     ) -> list[dict[str, Any]]:
         """Return optimizer groups: the network at `lr`, the CRF as in `CRFRNN.parameter_groups`.
 
@@ -141,10 +155,10 @@ class Segmenter(nn.Module):
             >>> import torch
             >>> from crfrnn import CRFRNN, Segmenter
             >>> model = Segmenter(torch.nn.Conv2d(3, 5, 1), CRFRNN(5))
-            >>> groups = model.parameter_groups(1e-3, weights=10, compatibility=1)
-            >>> [group["name"] for group in groups]
-            ['network', 'crf.kernel_weights', 'crf.compatibility']
-            >>> optimizer = torch.optim.SGD(groups, momentum=0.9)
+            >>> groups = model.parameter_groups(1e-3)
+            >>> {group["name"]: group["lr"] for group in groups}
+            {'network': 0.001, 'crf.kernel_weights': 0.01, 'crf.compatibility': 0.001}
+            >>> optimizer = torch.optim.AdamW(groups)
         """
         crf = self.crf.parameter_groups(
             lr, weights=weights, compatibility=compatibility, others=others
@@ -172,12 +186,28 @@ def network_logits(network: Callable[[Tensor], Any], image: Tensor) -> Tensor:
 
 
 def _logits_of(output: Any) -> Tensor:
-    if isinstance(output, Mapping) and "out" in output:
-        output = output["out"]
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"the network must return a tensor, a mapping with 'out' or an object with .logits; "
-            f"got {type(output).__name__}. Wrap it: Segmenter(lambda x: network(x)[0], crf)."
-        )
-    return logits
+    """The logits in any of the forms in which networks return them."""
+    found = output
+    for name in _NAMES:
+        if isinstance(output, Mapping) and name in output:
+            found = output[name]
+        elif hasattr(output, name):
+            found = getattr(output, name)
+        else:
+            continue
+        break
+    else:
+        if isinstance(output, (tuple, list)) and output:
+            found = output[0]
+    if isinstance(found, Tensor) and (found is output or found.dim() > 2):
+        return found
+    got = type(output).__name__
+    if isinstance(output, Mapping):
+        got += f" with {', '.join(map(str, output)) or 'nothing'}"
+    elif isinstance(output, (tuple, list)):
+        got += f" of {', '.join(type(part).__name__ for part in output) or 'nothing'}"
+    raise TypeError(
+        f"the network must return logits (B, C, *S): a tensor, a mapping or an object with one of "
+        f"{', '.join(_NAMES)}, or a tuple that begins with them; got {got}. Wrap the network in a "
+        f"module whose forward returns them."
+    )

@@ -24,6 +24,8 @@ from crfrnn._arrays import (
     to_numpy,
     to_torch,
 )
+from crfrnn._door import admit
+from crfrnn._guards import warn_of_scores
 from crfrnn.io.score_grid import is_usual
 
 from .labels import SMALLEST_PROBABILITY, label_logits
@@ -72,19 +74,8 @@ class Layout:
 
 def to_array(name: str, value: Any) -> Array:
     """Check an argument's type; return a tensor as it is and anything else as a NumPy array."""
-    if is_tensor(value):
-        if value.is_complex():
-            raise TypeError(f"{name} must hold real numbers; got {value.dtype}")
-        return value.detach()
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        got = array.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise TypeError(
-            f"{name} must be a NumPy array or a torch tensor of real numbers; got {got}"
-        )
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    array = admit(name, value)
+    return array.detach() if is_tensor(array) else array
 
 
 def to_container(name: str, value: Any, *, numpy: bool) -> Array:
@@ -99,6 +90,8 @@ def find_layout(
     """Find the batch, class and grid axes that fit the image."""
     if 0 in scores.shape:
         raise ValueError(f"{name} must not be empty; got {_checks.shape_text(scores)}")
+    if image == ():
+        raise ValueError("image must be an array of pixels, such as (H, W, 3); got one number")
     readings = list(_readings(name, scores))
     if not readings:
         raise ValueError(
@@ -138,6 +131,8 @@ def unary_logits(
         _checks.finite(name, scores)
     scores = to_float(scores)
     scores = scores if layout.batched else scores[None]
+    if name != "probs":
+        warn_of_scores(name, name, scores)
     if name == "probs":
         return _from_probs(scores, layout.batched)
     if name == "energy":

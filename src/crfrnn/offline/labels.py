@@ -64,6 +64,7 @@ def label_logits(labels: Array, options: RefineOptions, ids: Sequence[int] | Non
             "num_classes if there are that many"
         )
     classes = max(high + 1, 2) if num_classes is None else _checks.count("num_classes", num_classes)
+    _checks.fits_memory("num_classes", classes, classes, *labels.shape)
     if low < 0 or high >= classes or classes < 2:
         raise ValueError(
             f"labels must lie in 0..{classes - 1} (num_classes={classes}, at least 2), or be "

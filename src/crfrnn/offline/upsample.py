@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from crfrnn import _checks
-from crfrnn._arrays import Array, cast, is_tensor, namespace, place, to_float
+from crfrnn._arrays import Array, cast, namespace, place, to_float
+from crfrnn._door import admit
 from crfrnn._guide import check_range
 from crfrnn.crf.upsampling import COLOR, POSITION, check_grids, joint_bilateral
 
@@ -73,20 +72,18 @@ def upsample(
     """
     (position,) = _checks.positive("position", position)
     (color,) = _checks.positive("color", color)
+    values, image = admit("values", values), admit("image", image)
     wide, guide = _arranged(values, image, color, channels_last)
     out = joint_bilateral(wide, guide, position, color, align_corners)
-    return cast(out if values.ndim == 4 else out[0], values.dtype)
+    out = cast(out if values.ndim == 4 else out[0], values.dtype)
+    _checks.finite_result("upsample", out, values=values)
+    return out
 
 
 def _arranged(
     values: Array, image: Array, color: float, channels_last: bool | None
 ) -> tuple[Array, Array]:
     """Check the arrays; return values (B C h w) and image (B F H W) in the same float type."""
-    for name, array in (("values", values), ("image", image)):
-        if not (is_tensor(array) or isinstance(array, np.ndarray)):
-            raise TypeError(
-                f"{name} must be a NumPy array or a torch tensor; got {type(array).__name__}"
-            )
     if values.ndim not in (3, 4) or 0 in values.shape:
         raise ValueError(
             "values must be (C, h, w) or (B, C, h, w) and not empty; got "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import clamped
-from .arrays import EXACT_TOLERANCE, LatticeArrays
+from .arrays import LatticeArrays, exact_tolerance
 from .engines import (
     engine_for,
     resolve_engine,
@@ -17,7 +17,6 @@ from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs
 from .transforms import direct
 
 __all__ = [
-    "EXACT_TOLERANCE",
     "LatticeArrays",
     "Model",
     "Term",
@@ -28,6 +27,7 @@ __all__ = [
     "direct",
     "engine_for",
     "exact",
+    "exact_tolerance",
     "factors",
     "filter",
     "marginals",

@@ -14,7 +14,7 @@ from crfrnn.core import lattice
 from crfrnn.core.inference import Options
 from crfrnn.core.threads import threads
 
-from .arrays import EXACT_TOLERANCE, LatticeArrays
+from .arrays import LatticeArrays, exact_tolerance
 from .model import Model, Term
 from .reference import filter_to_weight, transpose_band
 
@@ -157,7 +157,7 @@ def _core_term(term: Term, b: int, adjoint: bool = False) -> Any:
         return _core.lattice_term(*_detached(LatticeArrays(*term.arrays)).item(b), *scales)
     if term.kind == "exact":
         features = term.arrays[0][b].detach().contiguous()
-        return _core.exact_term(features, EXACT_TOLERANCE[features.dtype], *scales)
+        return _core.exact_term(features, exact_tolerance(features.dtype), *scales)
     # For the adjoint, the core itself swaps the factors and reverses the blurs of a lattice. Only
     # the bands of a grid have to be transposed for it.
     bands = [transpose_band(band) for band in term.arrays] if adjoint else term.arrays

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .arrays import EXACT_TOLERANCE, LatticeArrays
+from .arrays import LatticeArrays, exact_tolerance
 from .engines import implementation
 from .model import Term
 from .transforms import direct, no_forward_mode, no_second_derivative, one_by_one
@@ -291,6 +291,5 @@ def apply(term: Term, values: Tensor, size: Sequence[int], engine: str) -> Tenso
         grid = values.reshape(values.shape[0], *size, values.shape[2])
         values = separable(grid, list(term.arrays), engine).reshape(values.shape)
     else:
-        tolerance = EXACT_TOLERANCE.get(values.dtype, 1e-8)
-        values = exact(values, term.arrays[0], tolerance, engine)
+        values = exact(values, term.arrays[0], exact_tolerance(values.dtype), engine)
     return values if term.after is None else values * term.after[..., None]

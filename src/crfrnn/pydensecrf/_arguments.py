@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn import _checks
+from crfrnn._arrays import is_tensor, to_numpy
+from crfrnn._door import admit
 
 Floats = NDArray[np.float32]
 
@@ -48,17 +50,9 @@ def member(name: str, value: Any, kind: type[_Member]) -> _Member:
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
     """Read an array of real numbers of any type and order, writable or not."""
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{name} must be a NumPy array; got {type(value).__name__}, which does not convert "
-            f"({error}). From torch: {name}.detach().cpu().numpy()."
-        ) from None
-    if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"{name} must be an array of real numbers; got {type(value).__name__} of {array.dtype}"
-        )
+    if is_tensor(value) and value.requires_grad:
+        raise TypeError(f"{name} requires a gradient, which ends here; give {name}.detach()")
+    array: NDArray[Any] = to_numpy(admit(name, value))
     return array
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from crfrnn._guards import warn_of_scores
 from crfrnn.core.threads import settle
 from crfrnn.crf.points import PointFilter, point_marginals
 
@@ -68,7 +69,9 @@ class DenseCRF:
             True
         """
         if f is None:
-            self._set(as_floats("u", u, 2))
+            energies = as_floats("u", u, 2)
+            self._set(energies)
+            warn_of_scores("u", "energy", energies, axis=0)
         else:
             self.setUnary(LogisticUnary(u, f))
 

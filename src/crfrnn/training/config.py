@@ -90,8 +90,10 @@ class ModelConfig:
     """The network, its initial weights, and the CRF.
 
     Attributes:
-        network: name in `crfrnn.models`; None where precomputed scores take its place.
-        options: arguments of the network, by name.
+        network: name in `crfrnn.models`, or the import path of a class, such as `mypackage.MyUNet`;
+            None where precomputed scores take its place.
+        options: arguments of the network, by name. A class of an import path also takes `mean` and
+            `std`, on 0..1, that normalize its images.
         weights: file or checkpoint with the network's initial weights.
         crf: the layer on top.
     """

@@ -196,7 +196,7 @@ def _load(network: nn.Module, model: ModelConfig, num_classes: int) -> None:
         if report.missing or report.mismatched or others:
             warnings.warn(f"model.weights: {path}: {report}", UserWarning, stacklevel=2)
         return
-    read = getattr(NETWORKS[model.network], "from_npz", None)
+    read = getattr(NETWORKS.get(model.network), "from_npz", None)
     if read is not None and path.suffix != ".npz":
         read = None
     state = _state_dict(path) if read is None else read(path).state_dict()

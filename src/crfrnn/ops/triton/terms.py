@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.ops.arrays import EXACT_TOLERANCE, LatticeArrays
+from crfrnn.ops.arrays import LatticeArrays, exact_tolerance
 from crfrnn.ops.model import Term
 from crfrnn.ops.reference import transpose_band
 
@@ -76,7 +76,7 @@ class Filtering:
             self.grid = Grid(tuple(size), bands)
         else:
             # The kernel is symmetric, so the adjoint is the filter itself.
-            tolerance = EXACT_TOLERANCE[like.dtype]
+            tolerance = exact_tolerance(like.dtype)
             self.tiles = arrange(arrays[0], tolerance, gaussian_sum.TILE[like.dtype])
 
     def source(self, values: Tensor) -> Source:
