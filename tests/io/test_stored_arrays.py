@@ -121,7 +121,9 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, name: str, insi
             np.save(path, value, allow_pickle=True)
         else:
             path.write_bytes(pickle.dumps(value))
-        with pytest.raises(ValueError, match=rf"{path.name}: the pickle asks for .*run code"):
+        with pytest.raises(
+            ValueError, match=rf"{path.name}: its pickled Python objects ask for .*run code"
+        ):
             read_pickled(path)
     assert not canary.exists()
 

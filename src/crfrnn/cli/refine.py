@@ -24,12 +24,13 @@ of bools: LABELS is then a .npy file, or a folder for one. For example
   crfrnn refine photos scores -o labels --overlay overlays
   crfrnn refine photo.jpg masks.npy --kind masks -o refined.npy
 
-Other files, with what the library of their field knows about them kept:
-  crfrnn refine scene.tif probs.tif -o labels.tif --memory 4G     rasters, and
-      any large image in tiles; SCORES is a raster with a band per class
-  crfrnn refine t1.nii.gz case.npz -o seg.nii.gz     volumes, with scores of
-      nnU-Net or another NIfTI; bandwidths are in millimeters
-  crfrnn refine photos instances.json -o refined.json     masks in COCO files
+Other formats keep what they hold besides pixels. Rasters, and any large image,
+are refined in tiles; SCORES has a band per class:
+  crfrnn refine scene.tif probs.tif -o labels.tif --memory 4G
+Volumes, with scores of nnU-Net or NIfTI; bandwidths are in millimeters:
+  crfrnn refine t1.nii.gz case.npz -o seg.nii.gz
+Masks in COCO files:
+  crfrnn refine photos instances.json -o refined.json
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ def read_pickled(path: Path) -> dict[str, np.ndarray]:
             value = _Reader(file).load()
     except _Refused as error:
         raise PickleError(
-            f"{path}: the pickle asks for {error}, which is not read because it can run code; save "
-            "plain arrays: np.savez('scores.npz', logits=array)"
+            f"{path}: its pickled Python objects ask for {error}, which is refused because it can "
+            "run code. Save plain arrays: np.savez('scores.npz', logits=array)"
         ) from None
     except ImportError:
         raise
