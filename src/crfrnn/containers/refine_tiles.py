@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from crfrnn.io.files import IMAGE_SUFFIXES, describe, require_writable, write_array, write_text
+from crfrnn.io.files import IMAGE_SUFFIXES, require_writable, write_array
 from crfrnn.io.memory import physical_memory
 from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.offline.inputs import Inputs
@@ -22,8 +22,9 @@ from crfrnn.offline.refine import Refined, refine_inputs
 from .plain import Photograph
 from .rasters import RASTER_SUFFIXES, Raster
 from .scaling import Range, Scaling, find_scaling
-from .source import Source, Stack, Style, Window, all_channels
+from .source import Source, Stack, Style, all_channels
 from .tile_scores import TileScores
+from .tile_store import copy_tiles, prepare, remove, tile_path
 from .tiling import (
     Plan,
     Tile,
@@ -34,8 +35,6 @@ from .tiling import (
     plan_side,
     sample_windows,
 )
-
-_PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -168,32 +167,15 @@ def refine_tiles(
     classes = refining.num_classes or given.classes
     dtype = np.dtype(np.uint8 if classes < 256 else np.uint16)
     folder = output.with_name(f".{output.name}.tiles")
-    plan, done = _prepare(folder, plan, _origin(source, given, scaling, refining, probs))
+    plan, done = prepare(folder, plan, _origin(source, given, scaling, refining, probs))
     pixels = relabeled = 0
     engine = ""
     resumed = len(done)
     for number, tile in enumerate(plan.tiles()):
         if number in done:
             continue
-        refined, valid, before = _refine(source, given, scaling, refining, tile)
-        inner = tile.inner()
-        engine = refined.engine or engine
-        labels = refined.labels[inner].astype(dtype)
-        if valid is not None:
-            valid = valid[inner]
-            labels[~valid] = np.iinfo(dtype).max
-        old = before[inner]
-        counted = np.ones(labels.shape, np.bool_) if valid is None else valid
-        if given.kind == "labels":
-            counted = counted & (old != refining.ignore_index)
-        relabeled += int(((labels != old) & counted).sum())
-        pixels += int(counted.sum())
-        if probs is not None:
-            values = refined.probs[all_channels(inner)].astype(np.float32)
-            if valid is not None:
-                values[:, ~valid] = np.nan
-            write_array(_tile_path(folder, number, "probs"), values)
-        write_array(_tile_path(folder, number, "labels"), labels)  # last: it says "done"
+        counted = _refine_tile(source, given, scaling, refining, tile, folder, number, dtype, probs)
+        engine, pixels, relabeled = counted[0], pixels + counted[1], relabeled + counted[2]
         done.add(number)
         if advance is not None:
             advance(len(done), len(plan))
@@ -268,6 +250,41 @@ def _plan(
         ) from error
 
 
+def _refine_tile(
+    source: Source,
+    given: TileScores,
+    scaling: Scaling,
+    refining: RefineOptions,
+    tile: Tile,
+    folder: Path,
+    number: int,
+    dtype: np.dtype,
+    probs: Path | None,
+) -> tuple[str, int, int]:
+    """Refine a tile and store its core; nothing of it stays in memory.
+
+    Returns the engine, the number of pixels with data, and how many of them were relabeled.
+    """
+    refined, valid, before = _refine(source, given, scaling, refining, tile)
+    inner = tile.inner()
+    labels = refined.labels[inner].astype(dtype)
+    if valid is not None:
+        valid = valid[inner]
+        labels[~valid] = np.iinfo(dtype).max
+    old = before[inner]
+    counted = np.ones(labels.shape, np.bool_) if valid is None else valid
+    if given.kind == "labels":
+        counted = counted & (old != refining.ignore_index)
+    relabeled = int(((labels != old) & counted).sum())
+    if probs is not None:
+        values = refined.probs[all_channels(inner)].astype(np.float32)
+        if valid is not None:
+            values[:, ~valid] = np.nan
+        write_array(tile_path(folder, number, "probs"), values)
+    write_array(tile_path(folder, number, "labels"), labels)  # last: it says "done"
+    return refined.engine, int(counted.sum()), relabeled
+
+
 def _refine(
     source: Source, given: TileScores, scaling: Scaling, refining: RefineOptions, tile: Tile
 ) -> tuple[Refined, np.ndarray | None, np.ndarray]:
@@ -313,27 +330,6 @@ def _origin(
     return dict(json.loads(json.dumps(origin, default=str)))
 
 
-def _prepare(folder: Path, plan: Plan, origin: dict[str, Any]) -> tuple[Plan, set[int]]:
-    """Make the folder of tiles; return the plan of an interrupted run, and the tiles it finished.
-
-    The plan may have come from the memory, so it is taken over if all else is the same.
-    """
-    file = folder / _PLAN
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["origin"] == origin and stored["overlap"] == plan.overlap:
-            old = replace(plan, counts=tuple(stored["counts"]))
-            numbers = range(len(old))
-            return old, {n for n in numbers if _tile_path(folder, n, "labels").is_file()}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    _remove(folder)
-    folder.mkdir()
-    text = json.dumps({"origin": origin, "counts": plan.counts, "overlap": plan.overlap})
-    write_text(file, text)
-    return plan, set()
-
-
 def _assemble(
     source: Source,
     given: TileScores,
@@ -355,23 +351,10 @@ def _assemble(
             write = stack.enter_context(
                 source.create(probs, classes, np.dtype(np.float32), of_probs)
             )
-            _copy(plan, folder, "probs", write)
+            copy_tiles(plan, folder, "probs", write)
     with source.create(output, 1, dtype, style) as write:
-        _copy(plan, folder, "labels", write)
-    _remove(folder)
-
-
-def _copy(plan: Plan, folder: Path, what: str, write: Callable[[Window, np.ndarray], None]) -> None:
-    for number, tile in enumerate(plan.tiles()):
-        path = _tile_path(folder, number, what)
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            path.unlink(missing_ok=True)
-            raise ValueError(
-                f"{path}: this tile is damaged ({describe(error)}); give the same command again"
-            ) from error
-        write(tile.core, values if values.ndim == 3 else values[None])
+        copy_tiles(plan, folder, "labels", write)
+    remove(folder)
 
 
 def _may_have_holes(source: Source) -> bool:
@@ -379,15 +362,3 @@ def _may_have_holes(source: Source) -> bool:
     return any(
         isinstance(part, Raster) and (part.has_holes() or part.dtype.kind == "f") for part in parts
     )
-
-
-def _tile_path(folder: Path, number: int, what: str) -> Path:
-    return folder / f"{number}.{what}.npy"
-
-
-def _remove(folder: Path) -> None:
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()

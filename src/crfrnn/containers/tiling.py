@@ -19,6 +19,8 @@ OVERLAP = 4.0
 #: What Python, NumPy, the packages and GDAL's cache take.
 BASE_BYTES = 400 << 20
 _SAMPLE_SIDE = 256
+#: The share of the memory that is planned for: the estimate has a margin, and allocators waste.
+_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def bytes_per_pixel(
     """
     # Fitted to the peak of `refine` for 1 to 12 bands, 2 to 20 classes and 0.01 to 15 vertices a
     # pixel, and then rounded up. Scores and guide are there as read, as converted, and in floats.
-    total = raw + 8.0 * (classes + image.channels) + 20.0 * classes + 30.0
+    total = raw + 8.0 * (classes + image.channels) + 36.0 * classes + 30.0
     for kernel in kernels:
         if kernel.is_separable():
             continue
@@ -179,7 +181,7 @@ def pixels_within(memory: int, resident: int, per_pixel: float) -> float:
             f"a memory of {spell_bytes(memory)} leaves nothing for tiles: the program and the "
             f"files held in memory take {spell_bytes(resident + BASE_BYTES)}"
         )
-    return left / per_pixel
+    return _SHARE * left / per_pixel
 
 
 def parse_bytes(text: str) -> int:
