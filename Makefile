@@ -36,7 +36,7 @@ GPU_NEEDS := torch triton numpy jaxtyping PIL rich safetensors pytest
 GPU_RUN := PYTHONPATH=$(abspath $(GPU_SITE)) PYTHONDONTWRITEBYTECODE=1 $(GPU_PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-offline test-long check docs smoke sanitize bench test-gpu bench-gpu format clean
+.PHONY: help dev demo test test-offline test-long check docs screenshots smoke sanitize bench test-gpu bench-gpu format clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -74,6 +74,10 @@ check: $(INSTALLED)  ## formatting, lint, types, the core and the documentation 
 docs: $(INSTALLED)  ## build the documentation site into build/docs; every warning is an error
 	$(PY) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html \
 		--doctree-dir build/docs-pages docs build/docs
+
+screenshots: $(INSTALLED)  ## draw the page of crfrnn app again, for the documentation; needs chromium
+	CRFRNN_SCREENSHOTS=$(abspath docs/images/app) CRFRNN_REQUIRE_BROWSER=1 \
+		$(PY) -m pytest tests/app/test_page.py -k screenshots
 
 # With torch: an environment that reads the packages of .venv, without its editable package. A plain
 # path in a .pth file does that: the .pth files that lie there are then not read.
@@ -149,7 +153,7 @@ $(RUNNABLE): $(TOOLS) pyproject.toml $(CORE)
 
 $(INSTALLED): $(RUNNABLE) $(TORCH)
 	@echo "Installing what the checks and the tests need"
-	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[demo,dev,docs,tune,distributed,tensorboard,$(CONTAINERS)]"
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[app,demo,dev,docs,tune,distributed,tensorboard,$(CONTAINERS)]"
 	@touch $@
 
 # A build that compiles only what has changed: it shares its objects with the editable build.

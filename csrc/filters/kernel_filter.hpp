@@ -16,6 +16,7 @@
 #include "base/threads.hpp"
 #include "base/tiles.hpp"
 #include "filters/response.hpp"
+#include "filters/senders.hpp"
 #include "filters/separable.hpp"
 #include "filters/term.hpp"
 #include "lattice/build.hpp"
@@ -66,6 +67,28 @@ public:
         return filter;
     }
 
+    /// On a lattice around the points of free pixels and of what clamped ones send from. Its points
+    /// are fewer than the pixels; `member` tells which is whose.
+    static KernelFilter on_lattice(Senders<T> senders, std::size_t d, Normalization normalization,
+                                   std::size_t threads) {
+        const Pixels points{senders.count, senders.count};
+        KernelFilter filter =
+            on_lattice(senders.points.get(), d, points, Normalization::none, threads);
+        filter.mask_ = std::move(senders.share);
+        filter.member_ = std::move(senders.member);
+        filter.term_.before = filter.mask_.get();
+        if (normalization == Normalization::none) return filter;
+        filter.scale_ = uninitialized<T>(senders.count);
+        filter.shared_ = uninitialized<T>(senders.count);
+        const double power = normalization == Normalization::symmetric ? -0.5 : -1.0;
+        response(filter.term_, filter.n_, filter.row_, power, filter.scale_.get(), threads);
+        for (std::size_t i = 0; i < senders.count; ++i)
+            filter.shared_[i] = filter.scale_[i] * filter.mask_[i];
+        if (normalization != Normalization::before) filter.term_.after = filter.scale_.get();
+        if (normalization != Normalization::after) filter.term_.before = filter.shared_.get();
+        return filter;
+    }
+
     /// The Gaussian sum itself over points, n x d.
     /// @param tolerance kernel value below which a pair may be left out
     /// @throws std::invalid_argument if a point is not finite
@@ -99,6 +122,15 @@ public:
         filter.normalize(folds ? Normalization::none : normalization, pixels.mask, threads);
         return filter;
     }
+
+    /// The number of points.
+    std::size_t count() const { return n_; }
+
+    /// The point of each pixel; null if every pixel has its own.
+    const std::int32_t* member() const { return member_.get(); }
+
+    /// How many pixels each point stands for; null where each is one.
+    const T* share() const { return member_ == nullptr ? nullptr : mask_.get(); }
 
     /// The filter as the recurrence takes it.
     Term<T> term() const { return term_; }
@@ -234,8 +266,10 @@ private:
     Buffer<std::int32_t> vertex_, entry_;
     Buffer<T> weight_;  // of the lattice; or the points
     LatticeTables tables_;
-    Buffer<T> mask_;   // as numbers
-    Buffer<T> scale_;  // what normalizes, zero outside the mask
+    Buffer<T> mask_;    // as numbers; or how many pixels each point stands for
+    Buffer<T> scale_;   // what normalizes, zero outside the mask
+    Buffer<T> shared_;  // the product of both
+    Buffer<std::int32_t> member_;
     std::unique_ptr<Lazy> lazy_;
 };
 

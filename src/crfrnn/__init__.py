@@ -4,9 +4,10 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from . import pydensecrf
+    from . import frankwolfe, pydensecrf
     from ._guards import InputWarning
     from ._info import info
+    from .app.serving import explore
     from .crf.energy import free_energy
     from .crf.frank_wolfe import Inference, Step
     from .crf.kernel import Kernel
@@ -36,6 +37,8 @@ __all__ = [
     "Segmenter",
     "Step",
     "Upsample",
+    "explore",
+    "frankwolfe",
     "free_energy",
     "gaussian_filter",
     "info",
@@ -64,6 +67,8 @@ _MODULES = {
     "Segmenter": "models",
     "Step": "crf.frank_wolfe",
     "Upsample": "layer.upsample",
+    "explore": "app.serving",
+    "frankwolfe": "frankwolfe",
     "free_energy": "crf.energy",
     "gaussian_filter": "crf.lattice",
     "info": "_info",
@@ -92,6 +97,6 @@ if not typing.TYPE_CHECKING:  # to type checkers it would give the module every 
             if error.name == "torch":
                 importlib.import_module("._extras", __name__).require_torch(f"crfrnn.{name}")
             raise
-        value = module if name == "pydensecrf" else getattr(module, name)
+        value = module if _MODULES[name] == name else getattr(module, name)
         globals()[name] = value
         return value

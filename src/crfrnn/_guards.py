@@ -6,10 +6,8 @@ hardly occurs by chance: a sum of one over the classes, at every pixel.
 
 from __future__ import annotations
 
-import inspect
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 
@@ -32,13 +30,18 @@ _SURE = 0.5
 #: Logarithms are of probabilities only where more than this share of pixels is not nearly sure.
 _UNSURE, _SURELY = 0.01, 0.95
 
-_PACKAGE = str(Path(__file__).parent)
+#: Packages whose frames are not the caller's.
+_INNER = ("crfrnn", "torch", "jaxtyping", "beartype", "contextlib", "functools", "<@beartype")
 
 
 class InputWarning(UserWarning):
     """An input that is valid, but most likely not what its argument expects.
 
     Turn it into an error with `warnings.simplefilter("error", crfrnn.InputWarning)`.
+
+    Attributes:
+        sentence: the text without the numbers and the name of one file, by which repetitions in a
+            job are counted.
 
     Example:
         >>> import warnings
@@ -53,8 +56,9 @@ class InputWarning(UserWarning):
         crfrnn._guards.InputWarning: logits lie in 0..1 and sum to 1 over the classes, ...
     """
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, text: str = "", sentence: str | None = None) -> None:
+        super().__init__(text)
+        self.sentence = text if sentence is None else sentence
 
 
 def warn_of_scores(name: str, kind: str, scores: Array, axis: int = 1) -> None:
@@ -79,20 +83,22 @@ def warn_of_scores(name: str, kind: str, scores: Array, axis: int = 1) -> None:
     few = rows[:, :: max(1, rows.shape[1] // _SAMPLE)]
     for test, message in _TESTS[kind]:
         if test(few) and test(rows):
-            warn_user(f"{name} {message}")
+            warn(f"{name} {message}", message)
             return
 
 
-def warn_user(message: str) -> None:
-    """Warn with `InputWarning` at the first line up that is not of this library, nor of torch."""
+def warn(text: str, sentence: str | None = None, kind: type[InputWarning] = InputWarning) -> None:
+    """Warn in the name of who called the library; the words are those of an `InputWarning`."""
     # A number of frames would be wrong for one of the ways in: a layer within a network is called
     # through torch.
-    torch = sys.modules.get("torch")
-    ours = (_PACKAGE, str(Path(torch.__file__ or "").parent)) if torch else (_PACKAGE,)
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(ours):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, InputWarning, stacklevel=level - 1 if frame is None else level)
+    depth, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _is_inner(frame.f_globals.get("__name__", "")):
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(kind(text, sentence), stacklevel=depth)
+
+
+def _is_inner(module: str) -> bool:
+    return module.split(".")[0] in _INNER
 
 
 def _softmax(rows: np.ndarray) -> bool:

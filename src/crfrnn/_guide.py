@@ -7,8 +7,6 @@ nothing in the result shows it.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from . import _checks
 from ._arrays import Array, is_floating, is_tensor, namespace
+from ._guards import InputWarning, warn
 
 #: An image is wide if a value is further than this beyond 0..255; sharp resizing overshoots, and so
 #: do random numbers in place of a normalized image.
@@ -27,21 +26,6 @@ _LARGE = 16
 _MANY = 64
 #: A 16-bit image that uses no value beyond this probably holds 12 bits or fewer.
 _TWELVE_BITS = 4095
-
-#: Packages whose frames are not the caller's.
-_INNER = ("crfrnn", "torch", "jaxtyping", "beartype", "contextlib", "functools", "<@beartype")
-
-
-class InputWarning(UserWarning):
-    """An input that is probably not what it should be.
-
-    Attributes:
-        sentence: the text without the numbers and the name of one image.
-    """
-
-    def __init__(self, text: str, sentence: str) -> None:
-        super().__init__(text)
-        self.sentence = sentence
 
 
 class GuideWarning(InputWarning):
@@ -70,6 +54,7 @@ def check_range(image: Array, finest: float | None, name: str = "the image") -> 
         warn(
             f"{name} has values in {low:.4g}..{high:.4g} {what}: {remedy}",
             f"{name} {what}: {remedy}",
+            GuideWarning,
         )
 
 
@@ -117,19 +102,7 @@ def check_depth(values: np.ndarray, file: str) -> None:
             "uses only the lower part of 0..65535; read so, it is nearly black and edges hardly "
             "count. If white is 4095 or less, rescale the file to 8 or 16 bits"
         )
-        warn(f"{file} {advice} (its largest value is {high})", advice)
-
-
-def warn(text: str, sentence: str, kind: type[InputWarning] = GuideWarning) -> None:
-    """Warn in the name of who called the library; the words are those of an `InputWarning`."""
-    depth, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and _is_inner(frame.f_globals.get("__name__", "")):
-        depth, frame = depth + 1, frame.f_back
-    warnings.warn(kind(text, sentence), stacklevel=depth)
-
-
-def _is_inner(module: str) -> bool:
-    return module.split(".")[0] in _INNER
+        warn(f"{file} {advice} (its largest value is {high})", advice, GuideWarning)
 
 
 def _range(image: Array) -> tuple[float, float] | None:

@@ -23,6 +23,7 @@ from ._notes import printable, say, to_line, warnings_at_once
 
 COMMANDS = {
     "refine": "sharpen the scores, labels or mask of a photograph, or of a folder",
+    "app": "choose the CRF's parameters by looking, in a page with sliders",
     "train": "train a network, the CRF on top of it, or both",
     "tune": "search for the CRF's parameters on the scores of training images",
     "ablate": "measure what each part adds, from the network alone to end-to-end training",

@@ -55,9 +55,14 @@ def make_settings(args: argparse.Namespace) -> Settings:
     kernels = [_override(kernel, args) for kernel in find_preset(args.preset).kernels]
     matrix = _read_compatibility(args.compatibility)
     return Settings(
-        _make(ReadOptions, args),
+        make_reading(args),
         _make(RefineOptions, args, kernels=kernels, compatibility=matrix),
     )
+
+
+def make_reading(args: argparse.Namespace) -> ReadOptions:
+    """Turn the options on how to read scores into checked ones."""
+    return _make(ReadOptions, args)
 
 
 def _make(definition: type[Definition], args: argparse.Namespace, **others: Any) -> Definition:

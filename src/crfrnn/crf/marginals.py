@@ -8,6 +8,7 @@ from crfrnn import _checks
 from crfrnn._arrays import Array, is_tensor
 from crfrnn.core.inference import Options
 
+from .kept import KeptFilters
 from .kernel import Scene
 from .kernels import weight_table
 from .recipe import Recipe
@@ -61,6 +62,7 @@ def marginals(
     held: Array | None = None,
     compatibility: Array | None = None,
     prune: bool = True,
+    kept: KeptFilters | None = None,
 ) -> Marginals:
     """Run an inference from the logits of a scene.
 
@@ -73,6 +75,7 @@ def marginals(
         held: (B, *S) bool, the clamped pixels: they send, and keep their logits.
         compatibility: (C, C) penalty for one label beside another; None is Potts.
         prune: whether to leave out classes that provably win no pixel; only Potts models allow it.
+        kept: filters of earlier calls with the same image; used by the compiled core.
 
     Raises:
         ValueError: the result is not finite.
@@ -105,6 +108,7 @@ def marginals(
             held=held,
             compatibility=compatibility,
             prune=prune,
+            kept=kept,
         )
     if not result.is_finite:
         parts = {"scores": scene.like, "kernel weights": weights, "compatibility": compatibility}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from crfrnn.plots.figures import Box, Column, before_after
 PHOTOGRAPHS = {"astronaut": (230, 300, 176, 132), "chelsea": (290, 60, 161, 121)}
 
 #: A TensorFlow network (hence the corners) saw the photograph at the top left of this canvas.
-_READING = ReadOptions(canvas=(513, 513), align_corners=True)
+READING = ReadOptions(canvas=(513, 513), align_corners=True)
 
 
 def refine_photographs(
@@ -62,8 +63,13 @@ def photograph(name: str) -> np.ndarray:
 
 def network_scores(name: str, size: Size) -> Scores:
     """Read a real network's scores of one of `PHOTOGRAPHS`; `size` is its height and width."""
-    with as_file(files("crfrnn") / "demo" / "scores" / f"{name}_scores.npz") as path:
-        return read_scores(path, size, _READING)
+    with scores_file(name) as path:
+        return read_scores(path, size, READING)
+
+
+def scores_file(name: str) -> AbstractContextManager[Path]:
+    """The file of the scores of one of `PHOTOGRAPHS`; read it with `READING`."""
+    return as_file(files("crfrnn") / "demo" / "scores" / f"{name}_scores.npz")
 
 
 def _refine(name: str, photo: np.ndarray, output: Path, options: RefineOptions) -> dict[str, Any]:

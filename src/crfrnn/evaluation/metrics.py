@@ -151,7 +151,7 @@ def _diagonal(confusion: np.ndarray) -> np.ndarray:
     return confusion.diagonal(axis1=-2, axis2=-1)
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _share(part: np.ndarray | np.number, whole: np.ndarray | np.number) -> np.ndarray:
     """The quotient in float64; NaN for 0 / 0."""
     with np.errstate(invalid="ignore"):
         return np.asarray(np.divide(part, whole, dtype=np.float64))

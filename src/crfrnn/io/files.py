@@ -13,7 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from crfrnn._guide import check_depth, warn
+from crfrnn._guards import warn
+from crfrnn._guide import GuideWarning, check_depth
 
 from .options import MAX_PIXELS
 from .palette import voc_palette
@@ -203,7 +204,7 @@ def _warn_of_orientation(image: Picture, path: Path) -> None:
             "has an EXIF orientation, so viewers show it turned, but it is read as stored. If its "
             "scores or masks are upright, give --apply-exif (in Python apply_exif=True)"
         )
-        warn(f"{path.name} {advice} (orientation {orientation})", advice)
+        warn(f"{path.name} {advice} (orientation {orientation})", advice, GuideWarning)
 
 
 def _deep_gray(values: np.ndarray, path: Path) -> np.ndarray:

@@ -68,8 +68,7 @@ class CRFRNN(nn.Module):
         log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its bandwidths by
             name, such as `position`, each of the shape that the kernel was given.
             `current_kernels` reads them.
-        step_strength: with a learned step, log λ.
-        step_size: with a learned step, the logit of α.
+        step_strength, step_size: with a learned step, log λ and the logit of α.
 
     Example:
         >>> import torch
@@ -387,7 +386,7 @@ class CRFRNN(nn.Module):
             prepared = take("CRFRNN", self.recipe, unary, guide, self.log_bandwidths)
             compatibility = None if self.compatibility is None else self.compatibility.to(dtype)
             weights = self.kernel_weights.to(dtype)
-            pairwise = Pairwise(prepared.filters, weights, compatibility, self.recipe.engine)
+            model = Pairwise(prepared.filters, weights, compatibility, self.recipe.engine)
             held = check_clamp("CRFRNN", guide.clamp, unary)
             if self.independent:
                 done = infer_independent(unary, prepared, weights, options, trace, held)
@@ -395,7 +394,5 @@ class CRFRNN(nn.Module):
                 rates = parameters.learned_rates(self, dtype)
                 # Under torch.compile(dynamic=True) a step's numbers have no values to compare.
                 how = None if self._is_plain else self.step
-                done = infer(
-                    unary, pairwise, options, step=how, rates=rates, trace=trace, held=held
-                )
+                done = infer(unary, model, options, step=how, rates=rates, trace=trace, held=held)
         return Inference(give_back("CRFRNN", done.logits, given, self), done.steps, done.energy)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn._guards import warn_user
+from crfrnn._guards import warn
 from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.layer.inputs import check_network_image
 
@@ -65,7 +65,7 @@ class Segmenter(nn.Module):
         if not isinstance(crf, CRFRNN):
             raise TypeError(f"crf must be a CRFRNN; got {type(crf).__name__}")
         if not isinstance(network, nn.Module):
-            warn_user(
+            warn(
                 f"Segmenter: the network is a {type(network).__name__} and no torch.nn.Module: its "
                 "parameters are in none of parameters(), state_dict() and to(device). Give the "
                 "module itself; if its output needs work, do that in the forward of a module."

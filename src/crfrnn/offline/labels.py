@@ -10,7 +10,7 @@ import numpy as np
 
 from crfrnn import _checks
 from crfrnn._arrays import Array, cast, is_floating, is_tensor, namespace
-from crfrnn._guide import InputWarning, warn
+from crfrnn._guards import warn
 from crfrnn.io.label_maps import VOID, is_black_and_white
 from crfrnn.io.score_kinds import MANY_CLASSES
 
@@ -35,7 +35,6 @@ def settle_labels(labels: Array, options: RefineOptions, ids: Sequence[int] | No
         "labels // 255 or masks= to say so; if 255 means unknown, give num_classes of more than "
         "two, or another number for unknown as ignore_index",
         "labels hold nothing but 0 and 255, so 255 is taken for the foreground",
-        InputWarning,
     )
     return cast(labels == VOID, namespace(labels).int64)
 

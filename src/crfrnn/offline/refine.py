@@ -15,6 +15,7 @@ from crfrnn._guide import check_range, finest_color
 from crfrnn.core.inference import Options
 from crfrnn.core.threads import settle
 from crfrnn.crf.containers import for_engine, suits_core
+from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Kernel, Scene
 from crfrnn.crf.marginals import Marginals, Pruned, marginals
 from crfrnn.crf.masks import mask_marginals
@@ -162,7 +163,7 @@ def refine(
         prune: leave out classes that provably win no pixel and receive no message above
             `Pruned.bound`. Several times faster on photographs, which show few of many classes.
             The other classes' marginals change little, but where they are nearly tied they may
-            change much (see `Pruned`).
+            change much (see `Pruned`). In large images it joins clamped pixels, too.
             Needs Potts and weights >= 0; on a GPU, used only for 10 million scores or more.
         precision: "full", or "half" to store the lattice's values as float16 where the engine can
             (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic
@@ -233,9 +234,19 @@ def refine(
     return refine_inputs(Inputs(image, name, scores, mask, clamp, features, channels_last), options)
 
 
-def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
-    """Do the work of `refine`, which only gathers its arguments."""
+def refine_inputs(
+    inputs: Inputs, options: RefineOptions, *, kept: KeptFilters | None = None
+) -> Refined:
+    """Do the work of `refine`, which only gathers its arguments.
+
+    Args:
+        inputs: the arrays.
+        options: how to refine.
+        kept: where filters are kept for later calls with the same image; masks do not use it.
+    """
     settle()
+    if kept is not None:
+        kept.follow(inputs.image, *inputs.features)
     given = to_array(inputs.name, inputs.scores)
     if inputs.name == "labels":
         given = settle_labels(given, options, inputs.ids)
@@ -284,6 +295,7 @@ def refine_inputs(inputs: Inputs, options: RefineOptions) -> Refined:
             held=held,
             compatibility=_compatibility(options.compatibility, unary),
             prune=options.prune,
+            kept=kept,
         )
     except ValueError:
         _checks.finite(inputs.name, given)  # names the reason in the caller's terms
