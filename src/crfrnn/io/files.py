@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import threading
@@ -121,12 +122,45 @@ def _require_one_page(image: Picture, path: Path) -> None:
 
 def _full_pages(image: Picture, count: int) -> int:
     """Count the pages that are no smaller versions, and no masks, of another page."""
-    kinds = []
+    pages = len(_page_numbers(image, count))
+    image.seek(0)
+    return pages
+
+
+def _page_numbers(image: Picture, count: int) -> list[int]:
+    numbers = []
     for index in range(count):
         image.seek(index)
-        kinds.append(int(image.tag_v2.get(254, 0)))
-    image.seek(0)
-    return sum(not kind & 0b101 for kind in kinds)
+        if not int(image.tag_v2.get(254, 0)) & 0b101:
+            numbers.append(index)
+    return numbers
+
+
+def read_pages(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+    """Read the pages (P, h, w) of a TIFF that has several of one channel and size, else None."""
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+        return None
+    try:
+        with open_header(path) as image:
+            count = getattr(image, "n_frames", 1)
+            numbers = _page_numbers(image, count) if image.format == "TIFF" and count > 1 else []
+            if len(numbers) < 2:
+                return None
+            _require_size((image.size[0], image.size[1] * len(numbers)), path, max_pixels)
+            pages = []
+            for number in numbers:
+                image.seek(number)
+                pages.append(np.array(image))
+    except Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # a broken file makes Pillow raise almost anything
+        raise ValueError(f"{path}: not a readable image ({describe(error)})") from error
+    if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
+        raise ValueError(
+            f"{path}: its {len(pages)} pages must be maps of the same size, one per class; got "
+            f"{shorten(sorted({str(page.shape) for page in pages}))}"
+        )
+    return np.stack(pages)
 
 
 def read_image(path: Path, *, apply_exif: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -271,6 +305,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is None:  # NumPy's, of a short write
+            raise OSError(errno.EIO, describe(error), str(path)) from error
         if isinstance(error, OSError) and error.filename in (None, str(part)):
             error.filename, error.filename2 = str(path), None
         raise

@@ -62,6 +62,8 @@ class ReadOptions:
         apply_exif: see `files.read_image`.
         confidence: probability that a pixel is right, for a mask that is nearly black and white.
             It is below 1, because no neighbor could change a certain pixel.
+        background: for class activation maps by class, see `pickled.class_maps`. Default 4
+            (AffinityNet, Ahn & Kwak, 2018, which also uses 8 to 32).
         max_pixels: refuse larger images before they are decoded.
 
     Example:
@@ -108,6 +110,14 @@ class ReadOptions:
         ),
     ] = False
     confidence: Confidence = CONFIDENCE
+    background: Annotated[
+        float,
+        Option(
+            "dictionaries of class maps: score of the background, (1 - largest map)^A; 0 if it has "
+            "a map itself, under key 0",
+            metavar="A",
+        ),
+    ] = 4.0
     max_pixels: Annotated[
         int,
         Option(
@@ -121,6 +131,8 @@ class ReadOptions:
         _checks.one_of("kind", self.kind, get_args(Kind))
         _checks.one_of("class_axis", self.class_axis, get_args(ClassAxis))
         _checks.count("max_pixels", self.max_pixels, least=1)
+        if not 0 <= self.background < 1e6:
+            raise ValueError(f"background must be an exponent from 0 on; got {self.background}")
         for side in self.canvas or ():
             _checks.count("canvas", side, least=1)
 

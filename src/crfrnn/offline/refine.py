@@ -278,7 +278,7 @@ def refine_inputs(
     _, engine = for_engine(unary, options.engine)
     numbers = options.numbers
     recipe = Recipe(numbers.kernels, numbers.normalization, options.filter, engine)
-    scene = Scene(unary, guide, maps)
+    scene = Scene(unary, guide, maps, inputs.origin)
     if inputs.name == "masks":
         result = _refine_masks(recipe, scene, scores, to_logits, options, where, clamp)
         packed = _pack(result, given, inputs.scores, layout, engine)
