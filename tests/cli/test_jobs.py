@@ -333,6 +333,25 @@ def test_locks_of_other_machines_die_of_silence(folder: Path) -> None:
     assert not list(Path("out").iterdir())
 
 
+@pytest.mark.parametrize(
+    "owner",
+    [{"process": 10**30}, {"since": 1e300}, {"since": "x"}, {"host": None, "process": []}],
+)
+def test_damaged_locks_are_respected_for_a_while(folder: Path, owner: dict[str, Any]) -> None:
+    Path("out").mkdir()
+    lock = Path("out/.crfrnn-refine.1-of-1.lock")
+    whole = {"process": 1, "host": socket.gethostname(), "since": time.time()}
+    lock.write_text(json.dumps({**whole, **owner}))
+    with (
+        pytest.raises(ValueError, match="another crfrnn refine writes here"),
+        claimed(Path("out"), "refine", Shard()),
+    ):
+        pass
+    os.utime(lock, (time.time() - 3600,) * 2)
+    with claimed(Path("out"), "refine", Shard()):
+        pass
+
+
 # Resuming
 
 

@@ -98,16 +98,11 @@ def read_volume_scores(
 
 
 def _pick(arrays: Mapping[str, Any], path: Path) -> tuple[str, np.ndarray]:
-    names = [
-        name
-        for name in (*_NNUNET, "logits", "probs", "energy", "labels", "scores")
-        if name in arrays
-    ]
-    names = names or list(arrays)
+    names = [name for name in _NAMES if name in arrays] or list(arrays)
     if len(names) != 1:
         raise ValueError(
-            f"{path}: expected a single array, or one called {', '.join(_NNUNET)}, logits, probs, "
-            f"labels or scores; got {', '.join(arrays) or 'none'}"
+            f"{path}: expected a single array, or one called {', '.join(_NAMES)}; got "
+            f"{', '.join(arrays) or 'none'}"
         )
     return names[0], arrays[names[0]]
 
