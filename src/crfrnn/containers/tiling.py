@@ -67,6 +67,13 @@ class Plan:
                 outer.append(slice(max(0, start - self.overlap), min(length, stop + self.overlap)))
             yield Tile(tuple(core), tuple(outer))
 
+    def most_pixels(self) -> int:
+        """Return the number of pixels of the largest tile, with its overlap."""
+        pixels = 1
+        for count, length in zip(self.counts, self.size, strict=True):
+            pixels *= min(length, -(-length // count) + 2 * self.overlap)
+        return pixels
+
     def __len__(self) -> int:
         """Return the number of tiles."""
         return int(np.prod(self.counts))
