@@ -163,7 +163,7 @@ def test_filters_are_kept_while_the_photograph_stays() -> None:
         kept.follow(photo)
         guide = np.moveaxis(photo, -1, 0)[None].astype(np.float32)
         recipe = Recipe(choice.kernels, choice.normalization, choice.filter)
-        return build_filters(recipe, Scene(logits[None], guide), None, kept)[0]
+        return build_filters(recipe, Scene(logits[None], guide), None, kept=kept)[0]
 
     first = filters(Choice())
     assert filters(Choice(weight=9, smoothness=1, iterations=2)) == first  # the same objects

@@ -78,6 +78,18 @@ def to_array(name: str, value: Any) -> Array:
     return array.detach() if is_tensor(array) else array
 
 
+def arrange_map(name: str, given: Array, layout: Layout, like: Array) -> Array:
+    """Bring one value per pixel to (B, *S), in the container and on the device of `like`."""
+    array = to_container(name, given, numpy=not is_tensor(like))
+    expected = ((like.shape[0],) if layout.batched else ()) + layout.size
+    if tuple(array.shape) != expected:
+        raise ValueError(
+            f"{name} must have the size of the scores, {expected}; got {tuple(array.shape)}"
+        )
+    array = array.to(like.device) if is_tensor(array) else array
+    return array.reshape(like.shape[0], *layout.size)
+
+
 def to_container(name: str, value: Any, *, numpy: bool) -> Array:
     """Read an argument as a NumPy array or as a tensor; copy only where a view is impossible."""
     array = to_array(name, value)

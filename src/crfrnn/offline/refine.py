@@ -27,6 +27,7 @@ from .inputs import (
     Inputs,
     Layout,
     arrange_image,
+    arrange_map,
     check_masks,
     find_layout,
     mask_logits,
@@ -380,14 +381,8 @@ def _compatibility(given: Array | None, unary: Array) -> Array | None:
 
 
 def _arrange_mask(mask: Array, layout: Layout, unary: Array) -> Array:
-    array = to_container("mask", mask, numpy=not is_tensor(unary))
-    expected = ((unary.shape[0],) if layout.batched else ()) + layout.size
-    if tuple(array.shape) != expected:
-        raise ValueError(
-            f"mask must have the size of the scores, {expected}; got {tuple(array.shape)}"
-        )
-    array = array.to(unary.device).bool() if is_tensor(array) else cast(array, np.bool_)
-    return array.reshape(unary.shape[0], *layout.size)
+    array = arrange_map("mask", mask, layout, unary)
+    return array.bool() if is_tensor(array) else cast(array, np.bool_)
 
 
 def _pack(result: Marginals, given: Array, like: Array, layout: Layout, engine: str) -> Refined:
