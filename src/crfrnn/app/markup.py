@@ -119,7 +119,7 @@ def verdict(work: Work, choice: Choice) -> str:
     table = ""
     if scores is None:
         lines.append(
-            "Whether this is better, only your eyes can tell, or a true mask, if you open one."
+            "Whether this is better, only your eyes can judge, or a true mask, if you open one."
         )
     else:
         titles = score_titles(Settings().widths)

@@ -19,10 +19,10 @@ def check_clamp(args: argparse.Namespace) -> None:
     if args.clamp is None:
         return
     if not args.clamp.exists():
-        raise FileNotFoundError(f"--clamp {args.clamp}: no such file or folder")
+        raise FileNotFoundError(f"--clamp {args.clamp}: there is no such file or folder")
     if args.clamp.is_dir() != args.image.is_dir():
         expected = "a folder" if args.image.is_dir() else "a file"
-        raise ValueError(f"--clamp must be {expected}, as IMAGE is; got {args.clamp}")
+        raise ValueError(f"--clamp must be {expected}, like IMAGE; got {args.clamp}")
 
 
 def read_clamp(path: Path, size: Size) -> np.ndarray:

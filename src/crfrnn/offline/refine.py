@@ -177,20 +177,21 @@ def refine(
             label a probability below 0.25. `Refined.guarded` says what was done. Both limits were
             chosen on photographs of PASCAL VOC; for `labels`, only the first applies, with all
             pixels unsure. Default False.
-        band: refine only the pixels fewer than this many pixels (Euclidean) from one that lies at a
-            label change: on each side of a straight edge, so many rows. The labels are the
-            likeliest classes of the scores, seeds of `clamp` included; unknown pixels of `labels`
-            are always free. All others are clamped. Default: refine all.
-        num_classes: number of classes for `labels`; default the largest label + 1, at least 2, of
-            which those that do not occur are left out of the competition.
+        band: refine only pixels that lie fewer than this many pixels (Euclidean) from a label
+            change, that is, so many rows on each side of a straight edge, and clamp all others. The
+            labels are the likeliest classes of the scores, seeds of `clamp` included. Unknown
+            pixels of `labels` are always free. Default: refine all.
+        num_classes: number of classes for `labels`. Default the largest label + 1, at least 2;
+            classes that do not occur are then left out of the competition.
         confidence: for `labels` and `masks`; default 0.7 (IRNet).
         ignore_index: the label of unknown pixels, which start uniform. Default 255.
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
-        clamp: (H, W) or (B, H, W), the pixels that send messages and keep their scores: bool, True
-            where clamped; or integers, the class of each clamped pixel (a seed, whose scores become
+        clamp: (H, W) or (B, H, W), the pixels that keep their scores but still send messages: bool,
+            True where clamped; or integers, the class of each clamped pixel (a seed, which becomes
             certain of it) and 255 for free ones. See docs/guide/clamp.md. For masks, only bool.
         features: maps for `FeatureGaussian` kernels, (H, W, F), (F, H, W) or (H, W), of any
-            resolution: another one is interpolated, or averaged, to that of the scores.
+            resolution. Coarser ones are interpolated to the grid of the scores, finer ones
+            averaged.
         channels_last: whether the channels of image and features come last; default: whatever fits
             the size of the scores, last if both do.
         engine: "reference", "cpu" or "triton"; default the fastest available.
