@@ -120,7 +120,7 @@ def test_thousands_of_classes_are_not_made_from_one_id(
     assert refine() == 2
     assert "--kind mask" in capsys.readouterr().err
     assert refine("--kind", "labels") == 2
-    assert "40001 classes; renumber them, or give --classes N" in capsys.readouterr().err
+    assert "40001 classes; renumber the ids, or give --classes N" in capsys.readouterr().err
 
 
 def test_black_and_white_maps_are_masks_at_every_door(folder: Path) -> None:
@@ -355,7 +355,7 @@ def test_moved_and_touched_inputs_resume_by_content(
     assert refine(**moved) == 2
     err = capsys.readouterr().err
     assert "holds results of other inputs (images were" in err
-    assert "those of a differ" in err
+    assert "and a differs)" in err
     assert refine("--overwrite", **moved) == 0
     assert "2 refined" in capsys.readouterr().out
 

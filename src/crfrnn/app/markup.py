@@ -159,7 +159,7 @@ def plots(steps: Sequence[Step]) -> str:
         + _plot("Free energy per pixel, after each step", "Lower fits better.", energy)
         + _plot(
             "Change of the probabilities in each step",
-            "Near 0, more steps change nothing.",
+            "Once it is near 0, more steps change nothing.",
             change,
             zero=True,
         )

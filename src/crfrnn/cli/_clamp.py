@@ -19,7 +19,7 @@ def check_clamp(args: argparse.Namespace) -> None:
     if args.clamp is None:
         return
     if not args.clamp.exists():
-        raise FileNotFoundError(f"--clamp {args.clamp}: there is no such file or folder")
+        raise FileNotFoundError(f"--clamp {args.clamp}: no such file or folder")
     if args.clamp.is_dir() != args.image.is_dir():
         expected = "a folder" if args.image.is_dir() else "a file"
         raise ValueError(f"--clamp must be {expected}, like IMAGE; got {args.clamp}")
