@@ -19,7 +19,7 @@ from PIL import Image
 import crfrnn
 from crfrnn.cli import COMMANDS, _job, main
 from crfrnn.cli._lock import Shard, claimed, parse_shard
-from crfrnn.io.files import note_of
+from crfrnn.io.files import PART_SUFFIX, note_of
 
 SIZE = (18, 26)
 RANDOM = np.random.default_rng(7)
@@ -334,6 +334,25 @@ def test_locks_of_other_machines_die_of_silence(folder: Path) -> None:
 
 
 # Resuming
+
+
+def test_a_part_that_another_shard_finishes_meanwhile_is_no_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_scores(a=logits(), b=logits())
+    Path("out").mkdir()
+    part = Path(f"out/.b.png.0000abcd{PART_SUFFIX}")
+    part.write_bytes(b"half")
+    stat = Path.stat
+
+    def finished(path: Path, **options: Any) -> Any:
+        if path.name == part.name:
+            part.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", finished)
+    assert refine("--shard", "1/2") == 0
+    assert not part.exists()
 
 
 def test_moved_and_touched_inputs_resume_by_content(

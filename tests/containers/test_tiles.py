@@ -173,18 +173,44 @@ def test_a_killed_job_continues_tile_by_tile_and_gives_the_same_file(tmp_path: P
 def test_other_parameters_or_files_do_not_continue(tmp_path: Path) -> None:
     paths = save(tmp_path, *scene())
     folder = tmp_path / ".o.png.tiles"
-    for change in ("parameters", "files"):
+    for change in ("parameters", "files", "reading"):
         with pytest.raises(KeyboardInterrupt):
             run(*paths, tmp_path / "o.png", advance=_interrupt)
         assert folder.is_dir()
         if change == "parameters":
             other = RefineOptions(kernels=KERNELS, iterations=2)
             _, result = run(*paths, tmp_path / "o.png", refining=other)
+        elif change == "reading":
+            other_reading = ReadOptions(apply_exif=True)
+            _, result = run(*paths, tmp_path / "o.png", reading=other_reading)
         else:
             np.save(paths[1], scene(seed=4)[1])
             _, result = run(*paths, tmp_path / "o.png")
         assert result.resumed == 0
         assert not folder.exists()
+
+
+def test_smaller_tiles_than_before_start_anew_and_larger_ones_go_on(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+    for tile, resumed, tiles in ((40, 0, 24), (60, 1, 12), (80, 1, 12)):
+        with pytest.raises(KeyboardInterrupt):
+            run(*paths, tmp_path / "o.png", advance=_interrupt)
+        _, result = run(*paths, tmp_path / "o.png", options=TileOptions(tile=tile))
+        assert (result.resumed, len(result.plan)) == (resumed, tiles)
+
+
+def test_scores_in_a_store_that_changed_do_not_continue(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    photo, logits = scene()
+    image, _ = save(tmp_path, photo, logits)
+    for seed in (0, 4):
+        with h5py.File(tmp_path / "b.h5", "w") as file:
+            file["logits"] = scene(seed=seed)[1]
+        if seed == 0:
+            with pytest.raises(KeyboardInterrupt):
+                run(image, Path(f"{tmp_path}/b.h5:logits"), tmp_path / "o.png", advance=_interrupt)
+    _, result = run(image, Path(f"{tmp_path}/b.h5:logits"), tmp_path / "o.png")
+    assert result.resumed == 0
 
 
 def _interrupt(_done: int, _all: int) -> None:
@@ -420,5 +446,6 @@ def test_what_a_result_depends_on_is_in_the_plan(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(*paths, tmp_path / "o.png", advance=_interrupt)
     stored = json.loads((tmp_path / ".o.png.tiles" / "plan.json").read_text())
-    assert set(stored["origin"]) == {"files", "ranges", "kind", "parameters", "probs"}
+    of_scores = {"kind", "member", "reading"}
+    assert set(stored["origin"]) == {"files", "ranges", "parameters", "probs", *of_scores}
     assert stored["counts"] == [3, 4]

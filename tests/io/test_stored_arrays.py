@@ -128,6 +128,59 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, name: str, insi
     assert not canary.exists()
 
 
+class Lies(Calls):
+    """A type of structures with an object each, whose flags deny it: bytes become addresses."""
+
+    def __init__(self) -> None:
+        super().__init__(np.dtype, "V8", False, True)
+
+    def __reduce__(self) -> Any:
+        fields = {"a": (np.dtype(object), 0)}
+        return self.function, self.arguments, (3, "|", None, ("a",), fields, 8, 1, 0)
+
+
+class OfLies:
+    """An array of such structures."""
+
+    def __reduce__(self) -> Any:
+        make, _, _ = np.zeros(1).__reduce__()
+        return make, (np.ndarray, (0,), b"b"), (1, (2,), Lies(), False, b"A" * 16)
+
+
+def test_a_pickled_type_cannot_turn_bytes_into_addresses(tmp_path: Path) -> None:
+    scalar, _ = np.float64(1).__reduce__()
+    hostile = {"array": OfLies(), "scalar": Calls(scalar, Lies(), b"A" * 8)}
+    buffer = np.zeros(1).__reduce_ex__(5)[0]
+    hostile["buffer"] = Calls(buffer, b"A" * 16, Lies(), (2,), "C")
+    for value in hostile.values():
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps({"logits": [value, value]}))
+        with pytest.raises(
+            ValueError, match=r"a\.pkl: its pickled Python objects ask for the type"
+        ):
+            read_pickled(tmp_path / "a.pkl")
+
+
+@needs_torch
+def test_a_pickled_tensor_has_no_more_numbers_than_its_storage(tmp_path: Path) -> None:
+    import torch
+
+    rebuild, (storage, *_), *_ = torch.arange(4.0).__reduce_ex__(2)
+    value = Calls(rebuild, storage, 1, (4,), (1,), False, {})
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"logits": value}))
+    with pytest.raises(ValueError, match="ask for more numbers than a tensor has"):
+        read_pickled(tmp_path / "a.pkl")
+
+
+def test_links_in_circles_are_followed_once(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["deep/logits"] = MAPS
+        for name in ("one", "two", "deep/three"):
+            file[name] = h5py.SoftLink("/")
+    with opened_arrays(tmp_path / "a.h5") as arrays:
+        assert list(arrays) == ["logits"]
+
+
 @needs_torch
 def test_a_storage_that_would_run_code_is_refused(tmp_path: Path) -> None:
     from torch.storage import _load_from_bytes

@@ -211,5 +211,9 @@ def _remove_stale_parts(folders: Outputs) -> None:
     limit = time.time() - _STALE_SECONDS
     for folder in folders.paths().values():
         for part in folder.glob(f".*{PART_SUFFIX}"):
-            if part.stat().st_mtime < limit:
+            try:
+                stale = part.stat().st_mtime < limit
+            except FileNotFoundError:  # another shard finished it in the meantime
+                continue
+            if stale:
                 part.unlink(missing_ok=True)

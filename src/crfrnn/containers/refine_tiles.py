@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crfrnn.io.array_files import split_member
 from crfrnn.io.files import IMAGE_SUFFIXES, require_writable, write_array
 from crfrnn.io.memory import physical_memory
 from crfrnn.io.options import DEFAULTS, ReadOptions
@@ -167,7 +168,8 @@ def refine_tiles(
     classes = refining.num_classes or given.classes
     dtype = np.dtype(np.uint8 if classes < 256 else np.uint16)
     folder = output.with_name(f".{output.name}.tiles")
-    plan, done = prepare(folder, plan, _origin(source, given, scaling, refining, probs))
+    origin = _origin(source, given, scaling, reading, refining, probs)
+    plan, done = prepare(folder, plan, origin)
     pixels = relabeled = 0
     engine = ""
     resumed = len(done)
@@ -311,19 +313,22 @@ def _origin(
     source: Source,
     given: TileScores,
     scaling: Scaling,
+    reading: ReadOptions,
     refining: RefineOptions,
     probs: Path | None,
 ) -> dict[str, Any]:
     """Return everything but the division that stored tiles depend on."""
     paths = [part.path for part in source.sources] if isinstance(source, Stack) else [source.path]
     files = []
-    for path in (*paths, given.path):
+    for path in (*paths, split_member(given.path)[0]):
         stat = path.stat() if path.exists() else None
         files.append([str(path.resolve()), *((stat.st_size, stat.st_mtime_ns) if stat else ())])
     origin = {
         "files": files,
         "ranges": scaling.ranges,
         "kind": given.kind,
+        "member": split_member(given.path)[1],
+        "reading": asdict(reading),
         "parameters": refining.parameters(),
         "probs": probs is not None,
     }

@@ -21,7 +21,8 @@ _PLAN = "plan.json"
 def prepare(folder: Path, plan: Plan, origin: dict[str, Any]) -> tuple[Plan, set[int]]:
     """Make the folder of tiles; return the plan of an interrupted run, and the tiles it finished.
 
-    The plan may have come from the memory, so it is taken over if all else is the same.
+    The plan may have come from the memory, so an earlier one is taken over if all else is the same,
+    unless its tiles are larger: a run that was killed for its memory is given less.
     """
     file = folder / _PLAN
     try:
@@ -29,7 +30,9 @@ def prepare(folder: Path, plan: Plan, origin: dict[str, Any]) -> tuple[Plan, set
         if stored["origin"] == origin and stored["overlap"] == plan.overlap:
             old = replace(plan, counts=tuple(stored["counts"]))
             numbers = range(len(old))
-            return old, {n for n in numbers if tile_path(folder, n, "labels").is_file()}
+            done = {n for n in numbers if tile_path(folder, n, "labels").is_file()}
+            if done and old.most_pixels() <= plan.most_pixels():
+                return old, done
     except (OSError, ValueError, KeyError, TypeError):
         pass
     remove(folder)

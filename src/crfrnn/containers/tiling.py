@@ -67,6 +67,13 @@ class Plan:
                 outer.append(slice(max(0, start - self.overlap), min(length, stop + self.overlap)))
             yield Tile(tuple(core), tuple(outer))
 
+    def most_pixels(self) -> int:
+        """Return the number of pixels of the largest tile, with its overlap."""
+        pixels = 1
+        for count, length in zip(self.counts, self.size, strict=True):
+            pixels *= min(length, -(-length // count) + 2 * self.overlap)
+        return pixels
+
     def __len__(self) -> int:
         """Return the number of tiles."""
         return int(np.prod(self.counts))
@@ -133,8 +140,9 @@ def bytes_per_pixel(
         raw: bytes of a pixel in the files.
     """
     # Fitted to the peak of `refine` for 1 to 12 bands, 2 to 20 classes and 0.01 to 15 vertices a
-    # pixel, and then rounded up. Scores and guide are there as read, as converted, and in floats.
-    total = raw + 8.0 * (classes + image.channels) + 36.0 * classes + 30.0
+    # pixel, and then rounded up. Scores and guide are there as read, as converted, and in floats,
+    # while the core keeps the memory of the tile before.
+    total = raw + 8.0 * (classes + image.channels) + 52.0 * classes + 30.0
     for kernel in kernels:
         if kernel.is_separable():
             continue

@@ -63,14 +63,14 @@ def opened_arrays(path: Path) -> Iterator[dict[str, Any]]:
             if suffix in HDF5_SUFFIXES:
                 module = load("h5py", "hdf5", file)
                 store = stack.enter_context(module.File(file, "r"))
-                arrays = _walk(store, lambda item: isinstance(item, module.Dataset))
+                arrays = _walk(store, module.Dataset, "id")
             elif suffix == ZARR_SUFFIX:
                 module = load("zarr", "zarr", file)
                 store = module.open(str(file), mode="r")
                 arrays = (
                     {"array": store}
                     if isinstance(store, module.Array)
-                    else _walk(store, lambda item: isinstance(item, module.Array))
+                    else _walk(store, module.Array, "path")
                 )
             else:
                 module = load("safetensors", "safetensors", file)
@@ -122,17 +122,22 @@ _TYPES = {
 }  # fmt: skip
 
 
-def _walk(store: Any, is_array: Any) -> dict[str, Any]:
-    """Return the arrays of a group and its subgroups by their path."""
+def _walk(store: Any, kind: type, identity: str) -> dict[str, Any]:
+    """Return the arrays of a group and its subgroups by their path.
+
+    Links may lead in circles, so each group is entered once; the attribute `identity` tells them
+    apart.
+    """
     arrays: dict[str, Any] = {}
-    waiting = [("", store)]
+    waiting, entered = [("", store)], {getattr(store, identity)}
     while waiting:
         prefix, group = waiting.pop()
         for name in group:
             item = group[name]
-            if is_array(item):
+            if isinstance(item, kind):
                 arrays[f"{prefix}{name}"] = item
-            elif hasattr(item, "keys") and len(prefix) < 1000:  # links may lead in circles
+            elif hasattr(item, "keys") and getattr(item, identity) not in entered:
+                entered.add(getattr(item, identity))
                 waiting.append((f"{prefix}{name}/", item))
     return arrays
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -111,22 +112,62 @@ class _Refused(Exception):
     """The name of what a pickle asked for in vain."""
 
 
+class _Type:
+    """The type of a pickled array or scalar.
+
+    A pickle may give NumPy's own `dtype` any fields and flags, so that NumPy takes bytes for
+    addresses of objects. Here it may choose among plain types, and the order of their bytes.
+    """
+
+    def __init__(self, code: Any, *_flags: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[biufcSUO]\d{0,9}", code):
+            raise _Refused(f"the type {code!r:.40}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        order, *structure = state[1:5]
+        if order not in ("<", ">", "|", "=") or any(part is not None for part in structure):
+            raise _Refused("an array of structures")
+        if order in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array(np.ndarray):
+    """An array whose state is a shape, a plain type and as many bytes."""
+
+    def __setstate__(self, state: Any) -> None:
+        *version, shape, kind, in_columns, data = state
+        super().__setstate__((*version, shape, _plain(kind), in_columns, data))
+
+
+def _plain(kind: Any) -> np.dtype[Any]:
+    if not isinstance(kind, _Type):
+        raise _Refused(f"the type {kind!r:.40}")
+    return kind.dtype
+
+
+def _ndarray(*_arguments: Any) -> None:
+    """Stand for the class, which pickles name in `_reconstruct` and need not call."""
+    raise _Refused("numpy.ndarray as a function")
+
+
 def _reconstruct(kind: Any, _shape: Any, _code: Any) -> np.ndarray:
     """Make the empty array that a pickled array begins with; its state brings the rest."""
-    if kind is not np.ndarray:
+    if kind is not _ndarray:
         raise _Refused(f"an array of type {kind!r:.60}")
-    empty: np.ndarray = np.ndarray((0,), np.int8)
+    empty: np.ndarray = np.empty(0, np.int8).view(_Array)
     return empty
 
 
-def _scalar(dtype: Any, data: Any = None) -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, bytes):
+def _scalar(kind: Any, data: Any = None) -> Any:
+    dtype = _plain(kind)
+    if dtype.hasobject or not isinstance(data, bytes):
         raise _Refused("a scalar that is no number")
     return np.frombuffer(data, dtype, count=1)[0]
 
 
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    array: np.ndarray = np.frombuffer(data, dtype).reshape(shape, order=order)
+def _from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> np.ndarray:
+    array: np.ndarray = np.frombuffer(data, _plain(kind)).reshape(shape, order=order)
     return array
 
 
@@ -144,8 +185,11 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_more: Any) -> n
 
     if not isinstance(storage, torch.storage.TypedStorage):
         raise _Refused("a tensor without its numbers")
-    empty = torch.empty(0, dtype=storage.dtype)
-    tensor: Any = empty.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
+    reach = sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    empty, held = torch.empty(0, dtype=storage.dtype), storage._untyped_storage
+    if min(size, default=1) > 0 and offset + reach >= held.nbytes() // empty.element_size():
+        raise _Refused("more numbers than a tensor has")  # torch would add what memory holds
+    tensor: Any = empty.set_(held, offset, tuple(size), tuple(stride))
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     array: np.ndarray = tensor.numpy().copy()
@@ -161,8 +205,8 @@ def _encode(text: str, encoding: str) -> bytes:
 
 #: All that a pickle may call, by the names under which it is asked for.
 _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): _ndarray,
+    ("numpy", "dtype"): _Type,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
@@ -204,7 +248,7 @@ def _arrays(value: Any) -> dict[str, np.ndarray]:
     if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 0:
         value = value.item()
     if isinstance(value, np.ndarray) and value.dtype != object:
-        return {"array": value}
+        return {"array": np.asarray(value)}
     if not isinstance(value, dict) or not value:
         raise ValueError(f"expected a pickled dictionary of arrays; got {type(value).__name__}")
     if KEYS in value and (CAM in value or "high_res" in value):

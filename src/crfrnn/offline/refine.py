@@ -166,17 +166,15 @@ def refine(
             change much (see `Pruned`). Needs Potts and weights >= 0; on a GPU, used only for 10
             million scores or more. In large images it also merges clamped pixels.
         precision: "full", or "half" to store the lattice's values as float16 where the engine can
-            (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic
-            stays in full precision; a marginal changes by 5e-7 on average, and at most one label
-            in 10 000.
+            (the CPU's: with more than 8 classes at work, and F16C). Arithmetic stays in full
+            precision; a marginal changes by 5e-7 on average, and at most one label in 10 000.
         tol: stop an image early when its marginals change by less than this on average (0.001 is
             a good value: it leaves fewer than 0.2 % of labels undecided); default never.
         guard: keep the input where the scores speak against the CRF. An image keeps it if the CRF
             relabels more pixels than 0.3 times the number of unsure ones, whose likeliest class
             has a probability below 0.9; elsewhere a pixel keeps it if the scores give its new
-            label a probability below 0.25. `Refined.guarded` says what was done. Both limits were
-            chosen on photographs of PASCAL VOC; for `labels`, only the first applies, with all
-            pixels unsure. Default False.
+            label a probability below 0.25. `Refined.guarded` says what was done. The limits come
+            from photographs of PASCAL VOC; for `labels`, only the first applies, with all unsure.
         band: refine only pixels that lie fewer than this many pixels (Euclidean) from a change of
             the likeliest class, seeds of `clamp` included, and clamp all others; unknown pixels of
             `labels` are always free. Default: refine all.
