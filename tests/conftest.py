@@ -84,6 +84,7 @@ NEED_TORCH = [
     "evaluation/test_metrics.py",
     "io/test_storage.py",
     "layer/test_clamp.py",
+    "layer/test_compiled.py",
     "layer/test_crfrnn.py",
     "layer/test_gradients.py",
     "layer/test_independent.py",

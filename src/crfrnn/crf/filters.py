@@ -206,11 +206,14 @@ def _new_band(
     device: torch.device,
 ) -> Tensor:
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
-    # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
+    # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap, and
+    # those beyond the reach are zero.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
     distance = torch.arange(-radius, radius + 1, device=device)
     source = torch.arange(size, device=device)[:, None] + distance
     inside = (source >= 0) & (source < size)
+    if isinstance(bandwidth, Tensor) and width is None:
+        inside &= distance.abs() <= (reach * bandwidth.detach().double()).ceil()
     # In double precision, rounded once: the taps of every engine are then equal.
     band = torch.exp(-0.5 * (distance.double() / bandwidth) ** 2) * inside
     if normalization != "none":
