@@ -4,7 +4,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from . import pydensecrf
+    from . import presets, pydensecrf
     from ._guards import InputWarning
     from ._info import info
     from .app.serving import explore
@@ -19,7 +19,8 @@ if typing.TYPE_CHECKING:
     from .layer.prepared import Prepared
     from .layer.upsample import Upsample
     from .models import Segmenter
-    from .offline.refine import Refined, refine
+    from .offline.refine import refine
+    from .offline.refined import Refined
     from .offline.upsample import upsample
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "gaussian_filter",
     "info",
     "mean_field",
+    "presets",
     "pydensecrf",
     "refine",
     "upsample",
@@ -62,7 +64,7 @@ _MODULES = {
     "Kernel": "crf.kernel",
     "Lattice": "crf.lattice",
     "Prepared": "layer.prepared",
-    "Refined": "offline.refine",
+    "Refined": "offline.refined",
     "Segmenter": "models",
     "Step": "crf.frank_wolfe",
     "Upsample": "layer.upsample",
@@ -71,6 +73,7 @@ _MODULES = {
     "gaussian_filter": "crf.lattice",
     "info": "_info",
     "mean_field": "crf.mean_field",
+    "presets": "presets",
     "pydensecrf": "pydensecrf",
     "refine": "offline.refine",
     "upsample": "offline.upsample",
@@ -95,6 +98,6 @@ if not typing.TYPE_CHECKING:  # to type checkers it would give the module every 
             if error.name == "torch":
                 importlib.import_module("._extras", __name__).require_torch(f"crfrnn.{name}")
             raise
-        value = module if name == "pydensecrf" else getattr(module, name)
+        value = module if _MODULES[name] == name else getattr(module, name)
         globals()[name] = value
         return value

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import _checks, ops
+from crfrnn.core.names import EngineName
 
 from .kernel import Scene
 from .lattice import Lattice
@@ -81,7 +82,7 @@ class GridFilter:
         reach: float,
         normalization: str,
         like: Tensor,
-        engine: str | None,
+        engine: EngineName | None,
     ) -> None:
         """Sample the taps; `bandwidths` in the order (x, y, z), `reach` in bandwidths."""
         self.size = tuple(size)
@@ -97,7 +98,7 @@ class ExactFilter:
 
     kind = "exact"
 
-    def __init__(self, features: Tensor, *, engine: str | None = None) -> None:
+    def __init__(self, features: Tensor, *, engine: EngineName | None = None) -> None:
         _checks.finite("features", features)
         self.features = features.reshape(-1, *features.shape[-2:])
         self.size = (features.shape[-2],)
@@ -159,7 +160,7 @@ def build_filters(
 
 
 def filter_points(
-    values: Tensor, points: Tensor, method: str, normalization: str, engine: str
+    values: Tensor, points: Tensor, method: str, normalization: str, engine: EngineName
 ) -> Tensor:
     """`gaussian_filter` on tensors, differentiable in values and points."""
     build = Lattice if method == "lattice" else ExactFilter
