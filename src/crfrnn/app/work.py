@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from crfrnn.offline.clamp import FREE
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
-from crfrnn.offline.refine import Refined, refine_inputs
+from crfrnn.offline.refine import refine_inputs
+from crfrnn.offline.refined import Refined
 from crfrnn.offline.verdict import Changed
 
 from .choice import Choice
@@ -39,7 +41,7 @@ class Result:
     """
 
     choice: Choice
-    refined: Refined
+    refined: Refined[Any]
     changed: Changed
     guarded: Guarded | None
     seconds: float

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from crfrnn import _checks
-from crfrnn._arrays import Array, cast, is_floating, is_tensor, on_cpu, to_torch
+from crfrnn._arrays import Array, Container, cast, is_floating, is_tensor, on_cpu, to_torch
 from crfrnn._guide import check_range, finest_color
 from crfrnn.core.inference import Options
+from crfrnn.core.names import EngineName, Filter, Normalization, Precision
 from crfrnn.core.threads import settle
 from crfrnn.crf.containers import for_engine, suits_core
 from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Kernel, Scene
-from crfrnn.crf.marginals import Marginals, Pruned, marginals
+from crfrnn.crf.marginals import Marginals, marginals
 from crfrnn.crf.masks import mask_marginals
 from crfrnn.crf.recipe import Recipe
 
@@ -36,86 +37,26 @@ from .inputs import (
 )
 from .labels import settle_labels
 from .options import RefineOptions
-from .verdict import Before, Changed, MasksBefore, counted_pixels
-
-
-@dataclass(frozen=True)
-class Refined:
-    """What `refine` returns.
-
-    Attributes:
-        probs: (C, *S) or (B, C, *S) approximate marginals; they sum to one over the classes. For
-            `masks`, (K, *S) or (B, K, *S) probabilities of the foreground.
-        labels: (*S) or (B, *S) int64, the likeliest class of each pixel. For `masks`, (K, *S) or
-            (B, K, *S) bool.
-        engine: the engine that was used.
-        steps: mean-field steps taken; a number, or a list of one per image of a batch.
-        pruned: the classes that took part and the proven bound of the others; None if all did.
-        guarded: what the guard did, or a list of it for each image; None without `guard=True`.
-
-    Example:
-        >>> import numpy as np
-        >>> from crfrnn import refine
-        >>> refine(None, labels=np.array([0, 1, 1]), kernels=[]).probs.shape
-        (2, 3)
-    """
-
-    probs: Array
-    labels: Array
-    engine: str
-    steps: int | list[int]
-    pruned: Pruned | None = None
-    guarded: Guarded | list[Guarded] | None = None
-    _before: Before | MasksBefore | None = field(default=None, repr=False, compare=False)
-
-    @cached_property
-    def changed(self) -> Changed | list[Any]:
-        """What the CRF changed, or a list of it for each image of a batch, or for each mask.
-
-        It is computed from the scores when you first ask for it. The result refers to the scores
-        that `refine` was given and does not copy them. So it keeps them in memory, and you should
-        ask before you overwrite them in place. A pickle or copy holds the answer in place of the
-        scores.
-
-        Raises:
-            ValueError: the result was not made by `refine`.
-
-        Example:
-            >>> import numpy as np
-            >>> from crfrnn import refine
-            >>> refine(None, labels=np.array([0, 1, 1]), kernels=[]).changed.relabeled
-            0
-        """
-        if self._before is None:
-            raise ValueError(
-                "changed needs the scores before the CRF; got a Refined that was made without "
-                "them. Take it from the result of refine itself."
-            )
-        return self._before.compare(self.labels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state to pickle: what changed, in place of the scores."""
-        if self._before is not None:
-            _ = self.changed
-        return {**vars(self), "_before": None}
+from .refined import Refined
+from .verdict import Before, MasksBefore, counted_pixels
 
 
 def refine(
     image: Array,
     *,
-    logits: Array | None = None,
-    probs: Array | None = None,
-    labels: Array | None = None,
-    energy: Array | None = None,
-    masks: Array | None = None,
+    logits: Container | None = None,
+    probs: Container | None = None,
+    labels: Container | None = None,
+    energy: Container | None = None,
+    masks: Container | None = None,
     preset: str = "deeplab",
     kernels: Sequence[Kernel] | None = None,
     compatibility: Array | None = None,
     iterations: int | None = None,
-    normalization: str | None = None,
-    filter: str = "lattice",
+    normalization: Normalization | None = None,
+    filter: Filter = "lattice",
     prune: bool = True,
-    precision: str = "full",
+    precision: Precision = "full",
     tol: float | None = None,
     guard: bool = False,
     band: float | None = None,
@@ -126,8 +67,8 @@ def refine(
     clamp: Array | None = None,
     features: Sequence[Array] = (),
     channels_last: bool | None = None,
-    engine: str | None = None,
-) -> Refined:
+    engine: EngineName | None = None,
+) -> Refined[Container]:
     """Sharpen a network's scores with a fully connected CRF.
 
     Mean-field inference of Krähenbühl & Koltun (NIPS 2011, arXiv 1210.5644): pixels that are near
@@ -233,7 +174,7 @@ def refine(
 
 def refine_inputs(
     inputs: Inputs, options: RefineOptions, *, kept: KeptFilters | None = None
-) -> Refined:
+) -> Refined[Any]:
     """Do the work of `refine`, which only gathers its arguments.
 
     Args:
@@ -387,7 +328,9 @@ def _arrange_mask(mask: Array, layout: Layout, unary: Array) -> Array:
     return array.reshape(unary.shape[0], *layout.size)
 
 
-def _pack(result: Marginals, given: Array, like: Array, layout: Layout, engine: str) -> Refined:
+def _pack(
+    result: Marginals, given: Array, like: Array, layout: Layout, engine: str
+) -> Refined[Any]:
     """Return the result in the container, type and layout of the scores `given` as `like`."""
     probs, labels, steps = result.probs, result.labels, result.steps
     if is_tensor(like):
