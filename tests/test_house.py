@@ -55,6 +55,7 @@ ARROWS = {
     "presets": "core crf io",
     "layer": "core crf presets io ops",
     "offline": "core crf presets io ops",
+    "containers": "core crf presets io offline",
     "pydensecrf": "core crf ops",
     "frankwolfe": "crf layer",
     "plots": "io",
@@ -69,8 +70,8 @@ ARROWS = {
     "app": "core crf data demo evaluation io offline plots presets",
     "bench": "core demo data layer offline presets pydensecrf io ops",
     "__init__": "app offline pydensecrf frankwolfe layer models crf _info _version",
-    "cli": "core __init__ app ablation tuning training integrations evaluation models data offline"
-    " demo bench plots presets pydensecrf frankwolfe crf io _info _version",
+    "cli": "core __init__ app ablation tuning training integrations evaluation models data"
+    " containers offline demo bench plots presets pydensecrf frankwolfe crf io _info _version",
     "__main__": "cli",
 }
 

@@ -126,7 +126,7 @@ private:
                               &r_.weights[term * stride]};
         }
         if (r_.is_pair && r_.model.is_potts) {
-            pair::step(messages, u, z, rows);
+            pair::step(messages, u, z, is_exact, rows);
             return;
         }
         if (r_.model.is_potts) {

@@ -144,13 +144,13 @@ struct Loops {
                        std::size_t stride, std::size_t classes, std::size_t width, bool is_exact,
                        std::size_t rows);
 
-    /// z[i] = u[i] + sum over the terms of w_k F_k - shift[i], in rows `width` wide: independent
+    /// z[i] = u[i] + sum over the terms of w_k F_k + shift[i], in rows `width` wide: independent
     /// two-class models, one in each column.
     void (*independent_step)(const Message<T>* messages, std::size_t count, const T* shift,
                              const T* u, T* z, std::size_t width, std::size_t rows);
 
-    /// q[i] = 1 / (1 + exp(-z[i])).
-    void (*sigmoid)(const T* z, T* q, std::size_t n);
+    /// q[i] = 1 / (1 + exp(-z[i])) - center.
+    void (*sigmoid)(const T* z, T center, T* q, std::size_t n);
 
     /// The adjoint of `potts_step` and the softmax before it. `messages` are the adjoint filters'
     /// rows R_k; q the marginals before the step, `width` wide. Adds dL/dz before the step to

@@ -333,6 +333,8 @@ def test_uploads_wait_for_each_other(tmp_path: Path) -> None:
     assert "are open" in page.upload("photograph", "../../a.png", photo)
     assert page.work.subject.size == (40, 60)
     assert page.work.num_classes == 3
+    page.upload("scores", "a.npy", scores)
+    assert "image and a.npy are open" in page.upload("photograph", "image", photo)
     with pytest.raises(ValueError, match=r"^b\.png: not a readable image"):
         page.upload("photograph", "b.png", photo[:300])
 

@@ -269,7 +269,7 @@ def spell_changes(changed: Changed, names: Sequence[str]) -> list[str]:
             f"{changed.share_flipped:.2%}."
         )
     lines += [f"“{names[i]}” vanished from the picture." for i in changed.vanished]
-    lines += [f"“{names[i]}” appeared, which was nowhere before." for i in changed.appeared]
+    lines += [f"“{names[i]}” appeared; no pixel had it before." for i in changed.appeared]
     lines += [f"Most of “{names[a]}” became “{names[b]}”." for a, b in changed.swapped]
     return lines
 

@@ -146,7 +146,7 @@ class CRFRNN(nn.Module):
             image: (B, F, *S) with any number of channels, 8-bit or float **on 0..255**; or what
                 `prepare` made of it; None if no kernel looks at it.
             mask: bool; pixels outside take no part and keep their logits.
-            clamp: bool; these pixels send messages and keep their logits, such as scribbles.
+            clamp: bool; these pixels, such as scribbles, keep their logits but still send messages.
             features: maps (B, F, *s) of any resolution that `FeatureGaussian` kernels refer to.
 
         Returns:

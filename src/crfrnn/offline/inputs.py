@@ -43,6 +43,7 @@ class Inputs:
         name: the argument that holds the scores: "logits", "probs", "labels", "energy" or "masks".
         scores: the value of this argument.
         ids: of labels, those that occur in the whole job; default is those that occur in `scores`.
+        origin: grid index of the first pixel in the image that this is a tile of; see `Scene`.
     """
 
     image: Array
@@ -53,6 +54,7 @@ class Inputs:
     features: Sequence[Array] = ()
     channels_last: bool | None = None
     ids: Sequence[int] | None = None
+    origin: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
