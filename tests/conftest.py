@@ -86,6 +86,7 @@ NEED_TORCH = [
     "frankwolfe/test_dense_gaussian_crf.py",
     "io/test_storage.py",
     "layer/test_clamp.py",
+    "layer/test_compiled.py",
     "layer/test_crfrnn.py",
     "layer/test_gradients.py",
     "layer/test_independent.py",

@@ -69,7 +69,7 @@ ARROWS = {
     "demo": "offline presets plots io",
     "app": "core crf data demo evaluation io offline plots presets",
     "bench": "core demo data layer offline presets pydensecrf io ops",
-    "__init__": "app offline pydensecrf frankwolfe layer models crf _info _version",
+    "__init__": "app offline presets pydensecrf frankwolfe layer models crf _info _version",
     "cli": "core __init__ app ablation tuning training integrations evaluation models data"
     " containers offline demo bench plots presets pydensecrf frankwolfe crf io _info _version",
     "__main__": "cli",

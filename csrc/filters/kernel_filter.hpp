@@ -20,6 +20,7 @@
 #include "filters/separable.hpp"
 #include "filters/term.hpp"
 #include "lattice/build.hpp"
+#include "lattice/entries.hpp"
 #include "lattice/lattice.hpp"
 
 namespace crfrnn {
@@ -51,18 +52,19 @@ public:
         const std::size_t corners = pixels.n * (d + 1);
         filter.vertex_ = uninitialized<std::int32_t>(corners);
         filter.weight_ = uninitialized<T>(corners);
-        filter.entry_ = uninitialized<std::int32_t>(corners);
-        filter.tables_ = build_lattice(points, pixels.n, d, filter.vertex_.get(),
-                                       filter.weight_.get(), filter.entry_.get(), threads);
+        filter.entries_ = std::make_unique<LazyEntries>(threads);
+        filter.tables_ =
+            build_lattice(points, pixels.n, d, filter.vertex_.get(), filter.weight_.get(), threads);
         filter.term_.gaussian = Lattice<T>{filter.vertex_.get(),
                                            filter.weight_.get(),
                                            filter.tables_.neighbor.get(),
-                                           filter.entry_.get(),
-                                           filter.tables_.offset.get(),
+                                           nullptr,
+                                           nullptr,
                                            pixels.n,
                                            d,
                                            filter.tables_.vertices,
-                                           2 * filter.tables_.vertices};
+                                           2 * filter.tables_.vertices,
+                                           filter.entries_.get()};
         filter.normalize(normalization, pixels.mask, threads);
         return filter;
     }
@@ -263,9 +265,10 @@ private:
 
     std::size_t n_, row_;
     Term<T> term_;
-    Buffer<std::int32_t> vertex_, entry_;
+    Buffer<std::int32_t> vertex_;
     Buffer<T> weight_;  // of the lattice; or the points
     LatticeTables tables_;
+    std::unique_ptr<LazyEntries> entries_;
     Buffer<T> mask_;    // as numbers; or how many pixels each point stands for
     Buffer<T> scale_;   // what normalizes, zero outside the mask
     Buffer<T> shared_;  // the product of both

@@ -4,7 +4,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from . import frankwolfe, pydensecrf
+    from . import frankwolfe, presets, pydensecrf
     from ._guards import InputWarning
     from ._info import info
     from .app.serving import explore
@@ -19,7 +19,8 @@ if typing.TYPE_CHECKING:
     from .layer.prepared import Prepared
     from .layer.upsample import Upsample
     from .models import Segmenter
-    from .offline.refine import Refined, refine
+    from .offline.refine import refine
+    from .offline.refined import Refined
     from .offline.upsample import upsample
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "gaussian_filter",
     "info",
     "mean_field",
+    "presets",
     "pydensecrf",
     "refine",
     "upsample",
@@ -63,7 +65,7 @@ _MODULES = {
     "Kernel": "crf.kernel",
     "Lattice": "crf.lattice",
     "Prepared": "layer.prepared",
-    "Refined": "offline.refine",
+    "Refined": "offline.refined",
     "Segmenter": "models",
     "Step": "crf.frank_wolfe",
     "Upsample": "layer.upsample",
@@ -73,6 +75,7 @@ _MODULES = {
     "gaussian_filter": "crf.lattice",
     "info": "_info",
     "mean_field": "crf.mean_field",
+    "presets": "presets",
     "pydensecrf": "pydensecrf",
     "refine": "offline.refine",
     "upsample": "offline.upsample",

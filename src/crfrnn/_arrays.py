@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 #: A NumPy array or a torch tensor.
 Array = Any
+
+#: In a public signature: the one of the two that goes in, and so comes out.
+if TYPE_CHECKING:
+    Container = TypeVar("Container", np.ndarray, Tensor)
+else:  # torch may be missing
+    Container = TypeVar("Container")
 
 
 def is_tensor(value: object) -> bool:

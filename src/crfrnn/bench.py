@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import _checks
+from .core.names import Normalization
 from .core.threads import limited_threads
 from .data.synthetic import draw_shapes
 from .demo import network_scores, photograph
@@ -37,7 +38,7 @@ LEAST_AGREEMENT = 0.99
 
 _CLASSES = 21
 _KERNELS = PRESETS["crfasrnn"].kernels  # bilateral 160 / 3 with weight 5, spatial 3 with weight 3
-_NORMALIZATION = "symmetric"  # pydensecrf's default
+_NORMALIZATION: Normalization = "symmetric"  # pydensecrf's default
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _checks
-from .core.names import NORMALIZATIONS
+from .core.names import NORMALIZATIONS, Normalization
 from .crf.kernel import Kernel
 from .crf.kernels import Bilateral, Gaussian
 from .io.files import describe, write_text
@@ -39,7 +39,7 @@ class Preset:
     name: str
     kernels: tuple[Kernel, ...]
     iterations: int
-    normalization: str
+    normalization: Normalization
     purpose: str
     source: str
 
@@ -51,7 +51,7 @@ def _preset(
     iterations: int,
     purpose: str,
     source: str,
-    normalization: str = "symmetric",
+    normalization: Normalization = "symmetric",
 ) -> Preset:
     kernels = (
         Bilateral(position=bilateral[0], color=bilateral[1], weight=bilateral[2]),
@@ -208,6 +208,6 @@ def write_preset(path: Path, preset: Preset) -> None:
     write_text(path, yaml.safe_dump(tree))
 
 
-def _normalization(given: Any) -> str:
+def _normalization(given: Any) -> Normalization:
     _checks.one_of("normalization", given, NORMALIZATIONS)
-    return str(given)
+    return NORMALIZATIONS[NORMALIZATIONS.index(given)]

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crfrnn import Bilateral, Gaussian, refine
+from crfrnn import CRFRNN, Bilateral, Gaussian, refine
 from crfrnn.core.native import core_missing
-from crfrnn.offline.refine import Refined
+from crfrnn.offline.refined import Refined
 
 pytestmark = [
     pytest.mark.skipif(bool(core_missing()), reason="the core is missing"),
@@ -81,9 +82,93 @@ def test_probabilities_sum_to_one_and_labels_are_the_likeliest(
     name, scores = ("energy", -call.logits) if as_energy else ("logits", call.logits)
     result = refine(call.image, **{name: scores}, **call.options, engine=engine)
     assert result.probs.shape == call.logits.shape
-    np.testing.assert_allclose(result.probs.sum(1), 1, atol=2e-6)
+    total = result.probs.astype(np.float64).sum(1)
+    tolerance = sum_tolerance(result.probs.dtype, call.logits.shape[1])
+    np.testing.assert_allclose(total, 1, rtol=0, atol=tolerance)
     chosen = np.take_along_axis(result.probs, result.labels[:, None], 1)
     np.testing.assert_array_equal(chosen[:, 0], result.probs.max(1))
+
+
+def sum_tolerance(dtype: np.dtype[Any], classes: int) -> float:
+    """How far the sum of probabilities is from one; float16 rounds each by 2^-12 of itself."""
+    return 5e-4 if dtype == np.float16 else float((classes + 8) * np.finfo(dtype).eps)
+
+
+@MANY
+@given(
+    seed=SEEDS,
+    kind=st.sampled_from(["logits", "energy", "labels"]),
+    classes=st.sampled_from([2, 3]),
+    dtype=st.sampled_from(["float16", "float32", "float64"]),
+    engine=st.sampled_from(["cpu", "reference"]),
+)
+def test_batches_of_single_pixels(
+    seed: int, kind: str, classes: int, dtype: str, engine: str
+) -> None:
+    random = np.random.default_rng(seed)
+    batch = int(random.integers(2, 4))
+    scale = random.choice([0.0, 0.01, 1.0, 30.0, 1e4])
+    scores = (scale * random.normal(size=(batch, classes, 1, 1))).astype(dtype)
+    options = {**draw(seed).options, "engine": engine}
+    if kind == "labels":
+        scores = random.integers(0, classes, (batch, 1, 1))
+        options["num_classes"] = classes
+    image = random.integers(0, 256, (batch, 1, 1, 3), dtype=np.uint8)
+    result = refine(image, **{kind: scores}, **options)
+    assert result.probs.shape == (batch, classes, 1, 1)
+    probs = result.probs.astype(np.float64)
+    atol = sum_tolerance(result.probs.dtype, classes)
+    np.testing.assert_allclose(probs.sum(1), 1, rtol=0, atol=atol)
+    chosen = np.take_along_axis(result.probs, result.labels[:, None], 1)
+    np.testing.assert_array_equal(chosen[:, 0], result.probs.max(1))
+    if dtype != "float16":
+        np.testing.assert_array_equal(result.labels, result.probs.argmax(1))
+    # A pixel alone in its image, whose classes get equal weights, keeps its likeliest class.
+    expected = {"logits": scores, "energy": -scores}.get(kind)
+    if expected is not None:
+        np.testing.assert_array_equal(result.labels, expected.argmax(1))
+
+
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+@pytest.mark.parametrize("classes", [150, 1000])
+def test_probabilities_of_many_classes_sum_to_one(classes: int, engine: str) -> None:
+    """The worst that was found: labels, in which all classes but one are tied."""
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    labels = random.integers(0, classes, (8, 8))
+    result = refine(image, labels=labels, num_classes=classes, engine=engine)
+    total = result.probs.astype(np.float64).sum(0)
+    atol = sum_tolerance(result.probs.dtype, classes)
+    np.testing.assert_allclose(total, 1, rtol=0, atol=atol)
+
+
+@MANY
+@given(seed=SEEDS)
+def test_the_layer_differs_as_little_as_rounding_explains(seed: int) -> None:
+    """It derives the message to the last class from the others; `refine` filters all of them."""
+    call = draw(seed)
+    tensors = torch.from_numpy(call.logits), torch.from_numpy(call.image).movedim(-1, 1)
+    names = ("kernels", "iterations", "normalization", "filter")
+    chosen = {name: call.options[name] for name in names}
+    layer = CRFRNN(
+        call.logits.shape[1],
+        **{**chosen, "eval_iterations": chosen["iterations"]},
+        weights="scalar",
+    )
+    layer = layer.to(tensors[0].dtype).eval()
+    with torch.no_grad():
+        for row, kernel in zip(layer.kernel_weights, chosen["kernels"], strict=True):
+            row.fill_(kernel.weight)  # a new layer has rounded it to float32
+        theirs = layer(tensors[0], tensors[1].to(tensors[0].dtype)).softmax(1).numpy()
+    call = replace(call, options={**call.options, "tol": None, "precision": "full"})
+    ours = call.refine(prune=False).probs
+    few = 16 * np.finfo(call.logits.dtype).eps
+    noise = np.random.default_rng(seed).uniform(-1, 1, call.logits.shape)
+    scale = np.maximum(np.abs(call.logits), 1)
+    near = replace(call, logits=(call.logits + few * scale * noise).astype(call.logits.dtype))
+    moved = np.abs(near.refine(prune=False).probs - ours).max()
+    np.testing.assert_allclose(theirs.sum(1), 1, atol=sum_tolerance(theirs.dtype, len(theirs[0])))
+    assert np.abs(theirs - ours).max() <= 100 * (moved + few)
 
 
 @MANY

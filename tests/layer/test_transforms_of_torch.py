@@ -1,9 +1,8 @@
-"""The layer under what torch does to modules: compile, export, vmap, autocast, processes."""
+"""The layer under what torch does to modules: vmap, autocast, processes."""
 
-import inspect
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,13 +11,9 @@ from torch import Tensor
 
 from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, Step, ops
 from crfrnn.core.inference import Options
-from crfrnn.crf import filters as crf_filters
-from crfrnn.crf import frank_wolfe, inference, kernel, kernels, lattice
-from crfrnn.layer import prepared
 from crfrnn.ops import filters, recurrence
 from tests.cases import ENGINES
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 CLASSES = 4
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -95,87 +90,6 @@ def operator_calls(engine: str) -> list[Any]:
 def test_operators_are_registered_as_torch_wants_them(engine: str, index: int) -> None:
     operator, args = operator_calls(engine)[index]
     torch.library.opcheck(operator, args)
-
-
-# Compilers
-
-
-@pytest.fixture
-def bare_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the shape checks off methods, where even switched off they cannot be traced."""
-    for module in (lattice, kernel, kernels, crf_filters, prepared, frank_wolfe, inference):
-        for value in vars(module).values():
-            if inspect.isclass(value) and value.__module__ == module.__name__:
-                for name, method in list(vars(value).items()):
-                    if inspect.isfunction(method):
-                        monkeypatch.setattr(value, name, inspect.unwrap(method))
-                    elif isinstance(method, property):
-                        getter = property(inspect.unwrap(method.fget))
-                        monkeypatch.setattr(value, name, getter)
-
-
-@pytest.fixture
-def any_number_of_vertices() -> Iterator[None]:
-    """Set what `fullgraph` implies since torch 2.10."""
-    settings = {"capture_dynamic_output_shape_ops": True} if TORCH < (2, 10) else {}
-    with torch._dynamo.config.patch(settings):
-        yield
-
-
-@pytest.mark.traced
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.usefixtures("bare_classes", "any_number_of_vertices")
-@pytest.mark.filterwarnings("ignore:Skipping serialization:UserWarning")  # torch 2.6's own
-def test_compiles_into_one_graph(backend: str) -> None:
-    torch._dynamo.reset()
-    made = layer(weights="matrix")
-    args = inputs()
-    expected = loss_and_gradients(made, *args)
-    compiled = torch.compile(made, fullgraph=True, backend=backend)
-    torch.testing.assert_close(loss_and_gradients(compiled, *args), expected, **CLOSE)
-
-
-@pytest.mark.traced
-@pytest.mark.usefixtures("bare_classes", "any_number_of_vertices")
-def test_compiles_with_learned_bandwidths_and_the_exact_filter() -> None:
-    torch._dynamo.reset()
-    for options in ({"learn_bandwidths": True}, {"filter": "exact"}):
-        made = layer(**options)
-        args = inputs(1, (5, 6))
-        compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
-        # Compiled, the taps of a learned bandwidth do not end at 3.3 bandwidths.
-        expected = loss_and_gradients(made, *args)
-        torch.testing.assert_close(
-            loss_and_gradients(compiled, *args), expected, rtol=5e-3, atol=5e-3
-        )
-
-
-@pytest.mark.traced
-@pytest.mark.usefixtures("bare_classes", "any_number_of_vertices")
-def test_compiles_with_a_learned_step() -> None:
-    torch._dynamo.reset()
-    made = layer(step=Step("l2", strength=2.0, size=0.6, learn=True, mix=0.5))
-    args = inputs(1, (5, 6))
-    expected = loss_and_gradients(made, *args)
-    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(loss_and_gradients(compiled, *args), expected, **CLOSE)
-
-
-@pytest.mark.traced
-@pytest.mark.usefixtures("bare_classes")
-@pytest.mark.filterwarnings(  # torch's own, before 2.8
-    "ignore:Attempted to insert a get_attr Node:UserWarning",
-    "ignore:.*does not reference an nn.Module:UserWarning",
-)
-def test_exports_with_any_batch_and_size() -> None:
-    made = layer().eval()
-    logits, image = (value.detach() for value in inputs())
-    shape = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
-    with torch.no_grad():
-        program = torch.export.export(made, (logits, image), dynamic_shapes=(shape, shape))
-        for batch, size in ((2, (9, 11)), (1, (5, 7)), (3, (8, 6))):
-            args = inputs(batch, size)
-            torch.testing.assert_close(program.module()(*args), made(*args), **CLOSE)
 
 
 # torch.func

@@ -60,8 +60,8 @@ def choice_of(values: Mapping[str, Any]) -> Choice:
     real = ("position", "color", "weight", "near", "smoothness")
     return Choice(
         preset=str(values["preset"]),
-        normalization=str(values["normalization"]),
-        filter=str(values["filter"]),
+        normalization=values["normalization"],
+        filter=values["filter"],
         guard=bool(values["guard"]),
         iterations=int(values["iterations"] or 0),
         band=int(values["band"] or 0),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crfrnn.core.names import Filter, Normalization
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import Bilateral, Gaussian
 from crfrnn.io.options import CONFIDENCE
@@ -54,8 +55,8 @@ class Choice:
     near: float = 1.0
     smoothness: float = 3.0
     iterations: int = 10
-    normalization: str = "symmetric"
-    filter: str = "lattice"
+    normalization: Normalization = "symmetric"
+    filter: Filter = "lattice"
     guard: bool = False
     band: int = 0
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from crfrnn.offline.clamp import FREE
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
-from crfrnn.offline.refine import Refined, refine_inputs
+from crfrnn.offline.refine import refine_inputs
+from crfrnn.offline.refined import Refined
 from crfrnn.offline.verdict import Changed
 
 from .choice import Choice
@@ -39,7 +41,7 @@ class Result:
     """
 
     choice: Choice
-    refined: Refined
+    refined: Refined[Any]
     changed: Changed
     guarded: Guarded | None
     seconds: float
@@ -269,7 +271,7 @@ def spell_changes(changed: Changed, names: Sequence[str]) -> list[str]:
             f"{changed.share_flipped:.2%}."
         )
     lines += [f"“{names[i]}” vanished from the picture." for i in changed.vanished]
-    lines += [f"“{names[i]}” appeared, which was nowhere before." for i in changed.appeared]
+    lines += [f"“{names[i]}” appeared; no pixel had it before." for i in changed.appeared]
     lines += [f"Most of “{names[a]}” became “{names[b]}”." for a, b in changed.swapped]
     return lines
 

@@ -51,34 +51,34 @@ def add_containers(parser: argparse.ArgumentParser) -> None:
         "--range",
         metavar="LOW..HIGH",
         help="values of IMAGE that become 0..255, or percentiles such as 2%%..98%%; one range, or "
-        "one per channel with commas (default: bytes as they are, else 1%%..99%% of each channel)",
+        "one per channel with commas (default: bytes as they are; others 1%%..99%% of each)",
     )
     add(
         "--memory",
         metavar="SIZE",
-        help="refine in tiles, so that the process takes no more than this, such as 4G (default "
-        "for rasters: half of the machine's)",
+        help="refine in tiles, so that the process takes no more memory than this, such as 4G "
+        "(default for rasters: half of the machine's)",
     )
     add("--tile", metavar="N", type=int, help="refine in tiles of at most N pixels along each side")
     add(
         "--overlap",
         metavar="N",
         type=int,
-        help="pixels by which tiles reach into each other (default: 4 times the largest bandwidth)",
+        help="overlap of the tiles, in pixels (default: 4 times the largest bandwidth)",
     )
     add("--cog", action="store_true", help="write a cloud-optimized GeoTIFF")
     add(
         "--axes",
         choices=("xyz", "zyx"),
-        help="order of the axes of an array of SCORES, as nibabel (xyz) or SimpleITK and nnU-Net "
-        "(zyx) have them (default: what fits the size of IMAGE)",
+        help="order of the axes of an array of SCORES: nibabel's (xyz), or SimpleITK's and "
+        "nnU-Net's (zyx) (default: what fits the size of IMAGE)",
     )
     add(
         "--offset",
         metavar="X,Y,Z",
         type=_triple,
-        help="voxel of IMAGE, counted from 0, where SCORES of a part of it begin (default: found, "
-        "for nnU-Net's)",
+        help="if SCORES cover only a part of IMAGE: the voxel, counted from 0, where the part "
+        "begins (default: found for nnU-Net's)",
     )
     add(
         "--voxels",
@@ -153,7 +153,7 @@ def _check_paths(kind: str, args: argparse.Namespace) -> None:
         if path is None:
             continue
         if not suffixes:
-            raise ValueError(f"{flag} does not go with {kind}; leave it out")
+            raise ValueError(f"{flag} cannot be used with {kind}; leave it out")
         if not path.name.lower().endswith(suffixes):
             raise ValueError(f"{flag} must be a {' or '.join(suffixes)} file; got {path}")
         if path.resolve() in taken:

@@ -227,7 +227,7 @@ def _attempt(pair: Pair, task: Task) -> Outcome:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise OSError(
                 f"{error.filename or pair.outputs.labels}: {describe(error)}. The job stops here; "
-                "make room and give the same command again to go on"
+                "free some space and give the same command again to continue"
             ) from error
         return Outcome(pair.stem, "failed", error=describe(error))
 

@@ -19,7 +19,8 @@ from crfrnn.io.scores import Scores, read_scores
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
-from crfrnn.offline.refine import Refined, refine_inputs
+from crfrnn.offline.refine import refine_inputs
+from crfrnn.offline.refined import Refined
 from crfrnn.offline.verdict import Changed
 
 from ._clamp import read_clamp
@@ -139,7 +140,7 @@ def refine_scores(
     options: RefineOptions,
     clamp: np.ndarray | None = None,
     ids: tuple[int, ...] | None = None,
-) -> Refined:
+) -> Refined[Any]:
     """Refine scores that `read_scores` gave, with a map that `read_clamp` gave.
 
     `ids` are those of the label maps of a job.
@@ -155,7 +156,9 @@ def _sum(verdicts: list[Changed]) -> Changed:
     return Changed(**total, vanished=(), appeared=(), swapped=())
 
 
-def _write(photo: np.ndarray, given: Scores, refined: Refined, outputs: Outputs, note: str) -> None:
+def _write(
+    photo: np.ndarray, given: Scores, refined: Refined[Any], outputs: Outputs, note: str
+) -> None:
     """Write the results, labels last: if the label map exists, so does everything else."""
     masks = given.kind == "masks"
     foreground = given.kind != "labels" and given.values.shape[0] == 1

@@ -118,8 +118,8 @@ def _lives(process: int) -> bool:
 def _taken(folder: Path, command: str, owner: dict[str, Any]) -> str:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(owner["since"])))
     return (
-        f"{folder}: another crfrnn {command} writes here (process {owner['process']} on "
-        f"{owner['host']}, since {since}). Wait for it, or stop it and share the work: give one "
+        f"{folder}: another crfrnn {command} is writing here (process {owner['process']} on "
+        f"{owner['host']}, since {since}). Wait for it. Or stop it and share the work: give one "
         "job --shard 1/2 and the other --shard 2/2"
     )
 

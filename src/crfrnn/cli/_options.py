@@ -168,7 +168,7 @@ def _plain_type(kind: Any) -> Any:
     if isinstance(kind, type):
         return kind
     members = [member for member in get_args(kind) if member is not type(None)]
-    return members[0] if len(members) == 1 else str
+    return _plain_type(members[0]) if len(members) == 1 else str
 
 
 def _add_class_axis(group: argparse._ActionsContainer, option: Option) -> None:

@@ -10,22 +10,22 @@ SCORES is
                  or scores. Logits may be unsigned bytes with a `scale` and a
                  `zero`: (logits - zero) * scale
   a dictionary   {class: map} in a .npy, as weakly supervised programs save it
-  .h5 .zarr .safetensors   arrays; FILE:NAME chooses one, in an .npz, too
+  .h5 .zarr .safetensors   arrays; FILE:NAME chooses one, also in an .npz
   an image       labels (palette, or gray class ids) or a mask (0..255); the
                  pages of a TIFF are classes
 All files of a job have one kind and one number of classes. The first lines on
-stderr say how they are read; --dry-run says only that.
+stderr say how they are read; --dry-run prints only these.
 
 The result is a PNG of class ids. It has the palette of SCORES if there is one;
-else a mask is black and white, and labels have VOC's colors. Above 256 classes,
-it is 16-bit gray without a palette. Independent masks give an array (K, H, W)
-of bools: LABELS is then a .npy file, or a folder for one. For example
+otherwise a mask is black and white, and labels have VOC's colors. Above 256
+classes, it is 16-bit gray without a palette. Independent masks give an array
+(K, H, W) of bools; LABELS is then a .npy file, or a folder of them. For example
   crfrnn refine photo.jpg scores.npy -o labels.png
   crfrnn refine photos scores -o labels --overlay overlays
   crfrnn refine photo.jpg masks.npy --kind masks -o refined.npy
 
-Other formats keep what they hold besides pixels. Rasters, and any large image,
-are refined in tiles; SCORES has a band per class:
+Files of other formats keep their metadata. Rasters, and any large image, are
+refined in tiles; SCORES has one band per class:
   crfrnn refine scene.tif probs.tif -o labels.tif --memory 4G
 Volumes, with scores of nnU-Net or NIfTI; bandwidths are in millimeters:
   crfrnn refine t1.nii.gz case.npz -o seg.nii.gz
@@ -63,7 +63,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what the files hold and how they would be read, and do nothing",
+        help="print what the files hold and how they would be read, and stop",
     )
     add_outputs(parser)
     add_reading(parser)

@@ -91,19 +91,20 @@ def refine_annotations(
     workers: int | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> RefinedAnnotations:
-    """Refine the masks of a COCO file, and write the file with them.
+    """Refine the masks of a COCO file, and write a copy of the file with the refined masks.
 
     The masks of a photograph are refined as `refine(photo, masks=...)` does, on one lattice. Every
     key of the file stays, and so does the order; `segmentation`, `area` and `bbox` of the refined
     masks change. Crowds, empty masks and annotations without a segmentation stay as they are.
 
-    Until all photographs are done, a journal beside the output, `.NAME.journal`, holds what is. The
-    same call continues from there, after an interruption or with failed photographs replaced.
+    Until all photographs are done, a journal beside the output, `.NAME.journal`, holds the finished
+    ones. After an interruption, or once you replaced photographs that failed, the same call
+    continues from there.
 
     Args:
-        photos: folder of the photographs, by the file names that the annotations give. A list of
-            results gives no names; there the number at the end of a file's stem is the image's id.
-            Or one photograph.
+        photos: one photograph, or a folder of photographs with the file names that the annotations
+            give. A list of results gives no names; there the number at the end of a file's stem is
+            the image's id.
         annotations: a COCO file of instances, with polygons or runs, or a list of results.
         output: the JSON file to write.
         refining: how to refine; default: the preset "deeplab". `confidence` is the probability that

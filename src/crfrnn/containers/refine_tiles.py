@@ -74,9 +74,9 @@ class TileOptions:
     Attributes:
         memory: resident memory in bytes that the process may take; default: half of the machine's.
         tile: most pixels along a side of a tile's core; None to go by the memory.
-        overlap: pixels by which tiles reach into each other; default: 4 times the widest bandwidth.
-        ranges: what becomes 0..255 of the image, one range or one per band. Default: bytes as they
-            are; otherwise the percentiles 1 and 99 of samples, per band.
+        overlap: overlap of the tiles, in pixels; default: 4 times the largest bandwidth.
+        ranges: the values of the image that become 0..255, one range or one per band. Default:
+            bytes as they are; otherwise the percentiles 1 and 99 of samples, per band.
         cloud_optimized: write a cloud-optimized GeoTIFF.
     """
 
@@ -107,12 +107,12 @@ def refine_tiles(
     options: TileOptions | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> RefinedTiles:
-    """Refine a raster or a large photograph tile by tile, within a stated memory.
+    """Refine a raster or a large photograph tile by tile, within a memory limit.
 
     A tile is refined together with an overlap around it, and only its core is kept. Each pixel has
-    the place in the lattice that it has in the whole image. So the labels are those of one large
-    call, but for what lies beyond the overlap. Until the result is complete, the folder
-    `.NAME.tiles` beside it holds the tiles that are done, and the same call continues from there.
+    the same place in the lattice as in the whole image. So the labels are those of one large call,
+    except for influences from beyond the overlap. Until the result is complete, the folder
+    `.NAME.tiles` beside it holds the finished tiles, and the same call continues from there.
 
     Args:
         image: a GeoTIFF, JPEG 2000, Erdas or virtual raster, several of them whose bands are put
@@ -120,10 +120,10 @@ def refine_tiles(
         scores: a raster whose bands are the classes, or an array (C, H, W), (H, W, C) or (H, W),
             of the image's size. `.npy`, HDF5 and zarr are read tile by tile. Labels have one band.
         output: for rasters a GeoTIFF, for photographs a PNG. Pixels without data in the image or
-            the scores become nodata: 255, or 65535 of 16 bits.
+            the scores become nodata: 255, or 65535 where labels need 16 bits.
         probs: also write probabilities: a GeoTIFF with a band per class, or a `.npy`.
-        refining: how to refine; bandwidths are in pixels. `guard` and `tol`, which look at an image
-            as a whole, do not go with more than one tile. Default: the preset "deeplab".
+        refining: how to refine; bandwidths are in pixels. `guard` and `tol` look at an image as a
+            whole, so they need a single tile. Default: the preset "deeplab".
         reading: how to read scores.
         options: tiles, memory and ranges.
         advance: called after each tile with the number done and the number of all.

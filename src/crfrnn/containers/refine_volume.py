@@ -78,8 +78,9 @@ def refine_volume(
             "deeplab".
         reading: how to read scores.
         options: how scores lie in the volume, where the files do not say.
-        ranges: what becomes 0..255 of the image, one range or one per channel. Default: bytes as
-            they are; otherwise the percentiles 1 and 99 of the voxels other than 0, per channel.
+        ranges: the values of the image that become 0..255, one range or one per channel. Default:
+            bytes as they are; otherwise the percentiles 1 and 99 of the voxels other than 0, per
+            channel.
 
     Raises:
         ImportError: nibabel is not installed.

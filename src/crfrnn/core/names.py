@@ -1,13 +1,28 @@
 """Names that options accept, on NumPy arrays and tensors alike."""
 
+from typing import Literal, get_args
+
+EngineName = Literal["reference", "cpu", "triton"]
+
 #: Names that an `engine=` argument accepts.
-ENGINES = ("reference", "cpu", "triton")
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+Filter = Literal["lattice", "exact"]
 
 #: Ways to compute the sums of a Gaussian kernel.
-FILTERS = ("lattice", "exact")
+FILTERS: tuple[Filter, ...] = get_args(Filter)
+
+Normalization = Literal["symmetric", "before", "after", "none"]
 
 #: Scalings of a filter G on its input and output by powers of n = G·1 (Krähenbühl & Koltun, 2013).
-NORMALIZATIONS = ("symmetric", "before", "after", "none")
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
+
+Precision = Literal["full", "half"]
 
 #: Ways to store the values of a lattice.
-PRECISIONS = ("full", "half")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Weights = Literal["scalar", "class", "matrix"]
+
+#: How many kernel weights a layer learns: one per kernel, one per class, or a C x C matrix.
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)

@@ -6,11 +6,11 @@ from crfrnn import _checks
 from crfrnn._arrays import Array, is_tensor, to_torch
 from crfrnn._extras import has_torch, require_torch
 from crfrnn.core import lattice
-from crfrnn.core.names import ENGINES
+from crfrnn.core.names import ENGINES, EngineName
 from crfrnn.core.native import core, core_missing
 
 
-def suits_core(engine: str | None) -> bool:
+def suits_core(engine: EngineName | None) -> bool:
     """Whether NumPy arrays go to the compiled core, rather than as tensors to another engine.
 
     Raises:
@@ -31,7 +31,7 @@ def suits_core(engine: str | None) -> bool:
     return False
 
 
-def for_engine(array: Array, engine: str | None) -> tuple[Array, str]:
+def for_engine(array: Array, engine: EngineName | None) -> tuple[Array, EngineName]:
     """Return the array in the container that the engine takes, and the name of the engine."""
     if not is_tensor(array):
         if suits_core(engine):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import _checks, ops
+from crfrnn.core.names import EngineName
 
 from .kernel import Scene
 from .lattice import Lattice
@@ -81,7 +82,7 @@ class GridFilter:
         reach: float,
         normalization: str,
         like: Tensor,
-        engine: str | None,
+        engine: EngineName | None,
     ) -> None:
         """Sample the taps; `bandwidths` in the order (x, y, z), `reach` in bandwidths."""
         self.size = tuple(size)
@@ -97,7 +98,7 @@ class ExactFilter:
 
     kind = "exact"
 
-    def __init__(self, features: Tensor, *, engine: str | None = None) -> None:
+    def __init__(self, features: Tensor, *, engine: EngineName | None = None) -> None:
         _checks.finite("features", features)
         self.features = features.reshape(-1, *features.shape[-2:])
         self.size = (features.shape[-2],)
@@ -159,7 +160,7 @@ def build_filters(
 
 
 def filter_points(
-    values: Tensor, points: Tensor, method: str, normalization: str, engine: str
+    values: Tensor, points: Tensor, method: str, normalization: str, engine: EngineName
 ) -> Tensor:
     """`gaussian_filter` on tensors, differentiable in values and points."""
     build = Lattice if method == "lattice" else ExactFilter
@@ -206,11 +207,14 @@ def _new_band(
     device: torch.device,
 ) -> Tensor:
     width = _checks.number(bandwidth) if isinstance(bandwidth, Tensor) else bandwidth
-    # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap.
+    # Where a learned bandwidth cannot be read, as under torch.compile, every source is a tap, and
+    # those beyond the reach are zero.
     radius = size - 1 if width is None else min(math.ceil(reach * width), size - 1)
     distance = torch.arange(-radius, radius + 1, device=device)
     source = torch.arange(size, device=device)[:, None] + distance
     inside = (source >= 0) & (source < size)
+    if isinstance(bandwidth, Tensor) and width is None:
+        inside &= distance.abs() <= (reach * bandwidth.detach().double()).ceil()
     # In double precision, rounded once: the taps of every engine are then equal.
     band = torch.exp(-0.5 * (distance.double() / bandwidth) ** 2) * inside
     if normalization != "none":

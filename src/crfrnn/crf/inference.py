@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crfrnn import ops
 from crfrnn.core.inference import Options
+from crfrnn.core.names import EngineName
 
 from .energy import may_oscillate, penalty
 from .filters import KernelFilter
@@ -31,7 +32,7 @@ class Pairwise(NamedTuple):
     filters: Sequence[KernelFilter]
     weights: Tensor
     compatibility: Tensor | None = None
-    engine: str | None = None
+    engine: EngineName | None = None
 
     def matrix(self, logits: Tensor) -> Tensor:
         """The compatibility as a (C, C) matrix, even if it is Potts."""

@@ -5,11 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from crfrnn import _checks
-from crfrnn._arrays import Array, cast, is_tensor, namespace, place, to_float, to_numpy, to_torch
+from crfrnn._arrays import (
+    Array,
+    Container,
+    cast,
+    is_tensor,
+    namespace,
+    place,
+    to_float,
+    to_numpy,
+    to_torch,
+)
 from crfrnn._door import admit
 from crfrnn.core.inference import Points, apply, exact_filter, lattice_filter
 from crfrnn.core.limits import check_dimensions
-from crfrnn.core.names import NORMALIZATIONS
+from crfrnn.core.names import FILTERS, NORMALIZATIONS, EngineName, Filter, Normalization
 
 from . import containers
 
@@ -45,7 +55,7 @@ class Lattice:
     kind = "lattice"
 
     def __init__(
-        self, features: Array, *, targets: Array | None = None, engine: str | None = None
+        self, features: Array, *, targets: Array | None = None, engine: EngineName | None = None
     ) -> None:
         features = _points("features", features)
         check_dimensions(features.shape[-1])
@@ -75,7 +85,7 @@ class Lattice:
         """
         return int(self.arrays.neighbor.shape[1])
 
-    def filter(self, values: Array, *, reverse: bool = False) -> Array:
+    def filter(self, values: Container, *, reverse: bool = False) -> Container:
         """Filter values from the points to the targets, which by default are the points.
 
         Args:
@@ -113,20 +123,20 @@ class Lattice:
         if self.has_targets:
             out = out[:, : to[-1]] if reverse else out[:, shape[-1] :]
         out = to_numpy(out) if self.place == "NumPy" else out
-        out = cast(out.reshape(*to, values.shape[-1]), values.dtype)
-        _checks.finite_result("Lattice.filter", out, values=values)
-        return out
+        filtered: Container = cast(out.reshape(*to, values.shape[-1]), values.dtype)
+        _checks.finite_result("Lattice.filter", filtered, values=values)
+        return filtered
 
 
 def gaussian_filter(
-    values: Array,
-    features: Array,
+    values: Container,
+    features: Container,
     *,
-    targets: Array | None = None,
-    method: str = "lattice",
-    normalization: str = "none",
-    engine: str | None = None,
-) -> Array:
+    targets: Container | None = None,
+    method: Filter = "lattice",
+    normalization: Normalization = "none",
+    engine: EngineName | None = None,
+) -> Container:
     """Filter values with a Gaussian over free features: Σ_j exp(-½ |f_i - f_j|²) v_j.
 
     The sum includes j = i, as in every dense-CRF implementation. With targets t the result i is
@@ -167,7 +177,7 @@ def gaussian_filter(
         >>> gaussian_filter(np.array([[0.0], [1.0], [7.0]]), points, targets=halfway, **options)
         array([[0.5]])
     """
-    _checks.one_of("method", method, ("lattice", "exact"))
+    _checks.one_of("method", method, FILTERS)
     _checks.one_of("normalization", normalization, NORMALIZATIONS)
     features = _points("features", features)
     values = _values(values, features.shape[:-1], place(features), "features")
@@ -189,9 +199,9 @@ def gaussian_filter(
         out = filter_points(wide, points, method, normalization, engine)
     else:
         out = _filter_points(wide, points, method, normalization)
-    out = cast(out if is_tensor(values) else to_numpy(out), values.dtype)
-    _checks.finite_result("gaussian_filter", out, values=values)
-    return out
+    result: Container = cast(out if is_tensor(values) else to_numpy(out), values.dtype)
+    _checks.finite_result("gaussian_filter", result, values=values)
+    return result
 
 
 def _filter_to_targets(

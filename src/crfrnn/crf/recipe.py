@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from crfrnn.core.names import EngineName, Filter, Normalization
+
 from .kernel import Kernel
 
 #: Taps of the separable filter reach this many bandwidths (error 0.03 % of a message).
@@ -24,9 +26,9 @@ class Recipe:
     """
 
     kernels: tuple[Kernel, ...]
-    normalization: str = "symmetric"
-    filter: str = "lattice"
-    engine: str | None = None
+    normalization: Normalization = "symmetric"
+    filter: Filter = "lattice"
+    engine: EngineName | None = None
     feature_gradients: bool = False
 
     def reach(self, eps: float) -> float:

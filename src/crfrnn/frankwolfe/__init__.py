@@ -1,9 +1,9 @@
 """The interface of `CRF`, the library of the Frank-Wolfe paper, on this library's engines.
 
-It has the two names that programs use of it (netw0rkf10w/CRF): `DenseGaussianCRF` and
+It has the two names of netw0rkf10w/CRF that programs use: `DenseGaussianCRF` and
 `FrankWolfeParams`. Nothing is compiled, and it runs with and without a GPU. Either change one
 import, `import crfrnn.frankwolfe as CRF`, or call `install()` once before other code imports `CRF`.
-The command `crfrnn run program.py` does so for a program.
+The command `crfrnn run program.py` calls it for a whole program.
 
 Example:
     >>> import crfrnn

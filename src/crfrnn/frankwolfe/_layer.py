@@ -1,4 +1,4 @@
-"""DenseGaussianCRF: the layer by the names and conventions of the original."""
+"""DenseGaussianCRF: the layer with the names and conventions of the original."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LOGIT_OF_ONE = 40.0
 
 
 class DenseGaussianCRF(nn.Module):
-    """The fully connected CRF with the calls of netw0rkf10w/CRF, on this library's engines.
+    """The fully connected CRF with the interface of netw0rkf10w/CRF, on this library's engines.
 
-    Kernels are a bilateral and a spatial Gaussian, normalized like "after". The penalty for two
-    labels beside each other is `compatibility` times Potts; kernel weights (as matrices) and the
-    compatibility are learned from there. The arguments are those of the original's documentation,
-    and so are the defaults. The layer itself is the attribute `layer`, a `crfrnn.CRFRNN`.
+    The kernels are a bilateral and a spatial Gaussian, with the normalization "after". The penalty
+    for unequal labels is `compatibility` times Potts. From this start, kernel weights (as matrices)
+    and the compatibility are learned. Arguments and defaults are those of the original's
+    documentation. The attribute `layer`, a `crfrnn.CRFRNN`, does the work.
 
     Args:
         classes: C, the channels of the logits.
@@ -41,9 +41,9 @@ class DenseGaussianCRF(nn.Module):
         init: "potts".
         solver: "fw", Frank-Wolfe, or "mf", mean field.
         iterations: steps, in training and in evaluation.
-        params: of "fw"; None for the defaults. "mf" has none, and ignores them.
+        params: the parameters of "fw"; None for the defaults. "mf" ignores them.
         output_logits: return logits; if not, probabilities.
-        filter: "lattice", as the original, or "exact": the Gaussian sum itself.
+        filter: "lattice", like the original, or "exact": the Gaussian sum itself.
 
     Example:
         >>> import torch

@@ -13,7 +13,7 @@ _REGULARIZERS = ("l2", "entropy")
 class FrankWolfeParams:
     """How the solver "fw" of `DenseGaussianCRF` takes its steps.
 
-    The defaults are those of the original's documentation. `crfrnn.Step` is the same by this
+    The defaults are those of the original's documentation. `crfrnn.Step` is the same with this
     library's names.
 
     Args:
@@ -22,8 +22,8 @@ class FrankWolfeParams:
         regularizer: "l2", or "entropy", which is mean field with `lambda_` and `stepsize` 1.
         lambda_: λ > 0, the strength of the regularizer.
         lambda_learnable: learn λ.
-        x0_weight: share of the starting distribution in the result, in [0, 1). It keeps gradients
-            alive in training; 0 is for inference.
+        x0_weight: share of the starting distribution in the result, in [0, 1). In training it keeps
+            gradients from vanishing; use 0 for inference.
         x0_weight_learnable: not supported.
 
     Example:

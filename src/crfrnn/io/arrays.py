@@ -1,4 +1,4 @@
-"""Reading files of arrays that nobody has to trust: no code in them runs, no header is believed."""
+"""Reading files of arrays that may be hostile: no code in them runs, and headers are checked."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .pickled import PickleError, read_pickled
 _LARGE_BYTES, _BOMB_RATIO = 1 << 30, 200
 
 _PICKLED = (
-    "holds pickled Python objects, which are not read, because loading them can run code that the "
-    "file brings. Save plain arrays: np.savez('scores.npz', logits=array) (or probs=, labels=, "
-    "masks=). A dictionary of a program that you trust: "
-    "scores = np.load(FILE, allow_pickle=True).item(), then np.savez of the array that you need"
+    "holds pickled Python objects, which are not read, because loading them can run code from the "
+    "file. Save plain arrays: np.savez('scores.npz', logits=array) (or probs=, labels=, masks=). "
+    "If it is a dictionary from a program that you trust, load it with "
+    "np.load(FILE, allow_pickle=True).item(), and save the array that you need with np.savez"
 )
 
 
@@ -132,7 +132,7 @@ def _check_header(file: Any, size: int) -> None:
     if claimed > size - start:
         raise _Refused(
             f"not a readable NumPy file (the header claims {claimed} bytes of data, shape {shape} "
-            f"of {dtype}, but {size - start} are there: it was cut off, or it is not what it says)"
+            f"of {dtype}, but the file has {size - start}: it is truncated, or its header is wrong)"
         )
 
 

@@ -75,10 +75,10 @@ class ReadOptions:
     kind: Annotated[
         Kind,
         Option(
-            "what SCORES holds. auto (default) looks at the values of all files, reports the kind "
-            "first, and asks where several would fit. masks: independent masks (K, H, W), "
-            "refined each for itself; energy: -log P. Where only 0 and 255 occur, 255 is the "
-            "foreground of a mask; beside other ids, it is unknown",
+            "what SCORES holds. auto (default) infers the kind from the values of all files, "
+            "prints it first, and stops where several kinds fit. masks: independent masks "
+            "(K, H, W), each against its own background; energy: -log P. Where only 0 and 255 "
+            "occur, 255 is the foreground of a mask; beside other ids, it is unknown",
             choices=get_args(Kind),
         ),
     ] = "auto"
@@ -113,15 +113,15 @@ class ReadOptions:
     background: Annotated[
         float,
         Option(
-            "dictionaries of class maps: score of the background, (1 - largest map)^A; 0 if it has "
-            "a map itself, under key 0",
+            "dictionaries of class maps: the score of the background is (1 - largest map)^A. Give "
+            "0 if the background has its own map, under key 0",
             metavar="A",
         ),
     ] = 4.0
     max_pixels: Annotated[
         int,
         Option(
-            "refuse images of more pixels, which may be decompression bombs",
+            "refuse images of more than N pixels, which may be decompression bombs",
             metavar="N",
         ),
     ] = MAX_PIXELS

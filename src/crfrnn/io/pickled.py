@@ -73,8 +73,8 @@ def class_maps(maps: np.ndarray, keys: np.ndarray, background: float) -> np.ndar
     Args:
         maps: (K, h, w) on 0..1.
         keys: (K,) classes from 0 on, without the background.
-        background: the exponent; 0 if the background has a map itself, under key 0. Key k is then
-            label k.
+        background: the exponent. With 0, the background has its own map, under key 0, and key k
+            is label k.
     """
     if maps.ndim != 3 or maps.shape[0] != keys.size or keys.size == 0:
         raise ValueError(
@@ -94,8 +94,8 @@ def class_maps(maps: np.ndarray, keys: np.ndarray, background: float) -> np.ndar
         raise ValueError(f"keys must be different classes from 0 on; got {keys.tolist()}")
     if (int(labels.max()) + 1) * maps[0].size * 4 > _MOST_BYTES:
         raise ValueError(
-            f"the largest key, {int(keys.max())}, asks for as many maps; number the classes from 0 "
-            "on"
+            f"the largest key, {int(keys.max())}, would need as many maps; number the classes from "
+            "0 on"
         )
     clipped = maps.astype(np.float32).clip(0, 1)
     probs = np.zeros((max(int(labels.max()) + 1, 2), *maps.shape[1:]), np.float32)

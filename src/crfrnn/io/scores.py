@@ -300,7 +300,7 @@ def _settle(raw: _Raw, asked: Kind, job_kind: Kind | None) -> _Raw:
     if raw.guess is not None and raw.guess.firm:
         raise ValueError(
             f"looks like {raw.kind}, because {raw.guess.why}, but the files of this job are "
-            f"{job_kind}; put files of another kind into a folder of their own, or give --kind"
+            f"{job_kind}; put files of another kind into their own folder, or give --kind"
         )
     if raw.guess is None and not {raw.kind, job_kind} <= {"labels", "mask"}:
         raise ValueError(f"holds {raw.kind}, but the files of this job are {job_kind}")

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn.core import names
 from crfrnn.core.inference import Options
-from crfrnn.core.names import NORMALIZATIONS
 from crfrnn.crf.frank_wolfe import Inference, Step
 from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernel import Kernel
@@ -25,8 +25,6 @@ from . import parameters, pretrained
 from .independent import check_options, infer_independent
 from .inputs import check_clamp, check_logits, check_parameters, give_back
 from .prepared import Guide, Prepared, prepare_alone, take
-
-WEIGHTS = ("scalar", "class", "matrix")
 
 #: The published starting point: Zheng et al. (2015), section 6.
 PAPER_KERNELS = PRESETS["crfasrnn"].kernels
@@ -86,17 +84,17 @@ class CRFRNN(nn.Module):
         *,
         iterations: int = 5,
         eval_iterations: int = 10,
-        weights: str = "class",
+        weights: names.Weights = "class",
         compatibility: Any = "potts",
         learn_compatibility: bool = True,
-        normalization: str = "symmetric",
-        filter: str = "lattice",
+        normalization: names.Normalization = "symmetric",
+        filter: names.Filter = "lattice",
         learn_bandwidths: bool = False,
         feature_gradients: bool = False,
         step: Step | None = None,
         independent: bool = False,
         tol: float | None = None,
-        engine: str | None = None,
+        engine: names.EngineName | None = None,
     ) -> None:
         super().__init__()
         if independent:
@@ -107,9 +105,9 @@ class CRFRNN(nn.Module):
         _checks.fits_memory("num_classes", self.num_classes, self.num_classes, self.num_classes)
         self.iterations = _checks.count("iterations", iterations)
         self.eval_iterations = _checks.count("eval_iterations", eval_iterations)
-        _checks.one_of("weights", weights, WEIGHTS)
-        _checks.one_of("normalization", normalization, NORMALIZATIONS)
-        _checks.one_of("filter", filter, ("lattice", "exact"))
+        _checks.one_of("weights", weights, names.WEIGHTS)
+        _checks.one_of("normalization", normalization, names.NORMALIZATIONS)
+        _checks.one_of("filter", filter, names.FILTERS)
         chosen = checked_kernels(PAPER_KERNELS if kernels is None else kernels)
         self.recipe = Recipe(chosen, normalization, filter, engine, feature_gradients)
         self.weights = weights
@@ -146,7 +144,7 @@ class CRFRNN(nn.Module):
             image: (B, F, *S) with any number of channels, 8-bit or float **on 0..255**; or what
                 `prepare` made of it; None if no kernel looks at it.
             mask: bool; pixels outside take no part and keep their logits.
-            clamp: bool; these pixels send messages and keep their logits, such as scribbles.
+            clamp: bool; these pixels, such as scribbles, keep their logits but still send messages.
             features: maps (B, F, *s) of any resolution that `FeatureGaussian` kernels refer to.
 
         Returns:

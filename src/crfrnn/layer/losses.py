@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.core.names import NORMALIZATIONS
+from crfrnn.core.names import FILTERS, NORMALIZATIONS, EngineName, Filter, Normalization
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import Bilateral, checked_kernels, weight_table
 from crfrnn.crf.recipe import Recipe
@@ -50,13 +50,13 @@ class DenseCRFLoss(nn.Module):
         self,
         kernels: Sequence[Kernel] | None = None,
         *,
-        normalization: str = "symmetric",
-        filter: str = "lattice",
-        engine: str | None = None,
+        normalization: Normalization = "symmetric",
+        filter: Filter = "lattice",
+        engine: EngineName | None = None,
     ) -> None:
         super().__init__()
         _checks.one_of("normalization", normalization, NORMALIZATIONS)
-        _checks.one_of("filter", filter, ("lattice", "exact"))
+        _checks.one_of("filter", filter, FILTERS)
         default = (Bilateral(position=100.0, color=15.0, weight=1.0),)
         chosen = default if kernels is None else checked_kernels(kernels)
         self.recipe = Recipe(chosen, normalization, filter, engine=engine)

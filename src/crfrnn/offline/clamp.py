@@ -36,15 +36,15 @@ def arrange_clamp(clamp: Array, layout: Layout, like: Array, classes: int) -> Ar
         )
     if classes == 0:
         raise TypeError(
-            f"clamp must be bool for masks, which have no classes; got {array.dtype}. Set the "
-            f"certain pixels in the masks themselves, as floats 0 or 1, and give clamp != {FREE}."
+            f"clamp must be bool for masks, which have no classes; got {array.dtype}. Write floats "
+            f"0 or 1 into the masks where they are certain, and give clamp != {FREE}."
         )
     labels = cast(array, namespace(array).int64)
     held = labels != FREE
     if not bool((~held).any()):
         raise ValueError(
-            f"clamp leaves no pixel free: in a map of classes, {FREE} marks free pixels. If it "
-            f"marks clamped pixels by 1, convert it to bool: clamp != 0."
+            f"clamp leaves no pixel free: in a map of classes, {FREE} marks free pixels. If yours "
+            f"marks clamped pixels with 1, convert it to bool: clamp != 0."
         )
     if bool(held.any()):
         low, high = int(labels[held].min()), int(labels[held].max())

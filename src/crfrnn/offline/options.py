@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from crfrnn import _checks
-from crfrnn.core.names import ENGINES, FILTERS, NORMALIZATIONS, PRECISIONS
+from crfrnn.core.names import (
+    ENGINES,
+    FILTERS,
+    NORMALIZATIONS,
+    PRECISIONS,
+    EngineName,
+    Filter,
+    Normalization,
+    Precision,
+)
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import checked_kernels
 from crfrnn.io.options import CONFIDENCE, Confidence, Option
@@ -54,7 +63,7 @@ class RefineOptions:
         int | None, Option("mean-field steps (default: the preset's)", metavar="T", about="crf")
     ] = None
     normalization: Annotated[
-        str | None,
+        Normalization | None,
         Option(
             "how the Gaussian sums are normalized (default: the preset's)",
             choices=NORMALIZATIONS,
@@ -62,7 +71,7 @@ class RefineOptions:
         ),
     ] = None
     filter: Annotated[
-        str,
+        Filter,
         Option("lattice: fast; exact: the Gaussian sum itself, slow", choices=FILTERS, about="crf"),
     ] = "lattice"
     prune: Annotated[
@@ -70,7 +79,7 @@ class RefineOptions:
         Option(python_only="only comparisons with the full inference turn it off"),
     ] = True
     precision: Annotated[
-        str,
+        Precision,
         Option(
             "half: store the lattice's values as float16, a little faster with many classes",
             choices=PRECISIONS,
@@ -113,7 +122,7 @@ class RefineOptions:
         int, Option("labels: id of unknown pixels, which the CRF fills in", metavar="ID")
     ] = 255
     engine: Annotated[
-        str | None,
+        EngineName | None,
         Option(
             "reference, cpu or triton (default: the fastest available)", metavar="NAME", about="crf"
         ),

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from crfrnn import _checks
-from crfrnn._arrays import Array, cast, is_floating, is_tensor, on_cpu, to_torch
+from crfrnn._arrays import Array, Container, cast, is_floating, is_tensor, on_cpu, to_torch
 from crfrnn._guide import check_range, finest_color
 from crfrnn.core.inference import Options
+from crfrnn.core.names import EngineName, Filter, Normalization, Precision
 from crfrnn.core.threads import settle
 from crfrnn.crf.containers import for_engine, suits_core
 from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Kernel, Scene
-from crfrnn.crf.marginals import Marginals, Pruned, marginals
+from crfrnn.crf.marginals import Marginals, marginals
 from crfrnn.crf.masks import mask_marginals
 from crfrnn.crf.recipe import Recipe
 
@@ -37,86 +38,26 @@ from .inputs import (
 )
 from .labels import settle_labels
 from .options import RefineOptions
-from .verdict import Before, Changed, MasksBefore, counted_pixels
-
-
-@dataclass(frozen=True)
-class Refined:
-    """What `refine` returns.
-
-    Attributes:
-        probs: (C, *S) or (B, C, *S) approximate marginals; they sum to one over the classes. For
-            `masks`, (K, *S) or (B, K, *S) probabilities of the foreground.
-        labels: (*S) or (B, *S) int64, the likeliest class of each pixel. For `masks`, (K, *S) or
-            (B, K, *S) bool.
-        engine: the engine that was used.
-        steps: mean-field steps taken; a number, or a list of one per image of a batch.
-        pruned: the classes that took part and the proven bound of the others; None if all did.
-        guarded: what the guard did, or a list of it for each image; None without `guard=True`.
-
-    Example:
-        >>> import numpy as np
-        >>> from crfrnn import refine
-        >>> refine(None, labels=np.array([0, 1, 1]), kernels=[]).probs.shape
-        (2, 3)
-    """
-
-    probs: Array
-    labels: Array
-    engine: str
-    steps: int | list[int]
-    pruned: Pruned | None = None
-    guarded: Guarded | list[Guarded] | None = None
-    _before: Before | MasksBefore | None = field(default=None, repr=False, compare=False)
-
-    @cached_property
-    def changed(self) -> Changed | list[Any]:
-        """What the CRF changed, or a list of it for each image of a batch, or for each mask.
-
-        It is computed from the scores when you first ask for it. The result refers to the scores
-        that `refine` was given and does not copy them. So it keeps them in memory, and you should
-        ask before you overwrite them in place. A pickle or copy holds the answer in place of the
-        scores.
-
-        Raises:
-            ValueError: the result was not made by `refine`.
-
-        Example:
-            >>> import numpy as np
-            >>> from crfrnn import refine
-            >>> refine(None, labels=np.array([0, 1, 1]), kernels=[]).changed.relabeled
-            0
-        """
-        if self._before is None:
-            raise ValueError(
-                "changed needs the scores before the CRF; got a Refined that was made without "
-                "them. Take it from the result of refine itself."
-            )
-        return self._before.compare(self.labels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state to pickle: what changed, in place of the scores."""
-        if self._before is not None:
-            _ = self.changed
-        return {**vars(self), "_before": None}
+from .refined import Refined
+from .verdict import Before, MasksBefore, counted_pixels
 
 
 def refine(
     image: Array,
     *,
-    logits: Array | None = None,
-    probs: Array | None = None,
-    labels: Array | None = None,
-    energy: Array | None = None,
-    masks: Array | None = None,
+    logits: Container | None = None,
+    probs: Container | None = None,
+    labels: Container | None = None,
+    energy: Container | None = None,
+    masks: Container | None = None,
     preset: str = "deeplab",
     kernels: Sequence[Kernel] | None = None,
     compatibility: Array | None = None,
     iterations: int | None = None,
-    normalization: str | None = None,
-    filter: str = "lattice",
+    normalization: Normalization | None = None,
+    filter: Filter = "lattice",
     prune: bool = True,
-    precision: str = "full",
+    precision: Precision = "full",
     tol: float | None = None,
     guard: bool = False,
     band: float | None = None,
@@ -127,8 +68,8 @@ def refine(
     clamp: Array | None = None,
     features: Sequence[Array] = (),
     channels_last: bool | None = None,
-    engine: str | None = None,
-) -> Refined:
+    engine: EngineName | None = None,
+) -> Refined[Container]:
     """Sharpen a network's scores with a fully connected CRF.
 
     Mean-field inference of Krähenbühl & Koltun (NIPS 2011, arXiv 1210.5644): pixels that are near
@@ -164,34 +105,31 @@ def refine(
         prune: leave out classes that provably win no pixel and receive no message above
             `Pruned.bound`. Several times faster on photographs, which show few of many classes.
             The other classes' marginals change little, but where they are nearly tied they may
-            change much (see `Pruned`). In large images it joins clamped pixels, too.
-            Needs Potts and weights >= 0; on a GPU, used only for 10 million scores or more.
+            change much (see `Pruned`). Needs Potts and weights >= 0; on a GPU, used only for 10
+            million scores or more. In large images it also merges clamped pixels.
         precision: "full", or "half" to store the lattice's values as float16 where the engine can
-            (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic
-            stays in full precision; a marginal changes by 5e-7 on average, and at most one label
-            in 10 000.
+            (the CPU's: with more than 8 classes at work, and F16C). Arithmetic stays in full
+            precision; a marginal changes by 5e-7 on average, and at most one label in 10 000.
         tol: stop an image early when its marginals change by less than this on average (0.001 is
             a good value: it leaves fewer than 0.2 % of labels undecided); default never.
         guard: keep the input where the scores speak against the CRF. An image keeps it if the CRF
             relabels more pixels than 0.3 times the number of unsure ones, whose likeliest class
             has a probability below 0.9; elsewhere a pixel keeps it if the scores give its new
-            label a probability below 0.25. `Refined.guarded` says what was done. Both limits were
-            chosen on photographs of PASCAL VOC; for `labels`, only the first applies, with all
-            pixels unsure. Default False.
-        band: refine only the pixels fewer than this many pixels (Euclidean) from one that lies at a
-            label change: on each side of a straight edge, so many rows. The labels are the
-            likeliest classes of the scores, seeds of `clamp` included; unknown pixels of `labels`
-            are always free. All others are clamped. Default: refine all.
-        num_classes: number of classes for `labels`; default the largest label + 1, at least 2, of
-            which those that do not occur are left out of the competition.
+            label a probability below 0.25. `Refined.guarded` says what was done. The limits come
+            from photographs of PASCAL VOC; for `labels`, only the first applies, with all unsure.
+        band: refine only pixels that lie fewer than this many pixels (Euclidean) from a change of
+            the likeliest class, seeds of `clamp` included, and clamp all others; unknown pixels of
+            `labels` are always free. Default: refine all.
+        num_classes: number of classes for `labels`. Default the largest label + 1, at least 2;
+            classes that do not occur are then left out of the competition.
         confidence: for `labels` and `masks`; default 0.7 (IRNet).
         ignore_index: the label of unknown pixels, which start uniform. Default 255.
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
-        clamp: (H, W) or (B, H, W), the pixels that send messages and keep their scores: bool, True
-            where clamped; or integers, the class of each clamped pixel (a seed, whose scores become
+        clamp: (H, W) or (B, H, W), the pixels that keep their scores but still send messages: bool,
+            True where clamped; or integers, the class of each clamped pixel (a seed, which becomes
             certain of it) and 255 for free ones. See docs/guide/clamp.md. For masks, only bool.
         features: maps for `FeatureGaussian` kernels, (H, W, F), (F, H, W) or (H, W), of any
-            resolution: another one is interpolated, or averaged, to that of the scores.
+            resolution; they are interpolated or averaged to the grid of the scores.
         channels_last: whether the channels of image and features come last; default: whatever fits
             the size of the scores, last if both do.
         engine: "reference", "cpu" or "triton"; default the fastest available.
@@ -237,7 +175,7 @@ def refine(
 
 def refine_inputs(
     inputs: Inputs, options: RefineOptions, *, kept: KeptFilters | None = None
-) -> Refined:
+) -> Refined[Any]:
     """Do the work of `refine`, which only gathers its arguments.
 
     Args:
@@ -385,7 +323,9 @@ def _arrange_mask(mask: Array, layout: Layout, unary: Array) -> Array:
     return array.bool() if is_tensor(array) else cast(array, np.bool_)
 
 
-def _pack(result: Marginals, given: Array, like: Array, layout: Layout, engine: str) -> Refined:
+def _pack(
+    result: Marginals, given: Array, like: Array, layout: Layout, engine: str
+) -> Refined[Any]:
     """Return the result in the container, type and layout of the scores `given` as `like`."""
     probs, labels, steps = result.probs, result.labels, result.steps
     if is_tensor(like):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from crfrnn import _checks
-from crfrnn._arrays import Array, cast, namespace, place, to_float
+from crfrnn._arrays import Array, Container, cast, namespace, place, to_float
 from crfrnn._door import admit
 from crfrnn._guide import check_range
 from crfrnn.crf.upsampling import COLOR, POSITION, check_grids, joint_bilateral
 
 
 def upsample(
-    values: Array,
-    image: Array,
+    values: Container,
+    image: Container,
     *,
     position: float = POSITION,
     color: float = COLOR,
     align_corners: bool = False,
     channels_last: bool | None = None,
-) -> Array:
+) -> Container:
     """Bring values of a coarse grid to the size of an image, along the edges in the image.
 
     Joint bilateral upsampling (Kopf, Cohen, Lischinski & Uyttendaele, SIGGRAPH 2007): each pixel
@@ -74,8 +74,8 @@ def upsample(
     (color,) = _checks.positive("color", color)
     values, image = admit("values", values), admit("image", image)
     wide, guide = _arranged(values, image, color, channels_last)
-    out = joint_bilateral(wide, guide, position, color, align_corners)
-    out = cast(out if values.ndim == 4 else out[0], values.dtype)
+    fine = joint_bilateral(wide, guide, position, color, align_corners)
+    out: Container = cast(fine if values.ndim == 4 else fine[0], values.dtype)
     _checks.finite_result("upsample", out, values=values)
     return out
 

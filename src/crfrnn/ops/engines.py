@@ -14,7 +14,7 @@ from torch import Tensor
 from crfrnn import _checks
 from crfrnn._extras import install
 from crfrnn.core.inference import Options
-from crfrnn.core.names import ENGINES
+from crfrnn.core.names import ENGINES, EngineName
 from crfrnn.core.native import core_missing
 
 from . import reference
@@ -38,7 +38,7 @@ def triton_missing() -> str:
     return ""
 
 
-def engine_for(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+def engine_for(device: torch.device, dtype: torch.dtype) -> tuple[EngineName, str]:
     """The fastest engine for this device and type, and the reason if it is only the reference."""
     if dtype not in _FAST:
         return "reference", f"{dtype} runs in plain PyTorch"
@@ -51,7 +51,9 @@ def engine_for(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     return "reference", f"there is no faster engine for {device.type} devices"
 
 
-def resolve_engine(engine: str | None, device: torch.device, dtype: torch.dtype) -> str:
+def resolve_engine(
+    engine: EngineName | None, device: torch.device, dtype: torch.dtype
+) -> EngineName:
     """Name the engine for tensors of this device and type; `engine`, if given, must suit them.
 
     Warns once per device type if only the reference engine can run there.

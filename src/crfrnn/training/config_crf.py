@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from crfrnn.core.names import Filter, Normalization, Weights
 from crfrnn.crf.kernel import Kernel
 from crfrnn.presets import find_preset
 
@@ -33,10 +34,10 @@ class CrfConfig:
     kernels: tuple[Kernel, ...] | None = None
     iterations: int = 5
     eval_iterations: int = 10
-    weights: Literal["scalar", "class", "matrix"] = "class"
+    weights: Weights = "class"
     learn_compatibility: bool = True
-    normalization: Literal["symmetric", "after", "before", "none"] | None = None
-    filter: Literal["lattice", "exact"] = "lattice"
+    normalization: Normalization | None = None
+    filter: Filter = "lattice"
     learn_bandwidths: bool = False
     step: dict[str, Any] = field(default_factory=dict)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from crfrnn.core.names import Normalization
 from crfrnn.presets import PRESETS
 from crfrnn.training.config import DataConfig
 
@@ -46,7 +46,7 @@ class SearchConfig:
     trials: int = 60
     images: int = 128
     iterations: int = 10
-    normalization: Literal["symmetric", "after", "before", "none"] = "symmetric"
+    normalization: Normalization = "symmetric"
     bilateral_position: Range = (5.0, 160.0)
     bilateral_color: Range = (1.0, 30.0)
     bilateral_weight: Range = (0.05, 20.0)
