@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -215,6 +216,21 @@ def test_the_plot_has_a_line_for_each_row() -> None:
     colors = {color for _, color in figure.getcolors(1 << 20) or []}
     assert {(0, 0, 0), (86, 180, 233)} <= colors
     assert draw_lines([1], [Line("one", [3.0])], x_title="x", y_title="y").size == figure.size
+
+
+def test_lines_of_equal_values_stay_apart_and_intervals_are_drawn() -> None:
+    def draw(*intervals: tuple[float, float]) -> np.ndarray:
+        lines = [Line(name, [50.0] * 2, intervals) for name in ("one", "two", "three")]
+        return np.asarray(draw_lines([1, 5], lines, x_title="x", y_title="y"))[:, :760]
+
+    colors = ((0, 0, 0), (86, 180, 233), (0, 114, 178))
+    plain = draw()
+    middle = plain[:, 425]  # between the two numbers
+    assert all((middle == color).all(-1).any() for color in colors)
+    drawn = draw((48.0, 52.0), (49.0, 53.0))
+    for color in colors:
+        rows = [np.flatnonzero((p == color).all(-1).any(1)) for p in (plain, drawn)]
+        assert np.ptp(rows[1]) > 200 > 30 > np.ptp(rows[0])
 
 
 @pytest.mark.unchecked

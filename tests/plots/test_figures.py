@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crfrnn.plots.figures import Box, Column, before_after, overlay
+from crfrnn.io.palette import distinct_palette, voc_palette
+from crfrnn.plots.figures import Box, Column, Row, before_after, overlay, rows_of_columns
 
 PHOTO = np.full((20, 30, 3), 100, np.uint8)
 LABELS = np.zeros((20, 30), np.int64)
@@ -66,3 +67,30 @@ def test_before_after_shows_every_column_whole_and_enlarged() -> None:
     assert tinted.max() in range(347, 353)
     # The legend has a chip of the person's color.
     assert (pixels[-60:] == (192, 128, 128)).all(axis=2).sum() >= 100
+
+
+def test_classes_are_named_on_the_panels() -> None:
+    row = Row(np.full((120, 200, 3), 100, np.uint8), [Column("p"), Column("t", HALVES)], "c")
+    bare = np.asarray(rows_of_columns([row], panel=200)).astype(int)
+    named = np.asarray(rows_of_columns([row], names=["sky"] * 3 + ["a tree"], panel=200))
+    differs = (named != bare).any(axis=2)
+    assert not differs[:, : 24 + 200].any()  # the photograph has no names
+    columns = differs.any(axis=0).nonzero()[0] - (24 + 200 + 14)
+    assert ((columns < 100).any(), (columns > 100).any()) == (True, True)
+    assert not differs[:, 24 + 200 + 14 + 95 : 24 + 200 + 14 + 105].any()
+
+
+HALVES = np.zeros((120, 200), np.int64)
+HALVES[:, 100:] = 3
+
+
+def test_tints_of_a_distinct_palette_can_be_told_apart() -> None:
+    def nearest(palette: bytes) -> float:
+        colors = np.frombuffer(palette, np.uint8).reshape(-1, 3)[1:21].astype(float)
+        gaps = np.linalg.norm(colors[:, None] - colors[None], axis=2)
+        return float(gaps[~np.eye(len(colors), dtype=bool)].min())
+
+    assert nearest(distinct_palette(21)) > 1.3 * nearest(voc_palette())
+    assert distinct_palette(8) == distinct_palette(21)[:24]
+    assert len(set(zip(*[iter(distinct_palette(100))] * 3, strict=True))) == 100
+    assert len(distinct_palette(300)) <= 3 * 256

@@ -19,6 +19,9 @@ _COLORS = (
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 1200, 640, 90, 50, 70
 _LEGEND = 420
 
+#: How far apart the points of two lines stand at one number.
+_ASIDE = 13
+
 
 @dataclass(frozen=True)
 class Line:
@@ -27,19 +30,26 @@ class Line:
     Attributes:
         title: in the legend.
         values: one per number on the x axis.
+        intervals: the lower and upper end at each value, if known.
     """
 
     title: str
     values: Sequence[float]
+    intervals: Sequence[tuple[float, float]] = ()
 
 
 def draw_lines(
     numbers: Sequence[int], lines: Sequence[Line], *, x_title: str, y_title: str
 ) -> Image.Image:
-    """Draw lines over evenly spaced numbers, with a legend beside them."""
+    """Draw lines over evenly spaced numbers, with a legend beside them.
+
+    Lines of equal values stay apart: each is narrower than the one below it, and points and
+    intervals of one number stand beside each other.
+    """
     figure = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
     draw = ImageDraw.Draw(figure)
-    ticks = _ticks([value for line in lines for value in line.values])
+    ends = [end for line in lines for pair in line.intervals for end in pair]
+    ticks = _ticks([*(value for line in lines for value in line.values), *ends])
     right, floor = _WIDTH - _LEGEND, _HEIGHT - _BOTTOM
 
     def x_of(index: int) -> float:
@@ -55,16 +65,25 @@ def draw_lines(
         draw.text((x_of(index), floor + 12), str(number), fill=_QUIET, font=_font(), anchor="ma")
     draw.text(((_LEFT + right) / 2, floor + 40), x_title, fill=_INK, font=_font(), anchor="ma")
     draw.text((_LEFT, _TOP - 22), y_title, fill=_INK, font=_font(), anchor="lb")
+    marks = []
     for place, line in enumerate(lines):
         color = _COLORS[place % len(_COLORS)]
-        points = [(x_of(i), y_of(value)) for i, value in enumerate(line.values)]
+        aside = (place - (len(lines) - 1) / 2) * _ASIDE
+        points = [(x_of(i) + aside, y_of(value)) for i, value in enumerate(line.values)]
         if len(points) > 1:
-            draw.line(points, fill=color, width=3, joint="curve")
-        for x, y in points:
-            draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=color)
+            width = 3 + 2 * (len(lines) - 1 - place)
+            draw.line(points, fill=color, width=width, joint="curve")
         y = _TOP + 10 + place * 30
         draw.line((right + 20, y, right + 48, y), fill=color, width=4)
         draw.text((right + 58, y), line.title, fill=_INK, font=_font(), anchor="lm")
+        marks.append((color, points, line.intervals))
+    for color, points, intervals in marks:  # above all lines
+        for (x, _), (low, high) in zip(points, intervals, strict=False):
+            draw.line((x, y_of(low), x, y_of(high)), fill=color, width=2)
+            for end in (y_of(low), y_of(high)):
+                draw.line((x - 4, end, x + 4, end), fill=color, width=2)
+        for x, y in points:
+            draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=color)
     return figure
 
 

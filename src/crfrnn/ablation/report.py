@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -64,8 +64,18 @@ def write_report(
     keys = list(dict.fromkeys(result.key for result in results))
     settings = Settings(widths=(config.trimap,))
     drawn = _drawn(results, settings, resamples)
+    by_steps = [
+        _drawn([replace(r, counts=_counts_of(r, index)) for r in results], settings, resamples)
+        for index in range(len(config.iterations))
+    ]
     rows = {
-        key: _row(config, [r for r in results if r.key == key], settings, drawn[key])
+        key: _row(
+            config,
+            [r for r in results if r.key == key],
+            settings,
+            drawn[key],
+            [interval(step[key]["mean_iou"]) for step in by_steps],
+        )
         for key in keys
     }
     gains = {
@@ -87,12 +97,16 @@ def write_report(
         "settings": to_tree(config),
     }
     write_text(config.output / TABLE, json.dumps(tree, indent=2) + "\n")
-    lines = [
-        Line(row["title"], [row["mean_iou_by_steps"][str(t)]["mean"] for t in config.iterations])
-        for row in rows.values()
-    ]
+    lines = []
+    for row in rows.values():
+        points = [row["mean_iou_by_steps"][str(t)] for t in config.iterations]
+        intervals = [(point["low"], point["high"]) for point in points]
+        lines.append(Line(row["title"], [point["mean"] for point in points], intervals))
     plot = draw_lines(
-        list(config.iterations), lines, x_title="mean-field steps T", y_title="mean IoU in %"
+        list(config.iterations),
+        lines,
+        x_title="mean-field steps T",
+        y_title="mean IoU in %, with 95 % intervals over images",
     )
     write_image(config.output / PLOT, plot)
     write_text(config.output / PAGE, _page(config, tree))
@@ -118,13 +132,22 @@ def _drawn(
     }
 
 
+def _counts_of(result: Result, index: int) -> Counts:
+    """The counts with the confusions for another number of steps, which alone were kept."""
+    return replace(result.counts, confusion=result.confusions[:, index])
+
+
 def _row(
-    config: AblateConfig, results: list[Result], settings: Settings, drawn: Mapping[str, Tensor]
+    config: AblateConfig,
+    results: list[Result],
+    settings: Settings,
+    drawn: Mapping[str, Tensor],
+    intervals: Sequence[tuple[float, float]],
 ) -> dict[str, Any]:
     by_steps = {}
-    for index, steps in enumerate(config.iterations):
+    for index, (steps, (low, high)) in enumerate(zip(config.iterations, intervals, strict=True)):
         values = [100 * float(mean_iou(r.confusions[:, index].sum(dim=0))) for r in results]
-        by_steps[str(steps)] = {**_spread(values), "seeds": values}
+        by_steps[str(steps)] = {**_spread(values), "low": low, "high": high, "seeds": values}
     scores = {}
     for name in drawn:
         values = [100 * float(summarize(total(r.counts), settings)[name]) for r in results]

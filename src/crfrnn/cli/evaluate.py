@@ -125,6 +125,7 @@ def _draw(path: Path, evaluation: Evaluation, data: MaskedImages, predict: Predi
 
     from crfrnn.evaluation.evaluate import extremes
     from crfrnn.io.files import write_image
+    from crfrnn.io.palette import distinct_palette
     from crfrnn.plots.figures import Column, Row, rows_of_columns
 
     changes = evaluation.changes()
@@ -136,7 +137,9 @@ def _draw(path: Path, evaluation: Evaluation, data: MaskedImages, predict: Predi
         columns += [Column(name, value) for name, value in labels.items()]
         caption = f"{what} change: {sample.name}, mean IoU {100 * changes[index]:+.1f}"
         rows.append(Row(np.ascontiguousarray(sample.image.transpose(1, 2, 0)), columns, caption))
-    write_image(path, rows_of_columns(rows))
+    names = data.classes or [str(label) for label in range(data.num_classes)]
+    palette = distinct_palette(data.num_classes)
+    write_image(path, rows_of_columns(rows, names=names, palette=palette))
 
 
 def _widths(text: str) -> tuple[int, ...]:

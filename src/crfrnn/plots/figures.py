@@ -142,12 +142,17 @@ class Row:
 
 
 def rows_of_columns(
-    rows: Sequence[Row], *, palette: bytes | None = None, panel: int = 320
+    rows: Sequence[Row],
+    *,
+    names: Sequence[str] = (),
+    palette: bytes | None = None,
+    panel: int = 320,
 ) -> Image.Image:
     """Draw several photographs below each other, each with its columns side by side.
 
     Args:
         rows: at least one, all with the same number of columns; the first gives the titles.
+        names: class names by label. Each stands on the largest region of its class in a panel.
         palette: RGB triples; VOC's by default.
         panel: width of a column in pixels.
     """
@@ -165,11 +170,47 @@ def rows_of_columns(
                 draw.text((x, top - 10), column.title, fill=_INK, font=_font(18), anchor="ls")
             labels = column.labels
             picture = overlay(row.image, labels, palette=palette, size=(panel, height), outline=2)
+            if labels is not None:
+                _name_classes(picture, _resize_labels(labels, (panel, height)), names)
             figure.paste(picture, (x, top))
         bottom = top + height + below - 12
         draw.text((_MARGIN, bottom), row.caption, fill=_QUIET, font=_font(16), anchor="ls")
         top += height + below
     return figure
+
+
+def _name_classes(picture: Image.Image, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Write the name of each class where it is thickest; later names avoid earlier ones."""
+    draw, font = ImageDraw.Draw(picture), _font(13)
+    taken: list[tuple[float, float, float, float]] = []
+    classes, counts = np.unique(labels, return_counts=True)
+    for label in classes[np.argsort(-counts)].tolist():
+        if not 0 <= label < len(names):
+            continue
+        x, y = _thickest(labels == label)
+        half = draw.textlength(names[label], font=font) / 2 + 4
+        x = min(max(x, half), max(picture.width - half, half))
+        y = min(max(y, 10), max(picture.height - 10, 10))
+        box = (x - half, y - 9, x + half, y + 9)
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        draw.rectangle(box, fill=_PAPER)
+        draw.text((x, y), names[label], fill=_INK, font=font, anchor="mm")
+
+
+def _thickest(region: np.ndarray) -> tuple[float, float]:
+    """A pixel (x, y) of a region that is far from its border, by shaving the border off."""
+    last = region
+    while region.any():
+        last = region
+        wide = np.pad(region, 2)
+        region = (
+            wide[2:-2, 2:-2] & wide[4:, 2:-2] & wide[:-4, 2:-2] & wide[2:-2, 4:] & wide[2:-2, :-4]
+        )
+    rows, columns = np.nonzero(last)
+    middle = len(rows) // 2
+    return float(columns[middle]), float(rows[middle])
 
 
 def _tinted(
