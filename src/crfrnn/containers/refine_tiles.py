@@ -18,7 +18,8 @@ from crfrnn.io.memory import physical_memory
 from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
-from crfrnn.offline.refine import Refined, refine_inputs
+from crfrnn.offline.refine import refine_inputs
+from crfrnn.offline.refined import Refined
 
 from .plain import Photograph
 from .rasters import RASTER_SUFFIXES, Raster
@@ -289,7 +290,7 @@ def _refine_tile(
 
 def _refine(
     source: Source, given: TileScores, scaling: Scaling, refining: RefineOptions, tile: Tile
-) -> tuple[Refined, np.ndarray | None, np.ndarray]:
+) -> tuple[Refined[np.ndarray], np.ndarray | None, np.ndarray]:
     """Refine a tile with its overlap.
 
     Returns the result, where there are data, and the labels before.

@@ -16,7 +16,8 @@ from crfrnn.io.scores import Scores
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
-from crfrnn.offline.refine import Refined, refine_inputs
+from crfrnn.offline.refine import refine_inputs
+from crfrnn.offline.refined import Refined
 from crfrnn.offline.verdict import Changed
 
 from .scaling import Range, find_scaling
@@ -137,7 +138,7 @@ def refine_volume(
 
 def _refine(
     guide: np.ndarray, given: Scores, mask: np.ndarray | None, refining: RefineOptions
-) -> Refined:
+) -> Refined[np.ndarray]:
     """Refine a batch of one: without it, four channels of slices look like a batch of images."""
     where = None if mask is None else mask[None]
     inputs = Inputs(guide[None], given.kind, given.values[None], where, channels_last=False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn.core.names import Filter
 from crfrnn.crf.frank_wolfe import Step
 from crfrnn.crf.kernels import FeatureGaussian, Gaussian
 from crfrnn.layer.crfrnn import CRFRNN
@@ -69,7 +70,7 @@ class DenseGaussianCRF(nn.Module):
         params: FrankWolfeParams | None = None,
         *,
         output_logits: bool = True,
-        filter: str = "lattice",
+        filter: Filter = "lattice",
         **others: Any,
     ) -> None:
         super().__init__()
