@@ -80,10 +80,10 @@ def draw_lines(
     for color, points, intervals in marks:  # above all lines
         for (x, _), (low, high) in zip(points, intervals, strict=False):
             draw.line((x, y_of(low), x, y_of(high)), fill=color, width=2)
-            for end in (y_of(low), y_of(high)):
-                draw.line((x - 4, end, x + 4, end), fill=color, width=2)
-        for x, y in points:
-            draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=color)
+            for bar in (y_of(low), y_of(high)):
+                draw.line((x - 4, bar, x + 4, bar), fill=color, width=2)
+        for x, at in points:
+            draw.ellipse((x - 5, at - 5, x + 5, at + 5), fill=color)
     return figure
 
 
