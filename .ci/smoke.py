@@ -165,7 +165,7 @@ def refuse_to_train() -> None:
     """What needs torch says so in one line."""
     run = subprocess.run([script(), "train", "x.yaml"], stderr=subprocess.PIPE, encoding="utf-8")
     require(run.returncode == 2, f"crfrnn train ended with {run.returncode}")
-    require("crfrnn[torch]" in run.stderr, f"crfrnn train says {run.stderr!r}")
+    require("the extra crfrnn[torch]" in run.stderr, f"crfrnn train says {run.stderr!r}")
     print(run.stderr.strip())
 
 

@@ -11,6 +11,7 @@ EXTRAS = {
     "torch": ("torch>=2.6", "jaxtyping", "safetensors"),
     "completion": ("shtab",),
     "demo": ("scikit-image",),
+    "app": ("gradio>=6.31", "scikit-image"),
     "tune": ("optuna>=4",),
     "distributed": ("lightning-fabric>=2.4",),
     "tensorboard": ("tensorboard",),
@@ -26,16 +27,16 @@ EXTRAS = {
 
 
 def install(extra: str) -> str:
-    """Return the command that brings what an extra names; it needs no release of crfrnn.
+    """Return what brings the packages of an extra, without a release of crfrnn, and its name.
 
     Example:
         >>> from crfrnn._extras import install
         >>> install("tune")
-        'pip install "optuna>=4"'
+        'pip install "optuna>=4" (the extra crfrnn[tune])'
     """
     packages = EXTRAS[extra]
     quoted = (f'"{package}"' if ">" in package else package for package in packages)
-    return f"pip install {' '.join(quoted)}"
+    return f"pip install {' '.join(quoted)} (the extra crfrnn[{extra}])"
 
 
 def has_torch() -> bool:

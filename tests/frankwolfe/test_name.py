@@ -89,7 +89,7 @@ def test_other_names_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(AttributeError, match="has DenseGaussianCRF and FrankWolfeParams"):
         frankwolfe.ConvCRF  # noqa: B018 - the access is the test
     if torch is None:
-        with pytest.raises(ImportError, match=r'pip install "crfrnn\[torch\]"'):
+        with pytest.raises(ImportError, match=r"the extra crfrnn\[torch\]"):
             frankwolfe.DenseGaussianCRF  # noqa: B018 - the access is the test
     else:
         assert frankwolfe.DenseGaussianCRF.__name__ == "DenseGaussianCRF"

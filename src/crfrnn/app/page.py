@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
+from crfrnn._extras import install
 from crfrnn.core.names import FILTERS, NORMALIZATIONS
 from crfrnn.io.files import IMAGE_SUFFIXES
 from crfrnn.io.scores import SCORE_SUFFIXES
@@ -13,7 +14,7 @@ from crfrnn.presets import PRESETS
 try:
     import gradio as gr
 except ImportError as error:
-    raise ImportError('the page needs gradio: pip install "crfrnn[app]"') from error
+    raise ImportError(f"the page needs gradio: {install('app')}") from error
 
 from . import markup
 from .answers import DRAW, ERASE, LOOK
