@@ -73,9 +73,9 @@ def draw_lines(
         if len(points) > 1:
             width = 3 + 2 * (len(lines) - 1 - place)
             draw.line(points, fill=color, width=width, joint="curve")
-        y = _TOP + 10 + place * 30
-        draw.line((right + 20, y, right + 48, y), fill=color, width=4)
-        draw.text((right + 58, y), line.title, fill=_INK, font=_font(), anchor="lm")
+        level = _TOP + 10 + place * 30
+        draw.line((right + 20, level, right + 48, level), fill=color, width=4)
+        draw.text((right + 58, level), line.title, fill=_INK, font=_font(), anchor="lm")
         marks.append((color, points, line.intervals))
     for color, points, intervals in marks:  # above all lines
         for (x, _), (low, high) in zip(points, intervals, strict=False):
