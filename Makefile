@@ -6,6 +6,9 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 CONSTRAINTS ?= constraints.txt
 INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 
+# The extras of files that `crfrnn refine` reads.
+CONTAINERS := raster,volume,coco,hdf5,safetensors,zarr
+
 FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp)
 CORE := CMakeLists.txt $(FORMATTED)
 SOURCES := $(shell find src -name '*.py' -o -name '*.npz')
@@ -150,7 +153,7 @@ $(RUNNABLE): $(TOOLS) pyproject.toml $(CORE)
 
 $(INSTALLED): $(RUNNABLE) $(TORCH)
 	@echo "Installing what the checks and the tests need"
-	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[app,demo,dev,docs,tune,distributed,tensorboard]"
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[app,demo,dev,docs,tune,distributed,tensorboard,$(CONTAINERS)]"
 	@touch $@
 
 # A build that compiles only what has changed: it shares its objects with the editable build.
@@ -163,7 +166,7 @@ $(OFFLINE)/.needs: pyproject.toml $(CONSTRAINTS) | $(OFFLINE)/.wheel
 	@echo "Installing what the tests without torch need into $(OFFLINE)/venv"
 	$(PY) -m venv --without-pip --clear $(OFFLINE)/venv
 	$(PIP) --python $(OFFLINE)/venv install --constraint $(CONSTRAINTS) \
-		"$$(ls $(OFFLINE)/*.whl)[demo,tune]" pytest hypothesis
+		"$$(ls $(OFFLINE)/*.whl)[demo,tune,$(CONTAINERS)]" pytest hypothesis
 	@touch $@
 
 $(OFFLINE)/.installed: $(OFFLINE)/.wheel $(OFFLINE)/.needs

@@ -1,5 +1,9 @@
 // The recurrence and its adjoint, as the registered operators call them, and responses to ones.
 
+#include <nanobind/stl/tuple.h>
+
+#include <tuple>
+
 #include "bindings.hpp"
 #include "crf/mean_field.hpp"
 #include "crf/mean_field_backward.hpp"
@@ -29,11 +33,21 @@ Model<T> to_model(std::size_t n, std::size_t classes, std::size_t row, const Any
     return model;
 }
 
+/// A Frank-Wolfe step: whether it is l2, strength, size, mix, and whether it blends and learns.
+using StepTuple = std::optional<std::tuple<bool, double, double, double, bool, bool>>;
+
+std::optional<FrankWolfe> to_step(const StepTuple& step) {
+    if (!step) return std::nullopt;
+    const auto [is_l2, strength, size, mix, blends, learns] = *step;
+    return FrankWolfe{is_l2, strength, size, mix, blends, learns};
+}
+
 template <typename T>
 std::size_t mean_field(In<T, 2> logits, AnyIn<T> weights, const Terms<T>& terms, std::size_t row,
                        std::size_t iterations, double tolerance, Out<T, 2> z,
-                       std::optional<Out<T, 3>> saved, std::size_t threads) {
-    const auto model = to_model(logits.shape(1), logits.shape(0), row, weights, terms);
+                       std::optional<Out<T, 3>> saved, const StepTuple& step, std::size_t threads) {
+    auto model = to_model(logits.shape(1), logits.shape(0), row, weights, terms);
+    model.step = to_step(step);
     T* const marginals = saved ? saved->data() : nullptr;
     nb::gil_scoped_release release;
     Result<T> result{z.data()};
@@ -41,15 +55,22 @@ std::size_t mean_field(In<T, 2> logits, AnyIn<T> weights, const Terms<T>& terms,
     return result.iterations;
 }
 
+/// @returns the gradients to a step's strength and size
 template <typename T>
-void mean_field_backward(In<T, 3> saved, In<T, 2> gradient, AnyIn<T> weights, const Terms<T>& terms,
-                         std::size_t row, Out<T, 2> to_logits, AnyOut<double> sums,
-                         std::size_t threads) {
-    const auto model = to_model(gradient.shape(1), gradient.shape(0), row, weights, terms);
+std::pair<double, double> mean_field_backward(In<T, 3> saved, In<T, 2> gradient, AnyIn<T> weights,
+                                              const Terms<T>& terms, std::size_t row,
+                                              Out<T, 2> to_logits, AnyOut<double> sums,
+                                              const StepTuple& step, std::size_t threads) {
+    auto model = to_model(gradient.shape(1), gradient.shape(0), row, weights, terms);
+    model.step = to_step(step);
+    // Frank-Wolfe saves the last marginals too.
+    const std::size_t iterations = saved.shape(0) - std::size_t(step && saved.shape(0) > 0);
     nb::gil_scoped_release release;
-    MeanFieldBackward<T>(model, saved.data(), gradient.data(), to_logits.data(), saved.shape(0),
-                         sums.data())
-        .differentiate(threads);
+    MeanFieldBackward<T> backward(model, saved.data(), gradient.data(), to_logits.data(),
+                                  iterations, sums.data());
+    backward.differentiate(threads);
+    const auto rates = backward.rates();
+    return {rates.strength, rates.size};
 }
 
 template <typename T>
@@ -65,12 +86,12 @@ template <typename T>
 void bind_crf(nb::module_& m) {
     m.def("mean_field", &mean_field<T>, nb::arg("logits"), nb::arg("weights"), nb::arg("terms"),
           nb::arg("row"), nb::arg("iterations"), nb::arg("tolerance"), nb::arg("z"),
-          nb::arg("saved").none(), nb::arg("threads"));
+          nb::arg("saved").none(), nb::arg("step").none(), nb::arg("threads"));
     m.def("response", &response<T>, nb::arg("term"), nb::arg("n"), nb::arg("row"), nb::arg("power"),
           nb::arg("out"), nb::arg("threads"));
     m.def("mean_field_backward", &mean_field_backward<T>, nb::arg("saved"), nb::arg("gradient"),
           nb::arg("weights"), nb::arg("terms"), nb::arg("row"), nb::arg("to_logits"),
-          nb::arg("sums"), nb::arg("threads"));
+          nb::arg("sums"), nb::arg("step").none(), nb::arg("threads"));
 }
 
 template void bind_crf<float>(nb::module_&);
@@ -78,7 +99,7 @@ template void bind_crf<double>(nb::module_&);
 
 void bind_sizes(nb::module_& m) {
     m.def("needs_total", &needs_total, nb::arg("classes"));
-    m.def("saved_width", &saved_width, nb::arg("classes"));
+    m.def("saved_width", &saved_width, nb::arg("classes"), nb::arg("needs_all") = false);
 }
 
 }  // namespace crfrnn::bindings

@@ -4,6 +4,7 @@
 #include "filters/exact.hpp"
 #include "filters/separable.hpp"
 #include "lattice/build.hpp"
+#include "lattice/entries.hpp"
 #include "lattice/filter.hpp"
 
 namespace crfrnn::bindings {
@@ -14,13 +15,17 @@ auto build(In<T, 2> features, Out<Index, 2> vertex, Out<T, 2> weight, Out<Index,
            std::size_t threads) {
     const std::size_t d = features.shape(1);
     LatticeTables tables;
+    Buffer<std::int32_t> offset;
     {
         nb::gil_scoped_release release;
         tables = build_lattice(features.data(), features.shape(0), d, vertex.data(), weight.data(),
-                               entry.data(), threads);
+                               threads);
+        offset = uninitialized<std::int32_t>(tables.vertices + 1);
+        find_entries(vertex.data(), vertex.shape(0) * (d + 1), tables.vertices, entry.data(),
+                     offset.get(), threads);
     }
     return std::make_pair(to_numpy(std::move(tables.neighbor), {d + 1, tables.vertices, 2}),
-                          to_numpy(std::move(tables.offset), {tables.vertices + 1}));
+                          to_numpy(std::move(offset), {tables.vertices + 1}));
 }
 
 template <typename T>

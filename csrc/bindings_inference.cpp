@@ -75,6 +75,22 @@ KernelFilter<T> lattice_filter(const Maps<T>& maps, const std::vector<double>& b
                                        to_normalization(normalization), threads);
 }
 
+/// A filter for inferences in which the pixels of `held` are clamped: they are joined where no
+/// feature varies by more than `spread` bandwidths.
+template <typename T>
+KernelFilter<T> joined_filter(const Maps<T>& maps, const std::vector<double>& bandwidths,
+                              const std::vector<std::size_t>& sizes,
+                              const std::string& normalization, In<bool, 1> held, double spread,
+                              std::size_t threads) {
+    const auto features = to_feature_maps(maps, bandwidths, sizes);
+    if (held.shape(0) != product(sizes)) throw std::invalid_argument("held has another size");
+    nb::gil_scoped_release release;
+    const auto points = to_points(features, sizes, threads);
+    return KernelFilter<T>::on_lattice(
+        join_alike(points.get(), maps.size(), sizes, held.data(), spread), maps.size(),
+        to_normalization(normalization), threads);
+}
+
 template <typename T>
 KernelFilter<T> exact_filter(const Maps<T>& maps, const std::vector<double>& bandwidths,
                              const std::vector<std::size_t>& sizes,
@@ -102,13 +118,14 @@ KernelFilter<T> grid_filter(const std::vector<std::size_t>& sizes,
 /// @throws std::invalid_argument if a logit is not finite
 /// @param filters one list per image, with one filter per kernel
 /// @param row     pixels in a row of the grid; n if there is no grid
+/// @param held    images x n, the clamped pixels, or none
 /// @returns marginals, labels, steps per image, classes that took part (empty for all), the bound
 ///          of the messages to the others, and whether all marginals are finite
 template <typename T>
 auto infer(In<T, 3> logits, std::size_t row,
            const std::vector<std::vector<const KernelFilter<T>*>>& filters, AnyIn<T> weights,
            std::optional<In<T, 2>> compatibility, std::size_t iterations, double tolerance,
-           bool prune, bool half, std::size_t threads) {
+           bool prune, bool half, const std::optional<In<bool, 2>>& held, std::size_t threads) {
     Crf<T> crf{logits.shape(0), logits.shape(1), logits.shape(2), row, {}, {}, filters};
     crf.weights.assign(weights.data(), weights.data() + weights.size());
     if (compatibility)
@@ -120,7 +137,7 @@ auto infer(In<T, 3> logits, std::size_t row,
     {
         nb::gil_scoped_release release;
         report = crfrnn::infer(crf, logits.data(), {iterations, tolerance, prune, half, threads},
-                               probs.get(), labels.get());
+                               probs.get(), labels.get(), held ? held->data() : nullptr);
     }
     return std::make_tuple(to_numpy(std::move(probs), {crf.images, crf.classes, crf.n}),
                            to_numpy(std::move(labels), {crf.images, crf.n}), report.steps,
@@ -172,6 +189,9 @@ void bind_inference(nb::module_& m, const char* class_name) {
         .def("apply", &apply<T>, nb::arg("q"), nb::arg("threads"));
     m.def("lattice_filter", &lattice_filter<T>, nb::arg("maps"), nb::arg("bandwidths"),
           nb::arg("sizes"), nb::arg("normalization"), nb::arg("mask").none(), nb::arg("threads"));
+    m.def("joined_filter", &joined_filter<T>, nb::arg("maps"), nb::arg("bandwidths"),
+          nb::arg("sizes"), nb::arg("normalization"), nb::arg("held"), nb::arg("spread"),
+          nb::arg("threads"));
     m.def("exact_filter", &exact_filter<T>, nb::arg("maps"), nb::arg("bandwidths"),
           nb::arg("sizes"), nb::arg("normalization"), nb::arg("mask").none(), nb::arg("tolerance"),
           nb::arg("threads"));
@@ -180,7 +200,8 @@ void bind_inference(nb::module_& m, const char* class_name) {
           nb::arg("normalization"), nb::arg("mask").none(), nb::arg("threads"));
     m.def("infer", &infer<T>, nb::arg("logits"), nb::arg("row"), nb::arg("filters"),
           nb::arg("weights"), nb::arg("compatibility").none(), nb::arg("iterations"),
-          nb::arg("tolerance"), nb::arg("prune"), nb::arg("half"), nb::arg("threads"));
+          nb::arg("tolerance"), nb::arg("prune"), nb::arg("half"), nb::arg("held").none(),
+          nb::arg("threads"));
     m.def("infer_masks", &infer_masks<T>, nb::arg("logits"), nb::arg("row"), nb::arg("filters"),
           nb::arg("weights"), nb::arg("iterations"), nb::arg("half"), nb::arg("held").none(),
           nb::arg("probs"), nb::arg("threads"));

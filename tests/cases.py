@@ -223,13 +223,14 @@ def infer(
     *,
     tolerance: float = 0.0,
     engine: str | None = None,
+    **step: Any,
 ) -> tuple[Tensor, Tensor]:
     """Logits and steps of an inference, its parts spelled out."""
     from crfrnn.crf import inference
     from crfrnn.crf.inference import Pairwise
 
     pairwise = Pairwise(filters, weights, compatibility, engine)
-    result = inference.infer(logits, pairwise, Options(iterations, tolerance))
+    result = inference.infer(logits, pairwise, Options(iterations, tolerance), **step)
     return result.logits, result.steps
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import crfrnn
-from crfrnn import presets, pydensecrf
+from crfrnn import frankwolfe, presets, pydensecrf
 from crfrnn.pydensecrf import densecrf, eigen, utils
 from tests.cases import needs_torch, torch
 
@@ -107,7 +107,7 @@ def test_the_pictures_can_be_drawn_again(tmp_path: Path) -> None:
 
 
 #: Whose names are public; what else the package holds is its own affair.
-PUBLIC = [crfrnn, presets, pydensecrf, densecrf, utils, eigen]
+PUBLIC = [crfrnn, presets, pydensecrf, densecrf, utils, eigen, frankwolfe]
 
 #: The documentation of everything public.
 REFERENCE = ROOT / "docs" / "reference"

@@ -74,7 +74,11 @@ def object_archive(path: str) -> None:
 
 WRITERS: dict[str, Callable[[str], Any]] = {
     "array.npy": object_array,
-    "dictionary.npy": lambda path: np.save(path, {"cam": 1}, allow_pickle=True),  # type: ignore[arg-type]
+    "dictionary.npy": lambda path: np.save(
+        path,
+        {1: np.zeros((2, 2)), 2: Canary(Path("canary").absolute())},  # type: ignore[arg-type]
+        allow_pickle=True,
+    ),
     "bare.npy": lambda path: Path(path).write_bytes(pickled()),
     "archive.npz": object_archive,
     "bare.npz": lambda path: Path(path).write_bytes(pickled()),

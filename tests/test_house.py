@@ -22,7 +22,7 @@ HEADERS = sorted((ROOT / "csrc").rglob("*.hpp"))
 # Unit -> the units of ours it may import. A unit is a subpackage or a module beside them; `ops` is
 # split by engine. Any unit may import those of BASICS. An arrow never points up: a unit comes after
 # everything that it may import.
-BASICS = {"_arrays", "_checks", "_door", "_extras", "_guards", "_guide", "_resampling"}
+BASICS = {"_arrays", "_checks", "_door", "_extras", "_face", "_guards", "_guide", "_resampling"}
 ARROWS = {
     "_arrays": "",
     "_checks": "_arrays",
@@ -30,22 +30,24 @@ ARROWS = {
     "_guards": "_arrays _checks",
     "_extras": "",
     "_guide": "_arrays _checks _guards",
+    "_face": "",
     "_resampling": "_arrays",
     "core": "_core",
     "ops.arrays": "core",
-    "ops.model": "",
+    "ops.model": "core",
+    "ops.frank_wolfe": "ops.model",
     "ops.reference_lattice": "ops.arrays",
-    "ops.reference": "core ops.arrays ops.model ops.reference_lattice",
+    "ops.reference": "core ops.arrays ops.model ops.frank_wolfe ops.reference_lattice",
     "ops.cpu": "core ops.arrays ops.model ops.reference _core",
-    "ops.triton": "core ops.arrays ops.model ops.reference",
+    "ops.triton": "core ops.arrays ops.model ops.frank_wolfe ops.reference",
     "ops.engines": "core ops.arrays ops.model ops.reference ops.cpu ops.triton",
     "ops.transforms": "",
     "ops.filters": "ops.arrays ops.model ops.reference ops.engines ops.transforms",
     "ops.clamped": "core ops.model ops.reference ops.filters",
     "ops.normalization": "ops.model ops.engines ops.filters ops.transforms",
     "ops.recurrence": "core ops.model ops.engines ops.normalization ops.transforms",
-    "ops": "ops.arrays ops.model ops.engines ops.filters ops.clamped ops.normalization"
-    " ops.recurrence ops.transforms",
+    "ops": "ops.arrays ops.model ops.frank_wolfe ops.engines ops.filters ops.clamped"
+    " ops.normalization ops.recurrence ops.transforms",
     "_version": "",
     "_info": "core ops _version",
     "io": "",
@@ -53,7 +55,9 @@ ARROWS = {
     "presets": "core crf io",
     "layer": "core crf presets io ops",
     "offline": "core crf presets io ops",
+    "containers": "core crf presets io offline",
     "pydensecrf": "core crf ops",
+    "frankwolfe": "crf layer",
     "plots": "io",
     "data": "io",
     "evaluation": "data io",
@@ -65,9 +69,9 @@ ARROWS = {
     "demo": "offline presets plots io",
     "app": "core crf data demo evaluation io offline plots presets",
     "bench": "core demo data layer offline presets pydensecrf io ops",
-    "__init__": "app offline presets pydensecrf layer models crf _info _version",
-    "cli": "core __init__ app ablation tuning training integrations evaluation models data offline"
-    " demo bench plots presets pydensecrf crf io _info _version",
+    "__init__": "app offline presets pydensecrf frankwolfe layer models crf _info _version",
+    "cli": "core __init__ app ablation tuning training integrations evaluation models data"
+    " containers offline demo bench plots presets pydensecrf frankwolfe crf io _info _version",
     "__main__": "cli",
 }
 

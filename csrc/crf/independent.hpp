@@ -31,12 +31,15 @@ struct Masks {
 /// Mean-field inference of some masks of one image, one column each, as many as fit a table.
 ///
 /// With the marginal q of the foreground, the marginal of the background is 1 - q. The two Potts
-/// messages give the logit z of the foreground against the background:
+/// messages give the logit z of the foreground against the background. With s = q - 1/2,
 ///
 ///     z = u + sum over k of (w_k1 F_k q - w_k0 F_k (1 - q))
-///       = u + sum over k of (w_k0 + w_k1) F_k q - shift,    shift = sum over k of w_k0 F_k 1,
+///       = u + sum over k of (w_k0 + w_k1) F_k s + shift,
+///     shift = sum over k of (w_k1 - w_k0) / 2 F_k 1,
 ///
-/// and q = 1 / (1 + exp(-z)). So one column is filtered for each mask, and the shift is shared.
+/// and q = 1 / (1 + exp(-z)). So one column is filtered for each mask, and the shift is shared. It
+/// is s and not q because a message is then small where the mask is undecided, where the recurrence
+/// multiplies rounding errors.
 template <typename T>
 class IndependentMeanField {
 public:
@@ -130,7 +133,7 @@ private:
     void finish(const T* z, std::size_t t, std::size_t part, std::size_t begin, std::size_t end,
                 T* probs) {
         T* const q = row(t, begin);
-        loops<T>().sigmoid(z, q, (end - begin) * width_);
+        loops<T>().sigmoid(z, probs == nullptr ? T(0.5) : T(0), q, (end - begin) * width_);
         if (probs == nullptr) {
             for (auto& filter : filters_)
                 if (parts_ > 0) filter->splat(part, q, begin, end);
@@ -176,7 +179,8 @@ bool infer_masks(const Masks<T>& masks, std::size_t iterations, bool half, std::
     std::fill_n(shift.get(), masks.n, T(0));
     for (std::size_t k = 0; k < masks.filters.size(); ++k) {
         const T* const total = masks.filters[k]->total(threads);
-        for (std::size_t i = 0; i < masks.n; ++i) shift[i] += masks.background[k] * total[i];
+        const T half = (masks.foreground[k] - masks.background[k]) / 2;
+        for (std::size_t i = 0; i < masks.n; ++i) shift[i] += half * total[i];
     }
     bool is_finite = true;
     for (std::size_t first = 0; first < masks.count; first += kGroup) {

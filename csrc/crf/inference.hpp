@@ -7,6 +7,7 @@
 
 #include "base/finite.hpp"
 #include "crf/certificate.hpp"
+#include "crf/clamped.hpp"
 #include "crf/mean_field.hpp"
 #include "crf/model.hpp"
 #include "filters/kernel_filter.hpp"
@@ -74,9 +75,10 @@ std::vector<T> penalty_weights(const Crf<T>& crf, bool& is_potts) {
 /// @param logits  images x classes x n
 /// @param probs   out, images x classes x n
 /// @param labels  out, images x n
+/// @param held    images x n, the clamped pixels; null for none
 template <typename T>
 InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions& options, T* probs,
-                      std::int64_t* labels) {
+                      std::int64_t* labels, const bool* held = nullptr) {
     const std::size_t image_size = crf.classes * crf.n;
     if (!all_finite(logits, crf.images * image_size, options.threads))
         throw std::invalid_argument("the logits must be finite");
@@ -120,9 +122,14 @@ InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions
                 model.terms.back().total = filter->total(options.threads);
         }
         Result<T> result{probs + b * image_size, labels + b * crf.n};
-        MeanField<T>(model, logits + b * image_size, result, options.iterations, nullptr,
-                     options.tolerance, options.threads)
-            .infer();
+        if (held != nullptr) {
+            infer_clamped(model, crf.filters[b], logits + b * image_size, held + b * crf.n, result,
+                          options.iterations, options.tolerance, options.threads);
+        } else {
+            MeanField<T>(model, logits + b * image_size, result, options.iterations, nullptr,
+                         options.tolerance, options.threads)
+                .infer();
+        }
         report.steps.push_back(result.iterations);
         report.is_finite = report.is_finite && result.is_finite;
     }

@@ -8,6 +8,7 @@
 #include "base/memory.hpp"
 #include "base/threads.hpp"
 #include "base/tiles.hpp"
+#include "crf/frank_wolfe.hpp"
 #include "crf/model.hpp"
 #include "crf/pair.hpp"
 #include "crf/recurrence.hpp"
@@ -24,12 +25,14 @@ namespace crfrnn {
 /// Each step is two phases. The filters prepare all pixels: splat and blur. Then every tile is
 /// sliced, weighted, added to the unary and passed through the softmax while its rows are cached;
 /// its messages and logits never go to memory. With narrow rows a tile's new marginals are splatted
-/// at once, too.
+/// at once, too. A model with a Frank-Wolfe step takes that in place of the last line.
 template <typename T>
 class MeanField {
 public:
     /// @param iterations number of updates; 0 returns the logits
-    /// @param saved      null, or iterations x n x saved_width: the marginals before each update
+    /// @param saved      null, or iterations x n x saved_width: the marginals before each update;
+    /// of
+    ///                   Frank-Wolfe also those after the last
     /// @param tolerance  stop when marginals change by less than this on average; 0 never stops
     MeanField(const Model<T>& model, const T* logits, Result<T>& result, std::size_t iterations,
               T* saved, double tolerance, std::size_t threads)
@@ -90,11 +93,21 @@ private:
         T* const z = scratch.logits();
         tiles_.for_each(
             team, [&](std::size_t tile, std::size_t begin, std::size_t end, std::size_t part) {
-                next_logits(begin, end, z, is_written && result_.labels == nullptr, scratch);
-                if (is_written) write(z, begin, end, scratch);
-                if (is_last) return;
-                changes_[tile] = softmax(z, t + 1, begin, end,
-                                         tolerance_ > 0 ? row(t, begin) : nullptr, scratch);
+                const bool is_exact = is_written && result_.labels == nullptr && !r_.model.step;
+                next_logits(begin, end, z, is_exact, scratch);
+                const T* const before = tolerance_ > 0 ? row(t, begin) : nullptr;
+                if (r_.model.step) {
+                    const FrankWolfe& step = *r_.model.step;
+                    frank_wolfe::divide(step, z, r_.stride, r_.classes, end - begin);
+                    if (is_written) finish(step, z, t, begin, end, scratch);
+                    if (is_last && saved_ == nullptr) return;
+                    changes_[tile] = move(step, z, t, begin, end, before, scratch);
+                    if (is_last) return;
+                } else {
+                    if (is_written) write(z, begin, end, scratch);
+                    if (is_last) return;
+                    changes_[tile] = softmax(z, t + 1, begin, end, before, scratch);
+                }
                 splat(t + 1, part, begin, end);
             });
     }
@@ -113,7 +126,7 @@ private:
                               &r_.weights[term * stride]};
         }
         if (r_.is_pair && r_.model.is_potts) {
-            pair::step(messages, u, z, rows);
+            pair::step(messages, u, z, is_exact, rows);
             return;
         }
         if (r_.model.is_potts) {
@@ -150,6 +163,28 @@ private:
         }
         return loops<T>().softmax(z, r_.stride, r_.classes, r_.filtered, row(t, begin), r_.width,
                                   before, end - begin);
+    }
+
+    /// Marginals after step t of Frank-Wolfe from a = z / strength. Returns their change.
+    double move(const FrankWolfe& step, T* a, std::size_t t, std::size_t begin, std::size_t end,
+                const T* before, Scratch<T>& scratch) {
+        T* const s = step.blends ? scratch.rows(0) : row(t + 1, begin);
+        const double change =
+            frank_wolfe::target(step, a, r_.stride, r_.classes, r_.filtered, s, r_.width,
+                                step.blends ? nullptr : before, end - begin);
+        if (!step.blends) return change;
+        return frank_wolfe::blend(step, row(t, begin), s, row(t + 1, begin), before != nullptr,
+                                  (end - begin) * r_.width);
+    }
+
+    /// Write the result of Frank-Wolfe if step t is the last.
+    void finish(const FrankWolfe& step, const T* a, std::size_t t, std::size_t begin,
+                std::size_t end, Scratch<T>& scratch) {
+        T* const y = scratch.rows(2);
+        frank_wolfe::finish<T>(step, a, step.blends ? row(t, begin) : nullptr, unary(begin), y,
+                               scratch.rows(0), scratch.rows(1), r_.stride, r_.classes,
+                               end - begin);
+        r_.pixels.write(y, begin, end, result_.values);
     }
 
     void splat(std::size_t t, std::size_t part, std::size_t begin, std::size_t end) {

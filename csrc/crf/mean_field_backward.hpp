@@ -8,6 +8,7 @@
 #include "base/memory.hpp"
 #include "base/threads.hpp"
 #include "base/tiles.hpp"
+#include "crf/frank_wolfe.hpp"
 #include "crf/model.hpp"
 #include "crf/recurrence.hpp"
 #include "filters/term.hpp"
@@ -29,12 +30,17 @@ namespace crfrnn {
 /// and finally dL/du += g_0. So each step costs one adjoint filter per kernel, and only the Q_t are
 /// stored: F_k moves from Q to g in the third line, so that the messages of the forward pass are
 /// not needed. With Potts weights, M_k' R_k = w_k F_k' (A' g), and A' g is filtered in place of g.
+///
+/// Frank-Wolfe has Q_t = (1 - size) Q_(t-1) + size s_t. So h is increased by (1 - size) dL/dQ_t,
+/// and the last line becomes g_(t-1) = size / strength J h with the Jacobian J of its target
+/// s_(t-1).
 template <typename T>
 class MeanFieldBackward {
 public:
     /// Band matrices of the model have to be given transposed.
     ///
-    /// @param saved     the marginals before each update, as `MeanField` saves them
+    /// @param saved     the marginals before each update, as `MeanField` saves them; of Frank-Wolfe
+    ///                  also those after the last
     /// @param gradient  dL/dz, classes x n
     /// @param to_logits out, classes x n
     /// @param sums      out; Potts: terms x classes, -dL/d(weights). Otherwise terms x classes x
@@ -54,15 +60,21 @@ public:
           filters_(r_.filters(true, 0)),
           total_(uninitialized<T>(model.n * r_.stride)),
           inputs_(uninitialized<T>(2 * model.n * r_.width)),
+          carry_(uninitialized<T>(blends() ? model.n * r_.stride : 0)),
           row_sum_(model.n),
           filtered_sum_(terms_ * model.n),
-          partial_(chunks_ * terms_ * slots_) {}
+          partial_(chunks_ * terms_ * slots_),
+          partial_rates_(chunks_) {}
 
     void differentiate(std::size_t threads) {
         Team::run(threads, [&](Team& team) {
             for (auto& filter : filters_) filter->load(team);
             Scratch<T> scratch(r_);
-            start(team);
+            if (r_.model.step && iterations_ > 0) {
+                start_frank_wolfe(team, scratch);
+            } else {
+                start(team);
+            }
             for (std::size_t t = iterations_; t > 0; --t) {
                 Recurrence<T>::prepare(filters_, team, input(t));
                 step(team, t, scratch);
@@ -73,6 +85,16 @@ public:
                 });
         });
         add_up();
+    }
+
+    /// The gradients to strength and size, of a step that learns them.
+    frank_wolfe::RateSums rates() const {
+        frank_wolfe::RateSums sums;
+        for (const auto& chunk : partial_rates_) {
+            sums.strength += chunk.strength;
+            sums.size += chunk.size;
+        }
+        return sums;
     }
 
 private:
@@ -98,56 +120,130 @@ private:
         if (iterations_ > 0 && r_.filtered < r_.classes) filter_row_sum(team);
     }
 
+    /// `start` for Frank-Wolfe, whose dL/dz_T sums to zero over the classes.
+    void start_frank_wolfe(Team& team, Scratch<T>& scratch) {
+        static const std::vector<T> ones(kTile, T(1));
+        const FrankWolfe& step = *r_.model.step;
+        const std::size_t stride = r_.stride;
+        for_chunks(team, [&](std::size_t chunk, std::size_t begin, std::size_t end) {
+            const std::size_t rows = end - begin;
+            T* const g = scratch.logits();
+            T* const total = total_.get() + begin * stride;
+            r_.pixels.read(gradient_, begin, end, 0, g);
+            const T* const first = r_.widen(q(0, begin), ones.data(), rows, scratch.rows(0));
+            T* const s = scratch.rows(1);
+            const T* const after = r_.widen(q(iterations_, begin), ones.data(), rows, s);
+            const T* const before = step.blends ? q(iterations_ - 1, begin) : nullptr;
+            frank_wolfe::recover(step, before, after, s, stride, r_.width, rows);
+            T* const next = scratch.rows(2);
+            frank_wolfe::start_backward(step, g, first, before, after, s, total, next, carry(begin),
+                                        stride, r_.classes, rows, partial_rates_[chunk]);
+            const T sign = r_.model.is_potts ? T(-1) : T(1);  // A' g = -g: g sums to zero
+            T* const to = input(iterations_) + begin * r_.width;
+            for (std::size_t i = 0; i < rows; ++i)
+                for (std::size_t c = 0; c < r_.width; ++c)
+                    to[i * r_.width + c] = sign * next[i * stride + c];
+        });
+    }
+
+    /// Call `body(chunk, begin, end)` for each tile, those of a chunk in order and by one worker.
+    template <typename Body>
+    void for_chunks(Team& team, Body&& body) {
+        team.for_each(chunks_, [&](std::size_t chunk) {
+            for (std::size_t tile = chunk * tiles_.count() / chunks_;
+                 tile < (chunk + 1) * tiles_.count() / chunks_; ++tile)
+                body(chunk, tiles_.begin(tile), tiles_.end(tile));
+        });
+    }
+
     /// Step t, from the prepared adjoint filters to the input of the next ones.
     void step(Team& team, std::size_t t, Scratch<T>& scratch) {
-        team.for_each(chunks_, [&](std::size_t chunk) {
+        for_chunks(team, [&](std::size_t chunk, std::size_t begin, std::size_t end) {
             std::vector<Message<T>>& messages = scratch.messages();
             T* const sums = &partial_[chunk * terms_ * slots_];
-            for (std::size_t tile = chunk * tiles_.count() / chunks_;
-                 tile < (chunk + 1) * tiles_.count() / chunks_; ++tile) {
-                const std::size_t begin = tiles_.begin(tile), end = tiles_.end(tile);
-                for (std::size_t term = 0; term < terms_; ++term) {
-                    T* const f = scratch.message(term);
-                    filters_[term]->tile(f, begin, end);
-                    messages[term] = {
-                        f, t == iterations_ ? &filtered_sum_[term * r_.model.n + begin] : nullptr,
-                        &r_.weights[term * slots_]};
-                }
-                const T* const q = saved_ + ((t - 1) * r_.model.n + begin) * r_.width;
-                T* const total = total_.get() + begin * r_.stride;
-                T* const next = input(t - 1) + begin * r_.width;
-                if (r_.model.is_potts) {
-                    loops<T>().potts_step_backward(messages.data(), terms_, q, total, next, sums,
-                                                   r_.stride, r_.classes, r_.width, end - begin);
-                } else {
-                    mixed_step(messages, q, total, next, sums, end - begin, scratch);
-                }
+            const bool has_row_sum = t == iterations_ && !r_.model.step;
+            for (std::size_t term = 0; term < terms_; ++term) {
+                T* const f = scratch.message(term);
+                filters_[term]->tile(f, begin, end);
+                messages[term] = {f,
+                                  has_row_sum ? &filtered_sum_[term * r_.model.n + begin] : nullptr,
+                                  &r_.weights[term * slots_]};
+            }
+            if (!r_.model.is_potts) {
+                mixed_step(messages, t, chunk, begin, end, scratch);
+            } else if (r_.model.step) {
+                T* const h = scratch.rows(1);
+                loops<T>().potts_pull(messages.data(), terms_, q(t - 1, begin), h, sums, r_.stride,
+                                      r_.classes, r_.width, end - begin);
+                pull_target(h, t, chunk, begin, end, scratch);
+            } else {
+                loops<T>().potts_step_backward(messages.data(), terms_, q(t - 1, begin),
+                                               total_.get() + begin * r_.stride,
+                                               input(t - 1) + begin * r_.width, sums, r_.stride,
+                                               r_.classes, r_.width, end - begin);
             }
         });
     }
 
+    /// From h = dL/dQ_(t-1) of some rows, as far as it comes through the messages, to dL/dz_(t-1).
+    void pull_target(T* h, std::size_t t, std::size_t chunk, std::size_t begin, std::size_t end,
+                     Scratch<T>& scratch) {
+        static const std::vector<T> ones(kTile, T(1));
+        const FrankWolfe& step = *r_.model.step;
+        const std::size_t rows = end - begin, stride = r_.stride;
+        const bool is_start = t == 1;  // Q_0 is the softmax of u, whatever the step
+        if (step.blends) {
+            T* const kept = carry(begin);
+            const T rest = static_cast<T>(1 - step.size);
+            for (std::size_t k = 0; k < rows * stride; ++k) {
+                h[k] += kept[k];
+                kept[k] = rest * h[k];
+            }
+        }
+        T* const s = scratch.rows(0);
+        const T* p = r_.widen(q(t - 1, begin), ones.data(), rows, s);
+        if (!is_start) {
+            const T* const before = step.blends ? q(t - 2, begin) : nullptr;
+            frank_wolfe::recover(step, before, p, s, stride, r_.width, rows);
+            p = s;
+            if (step.learns)
+                frank_wolfe::add_rates(step, h, s, before, stride, r_.classes, rows,
+                                       partial_rates_[chunk]);
+        }
+        const T scale = is_start ? T(1) : static_cast<T>(step.size / step.strength);
+        loops<T>().target_backward(p, h, !is_start && step.is_l2, scale,
+                                   r_.model.is_potts ? T(-1) : T(1), total_.get() + begin * stride,
+                                   input(t - 1) + begin * r_.width, stride, r_.width, rows);
+    }
+
     /// Some rows of a step with matrices M_k = A W_k; see `Loops::potts_step_backward`.
-    void mixed_step(const std::vector<Message<T>>& messages, const T* q, T* total, T* next, T* sums,
-                    std::size_t rows, Scratch<T>& scratch) {
+    void mixed_step(const std::vector<Message<T>>& messages, std::size_t t, std::size_t chunk,
+                    std::size_t begin, std::size_t end, Scratch<T>& scratch) {
         static const std::vector<T> ones(kTile, T(1));
         const Loops<T>& l = loops<T>();
         const std::size_t stride = r_.stride, width = r_.width, classes = r_.classes;
+        T* const sums = &partial_[chunk * terms_ * slots_];
         T* const h = scratch.rows(1);
         std::fill(h, h + kBlock * stride, T(0));
-        for (std::size_t at = 0; at < rows; at += kBlock) {
-            const std::size_t count = std::min(rows - at, kBlock);
-            const T* const all = r_.widen(q + at * width, ones.data(), count, scratch.rows(0));
+        for (std::size_t at = begin; at < end; at += kBlock) {
+            const std::size_t count = std::min(end - at, kBlock), skip = at - begin;
+            const T* const all = r_.widen(q(t - 1, at), ones.data(), count, scratch.rows(0));
             for (std::size_t term = 0; term < messages.size(); ++term) {
                 const Message<T>& message = messages[term];
-                const T* const r = r_.widen(message.rows + at * width,
-                                            message.total == nullptr ? nullptr : message.total + at,
-                                            count, scratch.rows(2));
+                const T* const r =
+                    r_.widen(message.rows + skip * width,
+                             message.total == nullptr ? nullptr : message.total + skip, count,
+                             scratch.rows(2));
                 l.outer(r, all, sums + term * slots_, stride, classes, count);
                 l.mix(r, classes, &r_.transposed[term * slots_], term == 0 ? nullptr : h, h, stride,
                       count);
             }
-            l.softmax_backward(all, h, total + at * stride, next + at * width, stride, width,
-                               count);
+            if (r_.model.step) {
+                pull_target(h, t, chunk, at, at + count, scratch);
+            } else {
+                l.softmax_backward(all, h, total_.get() + at * stride, input(t - 1) + at * width,
+                                   stride, width, count);
+            }
         }
     }
 
@@ -182,6 +278,18 @@ private:
                         partial_[(chunk * terms_ * inner + row) * r_.stride + c]);
     }
 
+    bool blends() const { return r_.model.step && r_.model.step->blends; }
+
+    /// The marginals before step t.
+    const T* q(std::size_t t, std::size_t begin) const {
+        return saved_ + (t * r_.model.n + begin) * r_.width;
+    }
+
+    /// What Q_t adds to dL/dQ_(t-1) because the step blends; null if it does not.
+    T* carry(std::size_t begin) const {
+        return blends() ? carry_.get() + begin * r_.stride : nullptr;
+    }
+
     /// What the adjoint filters of step t read.
     T* input(std::size_t t) const { return inputs_.get() + t % 2 * r_.model.n * r_.width; }
 
@@ -195,8 +303,10 @@ private:
     std::size_t chunks_;
     typename Recurrence<T>::Filters filters_, narrow_;
     Buffer<T> total_, inputs_;  // dL/du so far; two inputs of adjoint filters in turn
+    Buffer<T> carry_;
     std::vector<T> row_sum_, filtered_sum_;
     std::vector<T> partial_;  // sums of each chunk
+    std::vector<frank_wolfe::RateSums> partial_rates_;
 };
 
 }  // namespace crfrnn

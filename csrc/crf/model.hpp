@@ -2,12 +2,30 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "filters/term.hpp"
 #include "loops/loops.hpp"
 
 namespace crfrnn {
+
+/// A regularized Frank-Wolfe step in place of mean field's (Lê-Huu & Alahari, 2021):
+///
+///     s = the distribution nearest to z / strength,   Q = (1 - size) Q + size s
+///
+/// where "nearest" is the softmax or, with l2, the point of the simplex at the least distance. The
+/// result is the logarithm of (1 - mix) Q + mix Q_0. See crf/frank_wolfe.hpp.
+struct FrankWolfe {
+    bool is_l2 = false;
+    double strength = 1, size = 1, mix = 0;
+    bool blends = false;  ///< whether size may differ from 1
+    bool learns = false;  ///< whether the gradients to strength and size are wanted
+
+    /// Whether rows must hold the last class. It is otherwise derived as one minus the others, too
+    /// coarse for the logarithm of a small sum.
+    bool needs_all() const { return blends || mix > 0; }
+};
 
 /// A fully connected CRF over one image: sizes, kernels, and how messages become penalties.
 template <typename T>
@@ -26,6 +44,7 @@ struct Model {
     /// Whether all classes are treated alike, to the bit: the message to the last one is then not
     /// derived from the others. Two classes have a single column of opposite messages, q_0 - 1/2.
     bool is_even = false;
+    std::optional<FrankWolfe> step;  ///< absent: mean field
 };
 
 /// Where mean-field inference puts its result, classes x n: the logits after the last update, or
@@ -51,9 +70,9 @@ constexpr bool needs_total(std::size_t classes) {
     return classes > 1 && padded(classes - 1) < padded(classes);
 }
 
-/// Values of each pixel that are saved per iteration: its row of filtered marginals.
-constexpr std::size_t saved_width(std::size_t classes) {
-    return padded(needs_total(classes) ? classes - 1 : classes);
+/// Values of each pixel that are saved per iteration: its row of filtered marginals, or of all.
+constexpr std::size_t saved_width(std::size_t classes, bool needs_all) {
+    return padded(!needs_all && needs_total(classes) ? classes - 1 : classes);
 }
 
 }  // namespace crfrnn

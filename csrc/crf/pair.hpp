@@ -23,15 +23,19 @@ void widen(const T* f, const T* total, std::size_t rows, T* r) {
     }
 }
 
-/// z = u + the Potts messages, up to a constant per row.
+/// z = u + the Potts messages, up to a constant per row unless `is_exact`.
 template <typename T>
-void step(const std::vector<Message<T>>& messages, const T* u, T* z, std::size_t rows) {
+void step(const std::vector<Message<T>>& messages, const T* u, T* z, bool is_exact,
+          std::size_t rows) {
     for (std::size_t i = 0; i < rows; ++i) {
         T first = 0, second = 0;
         for (const auto& message : messages) {
             const T half = message.total[i] / 2, f = message.rows[i];
-            first += message.weight[0] * (half + f);
-            second += message.weight[1] * (half - f);
+            const T w = message.weight[0], v = message.weight[1];
+            // Without the half of both, a message is small where the classes are nearly tied, and
+            // the recurrence multiplies rounding errors there.
+            first += is_exact ? w * (half + f) : w * f + (w - v) / 2 * half;
+            second += is_exact ? v * (half - f) : v * -f + (v - w) / 2 * half;
         }
         z[2 * i] = u[2 * i] + first;
         z[2 * i + 1] = u[2 * i + 1] + second;

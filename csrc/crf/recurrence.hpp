@@ -32,7 +32,7 @@ public:
           all(model.kept.empty() ? classes : model.all),
           stride(padded(classes)),
           is_pair(model.is_even && classes == 2),
-          filtered(is_pair || (!model.is_even && needs_total(classes)) ? classes - 1 : classes),
+          filtered(is_pair || derives_last(model) ? classes - 1 : classes),
           width(padded(filtered)),
           pixels(model.n, classes, stride, model.kept, all) {
         pad_weights();
@@ -77,6 +77,11 @@ public:
     std::vector<T> weights, transposed;
 
 private:
+    static bool derives_last(const Model<T>& model) {
+        return !model.is_even && needs_total(model.classes) &&
+               !(model.step && model.step->needs_all());
+    }
+
     void pad_weights() {
         const std::size_t terms = model.terms.size();
         if (model.is_potts) {

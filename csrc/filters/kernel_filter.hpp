@@ -16,9 +16,11 @@
 #include "base/threads.hpp"
 #include "base/tiles.hpp"
 #include "filters/response.hpp"
+#include "filters/senders.hpp"
 #include "filters/separable.hpp"
 #include "filters/term.hpp"
 #include "lattice/build.hpp"
+#include "lattice/entries.hpp"
 #include "lattice/lattice.hpp"
 
 namespace crfrnn {
@@ -50,19 +52,42 @@ public:
         const std::size_t corners = pixels.n * (d + 1);
         filter.vertex_ = uninitialized<std::int32_t>(corners);
         filter.weight_ = uninitialized<T>(corners);
-        filter.entry_ = uninitialized<std::int32_t>(corners);
-        filter.tables_ = build_lattice(points, pixels.n, d, filter.vertex_.get(),
-                                       filter.weight_.get(), filter.entry_.get(), threads);
+        filter.entries_ = std::make_unique<LazyEntries>(threads);
+        filter.tables_ =
+            build_lattice(points, pixels.n, d, filter.vertex_.get(), filter.weight_.get(), threads);
         filter.term_.gaussian = Lattice<T>{filter.vertex_.get(),
                                            filter.weight_.get(),
                                            filter.tables_.neighbor.get(),
-                                           filter.entry_.get(),
-                                           filter.tables_.offset.get(),
+                                           nullptr,
+                                           nullptr,
                                            pixels.n,
                                            d,
                                            filter.tables_.vertices,
-                                           2 * filter.tables_.vertices};
+                                           2 * filter.tables_.vertices,
+                                           filter.entries_.get()};
         filter.normalize(normalization, pixels.mask, threads);
+        return filter;
+    }
+
+    /// On a lattice around the points of free pixels and of what clamped ones send from. Its points
+    /// are fewer than the pixels; `member` tells which is whose.
+    static KernelFilter on_lattice(Senders<T> senders, std::size_t d, Normalization normalization,
+                                   std::size_t threads) {
+        const Pixels points{senders.count, senders.count};
+        KernelFilter filter =
+            on_lattice(senders.points.get(), d, points, Normalization::none, threads);
+        filter.mask_ = std::move(senders.share);
+        filter.member_ = std::move(senders.member);
+        filter.term_.before = filter.mask_.get();
+        if (normalization == Normalization::none) return filter;
+        filter.scale_ = uninitialized<T>(senders.count);
+        filter.shared_ = uninitialized<T>(senders.count);
+        const double power = normalization == Normalization::symmetric ? -0.5 : -1.0;
+        response(filter.term_, filter.n_, filter.row_, power, filter.scale_.get(), threads);
+        for (std::size_t i = 0; i < senders.count; ++i)
+            filter.shared_[i] = filter.scale_[i] * filter.mask_[i];
+        if (normalization != Normalization::before) filter.term_.after = filter.scale_.get();
+        if (normalization != Normalization::after) filter.term_.before = filter.shared_.get();
         return filter;
     }
 
@@ -99,6 +124,15 @@ public:
         filter.normalize(folds ? Normalization::none : normalization, pixels.mask, threads);
         return filter;
     }
+
+    /// The number of points.
+    std::size_t count() const { return n_; }
+
+    /// The point of each pixel; null if every pixel has its own.
+    const std::int32_t* member() const { return member_.get(); }
+
+    /// How many pixels each point stands for; null where each is one.
+    const T* share() const { return member_ == nullptr ? nullptr : mask_.get(); }
 
     /// The filter as the recurrence takes it.
     Term<T> term() const { return term_; }
@@ -231,11 +265,14 @@ private:
 
     std::size_t n_, row_;
     Term<T> term_;
-    Buffer<std::int32_t> vertex_, entry_;
+    Buffer<std::int32_t> vertex_;
     Buffer<T> weight_;  // of the lattice; or the points
     LatticeTables tables_;
-    Buffer<T> mask_;   // as numbers
-    Buffer<T> scale_;  // what normalizes, zero outside the mask
+    std::unique_ptr<LazyEntries> entries_;
+    Buffer<T> mask_;    // as numbers; or how many pixels each point stands for
+    Buffer<T> scale_;   // what normalizes, zero outside the mask
+    Buffer<T> shared_;  // the product of both
+    Buffer<std::int32_t> member_;
     std::unique_ptr<Lazy> lazy_;
 };
 

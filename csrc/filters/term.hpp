@@ -9,6 +9,7 @@
 #include "base/memory.hpp"
 #include "base/threads.hpp"
 #include "filters/exact.hpp"
+#include "filters/restricted.hpp"
 #include "filters/separable.hpp"
 #include "lattice/filter.hpp"
 #include "lattice/lattice.hpp"
@@ -27,8 +28,9 @@ struct PointSet {
 /// A kernel's normalized filter F = D_after G D_before; a null diagonal stands for ones.
 template <typename T>
 struct Term {
-    /// On a lattice, or along each axis of a grid, or summed exactly over points.
-    std::variant<Lattice<T>, std::vector<BandMatrix<T>>, PointSet<T>> gaussian;
+    /// On a lattice, or along each axis of a grid, or summed exactly over points; or the whole of F
+    /// between free pixels.
+    std::variant<Lattice<T>, std::vector<BandMatrix<T>>, PointSet<T>, Restricted<T>*> gaussian;
     const T* before = nullptr;
     const T* after = nullptr;
     const T* total = nullptr;  ///< F 1, from which the last class's message follows
@@ -59,6 +61,10 @@ public:
                                                           term.allows_half);
             return;
         }
+        if (auto* const* restricted = std::get_if<Restricted<T>*>(&term.gaussian)) {
+            restricted_ = *restricted;
+            return;
+        }
         if (const auto* points = std::get_if<PointSet<T>>(&term.gaussian)) {
             exact_ =
                 std::make_unique<ExactFilter<T>>(points->features, n, points->d, points->tolerance);
@@ -84,11 +90,17 @@ public:
     bool on_lattice() const { return lattice_ != nullptr; }
 
     /// Whether `tile` reads the input of `prepare`, which must then not change.
-    bool reads_input() const { return !lattice_ && !exact_ && buffer_ == nullptr; }
+    bool reads_input() const {
+        return !lattice_ && !exact_ && restricted_ == nullptr && buffer_ == nullptr;
+    }
 
     void prepare(Team& team, const T* values) {
         if (lattice_) {
             lattice_->blur(team, values, is_adjoint_);
+            return;
+        }
+        if (restricted_ != nullptr) {
+            restricted_->prepare(team, values);
             return;
         }
         if (exact_) {
@@ -118,6 +130,10 @@ public:
     void tile(T* out, std::size_t begin, std::size_t end) const {
         if (lattice_) {
             lattice_->slice(after_, out, begin, end);
+            return;
+        }
+        if (restricted_ != nullptr) {
+            restricted_->tile(out, begin, end);
             return;
         }
         if (exact_) {
@@ -151,6 +167,7 @@ private:
     const T *before_, *after_;
     std::unique_ptr<LatticeFilter<T>> lattice_;
     std::unique_ptr<ExactFilter<T>> exact_;
+    Restricted<T>* restricted_ = nullptr;
     Buffer<T> buffer_, spare_;
     const T* last_axis_ = nullptr;  // input of the last axis
 };

@@ -1,10 +1,11 @@
 // Compiled without contraction of a*b+c into one rounding: the reference engine performs the same
 // operations in the same order, and both must find the same simplex around every point.
 //
-// Cost: half of the time goes into the simplices, most of it into hash look-ups of their d+1
-// corners per point; the other half into sorting M vertices, numbering, and the entries. Each
-// thread embeds its chunk of points into a table of its own, because a shared one would need locks.
-// The tables are merged sorted, so that the result is the same for any number of threads.
+// Cost: half to two thirds of the time goes into the simplices, half of it into arithmetic and half
+// into looking up their d+1 corners per point; the rest into sorting M vertices, renumbering the
+// corners, and the neighbors. Each thread embeds its chunk of points into a table of its own,
+// because a shared one would need locks. The tables are merged sorted, so that the result is the
+// same for any number of threads.
 
 #include "lattice/build.hpp"
 
@@ -48,16 +49,23 @@ T scale_factor(std::size_t j, std::size_t d) {
 /// The limits on features keep quotients in the range in which adding `magic` rounds; see `embed`.
 template <typename T>
 Layout plan_layout(const T* features, std::size_t n, std::size_t d) {
-    std::array<T, kMaxDimensions> low{}, high{};
-    for (std::size_t k = 0; k < d; ++k) low[k] = high[k] = features[k];
-    bool is_finite = true;
-    for (std::size_t i = 0; i < n; ++i) {
-        for (std::size_t k = 0; k < d; ++k) {
-            const T f = features[i * d + k];
-            is_finite &= std::isfinite(f);
-            low[k] = std::min(low[k], f);
-            high[k] = std::max(high[k], f);
+    // Lane k of a row of kLanes points holds dimension k % d, in a loop that compilers vectorize.
+    std::array<T, kLanes * kMaxDimensions> low, high, zero{};
+    for (std::size_t k = 0; k < kLanes * d; ++k) low[k] = high[k] = features[k % d];
+    for (std::size_t begin = 0; begin < n * d; begin += kLanes * d) {
+        const T* const row = features + begin;
+        const std::size_t width = std::min(kLanes * d, n * d - begin);
+        for (std::size_t k = 0; k < width; ++k) {
+            low[k] = std::min(low[k], row[k]);
+            high[k] = std::max(high[k], row[k]);
+            zero[k] += row[k] * T(0);  // not a number from the first value on that is not finite
         }
+    }
+    bool is_finite = true;
+    for (std::size_t k = 0; k < kLanes * d; ++k) {
+        low[k % d] = std::min(low[k % d], low[k]);
+        high[k % d] = std::max(high[k % d], high[k]);
+        is_finite &= zero[k] == T(0);
     }
     if (!is_finite) throw std::invalid_argument("features must be finite");
     const double limit = std::is_same_v<T, float> ? 131072.0 : 8388608.0;
@@ -111,14 +119,14 @@ public:
         }
     }
 
-    LatticeTables build(std::int32_t* vertex, T* weight, std::int32_t* entry, std::size_t threads) {
+    LatticeTables build(std::int32_t* vertex, T* weight, std::size_t threads) {
         // Whole groups of kLanes points, and enough points in a chunk to be worth a thread.
         const std::size_t chunks = std::max<std::size_t>(1, std::min(threads, n_ / 8192));
         const auto begin_of = [&](std::size_t c) { return c * (n_ / kLanes) / chunks * kLanes; };
         const auto end_of = [&](std::size_t c) { return c + 1 < chunks ? begin_of(c + 1) : n_; };
         std::vector<SortedKeys<K>> local(chunks);  // vertices of each chunk
         std::vector<std::vector<K>> merged(chunks);
-        std::vector<std::vector<std::int32_t>> row(chunks), next(chunks);
+        std::vector<std::vector<std::int32_t>> row(chunks);
         LatticeTables tables;
 
         Team::run(chunks, [&](Team& team) {
@@ -142,7 +150,6 @@ public:
             team.once([&] {
                 tables.vertices = m;
                 tables.neighbor = uninitialized<std::int32_t>((d_ + 1) * m * 2);
-                tables.offset = uninitialized<std::int32_t>(m + 1);
             });
             team.for_each(chunks, [&](std::size_t c) {
                 row[c].resize(local[c].count);
@@ -153,34 +160,11 @@ public:
                     row[c][static_cast<std::size_t>(item.number)] =
                         static_cast<std::int32_t>(at + 1);
                 }
-                next[c].assign(m, 0);
-                for (std::size_t i = begin_of(c) * (d_ + 1); i < end_of(c) * (d_ + 1); ++i) {
+                for (std::size_t i = begin_of(c) * (d_ + 1); i < end_of(c) * (d_ + 1); ++i)
                     vertex[i] = row[c][static_cast<std::size_t>(vertex[i])];
-                    ++next[c][static_cast<std::size_t>(vertex[i]) - 1];
-                }
             });
-            // Entries sorted by vertex, then by point: count, add up, and put each in its place.
-            team.once([&] {
-                std::int32_t total = 0;
-                for (std::size_t v = 0; v < m; ++v) {
-                    tables.offset[v] = total;
-                    for (auto& counts : next) {
-                        const std::int32_t count = counts[v];
-                        counts[v] = total;
-                        total += count;
-                    }
-                }
-                tables.offset[m] = total;
-            });
-            team.for_each(chunks + d_ + 1, [&](std::size_t job) {
-                if (job < chunks) {
-                    for (std::size_t i = begin_of(job) * (d_ + 1); i < end_of(job) * (d_ + 1); ++i)
-                        entry[next[job][static_cast<std::size_t>(vertex[i]) - 1]++] =
-                            static_cast<std::int32_t>(i);
-                } else {
-                    const std::size_t axis = job - chunks;
-                    find_neighbors(keys, axis, tables.neighbor.get() + axis * m * 2);
-                }
+            team.for_each(d_ + 1, [&](std::size_t axis) {
+                find_neighbors(keys, axis, tables.neighbor.get() + axis * m * 2);
             });
         });
         return tables;
@@ -290,7 +274,7 @@ private:
     /// sorted and adding a constant keeps their order, so that one pass over x and y side by side
     /// meets all pairs with x + step = y + ones. Each pair is written at both ends, which makes the
     /// blur symmetric. There is no branch to mispredict: a value that is written too early is
-    /// overwritten later.
+    /// overwritten later, and bits are masked, because compilers turn a choice into a branch.
     void find_neighbors(const std::vector<K>& keys, std::size_t axis,
                         std::int32_t* neighbor) const {
         const std::size_t m = keys.size();
@@ -298,9 +282,9 @@ private:
         while (here < m && other < m) {
             const K x = keys[here] + step_[axis], y = keys[other] + ones_;
             const bool x_is_done = !(y < x), y_is_done = !(x < y);
-            const bool is_pair = x_is_done && y_is_done;
-            neighbor[2 * here] = is_pair ? static_cast<std::int32_t>(other + 1) : 0;
-            neighbor[2 * other + 1] = is_pair ? static_cast<std::int32_t>(here + 1) : 0;
+            const std::int32_t is_pair = -static_cast<std::int32_t>(x_is_done & y_is_done);
+            neighbor[2 * here] = static_cast<std::int32_t>(other + 1) & is_pair;
+            neighbor[2 * other + 1] = static_cast<std::int32_t>(here + 1) & is_pair;
             here += x_is_done ? 1 : 0;
             other += y_is_done ? 1 : 0;
         }
@@ -321,7 +305,7 @@ private:
 
 template <typename T>
 LatticeTables build_lattice(const T* features, std::size_t n, std::size_t d, std::int32_t* vertex,
-                            T* weight, std::int32_t* entry, std::size_t threads) {
+                            T* weight, std::size_t threads) {
     if (n == 0 || d == 0 || d > kMaxDimensions)
         throw std::invalid_argument("a lattice needs points, and 1 to 32 feature dimensions");
     if (n > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()) / (d + 1))
@@ -329,7 +313,7 @@ LatticeTables build_lattice(const T* features, std::size_t n, std::size_t d, std
     const Layout layout = plan_layout(features, n, d);
     const auto build = [&](auto words) {
         return Builder<T, decltype(words)::value>(features, n, d, layout)
-            .build(vertex, weight, entry, threads);
+            .build(vertex, weight, threads);
     };
     if (layout.words <= 1) return build(std::integral_constant<std::size_t, 1>());
     if (layout.words <= 2) return build(std::integral_constant<std::size_t, 2>());
@@ -338,8 +322,8 @@ LatticeTables build_lattice(const T* features, std::size_t n, std::size_t d, std
 }
 
 template LatticeTables build_lattice(const float*, std::size_t, std::size_t, std::int32_t*, float*,
-                                     std::int32_t*, std::size_t);
+                                     std::size_t);
 template LatticeTables build_lattice(const double*, std::size_t, std::size_t, std::int32_t*,
-                                     double*, std::int32_t*, std::size_t);
+                                     double*, std::size_t);
 
 }  // namespace crfrnn

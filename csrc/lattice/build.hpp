@@ -15,8 +15,6 @@ struct LatticeTables {
     std::size_t vertices = 0;
     /// (D+1) x M x 2 row numbers; rows start at 1, 0 is "none"
     Buffer<std::int32_t> neighbor;
-    /// M+1: where each vertex's entries begin
-    Buffer<std::int32_t> offset;
 };
 
 /// Build the permutohedral lattice of Adams, Baek & Davis (2010) around n points in d dimensions.
@@ -29,10 +27,9 @@ struct LatticeTables {
 /// @param features n x d, row-major, already divided by the bandwidths
 /// @param vertex   out, n x (d+1): rows (1..M) of the corners of the simplex around each point
 /// @param weight   out, n x (d+1): their barycentric weights
-/// @param entry    out, n*(d+1): point*(d+1)+corner, sorted by vertex
 /// @throws std::invalid_argument if a feature is not finite or too large for exact vertex keys
 template <typename T>
 LatticeTables build_lattice(const T* features, std::size_t n, std::size_t d, std::int32_t* vertex,
-                            T* weight, std::int32_t* entry, std::size_t threads);
+                            T* weight, std::size_t threads);
 
 }  // namespace crfrnn

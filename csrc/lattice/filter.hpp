@@ -9,6 +9,7 @@
 
 #include "base/memory.hpp"
 #include "base/threads.hpp"
+#include "lattice/entries.hpp"
 #include "lattice/lattice.hpp"
 #include "loops/loops.hpp"
 
@@ -46,6 +47,7 @@ public:
           entries_(uninitialized<Entry<T>>(parts > 0 ? 0 : lattice.n * (lattice.d + 1))),
           tables_(lattice.m + 1, stores_half_ ? 0 : width),
           half_tables_(lattice.m + 1, stores_half_ ? width : 0) {
+        if (parts == 0 && lattice_.entry == nullptr) lattice_.lazy->complete(lattice_);
         for (std::size_t part = 0; part < parts; ++part)
             part_tables_.push_back(uninitialized<T>((lattice.m + 1) * width));
     }

@@ -6,6 +6,8 @@
 
 namespace crfrnn {
 
+class LazyEntries;
+
 /// One image's permutohedral lattice (Adams, Baek & Davis, 2010), as borrowed arrays.
 ///
 /// Rows of a value table are 1..m; row 0 is zero and stands for a vertex that does not exist.
@@ -14,9 +16,10 @@ struct Lattice {
     const std::int32_t* vertex;    ///< n x (d+1)
     const T* weight;               ///< n x (d+1)
     const std::int32_t* neighbor;  ///< for axis a: row pairs from neighbor + a * neighbor_stride
-    const std::int32_t* entry;     ///< n*(d+1), sorted by vertex
-    const std::int32_t* offset;    ///< m+1
+    const std::int32_t* entry;     ///< n*(d+1), sorted by vertex; null until `lazy` completes it
+    const std::int32_t* offset;    ///< m+1, like `entry`
     std::size_t n, d, m, neighbor_stride;
+    LazyEntries* lazy = nullptr;
 
     /// Scales the slice so that the filter approximates exp(-|f_i - f_j|^2 / 2), 1 for i = j.
     ///

@@ -122,6 +122,12 @@ struct Lanes {
         return combine(a, b, [](auto x, auto y) { return x > y ? x : y; });
     }
 
+    /// 1 where a lane is above zero, else 0.
+    friend Lanes positive(const Lanes& a) {
+        return combine(a, all(T(1)),
+                       [](auto x, auto one) { return x > one - one ? one : one - one; });
+    }
+
     T sum() const {
         return fold([](const auto& a, const auto& b) { return a + b; });
     }

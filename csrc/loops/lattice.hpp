@@ -120,6 +120,29 @@ void blur(const std::int32_t* neighbor, std::size_t width, const S* from, S* to,
     });
 }
 
+/// `blur` between tables that number their rows differently.
+template <typename T>
+void blur_rows(const std::int32_t* rows, std::size_t width, const T* from, T* to, std::size_t begin,
+               std::size_t end) {
+    with_width(width, [&](auto w) {
+        for (std::size_t row = begin; row < end; ++row) {
+            const std::int32_t* source = rows + 3 * (row - 1);
+            if (row + kAheadInBlur < end)
+                for (std::size_t k = 0; k < 3; ++k)
+                    prefetch_row(from + static_cast<std::size_t>(source[3 * kAheadInBlur + k]) * w,
+                                 w);
+            const T* here = from + static_cast<std::size_t>(source[0]) * w;
+            const T* back = from + static_cast<std::size_t>(source[1]) * w;
+            const T* forth = from + static_cast<std::size_t>(source[2]) * w;
+            for_lanes<T>(w, [&](auto tag, std::size_t c) {
+                using V = decltype(tag);
+                const V half = V::all(T(0.5)) * (V::load(back + c) + V::load(forth + c));
+                (V::load(here + c) + half).store(to + row * w + c);
+            });
+        }
+    });
+}
+
 template <typename T, typename S>
 void slice(const std::int32_t* vertex, const T* weight, std::size_t corners, std::size_t width,
            const S* table, T gain, const T* scale, T* out, std::size_t stride, std::size_t begin,

@@ -105,6 +105,11 @@ struct Loops {
                          std::size_t width, const T* scale, const T* x, T* table, std::size_t begin,
                          std::size_t end);
 
+    /// to[v] = from[a] + (from[b] + from[c]) / 2 with the rows a, b, c = rows[3 (v - 1)] .. of
+    /// `from`, for rows begin..end of 1..m: a blur from one table to another with other rows.
+    void (*blur_rows)(const std::int32_t* rows, std::size_t width, const T* from, T* to,
+                      std::size_t begin, std::size_t end);
+
     /// to[i - begin] = sum over sources k of band[i][k] * from[k], each n values wide.
     void (*band)(const Band<T>& band, const T* from, std::size_t from_step, T* to,
                  std::size_t to_step, std::size_t n, std::size_t begin, std::size_t end);
@@ -139,13 +144,13 @@ struct Loops {
                        std::size_t stride, std::size_t classes, std::size_t width, bool is_exact,
                        std::size_t rows);
 
-    /// z[i] = u[i] + sum over the terms of w_k F_k - shift[i], in rows `width` wide: independent
+    /// z[i] = u[i] + sum over the terms of w_k F_k + shift[i], in rows `width` wide: independent
     /// two-class models, one in each column.
     void (*independent_step)(const Message<T>* messages, std::size_t count, const T* shift,
                              const T* u, T* z, std::size_t width, std::size_t rows);
 
-    /// q[i] = 1 / (1 + exp(-z[i])).
-    void (*sigmoid)(const T* z, T* q, std::size_t n);
+    /// q[i] = 1 / (1 + exp(-z[i])) - center.
+    void (*sigmoid)(const T* z, T center, T* q, std::size_t n);
 
     /// The adjoint of `potts_step` and the softmax before it. `messages` are the adjoint filters'
     /// rows R_k; q the marginals before the step, `width` wide. Adds dL/dz before the step to
@@ -168,6 +173,10 @@ struct Loops {
     double (*softmax)(T* z, std::size_t stride, std::size_t count, std::size_t kept, T* q,
                       std::size_t width, const T* before, std::size_t rows);
 
+    /// Like `softmax`, but q[i] is the point of the simplex nearest to z[i].
+    double (*project)(T* z, std::size_t stride, std::size_t count, std::size_t kept, T* q,
+                      std::size_t width, const T* before, std::size_t rows);
+
     /// out[i] = scale[i] * exp(x[i] - shift[i]), where x <= shift.
     void (*scaled_exp)(const T* x, const T* shift, const T* scale, T* out, std::size_t n);
 
@@ -179,6 +188,18 @@ struct Loops {
     /// where rows of `width` leave it out; adds complete rows to `total`. Padding of q is zero.
     void (*softmax_backward)(const T* q, const T* h, T* total, T* next, std::size_t stride,
                              std::size_t width, std::size_t rows);
+
+    /// The first half of `potts_step_backward`: h[i] = -sum over the terms of w_k R_k, in rows
+    /// `stride` wide, and R_k q is added to `sums`.
+    void (*potts_pull)(const Message<T>* messages, std::size_t count, const T* q, T* h, T* sums,
+                       std::size_t stride, std::size_t classes, std::size_t width,
+                       std::size_t rows);
+
+    /// g[i] = scale * J h[i] with J the Jacobian of the softmax, or of the projection, at its
+    /// result s[i]. Adds complete rows of g to `total`, and writes sign * g to rows of `next`,
+    /// `width` wide.
+    void (*target_backward)(const T* s, const T* h, bool is_l2, T scale, T sign, T* total, T* next,
+                            std::size_t stride, std::size_t width, std::size_t rows);
 
     /// sums[a] += sum over rows i of r[i][a] * q[i], for a < count: r transposed times q.
     void (*outer)(const T* r, const T* q, T* sums, std::size_t stride, std::size_t count,

@@ -7,6 +7,7 @@
 
 #include "loops/band.hpp"
 #include "loops/exponential.hpp"
+#include "loops/frank_wolfe.hpp"
 #include "loops/gauss.hpp"
 #include "loops/lanes.hpp"
 #include "loops/lattice.hpp"
@@ -38,6 +39,7 @@ constexpr Loops<T> all_loops(const char* name) {
             table_loops<T, T>(),
             half_table_loops<T>(),
             splat_points<T>,
+            blur_rows<T>,
             band<T>,
             gauss<T>,
             scale_rows<T>,
@@ -49,9 +51,12 @@ constexpr Loops<T> all_loops(const char* name) {
             potts_step_backward<T>,
             start_backward<T>,
             softmax<T>,
+            project<T>,
             scaled_exp<T>,
             add_exp<T>,
             softmax_backward<T>,
+            potts_pull<T>,
+            target_backward<T>,
             outer<T>};
 }
 

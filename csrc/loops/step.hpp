@@ -80,7 +80,7 @@ void independent_step(const Message<T>* messages, std::size_t count, const T* sh
         for (std::size_t i = 0; i < rows; ++i)
             for_lanes<T>(w, [&](auto tag, std::size_t c) {
                 using V = decltype(tag);
-                V sum = V::load(u + i * w + c) - V::all(shift[i]);
+                V sum = V::load(u + i * w + c) + V::all(shift[i]);
                 for (std::size_t k = 0; k < count; ++k)
                     sum = sum +
                           V::load(messages[k].weight + c) * V::load(messages[k].rows + i * w + c);
@@ -89,15 +89,16 @@ void independent_step(const Message<T>* messages, std::size_t count, const T* sh
     });
 }
 
-/// With e = exp(-|z|): 1 / (1 + e) for z >= 0, and e / (1 + e) below. No exponential overflows.
+/// q - center. With e = exp(-|z|), q is 1 / (1 + e) for z >= 0, and e / (1 + e) below: no
+/// exponential overflows.
 template <typename T>
-void sigmoid(const T* z, T* q, std::size_t n) {
+void sigmoid(const T* z, T center, T* q, std::size_t n) {
     for_lanes<T>(n, [&](auto tag, std::size_t i) {
         using V = decltype(tag);
         const V zero = V::all(T(0)), from = V::load(z + i), minus = zero - from;
         const V e = exponential(zero - larger(from, minus));
         const V above = exponential(zero - larger(zero, minus));  // 1, or e below zero; NaN stays
-        (above / (V::all(T(1)) + e)).store(q + i);
+        (above / (V::all(T(1)) + e) - V::all(center)).store(q + i);
     });
 }
 

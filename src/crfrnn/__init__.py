@@ -4,7 +4,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from . import presets, pydensecrf
+    from . import frankwolfe, presets, pydensecrf
     from ._guards import InputWarning
     from ._info import info
     from .app.serving import explore
@@ -39,6 +39,7 @@ __all__ = [
     "Step",
     "Upsample",
     "explore",
+    "frankwolfe",
     "free_energy",
     "gaussian_filter",
     "info",
@@ -69,6 +70,7 @@ _MODULES = {
     "Step": "crf.frank_wolfe",
     "Upsample": "layer.upsample",
     "explore": "app.serving",
+    "frankwolfe": "frankwolfe",
     "free_energy": "crf.energy",
     "gaussian_filter": "crf.lattice",
     "info": "_info",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from typing import Any
 
 #: What each extra brings, as `pip` takes it; a test compares this with pyproject.toml.
 EXTRAS = {
@@ -14,6 +16,12 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "transformers": ("transformers>=4.50",),
     "gpu": ("triton",),
+    "raster": ("rasterio>=1.4",),
+    "volume": ("nibabel>=5",),
+    "coco": ("pycocotools>=2.0.8",),
+    "hdf5": ("h5py",),
+    "safetensors": ("safetensors",),
+    "zarr": ("zarr>=3",),
 }
 
 
@@ -42,3 +50,23 @@ def require_torch(what: str) -> None:
             f"{what} needs torch; install it with {install('torch')}, or install a build of torch "
             "that suits your machine first"
         )
+
+
+def load(module: str, extra: str, what: object) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: its full name, such as "nibabel" or "pycocotools.mask".
+        extra: the extra that brings it, a key of `EXTRAS`.
+        what: who needs it, such as a file; the beginning of the message.
+
+    Raises:
+        ImportError: it is not installed; the message says what to type.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        if importlib.util.find_spec(name) is not None:  # installed, but it does not load
+            raise ImportError(f"{what} needs {name}, which cannot be imported: {error}") from error
+        raise ImportError(f"{what} needs {name}; install it with {install(extra)}") from error

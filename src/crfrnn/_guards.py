@@ -1,7 +1,7 @@
-"""Warnings about scores of another kind than their argument says.
+"""Warnings about scores that are of another kind than the argument expects.
 
-The scores are then numbers of a plausible size, and the result looks like one. What is tested here
-hardly occurs by chance: a sum of one over the classes, at every pixel.
+Such scores have a plausible size, and so does the result. The tests here look for what hardly
+occurs by chance: a sum of one over the classes, at every pixel.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class InputWarning(UserWarning):
     Turn it into an error with `warnings.simplefilter("error", crfrnn.InputWarning)`.
 
     Attributes:
-        sentence: the text without the numbers and the name of one file, by which repetitions in a
-            job are counted.
+        sentence: the text without numbers and the name of a file, so that a job can count
+            repetitions.
 
     Example:
         >>> import warnings

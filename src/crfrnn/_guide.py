@@ -1,4 +1,4 @@
-"""The range of the image that guides a CRF: one check, and one message, behind every door.
+"""The range of the image that guides a CRF: one check and one message for all ways in.
 
 Color bandwidths are in units of the image. Those that are published, and all presets, are meant for
 colors on 0..255. On an image of another range, either no edge counts or every edge does, and
@@ -74,22 +74,23 @@ def judge_range(low: float, high: float, finest: float) -> tuple[str, str] | Non
         return (
             f"that look normalized by a mean and a deviation, but the color bandwidth {finest:g} "
             "is meant for colors on 0..255, so edges hardly count",
-            "undo the normalization, image * std + mean, then multiply by 255 if white is then 1 "
+            "undo the normalization (image * std + mean), then multiply by 255 if white is 1 "
             "(Segmenter does both, with mean, std and image_range)",
         )
     if small and span <= _FEW * finest:
         return (
             f"and spans at most two color bandwidths of {finest:g}, which are in units of 0..255, "
             "so edges hardly count",
-            "multiply an image on 0..1 by 255, or one of 8 to 16 bits until white is 255",
+            "multiply an image on 0..1 by 255; scale a dark image of 8 to 16 bits so that white "
+            "becomes 255",
         )
     if (low < -_OVERSHOOT or high > 255 + _OVERSHOOT) and span > _MANY * finest:
         return (
             f"beyond 0..255 and spans more than {_MANY} color bandwidths of {finest:g}, so almost "
             "every difference counts as an edge",
-            "bring it to 0..255 (12 bits: divide by 16; 16 bits: by 257; CT: cut out a window of "
+            "bring it to 0..255 (12 bits: divide by 16; 16 bits: by 257; CT: choose a window of "
             "Hounsfield units and stretch it; in a Segmenter check mean, std and image_range), or "
-            "give color bandwidths in its own units",
+            "give color bandwidths in the units of the image",
         )
     return None
 
@@ -99,7 +100,7 @@ def check_depth(values: np.ndarray, file: str) -> None:
     high = int(values.max())
     if 255 < high <= _TWELVE_BITS:
         advice = (
-            "uses only the lower part of 0..65535; read so, it is nearly black and edges hardly "
+            "uses only the lower part of 0..65535, so it is read as nearly black and edges hardly "
             "count. If white is 4095 or less, rescale the file to 8 or 16 bits"
         )
         warn(f"{file} {advice} (its largest value is {high})", advice, GuideWarning)

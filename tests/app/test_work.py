@@ -163,7 +163,7 @@ def test_filters_are_kept_while_the_photograph_stays() -> None:
         kept.follow(photo)
         guide = np.moveaxis(photo, -1, 0)[None].astype(np.float32)
         recipe = Recipe(choice.kernels, choice.normalization, choice.filter)
-        return build_filters(recipe, Scene(logits[None], guide), None, kept)[0]
+        return build_filters(recipe, Scene(logits[None], guide), None, kept=kept)[0]
 
     first = filters(Choice())
     assert filters(Choice(weight=9, smoothness=1, iterations=2)) == first  # the same objects
@@ -333,6 +333,8 @@ def test_uploads_wait_for_each_other(tmp_path: Path) -> None:
     assert "are open" in page.upload("photograph", "../../a.png", photo)
     assert page.work.subject.size == (40, 60)
     assert page.work.num_classes == 3
+    page.upload("scores", "a.npy", scores)
+    assert "image and a.npy are open" in page.upload("photograph", "image", photo)
     with pytest.raises(ValueError, match=r"^b\.png: not a readable image"):
         page.upload("photograph", "b.png", photo[:300])
 

@@ -140,7 +140,7 @@ def test_a_folder_of_an_earlier_version_had_no_clamp(
     ("options", "message"),
     [
         (["--clamp", "missing.png"], "--clamp missing.png: no such file or folder"),
-        (["--clamp", "seeds"], "--clamp must be a file, as IMAGE is; got seeds"),
+        (["--clamp", "seeds"], "--clamp must be a file, like IMAGE; got seeds"),
         (["--clamp", "wide.png"], "wide.png"),
         (["--clamp", "five.png"], "clamp must hold classes 0..2, or 255 for free pixels; got 5"),
         (["--band", "0"], "band is a distance in pixels and must be positive and finite; got 0"),

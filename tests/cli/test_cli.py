@@ -635,7 +635,7 @@ def test_a_folder_has_one_kind(folders: Path, capsys: pytest.CaptureFixture[str]
     np.save("scores/c.npy", probabilities())
     assert main([*command, "--overwrite"]) == 2
     err = capsys.readouterr().err
-    assert "of several kinds: logits (b.npy, d.npy, e.npy); probs (c.npy). Give the --kind" in err
+    assert "of several kinds: logits (b.npy, d.npy, e.npy); probs (c.npy). If all are" in err
     assert err.count("\n") == 1
 
 
@@ -646,7 +646,7 @@ def test_one_note_a_job_on_geometry(folders: Path, capsys: pytest.CaptureFixture
     notes = [line for line in capsys.readouterr().err.splitlines() if "stretched" in line]
     assert len(notes) == 2
     assert "has scores of 32x32 that are stretched to 24x32 pixels (height x width)" in notes[0]
-    assert notes[1].endswith("4 files: scores that are stretched to other proportions")
+    assert notes[1].endswith("4 files: scores whose proportions change when they are stretched")
 
 
 def test_a_stem_of_two_files_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:

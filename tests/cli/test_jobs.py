@@ -19,7 +19,7 @@ from PIL import Image
 import crfrnn
 from crfrnn.cli import COMMANDS, _job, main
 from crfrnn.cli._lock import Shard, claimed, parse_shard
-from crfrnn.io.files import note_of
+from crfrnn.io.files import PART_SUFFIX, note_of
 
 SIZE = (18, 26)
 RANDOM = np.random.default_rng(7)
@@ -84,7 +84,7 @@ def test_maps_of_high_and_low_ids_are_one_kind(
     assert refine("--iterations", "0") == 0
     err = capsys.readouterr().err
     assert "scores: labels, because" in err
-    assert "classes: 140; 6 of their ids occur: 0, 3, 13, 22, 28, 139" in err
+    assert "classes: 140, of which 6 occur: 0, 3, 13, 22, 28, 139" in err
     assert set(np.unique(read("out/a.png"))) == {3, 13, 22}
     assert set(np.unique(read("out/b.png"))) == {3, 28, 139}
 
@@ -120,7 +120,7 @@ def test_thousands_of_classes_are_not_made_from_one_id(
     assert refine() == 2
     assert "--kind mask" in capsys.readouterr().err
     assert refine("--kind", "labels") == 2
-    assert "40001 classes; renumber them, or give --classes N" in capsys.readouterr().err
+    assert "40001 classes; renumber the ids, or give --classes N" in capsys.readouterr().err
 
 
 def test_black_and_white_maps_are_masks_at_every_door(folder: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_second_job_on_a_folder_is_refused(
         for options in ([], ["--shard", "1/2"]):
             assert refine(*options) == 2
             err = capsys.readouterr().err
-            assert f"another crfrnn refine writes here (process {sleeper.pid} on" in err
+            assert f"another crfrnn refine is writing here (process {sleeper.pid} on" in err
             assert "--shard 1/2 and the other --shard 2/2" in err
         assert not list(Path("out").glob("*.png"))
     finally:
@@ -333,7 +333,45 @@ def test_locks_of_other_machines_die_of_silence(folder: Path) -> None:
     assert not list(Path("out").iterdir())
 
 
+@pytest.mark.parametrize(
+    "owner",
+    [{"process": 10**30}, {"since": 1e300}, {"since": "x"}, {"host": None, "process": []}],
+)
+def test_damaged_locks_are_respected_for_a_while(folder: Path, owner: dict[str, Any]) -> None:
+    Path("out").mkdir()
+    lock = Path("out/.crfrnn-refine.1-of-1.lock")
+    whole = {"process": 1, "host": socket.gethostname(), "since": time.time()}
+    lock.write_text(json.dumps({**whole, **owner}))
+    with (
+        pytest.raises(ValueError, match="another crfrnn refine writes here"),
+        claimed(Path("out"), "refine", Shard()),
+    ):
+        pass
+    os.utime(lock, (time.time() - 3600,) * 2)
+    with claimed(Path("out"), "refine", Shard()):
+        pass
+
+
 # Resuming
+
+
+def test_a_part_that_another_shard_finishes_meanwhile_is_no_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_scores(a=logits(), b=logits())
+    Path("out").mkdir()
+    part = Path(f"out/.b.png.0000abcd{PART_SUFFIX}")
+    part.write_bytes(b"half")
+    stat = Path.stat
+
+    def finished(path: Path, **options: Any) -> Any:
+        if path.name == part.name:
+            part.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", finished)
+    assert refine("--shard", "1/2") == 0
+    assert not part.exists()
 
 
 def test_moved_and_touched_inputs_resume_by_content(
@@ -355,7 +393,7 @@ def test_moved_and_touched_inputs_resume_by_content(
     assert refine(**moved) == 2
     err = capsys.readouterr().err
     assert "holds results of other inputs (images were" in err
-    assert "those of a differ" in err
+    assert "and a differs)" in err
     assert refine("--overwrite", **moved) == 0
     assert "2 refined" in capsys.readouterr().out
 
@@ -375,7 +413,7 @@ def test_a_full_disk_stops_the_job_with_its_name(
         assert refine("--workers", "1") == 2
     err = capsys.readouterr().err
     assert len(calls) == 1
-    assert "out/a.png: No space left on device. The job stops here; make room and give" in err
+    assert "out/a.png: No space left on device. The job stops here; free some space and give" in err
     assert refine() == 0
     assert "6 refined" in capsys.readouterr().out
 

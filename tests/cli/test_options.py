@@ -46,6 +46,7 @@ NOT_IN_SEGMENT = {
     "canvas": "a model's scores span the photograph",
     "align_corners": "a model upsamples its scores itself",
     "confidence": "of labels and masks; a model gives neither",
+    "background": "of class activation maps",
     "num_classes": "of labels",
     "ignore_index": "of labels",
 }
@@ -55,6 +56,7 @@ NOT_IN_SCORES_CONFIG = {
     "apply_exif": "an option of the data set",
     "max_pixels": "for files of others",
     "confidence": "of labels and masks",
+    "background": "of class activation maps",
 }
 NOT_OF_READING = {
     "train": "a file",
@@ -112,7 +114,12 @@ def test_refine_takes_what_is_defined() -> None:
     for name, (default, _) in defined(RefineOptions).items():
         assert parameters[name].default == default, name
     kinds = {"logits", "probs", "labels", "energy", "masks"}
-    assert {field.name for field in fields(Inputs)} == ARRAYS - kinds | {"name", "scores", "ids"}
+    assert {field.name for field in fields(Inputs)} == ARRAYS - kinds | {
+        "name",
+        "scores",
+        "ids",
+        "origin",
+    }
 
 
 @pytest.mark.parametrize(
@@ -180,6 +187,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "align_corners": ("--align-corners", True),
     "apply_exif": ("--apply-exif", True),
     "confidence": ("--confidence 0.9", 0.9),
+    "background": ("--background 8", 8.0),
     "max_pixels": ("--max-pixels 9", 9),
     "preset": ("--preset psa", "psa"),
     "kernels": (

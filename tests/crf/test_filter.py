@@ -2,12 +2,14 @@
 
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 from crfrnn import Lattice, gaussian_filter, ops
+from crfrnn.core import inference as core
 from crfrnn.crf.filters import ExactFilter
 from tests.cases import (
     ENGINES,
@@ -159,6 +161,21 @@ def test_lattice_arrays_are_consistent(case: PointCase, engine: str) -> None:
             (here,) = forth[axis].nonzero(as_tuple=True)
             assert torch.equal(back[axis][forth[axis][here] - 1], here + 1)
             assert (back[axis] > 0).sum() == len(here)
+
+
+@needs_core
+def test_first_wide_calls_of_one_filter_may_meet() -> None:
+    # A filter sorts its entries when wide rows first need them, whichever of its callers that is.
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(30_000, 3)).astype(np.float32)
+    q = rng.random((12, 30_000), dtype=np.float32)
+    points = core.Points.of_array(features)
+    expected = core.apply(core.lattice_filter(points, "symmetric"), q)
+    for _ in range(3):
+        filter = core.lattice_filter(points, "symmetric")
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _, filter=filter: core.apply(filter, q), range(4)):
+                np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

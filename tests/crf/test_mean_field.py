@@ -440,7 +440,7 @@ def test_matrices_of_many_classes_on_rows_of_many_pixels(classes: int, dtype) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"unary": (2, 5)}, r"unary must be \(B, C, \*S\); got \(2, 5\)"),
+        ({"unary": (2, 5)}, r"unary must be \(B, C, \*S\) and not empty; got \(2, 5\)"),
         ({"weights": ()}, r"weights must be \(2,\), \(2, 3\) or \(2, 3, 3\) .* got \(\)"),
         ({"weights": (1,)}, r"2 filters and 3 classes; got \(1,\)"),
         ({"weights": (2, 4)}, r"got \(2, 4\)"),

@@ -55,10 +55,10 @@ def names(folder: Path) -> list[str]:
 # Photographs
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "CMYK"])
 def test_every_mode_reads_as_rgb(tmp_path: Path, grey: np.ndarray, mode: str) -> None:
     image = Image.fromarray(grey).convert("RGB").convert(mode)
-    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path)
     got = read_image(path)
     assert got.shape == (*SIZE, 3)
@@ -320,8 +320,46 @@ def test_bad_scores_are_told_by_name(
 
 def test_pickled_arrays_are_not_run(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(ValueError, match=r"a\.npy: holds pickled Python objects.*np\.savez"):
+    with pytest.raises(ValueError, match=r"a\.npy: expected a pickled dictionary of arrays"):
         read_scores(tmp_path / "a.npy", SIZE)
+    np.savez(tmp_path / "a.npz", np.array([{}], object))
+    with pytest.raises(ValueError, match=r"a\.npz: holds pickled Python objects.*np\.savez"):
+        read_scores(tmp_path / "a.npz", SIZE)
+
+
+def test_a_dictionary_of_class_maps_is_read_with_its_background(tmp_path: Path) -> None:
+    """The label of key k is k + 1, and the background (1 - maximum)^background."""
+    maps = np.random.default_rng(0).random((2, *SIZE)).astype(np.float32)
+    np.save(tmp_path / "a.npy", {1: maps[0], 4: maps[1]}, allow_pickle=True)
+    scores = read_scores(tmp_path / "a.npy", SIZE, ReadOptions(background=8))
+    assert (scores.kind, scores.values.shape) == ("probs", (6, *SIZE))
+    parts = np.stack([(1 - maps.max(0)) ** 8, *maps])
+    np.testing.assert_allclose(scores.values[[0, 2, 5]], parts / parts.sum(0), rtol=1e-4)
+    assert "dictionary of class maps: the label of a map is its key + 1" in str(scores.notes[0])
+    own = read_scores(tmp_path / "a.npy", SIZE, ReadOptions(background=0))
+    assert own.values.shape == (5, *SIZE)
+
+
+def test_the_pages_of_a_tiff_are_classes(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(3, *SIZE)).astype(np.float32)
+    pages = [Image.fromarray(page) for page in logits]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    scores = read_scores(tmp_path / "a.tif", SIZE)
+    assert scores.kind == "logits"
+    np.testing.assert_array_equal(scores.values, logits)
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"a\.tif: not a readable image"):
+        read_scores(tmp_path / "a.tif", SIZE)
+
+
+def test_an_array_is_chosen_by_its_name(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(3, *SIZE)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", fold0=logits, fold1=-logits)
+    scores = read_scores(Path(f"{tmp_path / 'a.npz'}:fold1"), SIZE)
+    np.testing.assert_array_equal(scores.values, -logits)
+    with pytest.raises(ValueError, match=r"a\.npz: expected an array 'x'; it has fold0, fold1"):
+        read_scores(Path(f"{tmp_path / 'a.npz'}:x"), SIZE)
 
 
 def test_colored_labels_are_refused(tmp_path: Path) -> None:

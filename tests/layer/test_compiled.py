@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crfrnn import CRFRNN, Bilateral, Gaussian
+from crfrnn import CRFRNN, Bilateral, Gaussian, Step
 from crfrnn.crf import filters, frank_wolfe, inference, kernel, kernels, lattice
 from crfrnn.layer import prepared
 
@@ -77,6 +77,17 @@ def test_compiles_with_the_exact_filter() -> None:
     args = inputs(1, (5, 6))
     compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
     expected = loss_and_gradients(made, *args)
+    torch.testing.assert_close(loss_and_gradients(compiled, *args), expected, **CLOSE)
+
+
+@pytest.mark.traced
+@pytest.mark.usefixtures("bare_classes", "any_number_of_vertices")
+def test_compiles_with_a_learned_step() -> None:
+    torch._dynamo.reset()
+    made = layer(step=Step("l2", strength=2.0, size=0.6, learn=True, mix=0.5))
+    args = inputs(1, (5, 6))
+    expected = loss_and_gradients(made, *args)
+    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(loss_and_gradients(compiled, *args), expected, **CLOSE)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, ops
+from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, Step, ops
 from crfrnn.core.inference import Options
 from crfrnn.ops import filters, recurrence
 from tests.cases import ENGINES
@@ -59,6 +59,12 @@ def operator_calls(engine: str) -> list[Any]:
     options = Options(3, save=True).flatten()
     width = recurrence.implementation(engine).saved_width(CLASSES)
     saved = torch.rand(2, 3, 20, width)
+    rates = torch.tensor([0.7, 0.6], requires_grad=True)
+    stepped = model._replace(update=ops.Update("l2", rates, 0.5))
+    detached_step = ops.Update("l2", rates.detach(), 0.5)
+    all_width = recurrence.implementation(engine).saved_width(CLASSES, True)
+    targets = torch.zeros(2, 4, 20, all_width)
+    targets[..., :CLASSES] = torch.rand(2, 4, 20, CLASSES).softmax(3)
     return [
         (filters._build, (features, engine)),
         (filters._filter, (values, *lattice, False, engine)),
@@ -70,11 +76,16 @@ def operator_calls(engine: str) -> list[Any]:
             recurrence._mean_field_backward,
             (plain, plain, saved, *detached.flatten()),
         ),
+        (recurrence._mean_field, (logits, *stepped.flatten(), options)),
+        (
+            recurrence._mean_field_backward,
+            (plain, plain, targets, *detached._replace(update=detached_step).flatten()),
+        ),
     ]
 
 
 @pytest.mark.traced
-@pytest.mark.parametrize("index", range(7))
+@pytest.mark.parametrize("index", range(9))
 @pytest.mark.parametrize("engine", ENGINES)
 def test_operators_are_registered_as_torch_wants_them(engine: str, index: int) -> None:
     operator, args = operator_calls(engine)[index]
@@ -85,9 +96,9 @@ def test_operators_are_registered_as_torch_wants_them(engine: str, index: int) -
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("filter", ["lattice", "exact"])
-def test_maps_over_logits_with_prepared_filters(filter: str) -> None:
-    made = layer(filter=filter)
+@pytest.mark.parametrize("options", [{}, {"filter": "exact"}, {"step": Step("l2", mix=0.5)}])
+def test_maps_over_logits_with_prepared_filters(options: dict[str, Any]) -> None:
+    made = layer(**options)
     prepared = made.prepare(inputs()[1])
     logits = torch.randn(3, 2, CLASSES, 9, 11)
 

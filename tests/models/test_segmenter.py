@@ -39,7 +39,7 @@ class Wrapped(nn.Module):
 
 def test_a_function_in_place_of_a_network_is_said_to_hide_its_parameters() -> None:
     network = nn.Conv2d(3, 2, 1)
-    with pytest.warns(crfrnn.InputWarning, match=r"no torch.nn.Module: its parameters are in none"):
+    with pytest.warns(crfrnn.InputWarning, match=r"not a torch.nn.Module, so parameters"):
         model = Segmenter(lambda image: network(image), CRFRNN(2))
     assert model(torch.rand(1, 3, 5, 6)).shape == (1, 2, 5, 6)
 

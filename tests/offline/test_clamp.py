@@ -286,11 +286,44 @@ def test_pruned_classes(image: np.ndarray, held: np.ndarray, engine: str) -> Non
     options = {"kernels": kernels, "clamp": held, "engine": engine}
     pruned = refine(image, logits=many, **options)
     full = refine(image, logits=many, prune=False, **options)
-    if engine == "reference":
-        assert pruned.pruned is not None
-        assert pruned.pruned.kept == (0, 1)
+    assert pruned.pruned is not None
+    assert pruned.pruned.kept == (0, 1)
     np.testing.assert_allclose(pruned.probs, full.probs, atol=1e-4)
     np.testing.assert_allclose(pruned.probs[:, held], full.probs[:, held], atol=1e-12)
+
+
+@needs_core
+@pytest.mark.parametrize("normalization", ["symmetric", "after", "before", "none"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_clamped_pixels_that_are_alike_send_as_one(classes: int, normalization: str) -> None:
+    """In large images, and with little effect."""
+    random = np.random.default_rng(8)
+    size = (259, 301)  # no multiple of a square's side
+    image = np.kron(random.integers(0, 256, (7, 8, 3)), np.ones((40, 40, 1), int))
+    image = image[: size[0], : size[1]] + random.normal(0, 1.5, (*size, 3))
+    scores = np.kron(random.normal(0, 1, (classes, 9, 10)), np.ones((30, 31)))
+    scores = (scores[:, : size[0], : size[1]] + random.normal(0, 1, (classes, *size))) * 2
+    held = np.ones(size, bool)
+    held[100:160, 35:270] = random.random((60, 235)) < 0.3
+    weight = 3e-3 if normalization == "none" else 4
+    options: dict[str, Any] = {
+        "clamp": held,
+        "kernels": [Bilateral(20, 10, weight), Gaussian(2, 1)],
+        "normalization": normalization,
+        "iterations": 5,
+    }
+    if normalization == "none":
+        options["kernels"] = options["kernels"][:1]
+    image = image.clip(0, 255).astype(np.uint8)
+    joined = refine(image, logits=scores, **options)
+    alone = refine(image, logits=scores, prune=False, **options)
+    free = ~held
+    np.testing.assert_array_equal(joined.labels[held], alone.labels[held])
+    assert (joined.labels == alone.labels)[free].mean() > 0.995
+    change = abs(joined.probs - alone.probs)[:, free]
+    assert 1e-6 < change.mean() < 2e-3
+    unrefined = refine(image, logits=scores, **options | {"iterations": 0})
+    assert abs(alone.probs - unrefined.probs)[:, free].mean() > 0.02
 
 
 def test_the_guard_looks_at_free_pixels(image: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,7 @@ from crfrnn import (
 from crfrnn.core.inference import Options
 from crfrnn.core.limits import FARTHEST
 from crfrnn.crf.filters import ExactFilter
+from crfrnn.crf.frank_wolfe import Rates, Step
 from crfrnn.ops import reference
 from tests.cases import TOLERANCE, GridCase, PointCase, build_filters, gaussian_sum, infer, pixels
 
@@ -280,6 +282,40 @@ def test_recurrence(case: GridCase, kind: str, dtype: torch.dtype, options, devi
         close(ours, expected, 10 if dtype == FLOAT else 100)
 
 
+#: A step, and the case, weights and options that it is tried with.
+STEPS = [
+    (Step("l2"), GridCase(2, 5, (3, 7)), "potts", {}),
+    (Step("l2", strength=0.7, mix=0.5), GridCase(1, 21, (2, 3)), "potts", {"masked": True}),
+    (Step("l2", strength=2, size=0.6, learn=True, mix=0.2), GridCase(2, 3, (5, 3)), "matrix", {}),
+    (Step("entropy", strength=0.7), GridCase(1, 4, (2, 3, 2), 2), "potts", {}),
+    (Step("entropy", size=0.6, learn=True), GridCase(2, 5, (3, 5)), "potts", {"filter": "exact"}),
+    (Step("entropy", size=0.9, mix=0.5), GridCase(1, 2, (1, 7)), "matrix", {}),
+]
+
+
+@pytest.mark.parametrize(("step", "case", "kind", "options"), STEPS, ids=str)
+def test_frank_wolfe(step: Step, case: GridCase, kind: str, options, device: str) -> None:
+    def run(name: str, where: str) -> list[Tensor]:
+        logits, filters = filters_of(case, DOUBLE, name, where, **options)
+        weights, *penalty = (tensor.to(where) for tensor in parameters(case, DOUBLE, kind))
+        rates = [torch.tensor(r, dtype=DOUBLE, device=where) for r in (step.strength, step.size)]
+        inputs = [logits, weights, *penalty, *(rates if step.learn else [])]
+        inputs = [tensor.requires_grad_() for tensor in inputs]
+        learned = {"rates": Rates(*rates)} if step.learn else {}
+        given = (filters, weights, *(penalty or [None]))
+        z, _ = infer(logits, *given, 3, engine=name, step=step, **learned)
+        target = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+        # Not the floor of exact zeros, whose gradient is that of the constant alone.
+        target *= (z > z.amax(1, keepdim=True) - 60).cpu()
+        gradients = torch.autograd.grad((z * target.to(where)).sum(), inputs)
+        with torch.no_grad():
+            stopped = infer(logits, *given, 4, tolerance=0.02, engine=name, step=step, **learned)
+        return [z, *gradients, *stopped]
+
+    for ours, expected in both(run, device):
+        close(ours.double(), expected.double(), 1000)
+
+
 def test_many_blocks(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So small that every kernel has several blocks of rows, and the last is not full."""
     from crfrnn.ops.triton import launch
@@ -477,6 +513,14 @@ def test_kernels_compile_for_hopper(launches, tmp_path: Path) -> None:
     with torch.no_grad():
         infer(logits, filters, *parameters(case, FLOAT, "matrix"), 1, engine="triton")
         infer(logits, filters[:1], weights[:1], None, 2, tolerance=1e-3, engine="triton")
+    for regularizer in ("l2", "entropy"):
+        learned = torch.tensor(0.7, requires_grad=True)
+        rates = Rates(learned, learned)
+        for step, given in ((Step(regularizer, strength=2), None), (Step(mix=0.5), rates)):
+            step = replace(step, regularizer=regularizer)
+            z, _ = infer(logits, filters, weights, None, 2, engine="triton", step=step, rates=given)
+            z.sum().backward()
+    with torch.no_grad():
         values, arrays = torch.randn(1, 6, 24), filters[0].gaussian.arrays
         engine().filter(values, arrays, False, storage=torch.float16)
         engine().filter_to_weight(values, values, arrays, False)

@@ -132,7 +132,7 @@ class Page:
                 return self._take(Path(folder), what, name, content)
             except Exception as error:
                 said = describe(error)
-                for place in (f"{folder}/scores/", f"{folder}/image/", f"{folder}/"):
+                for place in (f"{folder}/scores/", f"{folder}/image/"):
                     said = said.replace(place, "")  # a person knows the name alone
                 raise ValueError(said) from error
 
@@ -170,14 +170,14 @@ class Page:
 
     def _take(self, folder: Path, what: str, name: str, content: bytes) -> str:
         if what == "mask":
-            path = _write(folder, name, content)
+            path = _write(folder / "image", name, content)
             truth = open_mask(path, self.work.subject, max(self.work.num_classes, 2))
             self.work.compare_with(truth)
             return f"{name}: compared with this mask"
         waiting = {**self._waiting, what: (name, content)}
         self._waiting.pop(what, None)
         if what == "photograph":  # say at once what is wrong with it
-            read_photograph(_write(folder, name, content))
+            read_photograph(_write(folder / "image", name, content))
         if len(waiting) < 2:
             self._waiting = waiting
             other = "scores" if what == "photograph" else "photograph"

@@ -169,7 +169,7 @@ def _reach(work: Work, choice: Choice, part: Part) -> Pictures:
     faded = np.repeat(photo.mean(2, keepdims=True), 3, axis=2) * 0.35 + 150
     pixels = faded + weights * (np.array([0, 90, 230], np.float32) - faded)
     key = ((_css((0, 90, 230)), "pulls the marked pixel to its own label"), ("#c8c8c8", "does not"))
-    says = "pixels that are near and alike in color to the marked one, in blue"
+    says = "pixels that are near the marked one and alike in color, in blue"
     return Pictures(part, _url(_scaled(pixels, part)), "", says, key)
 
 

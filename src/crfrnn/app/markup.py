@@ -119,7 +119,7 @@ def verdict(work: Work, choice: Choice) -> str:
     table = ""
     if scores is None:
         lines.append(
-            "Whether this is better, only your eyes can tell, or a true mask, if you open one."
+            "Whether this is better, only your eyes can judge, or a true mask, if you open one."
         )
     else:
         titles = score_titles(Settings().widths)
@@ -159,7 +159,7 @@ def plots(steps: Sequence[Step]) -> str:
         + _plot("Free energy per pixel, after each step", "Lower fits better.", energy)
         + _plot(
             "Change of the probabilities in each step",
-            "Near 0, more steps change nothing.",
+            "Once it is near 0, more steps change nothing.",
             change,
             zero=True,
         )

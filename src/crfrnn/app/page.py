@@ -27,11 +27,11 @@ from .subject import MOST_BYTES
 _SLIDERS = {
     "position": ("Nearness, in pixels", "bilateral position, sxy: how far pixels pull each other"),
     "color": ("Likeness, in color units of 0–255", "bilateral color, srgb: which colors are alike"),
-    "weight": ("Pull of near and alike pixels", "bilateral weight, compat: 0 for none"),
+    "weight": ("Pull of pixels that are near and alike", "bilateral weight, compat: 0 for none"),
     "near": ("Smoothing, in pixels", "Gaussian position, sxy: removes specks up to this size"),
     "smoothness": ("Pull of near pixels of any color", "Gaussian weight, compat: 0 for none"),
     "iterations": ("Steps", "more steps carry the pull farther"),
-    "band": ("Band, in pixels", "only pixels this near to an edge of the labels change; 0: all"),
+    "band": ("Band, in pixels", "only pixels this close to a label change can change; 0: all"),
 }
 
 _INTRO = """<h1>See what a CRF does to your segmentation</h1>

@@ -62,7 +62,7 @@ class Explorer:
     def parameters(self) -> dict[str, Any]:
         """The numbers on the page, as arguments of `refine`: kernels, iterations, ...
 
-        Scribbles are there as `clamp`. Where several tabs show the page, the numbers are those of
+        Scribbles are included as `clamp`. If several tabs show the page, the numbers are those of
         the tab that changed last.
 
         Example:
@@ -112,9 +112,9 @@ def explore(
 ) -> Explorer:
     """Open a page with sliders for the CRF's parameters: in a notebook's output, or at an address.
 
-    It is the page of `crfrnn app`, for arrays. It needs `pip install "crfrnn[app]"`, neither torch
-    nor a network, and listens on this machine only. Give exactly one of `logits`, `probs`, `labels`
-    and `energy`.
+    It is the page of `crfrnn app`, for arrays. It needs `pip install "crfrnn[app]"`, but neither
+    torch nor an internet connection, and listens on this machine only. Give exactly one of
+    `logits`, `probs`, `labels` and `energy`.
 
     Args:
         image: (H, W, 3), (3, H, W) or (H, W), on 0..255.

@@ -202,7 +202,7 @@ class Work:
         image = np.moveaxis(self.subject.image, -1, 0)[None].astype(q.dtype)
         scene = Scene(q.reshape(1, len(q), *self.subject.size), image)
         recipe = Recipe(choice.kernels, choice.normalization, choice.filter)
-        (filters,) = build_filters(recipe, scene, None, self.kept)
+        (filters,) = build_filters(recipe, scene, None, kept=self.kept)
         penalty = np.zeros_like(q)
         for kernel, filter in zip(choice.kernels, filters, strict=True):
             message = apply(filter, q)
@@ -271,7 +271,7 @@ def spell_changes(changed: Changed, names: Sequence[str]) -> list[str]:
             f"{changed.share_flipped:.2%}."
         )
     lines += [f"“{names[i]}” vanished from the picture." for i in changed.vanished]
-    lines += [f"“{names[i]}” appeared, which was nowhere before." for i in changed.appeared]
+    lines += [f"“{names[i]}” appeared; no pixel had it before." for i in changed.appeared]
     lines += [f"Most of “{names[a]}” became “{names[b]}”." for a, b in changed.swapped]
     return lines
 

@@ -22,7 +22,7 @@ def check_clamp(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--clamp {args.clamp}: no such file or folder")
     if args.clamp.is_dir() != args.image.is_dir():
         expected = "a folder" if args.image.is_dir() else "a file"
-        raise ValueError(f"--clamp must be {expected}, as IMAGE is; got {args.clamp}")
+        raise ValueError(f"--clamp must be {expected}, like IMAGE; got {args.clamp}")
 
 
 def read_clamp(path: Path, size: Size) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from crfrnn.io.array_files import split_member
 from crfrnn.io.files import make_folder, require_writable
 
 from ._job import Outputs, refine_file, spell
@@ -56,6 +57,7 @@ def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> 
 def check_inputs(*paths: Path) -> None:
     """Raise if an input is missing, with the name of one that is there and looks alike."""
     for path in paths:
+        path = split_member(path)[0]
         if path.exists():
             continue
         there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []

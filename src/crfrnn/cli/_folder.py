@@ -7,7 +7,7 @@ import errno
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any
@@ -229,7 +229,7 @@ def _attempt(pair: Pair, task: Task) -> Outcome:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise OSError(
                 f"{error.filename or pair.outputs.labels}: {describe(error)}. The job stops here; "
-                "make room and give the same command again to go on"
+                "free some space and give the same command again to continue"
             ) from error
         return Outcome(pair.stem, "failed", error=describe(error))
 

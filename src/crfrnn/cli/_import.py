@@ -16,7 +16,8 @@ def add_import(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         action="append",
         default=[],
-        help="import a module first: of a network or a kernel of your own; may be repeated",
+        help="import this module first, which defines a network or a kernel of your own; may be "
+        "repeated",
     )
 
 
@@ -30,4 +31,7 @@ def import_modules(names: Sequence[str]) -> None:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise
-            raise ValueError(f"--import {name}: there is no such module here") from None
+            raise ValueError(
+                f"--import {name}: there is no such module, neither installed nor in the working "
+                "folder"
+            ) from None

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from crfrnn.io.array_files import split_member
 from crfrnn.io.files import read_image, write_array, write_image, write_labels
 from crfrnn.io.notes import Guess, Note
 from crfrnn.io.scores import Scores, read_scores
@@ -194,7 +195,12 @@ def fingerprint(settings: Settings, *files: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """Return a hash of the content of a file."""
+    """Return a hash of the content of a file, or of the names and times in a folder of arrays."""
+    path = split_member(path)[0]
+    if path.is_dir():
+        files = sorted(part for part in path.rglob("*") if part.is_file())
+        told = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
     stat = path.stat()
     return _digest(path, stat.st_size, stat.st_mtime_ns)
 

@@ -90,12 +90,13 @@ def _owner(path: Path) -> dict[str, Any] | None:
     """Who holds a lock; None if that job is dead."""
     try:
         age = time.time() - path.stat().st_mtime
+    except OSError:  # it is gone
+        return None
+    try:
         owner = json.loads(path.read_text(encoding="utf-8"))
         process, host = int(owner["process"]), str(owner["host"])
-        float(owner["since"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError):
+        time.localtime(float(owner["since"]))  # else it is damaged
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None if age > _BEAT else {"process": "?", "host": "?", "since": time.time() - age}
     if age > _DEAD or (host == socket.gethostname() and not _lives(process)):
         return None
@@ -109,7 +110,7 @@ def _lives(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # of another user
+    except (OSError, OverflowError):  # of another user; or of none that is known
         return True
     return True
 
@@ -117,8 +118,8 @@ def _lives(process: int) -> bool:
 def _taken(folder: Path, command: str, owner: dict[str, Any]) -> str:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(owner["since"])))
     return (
-        f"{folder}: another crfrnn {command} writes here (process {owner['process']} on "
-        f"{owner['host']}, since {since}). Wait for it, or stop it and share the work: give one "
+        f"{folder}: another crfrnn {command} is writing here (process {owner['process']} on "
+        f"{owner['host']}, since {since}). Wait for it. Or stop it and share the work: give one "
         "job --shard 1/2 and the other --shard 2/2"
     )
 

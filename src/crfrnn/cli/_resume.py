@@ -169,8 +169,8 @@ def _require_same(manifest: Path, origin: Origin, existing: Sequence[Pair]) -> b
     for pair in existing if moved else ():
         if not is_done(pair, origin, moved=True):
             raise ValueError(
-                f"{manifest.parent} holds results of other inputs ({moved[0]} were "
-                f"{old.get(moved[0])}, are now {new[moved[0]]}, and those of {pair.stem} differ); "
+                f"{manifest.parent} holds results of other inputs ({moved[0]} were in "
+                f"{old.get(moved[0])}, are now in {new[moved[0]]}, and {pair.stem} differs); "
                 f"{remedy}"
             )
     return bool(moved)
@@ -211,5 +211,9 @@ def _remove_stale_parts(folders: Outputs) -> None:
     limit = time.time() - _STALE_SECONDS
     for folder in folders.paths().values():
         for part in folder.glob(f".*{PART_SUFFIX}"):
-            if part.stat().st_mtime < limit:
+            try:
+                stale = part.stat().st_mtime < limit
+            except FileNotFoundError:  # another shard finished it in the meantime
+                continue
+            if stale:
                 part.unlink(missing_ok=True)

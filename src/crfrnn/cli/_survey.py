@@ -1,6 +1,6 @@
 """Looking at the files of a job before any work: what they hold, and whether the options can work.
 
-The files of a job have one kind and one number of classes. What was understood is reported first.
+The files of a job have one kind and one number of classes, which are reported first.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Understood:
         if self.kind != "labels":
             return str(self.classes)
         ids = shorten(self.ids, _IDS_SHOWN)
-        return f"{self.classes}; {len(self.ids)} of their ids occur: {ids}"
+        return f"{self.classes}, of which {len(self.ids)} occur: {ids}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -187,8 +187,8 @@ def _kind(looks: dict[Path, Glance], reading: ReadOptions) -> tuple[Kind, str]:
             f"{kind} ({shorten([path.name for path in paths])})" for kind, paths in named.items()
         )
         raise ValueError(
-            f"the files of scores are of several kinds: {listed}. Give the --kind of all of them, "
-            "or put each kind into a folder of its own"
+            f"the files of scores seem to be of several kinds: {listed}. If all are of one kind, "
+            "give --kind; otherwise put each kind into its own folder"
         )
     kind, paths = next(iter(named.items()))
     return kind, looks[paths[0]].why
@@ -206,8 +206,8 @@ def _classes(kind: Kind, first: Glance, ids: tuple[int, ...], options: RefineOpt
     highest = max(ids, default=0)
     if highest >= MANY_CLASSES:
         raise ValueError(
-            f"label maps with ids up to {highest} would mean {highest + 1} classes; renumber them, "
-            "or give --classes N if there are that many"
+            f"label maps with ids up to {highest} would mean {highest + 1} classes; renumber the "
+            "ids, or give --classes N if there are that many"
         )
     return max(highest + 1, 2)
 

@@ -5,8 +5,8 @@ FILES is
   IMAGE SCORES     a photograph and its scores, as for `crfrnn refine`
   FOLDER           photographs, and arrays of scores with the same stems
   IMAGES SCORES    two folders; the page goes through the files of equal stems
-The page listens on this machine only, asks nothing of a network, opens no other
-file, and keeps nothing once it is closed.
+The page listens on this machine only, needs no internet connection, opens no
+other file, and keeps nothing once it is closed.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
 
     start = make_start(args)
     if args.host not in _HERE:
-        say(f"crfrnn app: note: whoever reaches {args.host} can open the page")
+        say(f"crfrnn app: note: anyone who can reach {args.host} can open the page")
     with serving(start, host=args.host, port=args.port) as address:
         sys.stdout.write(f"{address}\n")
         sys.stdout.flush()
-        say("crfrnn app: open this address in a browser; Ctrl-C ends the page")
+        say("crfrnn app: open this address in a browser; Ctrl-C stops the page")
         if args.browser:
             import webbrowser
 
@@ -107,7 +107,7 @@ def _folder(args: argparse.Namespace, choice: Choice, reading: Any) -> Start:
     output: Path = args.output or images / "refined"
     pairs = {pair.stem: pair for pair in match(images, scores, Outputs(output)).pairs}
     if not pairs:
-        raise ValueError(f"{images}: no photograph has a single file of scores")
+        raise ValueError(f"{images}: no photograph has exactly one file of scores with its stem")
     entries = [Entry(pair.stem, pair.image, pair.scores) for pair in pairs.values()]
 
     def refine_entry(entry: Entry, choice: Choice) -> None:

@@ -9,17 +9,28 @@ SCORES is
                  name the one to use logits, probs, energy, labels, mask, masks
                  or scores. Logits may be unsigned bytes with a `scale` and a
                  `zero`: (logits - zero) * scale
-  an image       labels (palette, or gray class ids) or a mask (0..255)
+  a dictionary   {class: map} in a .npy, as weakly supervised programs save it
+  .h5 .zarr .safetensors   arrays; FILE:NAME chooses one, also in an .npz
+  an image       labels (palette, or gray class ids) or a mask (0..255); the
+                 pages of a TIFF are classes
 All files of a job have one kind and one number of classes. The first lines on
-stderr say how they are read; --dry-run says only that.
+stderr say how they are read; --dry-run prints only these.
 
 The result is a PNG of class ids. It has the palette of SCORES if there is one;
-else a mask is black and white, and labels have VOC's colors. Above 256 classes,
-it is 16-bit gray without a palette. Independent masks give an array (K, H, W)
-of bools: LABELS is then a .npy file, or a folder for one. For example
+otherwise a mask is black and white, and labels have VOC's colors. Above 256
+classes, it is 16-bit gray without a palette. Independent masks give an array
+(K, H, W) of bools; LABELS is then a .npy file, or a folder of them. For example
   crfrnn refine photo.jpg scores.npy -o labels.png
   crfrnn refine photos scores -o labels --overlay overlays
   crfrnn refine photo.jpg masks.npy --kind masks -o refined.npy
+
+Files of other formats keep their metadata. Rasters, and any large image, are
+refined in tiles; SCORES has one band per class:
+  crfrnn refine scene.tif probs.tif -o labels.tif --memory 4G
+Volumes, with scores of nnU-Net or NIfTI; bandwidths are in millimeters:
+  crfrnn refine t1.nii.gz case.npz -o seg.nii.gz
+Masks in COCO files:
+  crfrnn refine photos instances.json -o refined.json
 """
 
 from __future__ import annotations
@@ -28,6 +39,7 @@ import argparse
 from pathlib import Path
 
 from . import Parser
+from ._containers import add_containers, container_of
 from ._options import add_crf, add_outputs, add_reading, make_epilog
 
 
@@ -51,10 +63,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what the files hold and how they would be read, and do nothing",
+        help="print what the files hold and how they would be read, and stop",
     )
     add_outputs(parser)
     add_reading(parser)
+    add_containers(parser)
     add_crf(parser)
     parser.add_argument(
         "--clamp",
@@ -68,16 +81,25 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn refine`."""
+    from crfrnn.io.scores import SCORE_SUFFIXES
+
     from ._clamp import check_clamp
     from ._file import check_inputs
     from ._job import Outputs
     from ._settings import make_settings
 
     settings = make_settings(args)
+    kind = container_of(args)
+    if kind:
+        from ._containers import run_container
+
+        check_inputs(args.image, args.scores, *(args.more or ()))
+        return run_container(kind, args, settings)
     check_clamp(args)
     outputs = Outputs(args.output, args.probs, args.overlay)
     check_inputs(args.image, args.scores)
-    if args.image.is_dir() != args.scores.is_dir():
+    is_folder = args.scores.is_dir() and args.scores.suffix.lower() not in SCORE_SUFFIXES
+    if args.image.is_dir() != is_folder:
         raise ValueError(
             f"IMAGE and SCORES must be two files or two folders; got {args.image} and {args.scores}"
         )

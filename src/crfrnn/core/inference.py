@@ -107,10 +107,33 @@ def lattice_filter(points: Points, normalization: str, mask: np.ndarray | None =
     try:
         return core().lattice_filter(*points, normalization, mask, threads())
     except ValueError:  # the core checks the values too, but its message has no remedy
-        array = points.array()
-        _checks.finite("features", array)
-        refuse_far(float(np.abs(array).max()), array.dtype.name)
+        refuse_points(points)
         raise
+
+
+def joined_filter(points: Points, normalization: str, held: np.ndarray, spread: float) -> Filter:
+    """Build the filter of a kernel on a lattice for inferences with clamped pixels.
+
+    Args:
+        points: of one image.
+        normalization: as in `lattice_filter`.
+        held: (N,) bool, the clamped pixels.
+        spread: squares of clamped pixels within which no feature varies by more bandwidths than
+            this send as one, from the mean of their points.
+    """
+    check_dimensions(len(points.maps))
+    try:
+        return core().joined_filter(*points, normalization, held, spread, threads())
+    except ValueError:
+        refuse_points(points)
+        raise
+
+
+def refuse_points(points: Points) -> None:
+    """Raise with a remedy if points are not finite, or too far for a lattice."""
+    array = points.array()
+    _checks.finite("features", array)
+    refuse_far(float(np.abs(array).max()), array.dtype.name)
 
 
 def exact_filter(points: Points, normalization: str, mask: np.ndarray | None = None) -> Filter:
@@ -159,6 +182,7 @@ def infer(
     options: Options,
     *,
     row: int | None = None,
+    held: np.ndarray | None = None,
     prune: bool = True,
 ) -> Inferred:
     """Run mean-field inference without gradients; see csrc/crf/inference.hpp.
@@ -170,6 +194,7 @@ def infer(
         compatibility: (C, C) penalty for one label beside another; None is Potts.
         options: iterations, tolerance and precision.
         row: pixels in a row of the grid; by default there is no grid.
+        held: (B, N) bool, the clamped pixels; see csrc/crf/clamped.hpp.
         prune: leave out classes that provably win no pixel; only Potts with weights >= 0 allows it.
     """
     like = logits.dtype
@@ -184,6 +209,7 @@ def infer(
             options.tolerance,
             prune,
             options.half,
+            None if held is None else np.ascontiguousarray(held),
             threads(),
         )
     except ValueError:  # the core's message does not say where

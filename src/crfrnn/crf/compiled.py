@@ -15,18 +15,26 @@ from crfrnn.core.inference import (
     exact_filter,
     grid_filter,
     infer,
+    joined_filter,
     lattice_filter,
 )
 
-from .clamped import clamped_mean_field
 from .kept import KeptFilters
 from .kernel import Kernel, Scene, maps_and_divisors, points_of
 from .marginals import Marginals, Pruned
 from .recipe import Recipe
 
+#: Squares of clamped pixels within which no feature varies by more bandwidths than this send as one
+#: (`join_alike` in csrc/filters/senders.hpp), in images of so many pixels or more.
+ALIKE, JOINED_FROM = 1.0, 1 << 16
+
 
 def build_filters(
-    recipe: Recipe, scene: Scene, mask: np.ndarray | None, kept: KeptFilters | None = None
+    recipe: Recipe,
+    scene: Scene,
+    mask: np.ndarray | None,
+    held: np.ndarray | None = None,
+    kept: KeptFilters | None = None,
 ) -> list[list[Filter]]:
     """Build, for each image, the normalized filter of each kernel.
 
@@ -34,22 +42,36 @@ def build_filters(
         recipe: kernels, normalization and filter.
         scene: NumPy arrays that the kernels look at. Its logits give size and type.
         mask: (B, *S) bool; pixels outside take no part.
-        kept: filters of earlier calls with the same image, which are not built again.
+        held: (B, *S) bool, the clamped pixels; they are joined where they are alike, and the
+            filters are for inferences with these clamped pixels alone.
+        kept: filters of earlier calls with the same image, which are not built again; not with
+            `held`.
     """
     filters: list[list[Filter]] = [[] for _ in scene.like]
     for kernel in recipe.kernels:
-        build = partial(_build, kernel, recipe, scene, mask)
+        build = partial(_build, kernel, recipe, scene, mask, held)
         of_images = build() if kept is None else kept.get(kernel, recipe, scene, mask, build)
         for of_image, filter in zip(filters, of_images, strict=True):
             of_image.append(filter)
     return filters
 
 
-def _build(kernel: Kernel, recipe: Recipe, scene: Scene, mask: np.ndarray | None) -> list[Filter]:
+def _build(
+    kernel: Kernel,
+    recipe: Recipe,
+    scene: Scene,
+    mask: np.ndarray | None,
+    held: np.ndarray | None,
+) -> list[Filter]:
     """Build the filter of one kernel for each image."""
     size, dtype = scene.like.shape[2:], scene.like.dtype
     inside = [None] * len(scene.like) if mask is None else list(mask.reshape(len(mask), -1))
     if not kernel.is_separable():
+        if held is not None and recipe.filter == "lattice":
+            return [
+                joined_filter(points, recipe.normalization, where.ravel(), ALIKE)
+                for points, where in zip(_points(kernel, scene), held, strict=True)
+            ]
         build = exact_filter if recipe.filter == "exact" else lattice_filter
         return [
             build(points, recipe.normalization, where)
@@ -91,23 +113,16 @@ def marginals(
 ) -> Marginals:
     """Run an inference from the logits of a scene of NumPy arrays, with kernel weights (K, C)."""
     logits = scene.like
-    if held is not None:
-        filters = build_filters(recipe, scene, mask, kept)
-        flat = logits.reshape(*logits.shape[:2], -1)
-        found = [
-            clamped_mean_field(image, of_image, weights, compatibility, options, where.ravel())
-            for image, of_image, where in zip(flat, filters, held, strict=True)
-        ]
-        probs = np.stack([q for q, _ in found]).reshape(logits.shape)
-        finite = bool(np.isfinite(probs).all())
-        return Marginals(probs, probs.argmax(1), [steps for _, steps in found], None, finite)
+    # Filters that are kept must serve other clamped pixels too.
+    joined = held if kept is None and joins(scene, mask, compatibility, prune) else None
     result = infer(
         logits.reshape(*logits.shape[:2], -1),
-        build_filters(recipe, scene, mask, kept),
+        build_filters(recipe, scene, mask, joined, kept),
         weights,
         compatibility,
         options,
         row=logits.shape[-1],
+        held=None if held is None else held.reshape(len(held), -1),
         prune=prune,
     )
     return Marginals(
@@ -117,3 +132,17 @@ def marginals(
         Pruned(tuple(result.kept), result.bound) if result.kept else None,
         result.is_finite,
     )
+
+
+def joins(
+    scene: Scene, mask: np.ndarray | None, compatibility: np.ndarray | None, prune: bool
+) -> bool:
+    """Whether clamped pixels that are alike may send as one.
+
+    The search for classes to leave out looks at the messages to all pixels, so it needs filters
+    between all of them.
+    """
+    _, classes, *size = scene.like.shape
+    searches = compatibility is None and classes > 3
+    big = len(size) > 1 and int(np.prod(size)) >= JOINED_FROM
+    return prune and big and mask is None and not searches

@@ -1,4 +1,4 @@
-"""The recurrence in plain PyTorch with other updates, early stopping, a guard and a trace."""
+"""Frank-Wolfe steps in plain PyTorch: the oracle of the fused ones, with a guard and a trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crfrnn import _checks
+from crfrnn import _checks, ops
 from crfrnn.core.inference import Options
 
 from .energy import combine
@@ -25,8 +25,8 @@ class Step:
     With z = logits - penalty(q), the step takes `s = argmax ⟨z, s⟩ - strength · r(s)` over
     distributions s, and moves there: `q ← q + size · (s - q)`. The regularizer r is the negative
     entropy, for which s = softmax(z / strength), or half the squared norm, for which s is sparse.
-    The default, "entropy" with strength and size 1, is the paper's mean field. Only this step runs
-    as a fused operator; all others run in plain PyTorch.
+    The default, "entropy" with strength and size 1, is the paper's mean field. All steps run as a
+    fused operator and cost about the same.
 
     Args:
         regularizer: "entropy" or "l2".
@@ -132,7 +132,7 @@ def frank_wolfe(
         target = _log_minimizer(z / strength, step.regularizer)
         # A whole step replaces q. Without the blend, the default is mean field to the bit.
         if guard or isinstance(size, Tensor) or size != 1:
-            target = _blend(log_q, target, (size * 0.5**halvings).view(column))
+            target = _blend(log_q, target, size * (0.5 ** halvings.to(log_q.dtype)).view(column))
         scores = torch.where(running.view(column), z, scores)
         log_q = torch.where(running.view(column), target, log_q)
         steps = steps + running
@@ -157,27 +157,18 @@ def frank_wolfe(
         return Inference(logits, steps, energy)
     if step.mix > 0:
         log_q = _blend(start, log_q, 1 - step.mix)
-    # Softmax ignores a constant per pixel. This one turns log-probabilities back into logits: with
-    # the default step log_q = z - logsumexp(z), so the sum is z, the paper's result.
-    return Inference(log_q + scores.logsumexp(1, keepdim=True), steps, energy)
+    # Softmax ignores a constant per pixel. With the default step log_q = z - logsumexp(z), and this
+    # constant gives z, the paper's result. With others, that of the input makes a step without
+    # messages return the input.
+    constant = scores if step == Step() else logits
+    return Inference(log_q + constant.logsumexp(1, keepdim=True), steps, energy)
 
 
 def _log_minimizer(scores: Tensor, regularizer: str) -> Tensor:
     if regularizer == "entropy":
         return scores.log_softmax(1)
-    # Sparsemax (Martins & Astudillo, ICML 2016): argmax ⟨z, s⟩ - ½ |s|² is the point of the simplex
-    # nearest to z. By the KKT conditions s_c = max(z_c - τ, 0) with τ such that s sums to one. Let
-    # a_1 >= a_2 >= ... be z sorted. If the ρ largest are the support, their sum gives
-    # τ = (Σ_{j<=ρ} a_j - 1) / ρ. Entry ρ is positive where a_ρ > τ, that is where
-    # ρ a_ρ > Σ_{j<=ρ} a_j - 1. This holds for a prefix of ranks, so counting them gives ρ.
-    ordered = scores.sort(dim=1, descending=True).values
-    rank = torch.arange(1, scores.shape[1] + 1, dtype=scores.dtype, device=scores.device)
-    rank = rank.view(-1, *[1] * (scores.dim() - 2))
-    excess = ordered.cumsum(1) - 1
-    support = (rank * ordered > excess).sum(1, keepdim=True)
-    threshold = excess.gather(1, support - 1) / support
     # Zeros become the smallest normal number, whose logarithm is finite.
-    return (scores - threshold).clamp_min(torch.finfo(scores.dtype).tiny).log()
+    return ops.project(scores, 1).clamp_min(torch.finfo(scores.dtype).tiny).log()
 
 
 def _blend(log_q: Tensor, log_s: Tensor, size: Tensor | float) -> Tensor:

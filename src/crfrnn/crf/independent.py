@@ -39,10 +39,10 @@ def independent_mean_field(
         return logits
     ones = torch.ones_like(logits[:, :1])
     shape = (len(filters), 1, -1, *[1] * (logits.dim() - 2))  # K 1 C 1...
-    both, alone = (background + foreground).reshape(shape), background.reshape(shape)
-    unary = logits - sum(w * f(ones) for w, f in zip(alone, filters, strict=True))
+    both, tilt = (background + foreground).reshape(shape), (foreground - background).reshape(shape)
+    unary = logits + sum(w / 2 * f(ones) for w, f in zip(tilt, filters, strict=True))
     for _ in range(iterations):
-        q = logits.sigmoid()
-        new = unary + sum(w * f(q) for w, f in zip(both, filters, strict=True))
+        s = logits.sigmoid() - 0.5  # it has smaller rounding errors than q; see independent.hpp
+        new = unary + sum(w * f(s) for w, f in zip(both, filters, strict=True))
         logits = new if held is None else torch.where(held, logits, new)
     return logits

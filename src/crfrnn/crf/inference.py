@@ -38,11 +38,12 @@ class Pairwise(NamedTuple):
         """The compatibility as a (C, C) matrix, even if it is Potts."""
         return potts(logits) if self.compatibility is None else self.compatibility
 
-    def model(self, logits: Tensor) -> ops.Model:
+    def model(self, logits: Tensor, update: ops.Update | None = None) -> ops.Model:
         """The model that the fused operators take for `logits` (B C *S)."""
         engine = ops.resolve_engine(self.engine, logits.device, logits.dtype)
         terms = [kernel.term for kernel in self.filters]
-        return ops.Model(self._penalty_weights(logits), logits.shape[2:], terms, engine)
+        weights = self._penalty_weights(logits)
+        return ops.Model(weights, logits.shape[2:], terms, engine, update=update)
 
     def wants_gradient(self, logits: Tensor) -> bool:
         """Whether the logits, or any part of the pairwise term, require a gradient."""
@@ -76,9 +77,9 @@ def infer(
 ) -> Inference:
     """Run an inference from `logits` (B C *S).
 
-    The fused operator runs plain mean field. Plain PyTorch runs everything else: another step, a
-    trace, gradients to the inputs of the filters, early stopping with gradients, and the guard that
-    an oscillating model needs.
+    The fused operator runs mean field and Frank-Wolfe. Plain PyTorch runs everything else: a trace,
+    gradients to the inputs of the filters, early stopping with gradients, and the guard that an
+    oscillating model needs.
 
     Args:
         logits: the unary term, -energy.
@@ -106,7 +107,15 @@ def infer(
     if options.tolerance > 0 and not torch.compiler.is_compiling():
         oscillates = may_oscillate(pairwise.weights, pairwise.matrix(logits))
         stops_with_gradient = pairwise.wants_gradient(logits)
-    if trace or is_other or oscillates or stops_with_gradient:
+    # The fused operator has gradients to logits, weights and rates only, not to features or
+    # bandwidths.
+    to_filters = torch.is_grad_enabled() and any(k.differentiable for k in pairwise.filters)
+    if to_filters and not (trace or is_other or oscillates or stops_with_gradient):
+        matrix = pairwise.matrix(logits)
+        z = mean_field(-logits, pairwise.filters, pairwise.weights, matrix, options.iterations)
+        steps = torch.full((len(logits),), options.iterations, device=logits.device)
+        return Inference(z, steps)
+    if trace or oscillates or stops_with_gradient or to_filters:
         matrix = pairwise.matrix(logits)
         return frank_wolfe(
             logits,
@@ -117,14 +126,20 @@ def infer(
             guard=oscillates,
             trace=trace,
         )
-    # The fused operator has gradients to logits and weights only, not to features or bandwidths.
-    if torch.is_grad_enabled() and any(kernel.differentiable for kernel in pairwise.filters):
-        matrix = pairwise.matrix(logits)
-        z = mean_field(-logits, pairwise.filters, pairwise.weights, matrix, options.iterations)
-        steps = torch.full((len(logits),), options.iterations, device=logits.device)
-        return Inference(z, steps)
-    z, steps = ops.mean_field(logits.flatten(2), pairwise.model(logits), options)
+    update = _update(logits, step, rates) if step is not None and is_other else None
+    model = pairwise.model(logits, update)
+    z, steps = ops.mean_field(logits.flatten(2), model, options)
     return Inference(z.view(logits.shape), steps)
+
+
+def _update(logits: Tensor, step: Step, rates: Rates | None) -> ops.Update:
+    """The step as the fused operators take it."""
+    if rates is None:
+        pair = logits.new_tensor([step.strength, step.size])
+    else:
+        pair = torch.stack([torch.as_tensor(rate).to(logits) for rate in rates])
+    blends = rates is not None or step.size != 1
+    return ops.Update(step.regularizer, pair, step.mix, blends, rates is not None)
 
 
 def potts(logits: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class Scene:
         like: (B, C, *S); only its size, type and device are used.
         image: (B, F, *S) on 0..255; None if there is none.
         features: maps (B, F, *s), any number, each of its own resolution.
+        origin: grid index of the first pixel, one number per axis of S; by default 0. A lattice is
+            not invariant to translation: tiles of an image agree where each has its place in it.
 
     Example:
         >>> import numpy as np
@@ -51,17 +53,23 @@ class Scene:
     like: Array
     image: Array | None = None
     features: Sequence[Array] = ()
+    origin: tuple[int, ...] = ()
 
     def as_tensors(self) -> Scene:
         """The same scene with tensors that view its NumPy arrays."""
         image = None if self.image is None else to_torch(self.image)
-        return Scene(to_torch(self.like), image, [to_torch(maps) for maps in self.features])
+        features = [to_torch(maps) for maps in self.features]
+        return Scene(to_torch(self.like), image, features, self.origin)
 
     def positions(self) -> list[Array]:
         """Pixel coordinates in the order (x, y, z), x along the last axis, to broadcast."""
         size, like = self.like.shape[2:], self.like
         where = {"device": like.device} if is_tensor(like) else {}
-        axes = [namespace(like).arange(n, dtype=like.dtype, **where) for n in size]
+        starts = self.origin or (0,) * len(size)
+        axes = [
+            namespace(like).arange(start, start + n, dtype=like.dtype, **where)
+            for start, n in zip(starts, size, strict=True)
+        ]
         return [axis.reshape(-1, *[1] * k) for k, axis in enumerate(reversed(axes))]
 
     def image_channels(self, kernel: Kernel) -> Sequence[Array]:

@@ -89,10 +89,10 @@ class FeatureGaussian(Kernel):
         bandwidth: standard deviation in units of the map; one number, or one per channel.
         position: bandwidth in pixels of the position, which joins the features; None leaves it out.
         weight: kernel weight; one number, or one per class.
-        components: project the map onto so many principal components, for each image its own; the
-            bandwidth is then that of the components, which keep the map's unit. None keeps all
-            channels. The time and the memory of a lattice grow with the square of their number, so
-            maps of more than about 8 channels need this, or `filter="exact"`.
+        components: project the map of each image onto this many principal components of its own.
+            The bandwidth then applies to the components, which keep the map's unit. None keeps all
+            channels. Time and memory of a lattice grow with the square of the number of channels,
+            so maps of more than about 8 channels need this, or `filter="exact"`.
 
     Example:
         >>> from crfrnn import FeatureGaussian

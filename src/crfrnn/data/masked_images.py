@@ -35,7 +35,7 @@ from crfrnn.io.options import MAX_PIXELS
 #: The label of pixels that count neither in a loss nor in a score.
 IGNORE = VOID
 
-#: Masks to look at before 255 is taken for the foreground; mostly the first few say otherwise.
+#: How many masks must hold nothing but 0 and 255 before 255 is taken for the foreground.
 _LOOK_AT = 64
 
 
@@ -214,7 +214,7 @@ class MaskedImages:
         if self._masks.black_and_white and self.num_classes == 2:
             raise ValueError(
                 f"{path}: holds ids besides 0 and 255, while other masks hold nothing but these "
-                "two, so 255 may mean the foreground or unknown; save all masks alike"
+                "two, so 255 may mean the foreground or unknown; save all masks in the same way"
             )
         return ids
 

@@ -118,7 +118,7 @@ def load_transformers(name: str, *, fetch: bool = False) -> TransformersModel:
     except (ValueError, OSError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
-                f"{name}: this model asks to run code of its own, which crfrnn never does. If you "
+                f"{name}: this model needs code of its own, which crfrnn never runs. If you "
                 f"trust it, load it in Python with trust_remote_code=True and use "
                 f"crfrnn.integrations.transformers.TransformersNetwork(model)."
             ) from None

@@ -1,4 +1,4 @@
-"""Reading NumPy files that nobody has to trust: nothing is unpickled, no header is believed."""
+"""Reading files of arrays that may be hostile: no code in them runs, and headers are checked."""
 
 from __future__ import annotations
 
@@ -9,27 +9,42 @@ from typing import Any
 
 import numpy as np
 
+from .array_files import STORE_SUFFIXES, read_store, split_member
 from .files import absence, describe
+from .pickled import PickleError, read_pickled
 
 #: An archive that unpacks to more than this, and to this many times its size, is a bomb.
 _LARGE_BYTES, _BOMB_RATIO = 1 << 30, 200
 
 _PICKLED = (
-    "holds pickled Python objects, which are not read, because loading them can run code that the "
-    "file brings. Save plain arrays: np.savez('scores.npz', logits=array) (or probs=, labels=, "
-    "masks=). A dictionary of a program that you trust: "
-    "scores = np.load(FILE, allow_pickle=True).item(), then np.savez of the array that you need"
+    "holds pickled Python objects, which are not read, because loading them can run code from the "
+    "file. Save plain arrays: np.savez('scores.npz', logits=array) (or probs=, labels=, masks=). "
+    "If it is a dictionary from a program that you trust, load it with "
+    "np.load(FILE, allow_pickle=True).item(), and save the array that you need with np.savez"
 )
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an `.npz` by name, or the array of a `.npy` by the name "array".
 
+    Also those of HDF5, zarr and safetensors files, see `opened_arrays`, and of a pickled dictionary
+    in a `.npy`, see `read_pickled`. `FILE:NAME` chooses an array of a file that has several.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no NumPy file, holds pickled objects, claims more data than it has, or
-            unpacks to far more than its size.
+        ValueError: it is no such file, holds other pickled objects, claims more data than it has,
+            or unpacks to far more than its size.
     """
+    path, member = (path, None) if path.is_file() else split_member(path)
+    if path.suffix.lower() in STORE_SUFFIXES:
+        return read_store(path if member is None else Path(f"{path}:{member}"))
+    if member is not None:
+        arrays = read_arrays(path)
+        if member not in arrays:
+            raise ValueError(
+                f"{path}: expected an array {member!r}; it has {', '.join(arrays) or 'none'}"
+            )
+        return {member: arrays[member]}
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: expected a NumPy file, but it is {absence(path)}; check the path"
@@ -41,12 +56,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             if head.startswith(b"PK"):
                 return _read_archive(file, path)
             if head.startswith(b"\x80"):
-                raise _Refused(_PICKLED)
-            _check_header(file, path.stat().st_size)
+                return read_pickled(path)
+            try:
+                _check_header(file, path.stat().st_size)
+            except _Pickled:
+                return read_pickled(path)
             file.seek(0)
             return {"array": np.load(file, allow_pickle=False)}
     except _Refused as error:
         raise ValueError(f"{path}: {error}") from None
+    except (ImportError, PickleError):
+        raise
     except Exception as error:  # a broken file makes NumPy and zipfile raise almost anything
         raise ValueError(f"{path}: not a readable NumPy file ({describe(error)})") from error
 
@@ -62,6 +82,10 @@ def names_of(path: Path) -> list[str]:
 
 class _Refused(Exception):
     """A file that could be read, but is not."""
+
+
+class _Pickled(_Refused):
+    """An array of pickled objects."""
 
 
 def _read_archive(file: Any, path: Path) -> dict[str, np.ndarray]:
@@ -101,14 +125,14 @@ def _check_header(file: Any, size: int) -> None:
         raise _Refused(f"its header claims {length[0]} bytes, more than the file has")
     shape, dtype = _header(file.read(length[0]))
     if dtype.hasobject:
-        raise _Refused(_PICKLED)
+        raise _Pickled(_PICKLED)
     claimed = dtype.itemsize
     for count in shape:
         claimed *= count  # Python's integers do not overflow
     if claimed > size - start:
         raise _Refused(
             f"not a readable NumPy file (the header claims {claimed} bytes of data, shape {shape} "
-            f"of {dtype}, but {size - start} are there: it was cut off, or it is not what it says)"
+            f"of {dtype}, but the file has {size - start}: it is truncated, or its header is wrong)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import threading
@@ -55,9 +56,9 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         remedy = "replace the file"
         if type(error).__name__ == "UnidentifiedImageError" and path.suffix.lower()[:4] == ".tif":
             remedy = (
-                "replace the file, or, if it has other bands or types than one, three or four of 8 "
-                "bits or one of 16 bits: save the three bands that show the edges best as an 8-bit "
-                "PNG. In Python, refine takes an array with any number of channels"
+                "replace the file. Of TIFFs, only those with one, three or four bands of 8 bits or "
+                "one of 16 bits are read; of another, save the three bands that show the edges "
+                "best as an 8-bit PNG. In Python, refine takes an array with any number of channels"
             )
         raise ValueError(f"{path}: not a readable image: {describe(error)}; {remedy}") from error
 
@@ -98,9 +99,9 @@ def _require_size(size: tuple[int, int], path: Path, max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels > max_pixels:
         raise Refused(
-            f"{path}: {size[0]}x{size[1]} (width x height) are {pixels / 1e6:.0f} million pixels, "
-            f"more than the limit of {max_pixels / 1e6:.0f} million, which guards against "
-            "decompression bombs. Cut the image into tiles, or, if you trust the file and have "
+            f"{path}: {size[0]}x{size[1]} (width x height) are {pixels / 1e6:.0f} million pixels. "
+            f"The limit is {max_pixels / 1e6:.0f} million, to guard against decompression bombs. "
+            "Cut the image into tiles, or, if you trust the file and have "
             f"the memory, give --max-pixels {pixels}"
         )
 
@@ -113,34 +114,67 @@ def _require_one_page(image: Picture, path: Path) -> None:
         count = _full_pages(image, count)
     if count > 1:
         raise Refused(
-            f"{path}: holds {count} pages or frames, of which only the first would count. Save "
-            "each in a file of its own, for example with PIL.ImageSequence; in Python, refine "
+            f"{path}: holds {count} pages or frames, of which only the first would be used. Save "
+            "each one in its own file, for example with PIL.ImageSequence; in Python, refine "
             "takes a batch or a volume as one array"
         )
 
 
 def _full_pages(image: Picture, count: int) -> int:
     """Count the pages that are no smaller versions, and no masks, of another page."""
-    kinds = []
+    pages = len(_page_numbers(image, count))
+    image.seek(0)
+    return pages
+
+
+def _page_numbers(image: Picture, count: int) -> list[int]:
+    numbers = []
     for index in range(count):
         image.seek(index)
-        kinds.append(int(image.tag_v2.get(254, 0)))
-    image.seek(0)
-    return sum(not kind & 0b101 for kind in kinds)
+        if not int(image.tag_v2.get(254, 0)) & 0b101:
+            numbers.append(index)
+    return numbers
+
+
+def read_pages(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+    """Read the pages (P, h, w) of a TIFF that has several of one channel and size, else None."""
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+        return None
+    try:
+        with open_header(path) as image:
+            count = getattr(image, "n_frames", 1)
+            numbers = _page_numbers(image, count) if image.format == "TIFF" and count > 1 else []
+            if len(numbers) < 2:
+                return None
+            _require_size((image.size[0], image.size[1] * len(numbers)), path, max_pixels)
+            pages = []
+            for number in numbers:
+                image.seek(number)
+                pages.append(np.array(image))
+    except Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # a broken file makes Pillow raise almost anything
+        raise ValueError(f"{path}: not a readable image ({describe(error)})") from error
+    if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
+        raise ValueError(
+            f"{path}: its {len(pages)} pages must be maps of the same size, one per class; got "
+            f"{shorten(sorted({str(page.shape) for page in pages}))}"
+        )
+    return np.stack(pages)
 
 
 def read_image(path: Path, *, apply_exif: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read a photograph as RGB on 0..255.
 
     The image may have any mode that Pillow converts to RGB: gray, palette, alpha (dropped), CMYK.
-    16-bit gray is scaled to 0..255 and stays floating point; a file that uses only the lower 12
-    bits is warned of.
+    16-bit gray is scaled to 0..255 and becomes floating point, with a warning if the file uses only
+    the lower 12 bits.
 
     Args:
         path: the file.
         apply_exif: turn the pixels as the EXIF orientation says. Off by default: Pillow ignores
-            the orientation, so most networks saw the stored pixels, and their scores lie on these.
-            A photograph that has such an orientation is warned of.
+            the orientation, so most networks saw the stored pixels, and their scores fit these.
+            A photograph with such an orientation causes a warning.
         max_pixels: as in `open_image`.
 
     Returns:
@@ -168,7 +202,8 @@ def _warn_of_orientation(image: Picture, path: Path) -> None:
     if orientation not in (0, 1):
         advice = (
             "has an EXIF orientation, so viewers show it turned, but it is read as stored. If its "
-            "scores or masks are upright, give --apply-exif (in Python apply_exif=True)"
+            "scores or masks are turned as viewers show it, give --apply-exif (in Python "
+            "apply_exif=True)"
         )
         warn(f"{path.name} {advice} (orientation {orientation})", advice, GuideWarning)
 
@@ -271,6 +306,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is None:  # NumPy's, of a short write
+            raise OSError(errno.EIO, describe(error), str(path)) from error
         if isinstance(error, OSError) and error.filename in (None, str(part)):
             error.filename, error.filename2 = str(path), None
         raise

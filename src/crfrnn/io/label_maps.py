@@ -1,7 +1,7 @@
 """Label maps and masks in one channel: what 255 means, and which pictures hold one.
 
-The rule, at every door: a map in which nothing but 0 and 255 occurs is a mask, and 255 is its
-foreground. Beside other ids, 255 means "unknown".
+One rule for commands, data sets and `refine`: a map in which nothing but 0 and 255 occurs is a
+mask, and 255 is its foreground. Beside other ids, 255 means "unknown".
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def one_channel(picture: Any) -> np.ndarray:
         if (alpha != 255).any():
             raise ValueError(
                 "expected class ids or a mask in one channel; got a picture with transparent "
-                "pixels. If the transparency is the mask, save it alone, as gray: "
-                "Image.open(FILE).getchannel('A').save('mask.png'); else remove it"
+                "pixels. If the alpha channel is the mask, save it alone, as gray: "
+                "Image.open(FILE).getchannel('A').save('mask.png'); otherwise remove it"
             )
         if picture.mode == "PA":
             raise ValueError(
@@ -94,6 +94,6 @@ def foreground(values: np.ndarray) -> np.ndarray:
 def refuse_lossy_ids() -> None:
     """Raise the error for class ids in a lossy file."""
     raise ValueError(
-        "class ids cannot be read from a JPEG, which changes them slightly; save the ids as PNG. "
+        "class ids cannot be read from a JPEG, whose compression changes them; save them as PNG. "
         "If it is a mask of one object, black and white or soft, give --kind mask"
     )

@@ -43,13 +43,13 @@ class Stretch:
         cells, covered = spell_size(self.size), spell_size(self.covered)
         return (
             f"has scores of {cells} that are stretched to {covered} pixels (height x width), which "
-            f"are of other proportions{likely_canvas(self.size, max(self.covered))}"
+            f"changes their proportions{likely_canvas(self.size, max(self.covered))}"
         )
 
     @property
     def sentence(self) -> str:
         """The text without what differs between the files of a job."""
-        return "scores that are stretched to other proportions"
+        return "scores whose proportions change when they are stretched"
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Remainder:
         cells, covered = spell_size(self.size), spell_size(self.covered)
         return (
             f"has scores of {cells} that are stretched to {covered} pixels (height x width), which "
-            "are no whole number of cells. If the network saw the image padded to "
-            f"{spell_size(self.padded)}, labels are then off by up to a stride toward the right "
-            f"and bottom; give the size that it saw: --canvas {width}x{height}"
+            "is not a whole number of pixels per cell. If the network saw the image padded to "
+            f"{spell_size(self.padded)}, labels are off by up to a stride toward the right and "
+            f"bottom; give the size that the network saw: --canvas {width}x{height}"
         )
 
     @property
@@ -104,14 +104,14 @@ def likely_canvas(cells: Size, longest: int) -> str:
     side = canvas_side(cells, longest)
     if side is None:
         return (
-            ". If the network saw a padded canvas, or a resized image of other proportions, give "
+            ". If the network saw a padded canvas, or an image resized to other proportions, give "
             "the canvas: --canvas WIDTHxHEIGHT"
         )
     deeplab = side == 513
     whose = ", DeepLab's" * deeplab
     corners = " (and --align-corners for TensorFlow's DeepLab)" * deeplab
     return (
-        f". Square scores of an image that is not square mostly come from a padded canvas; here "
+        f". Square scores of an image that is not square mostly come from a padded canvas, here "
         f"probably {side}x{side}{whose}: give --canvas {side}{corners}"
     )
 

@@ -62,6 +62,8 @@ class ReadOptions:
         apply_exif: see `files.read_image`.
         confidence: probability that a pixel is right, for a mask that is nearly black and white.
             It is below 1, because no neighbor could change a certain pixel.
+        background: for class activation maps by class, see `pickled.class_maps`. Default 4
+            (AffinityNet, Ahn & Kwak, 2018, which also uses 8 to 32).
         max_pixels: refuse larger images before they are decoded.
 
     Example:
@@ -73,10 +75,10 @@ class ReadOptions:
     kind: Annotated[
         Kind,
         Option(
-            "what SCORES holds. auto (default) looks at the values of all files, reports the kind "
-            "first, and asks where several would fit. masks: independent masks (K, H, W), "
-            "refined each for itself; energy: -log P. Where only 0 and 255 occur, 255 is the "
-            "foreground of a mask; beside other ids, it is unknown",
+            "what SCORES holds. auto (default) infers the kind from the values of all files, "
+            "prints it first, and stops where several kinds fit. masks: independent masks "
+            "(K, H, W), each against its own background; energy: -log P. Where only 0 and 255 "
+            "occur, 255 is the foreground of a mask; beside other ids, it is unknown",
             choices=get_args(Kind),
         ),
     ] = "auto"
@@ -108,10 +110,18 @@ class ReadOptions:
         ),
     ] = False
     confidence: Confidence = CONFIDENCE
+    background: Annotated[
+        float,
+        Option(
+            "dictionaries of class maps: the score of the background is (1 - largest map)^A. Give "
+            "0 if the background has its own map, under key 0",
+            metavar="A",
+        ),
+    ] = 4.0
     max_pixels: Annotated[
         int,
         Option(
-            "refuse images of more pixels, which may be decompression bombs",
+            "refuse images of more than N pixels, which may be decompression bombs",
             metavar="N",
         ),
     ] = MAX_PIXELS
@@ -121,6 +131,8 @@ class ReadOptions:
         _checks.one_of("kind", self.kind, get_args(Kind))
         _checks.one_of("class_axis", self.class_axis, get_args(ClassAxis))
         _checks.count("max_pixels", self.max_pixels, least=1)
+        if not 0 <= self.background < 1e6:
+            raise ValueError(f"background must be an exponent from 0 on; got {self.background}")
         for side in self.canvas or ():
             _checks.count("canvas", side, least=1)
 

@@ -57,8 +57,8 @@ def require_upright(cells: Size, size: Size) -> None:
         raise ValueError(
             f"height and width of the scores look swapped: they are {spell_size(cells)} for an "
             f"image of {spell_size(size)} (height x width). Transpose the scores, for example with "
-            "np.swapaxes; if the network saw the photograph turned as its EXIF orientation says, "
-            "give --apply-exif, and if it saw the stored pixels, leave that out"
+            "np.swapaxes. If the network saw the photograph turned as its EXIF orientation says, "
+            "give --apply-exif; if it saw the stored pixels, do not"
         )
 
 

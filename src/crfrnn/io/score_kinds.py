@@ -83,8 +83,8 @@ def _guess_maps(values: np.ndarray) -> Guess:
         total = values.sum(axis=0, dtype=np.float64)
         raise Ambiguous(
             f"its values lie in 0..1, but the classes sum to {total.min():.3g}..{total.max():.3g}: "
-            "probabilities that lost their scale, masks that may overlap, or logits? Divide "
-            "probabilities by the sum over the classes and save them again; or give --kind masks "
+            "probabilities that are not normalized, masks that may overlap, or logits? Divide "
+            "probabilities by their sum over the classes and save them again; or give --kind masks "
             "or --kind logits"
         )
     if high <= 255 and _sums_to(values, 255):

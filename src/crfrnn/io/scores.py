@@ -9,15 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .array_files import STORE_SUFFIXES, split_member
 from .arrays import read_arrays
-from .files import IMAGE_SUFFIXES, Picture, open_image
+from .files import IMAGE_SUFFIXES, Picture, open_image, read_pages
 from .label_maps import is_black_and_white, is_lossy, one_channel
 from .notes import Guess, Note, Remainder, Stretch, spell_size
 from .options import DEFAULTS, ClassAxis, Kind, ReadOptions, Size
+from .pickled import CAM, KEYS, class_maps
 from .score_grid import classes_first, padded_size, require_upright, resample, same_shape
 from .score_kinds import Ambiguous, as_labels, as_maps, guess_kind
 
-ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"}) | STORE_SUFFIXES
 SCORE_SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
 
 #: What the name of an array says about its kind.
@@ -77,11 +79,12 @@ def read_scores(
 ) -> Scores:
     """Read scores and bring them to the size of their image.
 
-    `.npy` and `.npz` hold logits, probabilities or energies (C, h, w) or (h, w, C) of any float
+    Files of arrays hold logits, probabilities or energies (C, h, w) or (h, w, C) of any float
     type and resolution, integer labels (H, W), a mask (h, w), or independent masks (K, h, w). If a
     `.npz` holds several arrays, one is named after its kind; unsigned bytes `logits` with a `scale`
-    and a `zero` are dequantized. Images hold labels (palette, 8 or 16-bit gray) or a mask (gray,
-    the foreground is 255).
+    and a `zero` are dequantized. Dictionaries of class activation maps become probabilities, see
+    `class_maps`. Images hold labels (palette, 8 or 16-bit gray) or a mask (gray, the foreground is
+    255); several pages of a TIFF are classes.
 
     Args:
         path: the file.
@@ -95,8 +98,11 @@ def read_scores(
 
 def load_scores(path: Path, options: ReadOptions = DEFAULTS) -> Mapping[str, Any] | Picture:
     """Read the arrays of a file by name, or the picture in it."""
-    if path.suffix.lower() in ARRAY_SUFFIXES:
+    if split_member(path)[0].suffix.lower() in ARRAY_SUFFIXES:
         return read_arrays(path)
+    pages = read_pages(path, max_pixels=options.max_pixels)
+    if pages is not None:
+        return {"scores": pages}
     return open_image(path, max_pixels=options.max_pixels)
 
 
@@ -114,7 +120,7 @@ def interpret_scores(
     """
     covered, kind = options.covered(size), options.kind
     try:
-        raw = _pick(loaded, kind) if isinstance(loaded, Mapping) else _from_image(loaded)
+        raw = _pick(loaded, options) if isinstance(loaded, Mapping) else _from_image(loaded)
         raw = _settle(_upright(raw, covered, options.class_axis), kind, job_kind)
         notes = tuple(_notes(path.name, raw, covered, options))
         if raw.kind == "labels":
@@ -178,7 +184,7 @@ def glance(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Glance:
     """
     loaded = load_scores(path, options)
     try:
-        raw = _pick(loaded, options.kind) if isinstance(loaded, Mapping) else _from_image(loaded)
+        raw = _pick(loaded, options) if isinstance(loaded, Mapping) else _from_image(loaded)
         shape = raw.values.shape
         raw = _settle(_upright(raw, options.covered(size), options.class_axis), options.kind, None)
     except Ambiguous as error:
@@ -204,8 +210,11 @@ def glance(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Glance:
     )
 
 
-def _pick(arrays: Mapping[str, Any], kind: Kind) -> _Raw:
+def _pick(arrays: Mapping[str, Any], options: ReadOptions) -> _Raw:
     """Pick an array: the one named after the kind asked for, after any kind, or the only one."""
+    kind = options.kind
+    if {CAM, KEYS} <= set(arrays) and kind in ("auto", "probs"):
+        return _from_class_maps(arrays, options.background)
     if kind in ("auto", "logits") and {"logits", "scale", "zero"} <= set(arrays):
         quantized, scale, zero = (
             arrays[name].astype(np.float32) for name in ("logits", "scale", "zero")
@@ -220,6 +229,16 @@ def _pick(arrays: Mapping[str, Any], kind: Kind) -> _Raw:
             f"{', '.join(arrays) or 'none'}"
         )
     return _Raw(arrays[names[0]], _KIND_OF.get(names[0], "auto"))
+
+
+def _from_class_maps(arrays: Mapping[str, Any], background: float) -> _Raw:
+    maps = class_maps(arrays[CAM], arrays[KEYS], background)
+    how = (
+        f"the label of a map is its key + 1, and the background (1 - maximum)^{background:g}"
+        if background > 0
+        else "the label of a map is its key, and the background has a map"
+    )
+    return _Raw(maps, "probs", guess=Guess("probs", f"it is a dictionary of class maps: {how}"))
 
 
 def _from_image(image: Picture) -> _Raw:
@@ -281,7 +300,7 @@ def _settle(raw: _Raw, asked: Kind, job_kind: Kind | None) -> _Raw:
     if raw.guess is not None and raw.guess.firm:
         raise ValueError(
             f"looks like {raw.kind}, because {raw.guess.why}, but the files of this job are "
-            f"{job_kind}; put files of another kind into a folder of their own, or give --kind"
+            f"{job_kind}; put files of another kind into their own folder, or give --kind"
         )
     if raw.guess is None and not {raw.kind, job_kind} <= {"labels", "mask"}:
         raise ValueError(f"holds {raw.kind}, but the files of this job are {job_kind}")

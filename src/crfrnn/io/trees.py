@@ -1,4 +1,4 @@
-"""Reading YAML and JSON that nobody has to trust: no tags, no bombs of aliases, no deep nesting."""
+"""Reading YAML and JSON that may be hostile: no tags, no alias bombs, no deep nesting."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _count(node: Any, known: dict[int, int], above: set[int]) -> int:
         above.remove(key)
     if known[key] > _MOST_ENTRIES:
         raise ValueError(
-            f"more than {_MOST_ENTRIES} entries once its aliases are written out; a configuration "
-            "has fewer, so it is not read"
+            f"more than {_MOST_ENTRIES} entries once its aliases are expanded, which no "
+            "configuration needs, so it is not read"
         )
     return known[key]

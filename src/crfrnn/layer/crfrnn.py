@@ -66,8 +66,7 @@ class CRFRNN(nn.Module):
         log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its bandwidths by
             name, such as `position`, each of the shape that the kernel was given.
             `current_kernels` reads them.
-        step_strength: with a learned step, log λ.
-        step_size: with a learned step, the logit of α.
+        step_strength, step_size: with a learned step, log λ and the logit of α.
 
     Example:
         >>> import torch
@@ -145,7 +144,7 @@ class CRFRNN(nn.Module):
             image: (B, F, *S) with any number of channels, 8-bit or float **on 0..255**; or what
                 `prepare` made of it; None if no kernel looks at it.
             mask: bool; pixels outside take no part and keep their logits.
-            clamp: bool; these pixels send messages and keep their logits, such as scribbles.
+            clamp: bool; these pixels, such as scribbles, keep their logits but still send messages.
             features: maps (B, F, *s) of any resolution that `FeatureGaussian` kernels refer to.
 
         Returns:

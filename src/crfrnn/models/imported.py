@@ -43,15 +43,15 @@ def import_network(path: str, *, imports: bool) -> type[nn.Module]:
                 raise  # something that the module itself imports
             raise ValueError(
                 f"network {path!r}: there is no module {error.name!r}. Install its package, or "
-                f"give --import {name.partition('.')[0]}, which also looks in the working folder."
+                f"give --import {name.partition('.')[0]}, which also searches the working folder."
             ) from None
     elif name in sys.modules:
         module = sys.modules[name]
     else:
         raise ValueError(
-            f"network {path!r} is code of another package, which a model does not import by "
-            f"itself. If you trust it: `import {name}` first, or --import {name} on the command "
-            f"line."
+            f"network {path!r} is code of another package, and reading a model imports no code. If "
+            f"you trust the package, import it first: `import {name}`, or --import {name} on the "
+            f"command line."
         )
     found = getattr(module, attribute, None)
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):

@@ -66,9 +66,9 @@ class Segmenter(nn.Module):
             raise TypeError(f"crf must be a CRFRNN; got {type(crf).__name__}")
         if not isinstance(network, nn.Module):
             warn(
-                f"Segmenter: the network is a {type(network).__name__} and no torch.nn.Module: its "
-                "parameters are in none of parameters(), state_dict() and to(device). Give the "
-                "module itself; if its output needs work, do that in the forward of a module."
+                f"Segmenter: the network is a {type(network).__name__}, not a torch.nn.Module, so "
+                "parameters(), state_dict() and to(device) do not reach its parameters. Give the "
+                "module itself; if its output must be changed, do that in a module's forward."
             )
         self.network = network
         self.crf = crf

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from crfrnn._arrays import Array, cast, is_floating, is_tensor, namespace
 
-from .inputs import Layout, to_container
+from .inputs import Layout, arrange_map
 
 #: The value of free pixels in a map of classes.
 FREE = 255
@@ -26,15 +26,7 @@ def arrange_clamp(clamp: Array, layout: Layout, like: Array, classes: int) -> Ar
         like: the unary logits, or any array of their batch, container and device.
         classes: the number of classes; 0 if only a bool map makes sense.
     """
-    array = to_container("clamp", clamp, numpy=not is_tensor(like))
-    expected = ((like.shape[0],) if layout.batched else ()) + layout.size
-    if tuple(array.shape) != expected:
-        raise ValueError(
-            f"clamp must have the size of the scores, {expected}; got {tuple(array.shape)}"
-        )
-    if is_tensor(array):
-        array = array.to(like.device)
-    array = array.reshape(like.shape[0], *layout.size)
+    array = arrange_map("clamp", clamp, layout, like)
     if "bool" in str(array.dtype):
         return array
     if is_floating(array):
@@ -44,15 +36,15 @@ def arrange_clamp(clamp: Array, layout: Layout, like: Array, classes: int) -> Ar
         )
     if classes == 0:
         raise TypeError(
-            f"clamp must be bool for masks, which have no classes; got {array.dtype}. Set the "
-            f"certain pixels in the masks themselves, as floats 0 or 1, and give clamp != {FREE}."
+            f"clamp must be bool for masks, which have no classes; got {array.dtype}. Write floats "
+            f"0 or 1 into the masks where they are certain, and give clamp != {FREE}."
         )
     labels = cast(array, namespace(array).int64)
     held = labels != FREE
     if not bool((~held).any()):
         raise ValueError(
-            f"clamp leaves no pixel free: in a map of classes, {FREE} marks free pixels. If it "
-            f"marks clamped pixels by 1, convert it to bool: clamp != 0."
+            f"clamp leaves no pixel free: in a map of classes, {FREE} marks free pixels. If yours "
+            f"marks clamped pixels with 1, convert it to bool: clamp != 0."
         )
     if bool(held.any()):
         low, high = int(labels[held].min()), int(labels[held].max())

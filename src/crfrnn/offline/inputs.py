@@ -43,6 +43,7 @@ class Inputs:
         name: the argument that holds the scores: "logits", "probs", "labels", "energy" or "masks".
         scores: the value of this argument.
         ids: of labels, those that occur in the whole job; default is those that occur in `scores`.
+        origin: grid index of the first pixel in the image that this is a tile of; see `Scene`.
     """
 
     image: Array
@@ -53,6 +54,7 @@ class Inputs:
     features: Sequence[Array] = ()
     channels_last: bool | None = None
     ids: Sequence[int] | None = None
+    origin: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,18 @@ def to_array(name: str, value: Any) -> Array:
     """Check an argument's type; return a tensor as it is and anything else as a NumPy array."""
     array = admit(name, value)
     return array.detach() if is_tensor(array) else array
+
+
+def arrange_map(name: str, given: Array, layout: Layout, like: Array) -> Array:
+    """Bring one value per pixel to (B, *S), in the container and on the device of `like`."""
+    array = to_container(name, given, numpy=not is_tensor(like))
+    expected = ((like.shape[0],) if layout.batched else ()) + layout.size
+    if tuple(array.shape) != expected:
+        raise ValueError(
+            f"{name} must have the size of the scores, {expected}; got {tuple(array.shape)}"
+        )
+    array = array.to(like.device) if is_tensor(array) else array
+    return array.reshape(like.shape[0], *layout.size)
 
 
 def to_container(name: str, value: Any, *, numpy: bool) -> Array:

@@ -32,8 +32,8 @@ def settle_labels(labels: Array, options: RefineOptions, ids: Sequence[int] | No
         return labels
     warn(
         "labels hold nothing but 0 and 255, so 255 is taken for the foreground, class 1. Give "
-        "labels // 255 or masks= to say so; if 255 means unknown, give num_classes of more than "
-        "two, or another number for unknown as ignore_index",
+        "labels // 255, or masks=, to silence this. If 255 means unknown, give num_classes=3 or "
+        "more, or change 255 in the labels to another id and give that as ignore_index",
         "labels hold nothing but 0 and 255, so 255 is taken for the foreground",
     )
     return cast(labels == VOID, namespace(labels).int64)
@@ -43,7 +43,7 @@ def label_logits(labels: Array, options: RefineOptions, ids: Sequence[int] | Non
     """Logits (B, C, *S) of labels that are each right with probability `confidence`.
 
     The rest is shared by the other classes: all of `num_classes` if that was given, otherwise those
-    that occur. The number in an id thus does not matter.
+    that occur. So renumbering the ids does not change the result.
     """
     num_classes, confidence = options.num_classes, options.confidence
     ignore_index = operator.index(options.ignore_index)
@@ -58,9 +58,9 @@ def label_logits(labels: Array, options: RefineOptions, ids: Sequence[int] | Non
     high = max(high, *(i for i in (ids or (0,)) if i != ignore_index), 0)
     if num_classes is None and high >= MANY_CLASSES:
         raise ValueError(
-            f"labels go up to {high}, which would be {high + 1} classes. A mask of 16 bits goes to "
-            "masks=, as bools. Renumber the ids (np.unique(labels, return_inverse=True)), or give "
-            "num_classes if there are that many"
+            f"labels go up to {high}, which would be {high + 1} classes. If this is a mask of 16 "
+            "bits, give it as masks=, as bools. Otherwise renumber the ids "
+            "(np.unique(labels, return_inverse=True)), or give num_classes if there are that many"
         )
     classes = max(high + 1, 2) if num_classes is None else _checks.count("num_classes", num_classes)
     _checks.fits_memory("num_classes", classes, classes, *labels.shape)

@@ -28,6 +28,7 @@ from .inputs import (
     Inputs,
     Layout,
     arrange_image,
+    arrange_map,
     check_masks,
     find_layout,
     mask_logits,
@@ -104,34 +105,31 @@ def refine(
         prune: leave out classes that provably win no pixel and receive no message above
             `Pruned.bound`. Several times faster on photographs, which show few of many classes.
             The other classes' marginals change little, but where they are nearly tied they may
-            change much (see `Pruned`).
-            Needs Potts and weights >= 0; on a GPU, used only for 10 million scores or more.
+            change much (see `Pruned`). Needs Potts and weights >= 0; on a GPU, used only for 10
+            million scores or more. In large images it also merges clamped pixels.
         precision: "full", or "half" to store the lattice's values as float16 where the engine can
-            (the CPU's: with more than 8 classes at work, on processors with F16C). Arithmetic
-            stays in full precision; a marginal changes by 5e-7 on average, and at most one label
-            in 10 000.
+            (the CPU's: with more than 8 classes at work, and F16C). Arithmetic stays in full
+            precision; a marginal changes by 5e-7 on average, and at most one label in 10 000.
         tol: stop an image early when its marginals change by less than this on average (0.001 is
             a good value: it leaves fewer than 0.2 % of labels undecided); default never.
         guard: keep the input where the scores speak against the CRF. An image keeps it if the CRF
             relabels more pixels than 0.3 times the number of unsure ones, whose likeliest class
             has a probability below 0.9; elsewhere a pixel keeps it if the scores give its new
-            label a probability below 0.25. `Refined.guarded` says what was done. Both limits were
-            chosen on photographs of PASCAL VOC; for `labels`, only the first applies, with all
-            pixels unsure. Default False.
-        band: refine only the pixels fewer than this many pixels (Euclidean) from one that lies at a
-            label change: on each side of a straight edge, so many rows. The labels are the
-            likeliest classes of the scores, seeds of `clamp` included; unknown pixels of `labels`
-            are always free. All others are clamped. Default: refine all.
-        num_classes: number of classes for `labels`; default the largest label + 1, at least 2, of
-            which those that do not occur are left out of the competition.
+            label a probability below 0.25. `Refined.guarded` says what was done. The limits come
+            from photographs of PASCAL VOC; for `labels`, only the first applies, with all unsure.
+        band: refine only pixels that lie fewer than this many pixels (Euclidean) from a change of
+            the likeliest class, seeds of `clamp` included, and clamp all others; unknown pixels of
+            `labels` are always free. Default: refine all.
+        num_classes: number of classes for `labels`. Default the largest label + 1, at least 2;
+            classes that do not occur are then left out of the competition.
         confidence: for `labels` and `masks`; default 0.7 (IRNet).
         ignore_index: the label of unknown pixels, which start uniform. Default 255.
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
-        clamp: (H, W) or (B, H, W), the pixels that send messages and keep their scores: bool, True
-            where clamped; or integers, the class of each clamped pixel (a seed, whose scores become
+        clamp: (H, W) or (B, H, W), the pixels that keep their scores but still send messages: bool,
+            True where clamped; or integers, the class of each clamped pixel (a seed, which becomes
             certain of it) and 255 for free ones. See docs/guide/clamp.md. For masks, only bool.
         features: maps for `FeatureGaussian` kernels, (H, W, F), (F, H, W) or (H, W), of any
-            resolution: another one is interpolated, or averaged, to that of the scores.
+            resolution; they are interpolated or averaged to the grid of the scores.
         channels_last: whether the channels of image and features come last; default: whatever fits
             the size of the scores, last if both do.
         engine: "reference", "cpu" or "triton"; default the fastest available.
@@ -219,7 +217,7 @@ def refine_inputs(
     _, engine = for_engine(unary, options.engine)
     numbers = options.numbers
     recipe = Recipe(numbers.kernels, numbers.normalization, options.filter, engine)
-    scene = Scene(unary, guide, maps)
+    scene = Scene(unary, guide, maps, inputs.origin)
     if inputs.name == "masks":
         result = _refine_masks(recipe, scene, scores, to_logits, options, where, clamp)
         packed = _pack(result, given, inputs.scores, layout, engine)
@@ -321,14 +319,8 @@ def _compatibility(given: Array | None, unary: Array) -> Array | None:
 
 
 def _arrange_mask(mask: Array, layout: Layout, unary: Array) -> Array:
-    array = to_container("mask", mask, numpy=not is_tensor(unary))
-    expected = ((unary.shape[0],) if layout.batched else ()) + layout.size
-    if tuple(array.shape) != expected:
-        raise ValueError(
-            f"mask must have the size of the scores, {expected}; got {tuple(array.shape)}"
-        )
-    array = array.to(unary.device).bool() if is_tensor(array) else cast(array, np.bool_)
-    return array.reshape(unary.shape[0], *layout.size)
+    array = arrange_map("mask", mask, layout, unary)
+    return array.bool() if is_tensor(array) else cast(array, np.bool_)
 
 
 def _pack(

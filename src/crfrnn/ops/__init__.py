@@ -11,7 +11,8 @@ from .engines import (
     worth_pruning,
 )
 from .filters import apply, build, exact, filter, separable
-from .model import Model, Term
+from .frank_wolfe import project
+from .model import Model, Term, Update
 from .normalization import factors, normalizers, response
 from .recurrence import class_peaks, marginals, mean_field, message_peaks, needs_total
 from .transforms import direct
@@ -20,6 +21,7 @@ __all__ = [
     "LatticeArrays",
     "Model",
     "Term",
+    "Update",
     "apply",
     "build",
     "clamped",
@@ -35,6 +37,7 @@ __all__ = [
     "message_peaks",
     "needs_total",
     "normalizers",
+    "project",
     "resolve_engine",
     "response",
     "separable",

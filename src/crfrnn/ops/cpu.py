@@ -15,7 +15,7 @@ from crfrnn.core.inference import Options
 from crfrnn.core.threads import threads
 
 from .arrays import LatticeArrays, exact_tolerance
-from .model import Model, Term
+from .model import Model, Term, Update
 from .reference import filter_to_weight, transpose_band
 
 __all__ = [
@@ -83,9 +83,9 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     batch, classes, n = logits.shape
     # One image at a time, each with all threads: images share no work, and the buffers of the core
     # stay as large as those of a single image.
-    saved_steps = options.iterations if options.save else 0
+    width = saved_width(classes, model.update is not None and model.update.needs_all)
     z = _empty(logits.shape, logits.dtype)
-    saved = _empty((batch, saved_steps, n, saved_width(classes)), logits.dtype)
+    saved = _empty((batch, model.saved_steps(options), n, width), logits.dtype)
     steps = torch.zeros(batch, dtype=torch.int64)
     for b in range(batch):
         steps[b] = _core.mean_field(
@@ -97,6 +97,7 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
             options.tolerance,
             z[b],
             saved[b] if options.save else None,
+            _core_step(model.update),
             threads(),
         )
     return z, saved, steps
@@ -111,14 +112,17 @@ def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: flo
     return out
 
 
-def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[Tensor, Tensor]:
-    """From dL/dz (B C N) to dL/dlogits and dL/dweights; see `reference.mean_field_backward`."""
+def mean_field_backward(
+    gradient: Tensor, saved: Tensor, model: Model
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From dL/dz (B C N) to the gradients of the inputs; see `reference.mean_field_backward`."""
     gradient, weights = gradient.detach().contiguous(), model.weights.detach().contiguous()
     to_logits = _empty(gradient.shape, gradient.dtype)
     # In double precision: each sum runs over all pixels, with terms of both signs.
     sums = torch.empty((len(gradient), *weights.shape), dtype=torch.float64)
+    to_rates = weights.new_zeros(2 if model.update else 0, dtype=torch.float64)
     for b in range(len(gradient)):
-        _core.mean_field_backward(
+        rates = _core.mean_field_backward(
             saved[b],
             gradient[b],
             weights,
@@ -126,10 +130,13 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
             model.size[-1],
             to_logits[b],
             sums[b],
+            _core_step(model.update),
             threads(),
         )
+        if model.update:
+            to_rates += to_rates.new_tensor(rates)
     # The core sums R_k Q_{t-1}ᵀ over the steps; ∂L/∂M_k is minus that.
-    return to_logits, -sums.sum(0).to(weights.dtype)
+    return to_logits, -sums.sum(0).to(weights.dtype), to_rates.to(weights.dtype)
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -146,6 +153,14 @@ def _plain(arrays: Sequence[Tensor]) -> list[Tensor]:
 
 def _detached(arrays: LatticeArrays) -> LatticeArrays:
     return LatticeArrays(*(array.detach() for array in arrays))
+
+
+def _core_step(update: Update | None) -> tuple[Any, ...] | None:
+    if update is None:
+        return None
+    strength, size = update.rates.tolist()
+    is_l2 = update.regularizer == "l2"
+    return is_l2, strength, size, update.mix, update.blends, update.learns
 
 
 def _core_term(term: Term, b: int, adjoint: bool = False) -> Any:

@@ -127,7 +127,7 @@ class Engine(Protocol):
 
     def mean_field_backward(
         self, gradient: Tensor, saved: Tensor, model: Model
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the adjoint of the recurrence."""
 
     def response(
@@ -138,8 +138,8 @@ class Engine(Protocol):
     def needs_total(self, classes: int) -> bool:
         """Whether terms of the recurrence need their responses to ones."""
 
-    def saved_width(self, classes: int) -> int:
-        """Number of values that the recurrence saves per pixel and step."""
+    def saved_width(self, classes: int, needs_all: bool = False) -> int:
+        """Number of values that the recurrence saves per pixel and step; see `Update`."""
 
 
 class TensorEngine(Engine, Protocol):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from crfrnn.core.inference import Options
+
 #: Number of arrays in a term of each kind; a grid has one band matrix per axis instead.
 _ARRAYS = {"lattice": 6, "exact": 1}
 
@@ -36,6 +38,39 @@ class Term:
     total: Tensor | None = None
 
 
+class Update(NamedTuple):
+    """A step of regularized Frank-Wolfe in place of mean field's; see `crf.frank_wolfe.Step`.
+
+    Attributes:
+        regularizer: "entropy" or "l2".
+        rates: (2,) λ and α, of the type of the logits.
+        mix: the share of the starting marginals in the result.
+        blends: whether α may differ from one.
+        learns: whether the gradient to `rates` is wanted.
+    """
+
+    regularizer: str
+    rates: Tensor
+    mix: float = 0.0
+    blends: bool = True
+    learns: bool = True
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether the marginals of all classes must be kept, with none derived from the others."""
+        return self.blends or self.mix > 0
+
+    def flatten(self) -> str:
+        """All but the rates as a string."""
+        return f"{self.regularizer}:{self.mix!r}:{int(self.blends)}:{int(self.learns)}"
+
+    @classmethod
+    def unflatten(cls, rates: Tensor, text: str) -> Update:
+        """The inverse of `flatten`."""
+        regularizer, mix, blends, learns = text.split(":")
+        return cls(regularizer, rates, float(mix), blends == "1", learns == "1")
+
+
 class Model(NamedTuple):
     """The pairwise part of a CRF.
 
@@ -46,6 +81,7 @@ class Model(NamedTuple):
         engine: the name of the engine, which also built the arrays of the terms.
         kept: the classes that take part in `marginals`; empty for all. If given, the weights are
             (K len(kept) + 1), and the last column stands for all other classes.
+        update: the step; None is mean field's.
     """
 
     weights: Tensor
@@ -53,30 +89,40 @@ class Model(NamedTuple):
     terms: Sequence[Term]
     engine: str
     kept: tuple[int, ...] = ()
+    update: Update | None = None
 
     def flatten(self) -> tuple[list[Tensor], list[int], str]:
         """The model in the types of a registered operator: tensors, the grid, and a string."""
         # An operator's schema has no type for a dataclass or an optional tensor in a list: empty
         # tensors stand for absent ones, and one string holds the engine and the kinds.
         absent = self.weights.new_empty(0)
-        arrays = [self.weights]
+        update = self.update
+        arrays = [self.weights, absent if update is None else update.rates]
         for term in self.terms:
             scales = (term.before, term.after, term.total)
             arrays += [*term.arrays, *(absent if scale is None else scale for scale in scales)]
-        kinds = " ".join([self.engine, *(term.kind for term in self.terms)])
+        step = "mean_field" if update is None else update.flatten()
+        kinds = " ".join([self.engine, step, *(term.kind for term in self.terms)])
         return arrays, list(self.size), kinds
 
     @classmethod
     def unflatten(cls, arrays: Sequence[Tensor], size: Sequence[int], kinds: str) -> Model:
         """The inverse of `flatten`."""
-        engine, *names = kinds.split()
-        terms, begin = [], 1
+        engine, step, *names = kinds.split()
+        terms, begin = [], 2
         for kind in names:
             end = begin + _ARRAYS.get(kind, len(size))
             scales = [scale if scale.numel() else None for scale in arrays[end : end + 3]]
             terms.append(Term(kind, tuple(arrays[begin:end]), *scales))
             begin = end + 3
-        return cls(arrays[0], size, terms, engine)
+        update = None if step == "mean_field" else Update.unflatten(arrays[1], step)
+        return cls(arrays[0], size, terms, engine, update=update)
+
+    def saved_steps(self, options: Options) -> int:
+        """Number of steps whose marginals are saved; Frank-Wolfe saves those after the last too."""
+        if not options.save or options.iterations == 0:
+            return 0
+        return options.iterations + (self.update is not None)
 
     def in_half_range(self, shape: tuple[int, int]) -> Model:
         """The model for `shape` (B, N) points, scaled so that its lattices fit float16."""

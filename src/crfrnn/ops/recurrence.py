@@ -30,17 +30,21 @@ _NO_SECOND_DERIVATIVE = (
 def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, Tensor]:
     """Run the recurrence from `logits` (B C N); return logits (B C N) and numbers of steps (B).
 
-    Gradients reach `logits` and the model's weights only; see `reference.mean_field`.
+    Gradients reach `logits`, the model's weights and the rates of its step; see
+    `reference.mean_field`.
     """
-    no_forward_mode(logits, model.weights)
+    differentiable = [logits, model.weights]
+    if model.update is not None:
+        differentiable.append(model.update.rates)
+    no_forward_mode(*differentiable)
     _fill_totals(logits, model)
     # Inside a transform, a wrapped tensor does not show whether an outer level needs a gradient.
-    needs_gradient = logits.requires_grad or model.weights.requires_grad or under_transform()
+    needs_gradient = under_transform() or any(given.requires_grad for given in differentiable)
     # Not `_replace`, which torch.compile of some versions cannot trace.
     iterations, tolerance, half, _ = options
     save = torch.is_grad_enabled() and needs_gradient
     options = Options(iterations, tolerance, half, save)
-    if direct(logits, model.weights):
+    if direct(*differentiable):
         z, _, steps = implementation(model.engine).mean_field(logits, model, options)
         return z, steps
     arrays, size, kinds = model.flatten()
@@ -111,8 +115,9 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, classes, n = logits.shape
     model, options = Model.unflatten(arrays, size, kinds), Options.unflatten(numbers)
-    width = implementation(model.engine).saved_width(classes)
-    saved = logits.new_empty(batch, options.iterations if options.save else 0, n, width)
+    needs_all = model.update is not None and model.update.needs_all
+    width = implementation(model.engine).saved_width(classes, needs_all)
+    saved = logits.new_empty(batch, model.saved_steps(options), n, width)
     steps = torch.empty(batch, dtype=torch.int64, device=logits.device)
     return torch.empty_like(logits, memory_format=torch.contiguous_format), saved, steps
 
@@ -121,7 +126,7 @@ def _(
     "crfrnn::mean_field_backward",
     mutates_args=(),
     schema="(Tensor gradient, Tensor logits, Tensor saved, Tensor[] arrays, SymInt[] size,"
-    " str kinds) -> (Tensor, Tensor)",
+    " str kinds) -> (Tensor, Tensor, Tensor)",
 )
 def _mean_field_backward(
     gradient: Tensor,
@@ -130,7 +135,7 @@ def _mean_field_backward(
     arrays: list[Tensor],
     size: list[int],
     kinds: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     model = Model.unflatten(arrays, size, kinds)
     return implementation(model.engine).mean_field_backward(gradient, saved, model)
 
@@ -138,9 +143,9 @@ def _mean_field_backward(
 @_mean_field_backward.register_fake
 def _(
     gradient: Tensor, logits: Tensor, saved: Tensor, arrays: list[Tensor], *_: Any
-) -> tuple[Tensor, Tensor]:
-    contiguous = torch.contiguous_format
-    return torch.empty_like(gradient, memory_format=contiguous), torch.empty_like(arrays[0])
+) -> tuple[Tensor, Tensor, Tensor]:
+    to_logits = torch.empty_like(gradient, memory_format=torch.contiguous_format)
+    return to_logits, torch.empty_like(arrays[0]), torch.empty_like(arrays[1])
 
 
 _mean_field_backward.register_vmap(one_by_one(_mean_field_backward))
@@ -163,7 +168,7 @@ def _backward(ctx: Any, gradient: Tensor | None, _saved: None, _steps: None) -> 
     to_arrays: list[Tensor | None] = [None] * len(arrays)
     if gradient is None:
         return None, to_arrays, None, None, None
-    to_logits, to_arrays[0] = _mean_field_backward(
+    to_logits, to_arrays[0], to_arrays[1] = _mean_field_backward(
         gradient, logits, saved, arrays, ctx.size, ctx.kinds
     )
     return to_logits, to_arrays, None, None, None
@@ -207,10 +212,11 @@ class _MeanField(torch.autograd.Function):
         logits, saved, *arrays = ctx.saved_tensors
         if gradients[0] is None:
             return (None,) * (4 + len(arrays))
-        to_logits, to_weights = _MeanFieldBackward.apply(  # type: ignore[no-untyped-call]
+        to_logits, to_weights, to_rates = _MeanFieldBackward.apply(  # type: ignore[no-untyped-call]
             gradients[0], logits, saved, ctx.size, ctx.kinds, *arrays
         )
-        return to_logits, None, None, None, to_weights, *[None] * (len(arrays) - 1)
+        rest = [None] * (len(arrays) - 2)
+        return to_logits, None, None, None, to_weights, to_rates, *rest
 
 
 class _MeanFieldBackward(torch.autograd.Function):
@@ -227,9 +233,9 @@ class _MeanFieldBackward(torch.autograd.Function):
         size: list[int],
         kinds: str,
         *arrays: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
-            result: tuple[Tensor, Tensor] = _mean_field_backward(
+            result: tuple[Tensor, Tensor, Tensor] = _mean_field_backward(
                 gradient, logits, saved, list(arrays), size, kinds
             )
         return result

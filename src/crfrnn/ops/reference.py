@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crfrnn.core.inference import Options
 
+from . import frank_wolfe
 from .arrays import LatticeArrays
 from .model import Model, Term
 from .reference_lattice import barycentric, build, filter, filter_to_weight
@@ -118,10 +119,11 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
 
     Returns:
         The logits (B C N); the marginals before each step (B T N C), with T = 0 unless
-        `options.save`; the number of steps of each image (B).
+        `options.save`, and those after the last for Frank-Wolfe; the number of steps of each image
+        (B).
     """
     # One step, with M_k = A W_k and marginals as rows (N C):
-    #   z_t = u - Σ_k M_k F_k Q_{t-1},   Q_t = softmax(z_t).
+    #   z_t = u - Σ_k M_k F_k Q_{t-1},   Q_t = softmax(z_t), or Frank-Wolfe's (`frank_wolfe`).
     # The backward needs Q_{t-1} and nothing else of a step, so only that is saved.
     unary = logits.transpose(1, 2)
     z = unary
@@ -142,9 +144,13 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
         # An image that has stopped keeps its logits, so a batch gives what its images give alone.
         z = torch.where(running[:, None, None], unary - cost, z)
         steps = steps + running
-        before, q = q, z.softmax(2)
+        after = frank_wolfe.advance(z, q, model.update)
+        before, q = q, torch.where(running[:, None, None], after, q)
         if options.tolerance > 0 and step + 1 < options.iterations:
             running = running & ((q - before).abs().mean((1, 2)) >= options.tolerance)
+    if model.update is not None and options.iterations > 0:
+        saved_q += [q] if options.save else []
+        z = frank_wolfe.result(unary, z, q, model.update)
     saved = torch.stack(saved_q, dim=1) if saved_q else q.new_empty(len(q), 0, *q.shape[1:])
     return z.transpose(1, 2).clone(memory_format=torch.contiguous_format), saved, steps
 
@@ -236,8 +242,13 @@ def message_peaks(
     return peaks
 
 
-def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[Tensor, Tensor]:
-    """From dL/dz (B C N) to dL/dlogits and dL/dweights: one adjoint filter per kernel and step."""
+def mean_field_backward(
+    gradient: Tensor, saved: Tensor, model: Model
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From dL/dz (B C N) to dL/dlogits, dL/dweights and dL/d(λ, α).
+
+    It takes one adjoint filter per kernel and step. The last result is empty for mean field.
+    """
     # Let M_k = A W_k and g_t = dL/dz_t. A change of z_t = u - Σ_k M_k F_k Q_{t-1} changes L by
     #   dL = ⟨g_t, du⟩ - Σ_k ⟨g_t, dM_k F_k Q_{t-1}⟩ - Σ_k ⟨g_t, M_k F_k dQ_{t-1}⟩.
     # F_k acts on pixels and M_k on classes, so they commute. With R_k = F_kᵀ g_t,
@@ -249,12 +260,23 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
     # is moved in front of the filter: with R_k = F_kᵀ (1 1ᵀ - I) g_t, that is "sum of g - g",
     #   dL/dw_kc = -Σ_i R_kic Q_ic   and   h_c = -Σ_k w_kc R_kc.
     # The other form stores rows of pixels, so M_kᵀ R_k is `filtered @ weights[k]`.
-    weights, size = model.weights, model.size
+    weights, size, update = model.weights, model.size, model.update
     g = gradient.transpose(1, 2)
     to_logits = g
     to_weights = torch.zeros_like(weights)
-    for q in reversed(saved.unbind(1)):
-        h = torch.zeros_like(q)
+    to_rates = weights.new_zeros(2 if update else 0, dtype=torch.float64)
+    marginals = list(saved.unbind(1))
+    carry = torch.zeros_like(g)
+    if update is not None and marginals:
+        last = marginals.pop()
+        g, to_logits, carry, rates = frank_wolfe.start_backward(
+            g, marginals[0], marginals[-1], last, update
+        )
+        to_logits = to_logits + g
+        to_rates += rates
+    while marginals:
+        q = marginals.pop()
+        h = carry
         for k, term in enumerate(model.terms):
             if weights.dim() == 2:
                 filtered = apply(term, g.sum(2, keepdim=True) - g, size, adjoint=True)
@@ -264,9 +286,18 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
                 filtered = apply(term, g, size, adjoint=True)
                 to_weights[k] -= torch.einsum("bnc,bnd->cd", filtered, q)
                 h = h - filtered @ weights[k]
-        g = q * (h - (q * h).sum(2, keepdim=True))
+        if update is None or not marginals:  # Q_0 is the softmax of u, whatever the step
+            g = q * (h - (q * h).sum(2, keepdim=True))
+        else:
+            strength, alpha = update.rates
+            before = marginals[-1]
+            s = frank_wolfe.target(before, q, update)
+            g = alpha / strength * frank_wolfe.pull(h, s, update.regularizer)
+            carry = (1 - alpha) * h
+            to_rates += frank_wolfe.to_rates(h, g, s, before, update)
         to_logits = to_logits + g
-    return to_logits.transpose(1, 2).clone(memory_format=torch.contiguous_format), to_weights
+    to_logits = to_logits.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return to_logits, to_weights, to_rates.to(weights.dtype)
 
 
 def response(term: Term, shape: tuple[int, int], size: Sequence[int], power: float) -> None:
@@ -280,8 +311,9 @@ def needs_total(classes: int) -> bool:
     return False
 
 
-def saved_width(classes: int) -> int:
+def saved_width(classes: int, needs_all: bool = False) -> int:
     """Number of values that `mean_field` saves per pixel and step."""
+    del needs_all
     return classes
 
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
-import warnings
 from collections.abc import Iterable
 from importlib.machinery import all_suffixes
 from pathlib import Path
 from types import ModuleType
 
+from crfrnn._face import Face
+
 from . import densecrf, eigen, utils
 
 _NAME = "pydensecrf"
 _PACKAGE = __name__.rpartition(".")[0]
-
-#: A folder with a package of that name, which other processes find. The package calls `claim`.
-_FOLDER = str(Path(__file__).with_name("face"))
-
-#: Modules of a real installation that were imported before `install` replaced them.
-_replaced: dict[str, ModuleType] = {}
 
 
 def install(*, override: bool = False) -> bool:
@@ -47,18 +41,7 @@ def install(*, override: bool = False) -> bool:
         'crfrnn.pydensecrf.densecrf'
         >>> crfrnn.pydensecrf.uninstall()
     """
-    if installed():
-        return True
-    place = _real_installation()
-    if place and not override:
-        _warn(place)
-        return False
-    for name in [name for name in sys.modules if name.partition(".")[0] == _NAME]:
-        _replaced[name] = sys.modules.pop(name)
-    sys.modules.update(_ours())
-    sys.path[:] = _with_folder(sys.path)
-    _set_python_path(_with_folder(_python_path()))
-    return True
+    return _FACE.install(override)
 
 
 def uninstall() -> None:
@@ -71,15 +54,7 @@ def uninstall() -> None:
         >>> import crfrnn.pydensecrf
         >>> crfrnn.pydensecrf.uninstall()
     """
-    for name, module in _ours().items():
-        if sys.modules.get(name) is module:
-            del sys.modules[name]
-    sys.modules.update(_replaced)
-    _replaced.clear()
-    if _FOLDER in sys.path:
-        sys.path[:] = _without_folder(sys.path)
-    if _FOLDER in _python_path():
-        _set_python_path(_without_folder(_python_path()))
+    _FACE.uninstall()
 
 
 def installed() -> bool:
@@ -93,7 +68,7 @@ def installed() -> bool:
         >>> ours.installed()
         False
     """
-    return sys.modules.get(_NAME) is sys.modules[_PACKAGE]
+    return _FACE.installed()
 
 
 def claim(folders: Iterable[str]) -> None:
@@ -103,7 +78,7 @@ def claim(folders: Iterable[str]) -> None:
     """
     place = _compiled_in(folders)
     if place:
-        _warn(place)
+        _FACE.warn(place)
     else:
         sys.modules.update(_ours())
 
@@ -140,32 +115,6 @@ def _compiled_in(folders: Iterable[str]) -> str:
     return ""
 
 
-def _warn(place: str) -> None:
-    warnings.warn(
-        f"a real pydensecrf is installed ({place}) and stays in use; to use crfrnn instead, "
-        f"call crfrnn.pydensecrf.install(override=True)",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
-def _python_path() -> list[str]:
-    return [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-
-
-def _set_python_path(parts: list[str]) -> None:
-    if parts:
-        os.environ["PYTHONPATH"] = os.pathsep.join(parts)
-    else:
-        os.environ.pop("PYTHONPATH", None)
-
-
-def _with_folder(parts: list[str]) -> list[str]:
-    others = _without_folder(parts)
-    taken = (i for i, part in enumerate(others) if Path(part, _NAME).exists())
-    place = next(taken, len(others))
-    return [*others[:place], _FOLDER, *others[place:]]
-
-
-def _without_folder(parts: list[str]) -> list[str]:
-    return [part for part in parts if part != _FOLDER]
+_FACE = Face(
+    _NAME, _PACKAGE, str(Path(__file__).with_name("face")), modules=_ours, real=_real_installation
+)

@@ -16,8 +16,7 @@ from torch import Tensor
 from crfrnn.ops import reference
 
 from . import convolution, gaussian_sum, inference, lattice_build, lattice_filter
-from .launch import INTERPRETED
-from .launch import padded_width as saved_width
+from .launch import INTERPRETED, padded_width
 
 __all__ = [
     "INTERPRETED",
@@ -67,6 +66,12 @@ needs_total = reference.needs_total
 response = reference.response
 marginals = _on_device(functools.partial(reference.marginals, recurrence=mean_field))
 message_peaks = _on_device(functools.partial(reference.message_peaks, recurrence=mean_field))
+
+
+def saved_width(classes: int, needs_all: bool = False) -> int:
+    """Number of values that the recurrence saves per pixel and step."""
+    del needs_all  # no class is derived from the others here
+    return padded_width(classes)
 
 
 def worth_pruning(logits: Tensor) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.core.inference import Options
+from crfrnn.ops import frank_wolfe
 from crfrnn.ops.model import Model
 
 from .launch import item_rows, launch, pad_channels, padded_width, pieces, whole_rows
@@ -27,7 +28,7 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     logits = logits.detach().contiguous()
     batch, classes, n = logits.shape
     width = padded_width(classes)
-    saved = logits.new_empty((batch, iterations if save else 0, n, width))
+    saved = logits.new_empty((batch, model.saved_steps(options), n, width))
     steps = torch.zeros(batch, dtype=torch.int64, device=logits.device)
     if iterations == 0:
         return logits.clone(), saved, steps
@@ -37,12 +38,16 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     recurrence = _Steps(q, classes, model, False, storage)
     # Without a source and a message, the update is Q_0 = softmax(u).
     no_source = Source("none", q)
-    recurrence.update(no_source, logits, logits, q, q, write=False, last=False, message=False)
+    recurrence.update(
+        no_source, logits, logits, q, q, write=False, last=False, message=False, start=True
+    )
     z = torch.empty_like(logits)
     for step in range(iterations):
         last = step + 1 == iterations
         fused, message = recurrence.messages(q)
-        after = saved[:, step + 1] if save and not last else q
+        # Frank-Wolfe saves the last marginals too.
+        kept = save and (not last or model.update is not None)
+        after = saved[:, step + 1] if kept else q
         stopping = tolerance > 0
         recurrence.update(
             fused,
@@ -51,7 +56,7 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
             q,
             after,
             write=last or stopping,  # any step may be the last one of an item
-            last=last,
+            last=last and not kept,
             message=message,
             running=recurrence.running if stopping else None,
         )
@@ -66,12 +71,29 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     return z, saved, steps if tolerance > 0 else steps.fill_(iterations)
 
 
-def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[Tensor, Tensor]:
-    """From dL/dz (B C N) to dL/dlogits and dL/dweights; see `reference.mean_field_backward`."""
-    weights = model.weights
+def mean_field_backward(
+    gradient: Tensor, saved: Tensor, model: Model
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From dL/dz (B C N) to the gradients of the inputs; see `reference.mean_field_backward`."""
+    weights, model_step = model.weights, model.update
     classes = gradient.shape[1]
-    to_logits = gradient.detach().clone(memory_format=torch.contiguous_format)
     upstream = gradient.detach().transpose(1, 2)
+    to_logits = upstream
+    to_rates = weights.new_zeros(2 if model_step else 0, dtype=torch.float64)
+    carry = saved  # not read without a blend
+    count = saved.shape[1]
+    if model_step is not None and count > 0:
+        count -= 1
+        first, before, after = (saved[:, t, :, :classes] for t in (0, count - 1, count))
+        upstream, to_logits, held, rates = frank_wolfe.start_backward(
+            upstream, first, before, after, model_step
+        )
+        to_logits = to_logits + upstream
+        to_rates += rates
+        if model_step.blends:
+            carry = pad_channels(held, saved.shape[3])
+    # Copied: the gradient is the caller's.
+    to_logits = to_logits.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     # The adjoint filters of a Potts model take (1 1ᵀ - I) g; see `reference.mean_field_backward`.
     if weights.dim() == 2:
         upstream = upstream.sum(2, keepdim=True) - upstream
@@ -79,13 +101,18 @@ def mean_field_backward(gradient: Tensor, saved: Tensor, model: Model) -> tuple[
     to_weights = torch.zeros_like(weights, dtype=torch.float64)
     steps = _Steps(upstream, classes, model, True, None)
     # `upstream` is the input of the adjoint filters of a step; `to_logits` sums up all g so far.
-    for step in reversed(range(saved.shape[1])):
+    for step in reversed(range(count)):
         q = saved[:, step]
+        earlier = saved[:, max(step - 1, 0)]
         fused, message = steps.adjoint_messages(upstream, q, to_weights)
-        steps.adjoint(fused, q, upstream, to_logits, message, to_weights)
+        steps.adjoint(
+            fused, q, upstream, to_logits, message, to_weights, earlier, carry, start=step == 0
+        )
+        if steps.learns and step > 0:
+            to_rates += steps.rate_sums.sum(0, dtype=torch.float64)
     if steps.full:
         to_weights -= steps.products[:, :, :classes, :classes].sum(1)
-    return to_logits, to_weights.to(weights.dtype)
+    return to_logits, to_weights.to(weights.dtype), to_rates.to(weights.dtype)
 
 
 class _Steps:
@@ -138,6 +165,14 @@ class _Steps:
         # Each block of points writes its sum to a row of its own, and torch adds the rows in one
         # order: no atomics, so gradients are the same in every call.
         self.sums = like.new_empty(self.batch * self.blocks, self.width) if adjoint else like
+        update = model.update
+        self.learns = adjoint and update is not None and update.learns
+        self.rate_sums = like.new_empty(self.batch * self.blocks, 2) if self.learns else like
+        self.rates = like if update is None else update.rates.detach().contiguous()
+        self.step = "mean_field" if update is None else update.regularizer
+        self.blends = update is not None and update.blends
+        self.mix = 0.0 if update is None else update.mix
+        self.numbers = torch.finfo(like.dtype)
         self.classes = classes
         if adjoint and self.full:  # sums over points of the results times the marginals
             self.products = like.new_zeros(len(terms), self.batch, self.width, self.width)
@@ -200,8 +235,9 @@ class _Steps:
         last: bool,
         message: bool,
         running: Tensor | None = None,
+        start: bool = False,
     ) -> None:
-        """Launch `update_kernel`."""
+        """Launch `update_kernel`; the `start` is a softmax, whatever the step."""
         launch(
             update_kernel,
             (self.blocks, self.batch),
@@ -214,13 +250,18 @@ class _Steps:
             after,
             self.running,
             self.change,
+            self.rates,
             self.n,
             item_rows(q),
             item_rows(after),
             MESSAGE=message,
             STOPS=running is not None,
             WRITE=write,
-            LAST=last,
+            STORE=not last,
+            STEP="mean_field" if start else self.step,
+            BLEND=self.blends and not start,
+            MIX=self.mix,
+            TINY=self.numbers.tiny,
             **fused.options(),
             **self.options,
         )
@@ -233,8 +274,15 @@ class _Steps:
         to_logits: Tensor,
         message: bool,
         to_weights: Tensor,
+        earlier: Tensor,
+        carry: Tensor,
+        *,
+        start: bool,
     ) -> None:
-        """Launch `adjoint_kernel`, and add the gradient to the fused weights."""
+        """Launch `adjoint_kernel`, and add the gradient to the fused weights.
+
+        `earlier` are the marginals one step before q, and at the `start` there are none.
+        """
         launch(
             adjoint_kernel,
             (self.blocks, self.batch),
@@ -245,9 +293,17 @@ class _Steps:
             q,
             upstream,
             to_logits,
+            earlier,
+            carry,
+            self.rates,
+            self.rate_sums,
             self.n,
             item_rows(q),
             MESSAGE=message,
+            STEP="mean_field" if start else self.step,
+            BLEND=self.blends,
+            LEARN=self.learns and not start,
+            ROUNDING=8 * self.numbers.eps,
             **fused.options(),
             **self.options,
         )

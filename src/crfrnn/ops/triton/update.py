@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .frank_wolfe import finished, jacobian, recovered, target
 from .lattice_filter import sliced
 from .launch import program_points
 
@@ -174,6 +175,7 @@ def update_kernel(
     updated,
     running,
     change,
+    rates,
     points,
     q_rows,
     next_rows,
@@ -183,7 +185,11 @@ def update_kernel(
     MESSAGE: tl.constexpr,
     STOPS: tl.constexpr,
     WRITE: tl.constexpr,
-    LAST: tl.constexpr,
+    STORE: tl.constexpr,
+    STEP: tl.constexpr,
+    BLEND: tl.constexpr,
+    MIX: tl.constexpr,
+    TINY: tl.constexpr,
     CORNERS: tl.constexpr,
     GAIN: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -192,10 +198,11 @@ def update_kernel(
     COLUMNS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Finish a step: z = u - A m, then, unless it is the LAST step, q = softmax(z).
+    """Finish a step: z = u - A m, then q = softmax(z), or the STEP of Frank-Wolfe.
 
-    KIND "none" has no source to weight. With WRITE, z is stored. With STOPS, items that are not
-    `running` keep their z, and each block stores the summed change of its marginals.
+    KIND "none" has no source to weight. With WRITE, z is stored, or the result of Frank-Wolfe; with
+    STORE, q. With STOPS, items that are not `running` keep what was written, and each block stores
+    the summed change of its marginals.
     """
     # A row of channels is in registers from the slice to the softmax: the message of the fused
     # filter and the penalty never reach memory, and z only if it is asked for.
@@ -215,33 +222,42 @@ def update_kernel(
     # FULL weights contain A already. For Potts, (1 1ᵀ - I) m is the sum of m minus m.
     penalty = total if FULL else tl.sum(total, axis=1)[:, None] - total
     here = (item * CHANNELS + column[None, :]) * points + point[:, None]
-    score = tl.load(logits + here, mask=real, other=0.0) - penalty
+    unary = tl.load(logits + here, mask=real, other=0.0)
+    score = unary - penalty
+    before = tl.zeros([ROWS, COLUMNS], logits.dtype.element_ty)
+    if STOPS or BLEND:
+        before = tl.load(
+            marginals + (item * q_rows + point)[:, None] * WIDTH + column[None, :],
+            mask=inside,
+            other=0.0,
+        )
+    result = score
+    q = before
+    if STEP == "mean_field":
+        if STORE:  # nothing needs the softmax of the last step
+            q, _, _ = target(score, real, valid, "entropy", CHANNELS, ROWS)
+    else:
+        strength, size = tl.load(rates), tl.load(rates + 1)
+        s, log_s, _ = target(score / strength, real, valid, STEP, CHANNELS, ROWS)
+        q = s
+        if BLEND:
+            q = (1 - size) * before + size * s
+        if WRITE:
+            result = finished(unary, q, log_s, size, real, valid, STEP, MIX, TINY, CHANNELS, ROWS)
     if STOPS:
         active = tl.load(running + item) != 0
         # A stopped item goes on updating its marginals, which nothing but that item reads. Its z is
         # the result, and stays.
         if WRITE:
-            tl.store(z + here, score, mask=real & active)
+            tl.store(z + here, result, mask=real & active)
     else:
         if WRITE:
-            tl.store(z + here, score, mask=real)
-    if not LAST:
-        score = tl.where(real, score, float("-inf"))
-        # Rows beyond the image are all -inf. Their maximum and sum are replaced to avoid NaN from
-        # inf - inf and 0 / 0. They are not stored.
-        top = tl.where(valid, tl.max(score, axis=1), 0.0)
-        exponential = tl.exp(score - top[:, None])
-        divisor = tl.where(valid, tl.sum(exponential, axis=1), 1.0)
-        q = tl.where(real, exponential / divisor[:, None], 0.0)
-        spot = updated + (item * next_rows + point)[:, None] * WIDTH + column[None, :]
+            tl.store(z + here, result, mask=real)
+    if STORE:
         if STOPS:
-            before = tl.load(
-                marginals + (item * q_rows + point)[:, None] * WIDTH + column[None, :],
-                mask=inside,
-                other=0.0,
-            )
             moved = tl.sum(tl.sum(tl.where(inside, tl.abs(q - before), 0.0), axis=1), axis=0)
             tl.store(change + item * tl.num_programs(0) + tl.program_id(0), moved)
+        spot = updated + (item * next_rows + point)[:, None] * WIDTH + column[None, :]
         tl.store(spot, q, mask=inside)
 
 
@@ -258,12 +274,20 @@ def adjoint_kernel(
     marginals,
     upstream,
     to_logits,
+    earlier,
+    carry,
+    rates,
+    rate_sums,
     points,
     q_rows,
     KIND: tl.constexpr,
     FULL: tl.constexpr,
     SCALED: tl.constexpr,
     MESSAGE: tl.constexpr,
+    STEP: tl.constexpr,
+    BLEND: tl.constexpr,
+    LEARN: tl.constexpr,
+    ROUNDING: tl.constexpr,
     CORNERS: tl.constexpr,
     GAIN: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -276,6 +300,10 @@ def adjoint_kernel(
 
     Adds g to `to_logits`, and writes the next input of the adjoint filters to `upstream`: g, or
     (1 1ᵀ - I) g for Potts. Derived in `reference.mean_field_backward`.
+
+    STEP "mean_field" also stands for the start of Frank-Wolfe, which is a softmax. With BLEND,
+    `carry` holds what the marginals after the step add to h. With LEARN, each block stores its part
+    of the gradient to the rates. Derived in `ops.frank_wolfe`.
     """
     item, point, valid, place = program_points(points, ROWS)
     column = tl.arange(0, COLUMNS)
@@ -295,7 +323,28 @@ def adjoint_kernel(
         total += tl.load(message + held, mask=inside, other=0.0)
     q = tl.load(marginals + row[:, None] + column[None, :], mask=inside, other=0.0)
     h = -total
-    g = tl.where(real, q * (h - tl.sum(q * h, axis=1)[:, None]), 0.0)
+    if BLEND:
+        h += tl.load(carry + held, mask=inside, other=0.0)
+    if STEP == "mean_field":
+        g = tl.where(real, q * (h - tl.sum(q * h, axis=1)[:, None]), 0.0)
+    else:
+        strength, size = tl.load(rates), tl.load(rates + 1)
+        s = q
+        if BLEND:
+            before = tl.load(earlier + row[:, None] + column[None, :], mask=inside, other=0.0)
+            s = recovered(before, q, size, ROUNDING)
+            tl.store(carry + held, (1 - size) * h, mask=inside)
+        g = tl.where(real, size / strength * jacobian(s, h, STEP), 0.0)
+        if LEARN:
+            positive = s > 0
+            scores = s
+            if STEP == "entropy":
+                scores = tl.log(tl.where(positive, s, 1.0))
+            spot = rate_sums + 2 * block
+            tl.store(spot, -tl.sum(tl.sum(g * scores, axis=1), axis=0))
+            tl.store(
+                spot + 1, tl.sum(tl.sum(tl.where(real, h * (s - before), 0.0), axis=1), axis=0)
+            )
     here = to_logits + (item * CHANNELS + column[None, :]) * points + point[:, None]
     tl.store(here, tl.load(here, mask=real, other=0.0) + g, mask=real)
     # The filters of this step have read `upstream` in earlier launches, so it can be overwritten.

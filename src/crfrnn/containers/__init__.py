@@ -1,0 +1,1 @@
+"""Large and special files: rasters, volumes and annotations, read and refined window by window."""

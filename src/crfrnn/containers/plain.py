@@ -1,0 +1,128 @@
+"""Photographs and arrays as sources of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crfrnn.io.array_files import STORE_SUFFIXES, opened_arrays, split_member
+from crfrnn.io.arrays import read_arrays
+from crfrnn.io.files import describe, read_image, write_array, write_labels
+from crfrnn.io.options import ReadOptions
+
+from .source import PLAIN, Source, Style, Window, Write, all_channels
+
+
+class Photograph(Source):
+    """A photograph, decoded as a whole: three bytes a pixel, as `read_image` gives them."""
+
+    def __init__(self, path: Path, reading: ReadOptions) -> None:
+        pixels = read_image(path, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
+        self._pixels = np.moveaxis(pixels, -1, 0)
+        self.path, self.dtype = path, pixels.dtype
+        self.size, self.channels, self.spacing = pixels.shape[:2], pixels.shape[2], (1.0, 1.0)
+
+    def read(self, window: Window) -> np.ndarray:
+        """Return the pixels (3, *window)."""
+        return self._pixels[all_channels(window)]
+
+    @contextmanager
+    def create(
+        self, path: Path, channels: int, dtype: np.dtype, style: Style = PLAIN
+    ) -> Iterator[Write]:
+        """Create a label map, a PNG, or an array (channels, H, W), a `.npy`."""
+        values = np.zeros((channels, *self.size), dtype)
+
+        def write(window: Window, part: np.ndarray) -> None:
+            values[all_channels(window)] = part
+
+        yield write
+        if path.suffix.lower() == ".npy":
+            write_array(path, values)
+        else:
+            classes = 256 if dtype == np.uint8 else 65536
+            write_labels(path, values[0], classes=classes, palette=style.palette)
+
+
+class ArraySource(Source):
+    """An array (channels, H, W), (H, W, channels) or (H, W) in a file.
+
+    `.npy`, HDF5 and zarr are read window by window, `.npz` as a whole.
+
+    Args:
+        path: the file; `FILE:NAME` chooses an array.
+        names: arrays that are taken, in this order, if the file has several.
+        size: height and width of the image, which tell where the channels are.
+        class_axis: "first", "last", or "auto" to go by the size.
+    """
+
+    def __init__(
+        self, path: Path, names: tuple[str, ...], size: tuple[int, ...], class_axis: str = "auto"
+    ) -> None:
+        self.path, self.spacing = path, (1.0, 1.0)
+        self._open = ExitStack()
+        arrays = self._arrays()
+        chosen = [name for name in names if name in arrays] or list(arrays)
+        if len(chosen) != 1:
+            raise ValueError(
+                f"{path}: expected a single array, or one called {', '.join(names)}; got "
+                f"{', '.join(arrays) or 'none'}"
+            )
+        self.name = chosen[0]
+        self._array = arrays[self.name]
+        shape = tuple(int(length) for length in self._array.shape)
+        self.dtype = np.dtype(self._array.dtype)
+        if len(shape) not in (2, 3) or 0 in shape or self.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{path}: expected numbers (C, H, W), (H, W, C) or (H, W); got {self.dtype} of "
+                f"shape {shape}"
+            )
+        self._last = len(shape) == 3 and (
+            class_axis == "last" or (class_axis == "auto" and shape[:2] == size != shape[1:])
+        )
+        self.size = shape[:2] if self._last or len(shape) == 2 else shape[1:]
+        self.channels = 1 if len(shape) == 2 else shape[2 if self._last else 0]
+        self._is_map = len(shape) == 2
+
+    def read(self, window: Window) -> np.ndarray:
+        """Return the values (channels, *window)."""
+        try:
+            if self._is_map:
+                return np.asarray(self._array[window])[None]
+            if self._last:
+                return np.moveaxis(np.asarray(self._array[window]), -1, 0)
+            return np.asarray(self._array[all_channels(window)])
+        except Exception as error:  # a damaged file makes the libraries raise almost anything
+            raise ValueError(f"{self.path}: not readable ({describe(error)})") from error
+
+    @contextmanager
+    def create(
+        self, path: Path, channels: int, dtype: np.dtype, style: Style = PLAIN
+    ) -> Iterator[Write]:
+        """Refuse: results are written like the image, not like its scores."""
+        raise NotImplementedError
+        yield
+
+    def close(self) -> None:
+        """Close the file."""
+        self._open.close()
+
+    def _arrays(self) -> dict[str, Any]:
+        file = split_member(self.path)[0]
+        suffix = file.suffix.lower()
+        if suffix in STORE_SUFFIXES:
+            return self._open.enter_context(opened_arrays(self.path))
+        if suffix == ".npy":
+            try:
+                return {"array": np.load(file, mmap_mode="r", allow_pickle=False)}
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # as above
+                raise ValueError(
+                    f"{file}: not a readable NumPy file ({describe(error)})"
+                ) from error
+        return dict(read_arrays(self.path))

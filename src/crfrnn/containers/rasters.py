@@ -1,0 +1,231 @@
+"""Rasters: GeoTIFF and other georeferenced images through rasterio, window by window."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crfrnn._extras import load
+from crfrnn.io.files import PART_SUFFIX, describe
+from crfrnn.io.memory import spell_bytes
+
+from .source import PLAIN, Source, Style, Window, Write
+
+#: The formats that are opened, and by nothing but their own driver: a file that pretends to be a
+#: GeoTIFF and is a list of addresses to fetch is refused.
+_DRIVERS = {
+    ".tif": "GTiff",
+    ".tiff": "GTiff",
+    ".jp2": "JP2OpenJPEG",
+    ".img": "HFA",
+    ".vrt": "VRT",
+}
+RASTER_SUFFIXES = frozenset(_DRIVERS)
+
+#: A raster that claims more than this, and this many times its file, is a bomb.
+_LARGE_BYTES, _BOMB_RATIO = 1 << 32, 1500
+#: The rows of a strip and the sides of a block are decoded at once.
+_MOST_BLOCK_BYTES = 1 << 29
+#: GDAL's cache of blocks; its default is a share of the machine's memory.
+CACHE_BYTES = 64 << 20
+_BLOCK = 512
+
+
+class Raster(Source):
+    """A raster, opened for reading; its bands are the channels.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ImportError: rasterio is not installed.
+        FileNotFoundError, ValueError: it cannot be read, or claims far more than it holds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        rasterio = load("rasterio", "raster", path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: expected a raster, but there is no such file")
+        self.path = path
+        driver = _DRIVERS.get(path.suffix.lower(), "GTiff")
+        with self._environment():
+            try:
+                self._file = rasterio.open(path, driver=driver)
+            except rasterio.errors.RasterioError as error:
+                raise ValueError(f"{path}: not a readable raster ({describe(error)})") from error
+        self.size = (int(self._file.height), int(self._file.width))
+        self.channels = int(self._file.count)
+        self.dtype = np.result_type(*self._file.dtypes)
+        if self.dtype.kind not in "biuf":
+            raise ValueError(f"{path}: expected a raster of real numbers; got {self.dtype}")
+        self.spacing = (1.0, 1.0)
+        self.affine = _affine(self._file)
+        self._last: tuple[Window, np.ndarray] | None = None
+        self._check_bytes()
+
+    def read(self, window: Window) -> np.ndarray:
+        """Return the bands (channels, *window)."""
+        if self._last is None or self._last[0] != window:  # `valid` asks for the same window
+            with self._environment():
+                values = self._guarded(lambda: self._file.read(window=_bounds(window)))
+            self._last = (window, values)
+        return self._last[1]
+
+    def valid(self, window: Window) -> np.ndarray | None:
+        """Return where all bands have data: by nodata, mask or alpha band, and if finite."""
+        masks = []
+        if self.has_holes():
+            with self._environment():
+                found = self._guarded(lambda: self._file.read_masks(window=_bounds(window)))
+            masks.append((found != 0).all(axis=0))
+        if self.dtype.kind == "f":
+            masks.append(np.isfinite(self.read(window)).all(axis=0))
+        if not masks:
+            return None
+        mask: np.ndarray = np.logical_and.reduce(masks)
+        return None if mask.all() else mask
+
+    def has_holes(self) -> bool:
+        """Whether the file says that pixels may have no data."""
+        enums = load("rasterio.enums", "raster", self.path)
+        return any(enums.MaskFlags.all_valid not in f for f in self._file.mask_flag_enums)
+
+    def palette(self) -> bytes | None:
+        """Return the color table as RGB triples, if there is one."""
+        try:
+            table = self._file.colormap(1)
+        except (ValueError, KeyError):
+            return None
+        return bytes(v for index in range(256) for v in table.get(index, (0, 0, 0))[:3])
+
+    @contextmanager
+    def create(
+        self, path: Path, channels: int, dtype: np.dtype, style: Style = PLAIN
+    ) -> Iterator[Write]:
+        """Create a GeoTIFF with the coordinate system, transform, control points and tags."""
+        rasterio = load("rasterio", "raster", path)
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
+        copy = part.with_name(f"{part.name}.tif")
+        try:
+            with self._environment():
+                with rasterio.open(part, "w", **self._profile(channels, dtype, style)) as file:
+
+                    def write(window: Window, values: np.ndarray) -> None:
+                        file.write(values.astype(dtype, copy=False), window=_bounds(window))
+
+                    self._describe(file, style)
+                    yield write
+                if style.cloud_optimized:
+                    copier = load("rasterio.shutil", "raster", path)
+                    copier.copy(part, copy, driver="COG", compress="DEFLATE")
+                    copy.replace(part)
+                self._verify(part)
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
+            part.replace(path)
+        except rasterio.errors.RasterioError as error:
+            raise OSError(f"{path}: cannot write this raster ({describe(error)})") from error
+        except OSError as error:
+            error.filename = str(path)
+            raise
+        finally:
+            for rest in (part, copy, Path(f"{part}.aux.xml"), Path(f"{copy}.aux.xml")):
+                rest.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _profile(self, channels: int, dtype: np.dtype, style: Style) -> dict[str, Any]:
+        profile: dict[str, Any] = {
+            "driver": "GTiff",
+            "height": self.size[0],
+            "width": self.size[1],
+            "count": channels,
+            "dtype": dtype,
+            "nodata": style.nodata,
+            "compress": "deflate",
+            "BIGTIFF": "IF_SAFER",
+        }
+        if min(self.size) >= _BLOCK:
+            profile |= {"tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK}
+        points, crs = self._file.gcps
+        if points:
+            return {**profile, "gcps": points, "crs": crs}
+        profile["crs"] = self._file.crs
+        if not self._file.transform.is_identity:
+            profile["transform"] = self._file.transform
+        return profile
+
+    def _describe(self, file: Any, style: Style) -> None:
+        """Copy the tags, and give labels their colors."""
+        file.update_tags(**self._file.tags())
+        if self._file.rpcs is not None:
+            file.rpcs = self._file.rpcs
+        if style.palette is not None and file.count == 1 and file.dtypes[0] == "uint8":
+            triples = np.frombuffer(style.palette, np.uint8).reshape(-1, 3).tolist()
+            file.write_colormap(1, {n: (*color, 255) for n, color in enumerate(triples)})
+
+    def _verify(self, path: Path) -> None:
+        """Read every block of a result: GDAL does not report all that goes wrong on closing."""
+        rasterio = load("rasterio", "raster", path)
+        with rasterio.open(path, driver="GTiff") as file:
+            for _, window in file.block_windows(1):
+                file.read(window=window)
+
+    def _check_bytes(self) -> None:
+        count = self.size[0] * self.size[1] * self.channels * self.dtype.itemsize
+        stored = self.path.stat().st_size
+        bomb = count > _LARGE_BYTES and count > _BOMB_RATIO * stored
+        if bomb and self.path.suffix.lower() != ".vrt":
+            raise ValueError(
+                f"{self.path}: its header claims {self.size[1]} x {self.size[0]} pixels, "
+                f"{spell_bytes(count)}, in a file of {spell_bytes(stored)}, like a decompression "
+                "bomb; it is not read. If it is yours, write it again without compression"
+            )
+        rows, columns = max(self._file.block_shapes, key=lambda shape: shape[0] * shape[1])
+        interleaved = self.channels if self._file.interleaving.name == "pixel" else 1
+        block = rows * columns * interleaved * self.dtype.itemsize
+        if block > _MOST_BLOCK_BYTES:
+            raise ValueError(
+                f"{self.path}: stored in pieces of {columns} x {rows} pixels, "
+                f"{spell_bytes(block)} each, which can only be read whole; rewrite it in tiles, "
+                "for example with gdal_translate -co TILED=YES"
+            )
+
+    def _guarded(self, read: Any) -> Any:
+        rasterio = load("rasterio", "raster", self.path)
+        try:
+            return read()
+        except rasterio.errors.RasterioError as error:
+            raise ValueError(
+                f"{self.path}: the raster cannot be read ({describe(error.__cause__ or error)}); "
+                "the file may be truncated"
+            ) from error
+
+    @contextmanager
+    def _environment(self) -> Iterator[None]:
+        rasterio = load("rasterio", "raster", self.path)
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
+            # An image without a place in the world is as good a raster as any.
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            yield
+
+
+def _bounds(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    (rows, columns) = window
+    return (rows.start, rows.stop), (columns.start, columns.stop)
+
+
+def _affine(file: Any) -> np.ndarray | None:
+    """Return what maps (x, y, 1) to places, if the raster says."""
+    if file.transform.is_identity:
+        return None
+    return np.array(file.transform, np.float64).reshape(3, 3)

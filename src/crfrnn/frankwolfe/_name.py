@@ -1,0 +1,100 @@
+"""Taking the import name `CRF`, in this process and in those that it starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from crfrnn._face import Face
+
+_NAME = "CRF"
+_PACKAGE = __name__.rpartition(".")[0]
+_FOLDER = str(Path(__file__).with_name("face"))
+
+
+def install(*, override: bool = False) -> bool:
+    """Let `import CRF` find this package, for code that cannot be changed.
+
+    Registers the name until `uninstall`. Processes that this one starts afterwards find it too: a
+    folder with a package of that name is put on `sys.path` and on `PYTHONPATH` in `os.environ`.
+
+    Args:
+        override: replace another module of that name. By default it stays in use, with a warning.
+
+    Returns:
+        Whether `import CRF` now finds this package.
+
+    Example:
+        >>> import crfrnn.frankwolfe
+        >>> crfrnn.frankwolfe.install(override=True)
+        True
+        >>> from CRF import FrankWolfeParams
+        >>> FrankWolfeParams.__module__
+        'crfrnn.frankwolfe._params'
+        >>> crfrnn.frankwolfe.uninstall()
+    """
+    return _FACE.install(override)
+
+
+def uninstall() -> None:
+    """Undo `install`: `import CRF` finds the previous module again.
+
+    Example:
+        >>> import crfrnn.frankwolfe
+        >>> crfrnn.frankwolfe.uninstall()
+    """
+    _FACE.uninstall()
+
+
+def installed() -> bool:
+    """Return whether `import CRF` finds this package.
+
+    Example:
+        >>> import crfrnn.frankwolfe as ours
+        >>> ours.install(override=True) and ours.installed()
+        True
+        >>> ours.uninstall()
+        >>> ours.installed()
+        False
+    """
+    return _FACE.installed()
+
+
+def taken() -> bool:
+    """Return whether another module has the name, such as the original or a file of a program.
+
+    Example:
+        >>> import crfrnn.frankwolfe
+        >>> crfrnn.frankwolfe.taken()
+        False
+    """
+    return bool(_place())
+
+
+def claim() -> None:
+    """Take the name for the package `CRF` that is being imported from our folder."""
+    sys.modules.update(_ours())
+
+
+def _ours() -> dict[str, ModuleType]:
+    return {_NAME: sys.modules[_PACKAGE]}
+
+
+def _place() -> str:
+    """The place of another module of that name, or "" if there is none."""
+    if _NAME in sys.modules and not installed():
+        return str(getattr(sys.modules[_NAME], "__file__", None) or "memory")
+    if installed():
+        return ""
+    try:
+        spec = importlib.util.find_spec(_NAME)
+    except (ImportError, ValueError):  # an import of that name is under way
+        return ""
+    # A folder without a module in it is a namespace, which a data folder may be.
+    place = "" if spec is None or spec.origin is None else spec.origin
+    return "" if place.startswith(_FOLDER) else place
+
+
+_FACE = Face(_NAME, _PACKAGE, _FOLDER, modules=_ours, real=_place)

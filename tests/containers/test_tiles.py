@@ -1,0 +1,451 @@
+"""Tiles: the result of one large call, within a memory, resumed; rasters with their metadata."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crfrnn import Bilateral, Gaussian, refine
+from crfrnn.containers.refine_tiles import RefinedTiles, TileOptions, refine_tiles
+from crfrnn.containers.scaling import Range, parse_ranges
+from crfrnn.containers.tiling import Plan, overlap_of, parse_bytes, plan_memory, plan_side
+from crfrnn.io.options import ReadOptions
+from crfrnn.offline.inputs import Inputs
+from crfrnn.offline.options import RefineOptions
+from crfrnn.offline.refine import refine_inputs
+
+SIZE = (150, 210)
+KERNELS = [Bilateral(position=9, color=12, weight=4), Gaussian(position=1, weight=3)]
+OPTIONS = RefineOptions(kernels=KERNELS)
+
+
+def scene(size: tuple[int, int] = SIZE, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A photograph of four regions with texture, and uncertain logits (4, H, W)."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    truth = (rows + 20 * np.sin(columns / 17) > size[0] / 2) * 2 + (columns % 90 > 45)
+    colors = np.array([[70, 90, 60], [120, 100, 90], [170, 170, 150], [90, 80, 140]])
+    photo = (colors[truth] + rng.normal(0, 7, (*size, 3))).clip(0, 255).astype(np.uint8)
+    logits = rng.normal(0, 1.5, (4, *size)).astype(np.float32)
+    logits += 1.2 * (truth == np.arange(4)[:, None, None])
+    return photo, logits
+
+
+def save(folder: Path, photo: np.ndarray, logits: np.ndarray) -> tuple[Path, Path]:
+    Image.fromarray(photo).save(folder / "a.png")
+    np.save(folder / "a.npy", logits)
+    return folder / "a.png", folder / "a.npy"
+
+
+def run(image: Any, scores: Path, output: Path, **options: Any) -> tuple[np.ndarray, RefinedTiles]:
+    given = {"refining": OPTIONS, "options": TileOptions(tile=60), **options}
+    result = refine_tiles(image, scores, output, **given)
+    return np.asarray(Image.open(output)), result
+
+
+def test_tiles_agree_with_one_large_call_at_seams_and_elsewhere(tmp_path: Path) -> None:
+    photo, logits = scene()
+    paths = save(tmp_path, photo, logits)
+    whole = refine(photo, logits=logits, kernels=KERNELS).labels
+    labels, result = run(*paths, tmp_path / "labels.png", probs=tmp_path / "probs.npy")
+    assert (len(result.plan), result.plan.overlap) == (12, 36)
+    differ = labels != whole
+    assert differ.mean() <= 1e-4
+    seams = np.zeros(SIZE, np.bool_)
+    for tile in result.plan.tiles():
+        for part, axis in zip(tile.core, (0, 1), strict=True):
+            np.moveaxis(seams, axis, 0)[max(0, part.start - 8) : part.start + 8] = part.start > 0
+    assert differ[seams].mean() <= 1e-4
+    # The labels do change, and without the overlap or the common origin they would differ.
+    assert (whole != logits.argmax(0)).mean() > 0.05
+    assert result.relabeled == (labels != logits.argmax(0)).sum()
+    probs = np.load(tmp_path / "probs.npy")
+    np.testing.assert_array_equal(probs.argmax(0), labels)
+    bare, _ = run(*paths, tmp_path / "bare.png", options=TileOptions(tile=60, overlap=0))
+    assert (bare != whole).mean() > 10 * max(differ.mean(), 1e-5)
+
+
+def test_a_tile_keeps_its_place_in_the_lattice() -> None:
+    """Without the origin, the lattice lies elsewhere, and the same pixels filter differently."""
+    photo, logits = scene()
+    whole = refine(photo, logits=logits, kernels=KERNELS).probs
+    inner, tile = (slice(40, 60), slice(60, 90)), (slice(None, 110), slice(7, 150))
+    part = (photo[tile], "logits", np.ascontiguousarray(logits[(slice(None), *tile)]))
+    core = (slice(40, 60), slice(53, 83))
+    placed = refine_inputs(Inputs(*part, origin=(0, 7)), OPTIONS).probs[(slice(None), *core)]
+    moved = refine_inputs(Inputs(*part), OPTIONS).probs[(slice(None), *core)]
+    np.testing.assert_allclose(placed, whole[(slice(None), *inner)], atol=1e-3)
+    assert np.abs(moved - whole[(slice(None), *inner)]).max() > 1e-2
+
+
+def test_a_memory_is_divided_among_tiles() -> None:
+    plan = plan_memory((6000, 20000), 12e6, 268)
+    outer = [
+        np.prod([part.stop - part.start for part in tile.outer], dtype=float)
+        for tile in plan.tiles()
+    ]
+    assert max(outer) <= 12e6
+    covered = sum(
+        np.prod([part.stop - part.start for part in tile.core], dtype=float)
+        for tile in plan.tiles()
+    )
+    assert covered == 6000 * 20000
+    assert sum(outer) < 1.5 * covered
+    assert len(plan_memory((600, 800), 1e6, 268)) == 1
+    with pytest.raises(ValueError, match="do not fit"):
+        plan_memory((6000, 20000), 500 * 500, 268)
+    assert overlap_of([Bilateral(position=(20, 67)), Gaussian(position=3)]) == 268
+    assert plan_side((100, 250), 100, 5) == Plan((100, 250), (1, 3), 5)
+
+
+def test_a_memory_that_is_too_small_is_named(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+    with pytest.raises(ValueError, match=r"a memory of 100 MiB leaves nothing for tiles"):
+        run(*paths, tmp_path / "o.png", options=TileOptions(memory=100 << 20))
+    labels, result = run(*paths, tmp_path / "o.png", options=TileOptions(memory=1 << 30))
+    assert len(result.plan) == 1
+    photo, logits = scene()
+    np.testing.assert_array_equal(labels, refine(photo, logits=logits, kernels=KERNELS).labels)
+
+
+@pytest.mark.parametrize("text", ["", "4", "0G", "-1G", "4X", "nan"])
+def test_sizes_are_read_or_refused(text: str) -> None:
+    if text == "4":
+        assert parse_bytes(text) == 4
+        assert [parse_bytes(t) for t in ("4G", "4GiB", "0.5kb")] == [4 << 30, 4 << 30, 512]
+        return
+    with pytest.raises(ValueError, match="such as 4G"):
+        parse_bytes(text)
+
+
+def test_ranges_are_read_or_refused() -> None:
+    assert parse_ranges("-5..1e3") == (Range(-5, 1000),)
+    for text in ("5", "5..1", "1%..5", "1%..200%", "a..b", ""):
+        with pytest.raises(ValueError, match=r"range|LOW\.\.HIGH|percentiles"):
+            parse_ranges(text)
+
+
+def test_guard_and_tol_do_not_go_with_tiles(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+    for more in ({"guard": True}, {"tol": 0.001}):
+        with pytest.raises(ValueError, match="look at an image as a whole"):
+            run(*paths, tmp_path / "o.png", refining=RefineOptions(kernels=KERNELS, **more))
+    assert not list(tmp_path.glob(".*"))
+
+
+def _killed_half_way(folder: Path) -> None:
+    def advance(done: int, _all: int) -> None:
+        if done == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(folder / "a.png", folder / "a.npy", folder / "o.png", advance=advance)
+
+
+def test_a_killed_job_continues_tile_by_tile_and_gives_the_same_file(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+    _, result = run(*paths, tmp_path / "o.png")
+    whole = (tmp_path / "o.png").read_bytes()
+    assert result.resumed == 0
+    (tmp_path / "o.png").unlink()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_killed_half_way, args=(tmp_path,)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "o.png").exists()
+    assert len(list((tmp_path / ".o.png.tiles").glob("*.labels.npy"))) == 5
+    _, result = run(*paths, tmp_path / "o.png")
+    assert (result.resumed, len(result.plan)) == (5, 12)
+    assert (tmp_path / "o.png").read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "a.png", "o.png"]
+
+
+def test_other_parameters_or_files_do_not_continue(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+    folder = tmp_path / ".o.png.tiles"
+    for change in ("parameters", "files", "reading"):
+        with pytest.raises(KeyboardInterrupt):
+            run(*paths, tmp_path / "o.png", advance=_interrupt)
+        assert folder.is_dir()
+        if change == "parameters":
+            other = RefineOptions(kernels=KERNELS, iterations=2)
+            _, result = run(*paths, tmp_path / "o.png", refining=other)
+        elif change == "reading":
+            other_reading = ReadOptions(apply_exif=True)
+            _, result = run(*paths, tmp_path / "o.png", reading=other_reading)
+        else:
+            np.save(paths[1], scene(seed=4)[1])
+            _, result = run(*paths, tmp_path / "o.png")
+        assert result.resumed == 0
+        assert not folder.exists()
+
+
+def test_smaller_tiles_than_before_start_anew_and_larger_ones_go_on(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+    for tile, resumed, tiles in ((40, 0, 24), (60, 1, 12), (80, 1, 12)):
+        with pytest.raises(KeyboardInterrupt):
+            run(*paths, tmp_path / "o.png", advance=_interrupt)
+        _, result = run(*paths, tmp_path / "o.png", options=TileOptions(tile=tile))
+        assert (result.resumed, len(result.plan)) == (resumed, tiles)
+
+
+def test_scores_in_a_store_that_changed_do_not_continue(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    photo, logits = scene()
+    image, _ = save(tmp_path, photo, logits)
+    for seed in (0, 4):
+        with h5py.File(tmp_path / "b.h5", "w") as file:
+            file["logits"] = scene(seed=seed)[1]
+        if seed == 0:
+            with pytest.raises(KeyboardInterrupt):
+                run(image, Path(f"{tmp_path}/b.h5:logits"), tmp_path / "o.png", advance=_interrupt)
+    _, result = run(image, Path(f"{tmp_path}/b.h5:logits"), tmp_path / "o.png")
+    assert result.resumed == 0
+
+
+def _interrupt(_done: int, _all: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_damaged_tile_is_named_and_done_again(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+    with pytest.raises(KeyboardInterrupt):
+        run(*paths, tmp_path / "o.png", advance=_interrupt)
+    (tmp_path / ".o.png.tiles" / "0.labels.npy").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"0\.labels\.npy: this tile is damaged"):
+        run(*paths, tmp_path / "o.png")
+    assert not (tmp_path / "o.png").exists()
+    _, result = run(*paths, tmp_path / "o.png")
+    assert result.resumed == 11
+
+
+@pytest.mark.parametrize("layout", ["last", "npz", "h5", "zarr"])
+def test_scores_in_other_files_give_the_same_labels(tmp_path: Path, layout: str) -> None:
+    photo, logits = scene()
+    paths = save(tmp_path, photo, logits)
+    want, _ = run(*paths, tmp_path / "want.png")
+    scores = tmp_path / "b.npy"
+    if layout == "last":
+        np.save(scores, np.moveaxis(logits, 0, -1))
+    elif layout == "npz":
+        np.savez(tmp_path / "b.npz", logits=logits, other=np.zeros(3))
+        scores = tmp_path / "b.npz"
+    elif layout == "h5":
+        with pytest.importorskip("h5py", reason="needs the extra `hdf5`").File(
+            tmp_path / "b.h5", "w"
+        ) as file:
+            file.create_dataset("x/logits", data=logits, chunks=(4, 32, 32))
+        scores = tmp_path / "b.h5:x/logits"
+    else:
+        zarr = pytest.importorskip("zarr", reason="needs the extra `zarr`")
+        zarr.save_array(str(tmp_path / "b.zarr"), logits)
+        scores = tmp_path / "b.zarr"
+    labels, result = run(paths[0], scores, tmp_path / "o.png")
+    np.testing.assert_array_equal(labels, want)
+    assert result.kind == "logits"
+
+
+def test_labels_have_the_same_number_of_classes_in_every_tile(tmp_path: Path) -> None:
+    photo, logits = scene()
+    labels = logits.argmax(0).astype(np.uint8)
+    labels[:40, :40] = 255
+    labels[-1, -1] = 9  # in the last tile alone
+    paths = save(tmp_path, photo, labels)
+    reading = ReadOptions(kind="labels")
+    written, result = run(*paths, tmp_path / "o.png", reading=reading)
+    assert (result.kind, result.classes) == ("labels", 10)
+    whole = refine(photo, labels=labels, kernels=KERNELS, num_classes=10).labels
+    assert (written != whole).mean() <= 1e-3
+    assert result.pixels == labels.size - 1600
+
+
+def test_scores_of_another_size_are_refused(tmp_path: Path) -> None:
+    photo, logits = scene()
+    paths = save(tmp_path, photo, logits[:, ::2, ::2])
+    with pytest.raises(ValueError, match=r"a\.npy: scores for tiles must have the size"):
+        run(*paths, tmp_path / "o.png")
+    assert not (tmp_path / ".o.png.tiles").exists()
+
+
+# Rasters.
+
+
+# Rasterio warns of rasters without a place in the world, which the tests write, too.
+pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+
+
+def write_raster(path: Path, bands: np.ndarray, tags: dict[str, str], **more: Any) -> Path:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra `raster`")
+    profile = {
+        "driver": "GTiff", "count": len(bands), "height": bands.shape[1], "width": bands.shape[2],
+        "dtype": bands.dtype, "crs": "EPSG:32633",
+        "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 6e6),
+    }  # fmt: skip
+    with rasterio.open(path, "w", **{**profile, **more}) as file:
+        file.write(bands)
+        file.update_tags(**tags)
+    return path
+
+
+def scaled(bands: np.ndarray, ranges: list[tuple[float, float]]) -> np.ndarray:
+    ends = np.array(ranges, np.float32)[:, :, None, None]
+    return ((bands - ends[:, 0]) / (ends[:, 1] - ends[:, 0]) * 255).clip(0, 255)
+
+
+@pytest.mark.parametrize("cloud", [False, True])
+def test_a_raster_of_six_bands_keeps_place_tags_and_holes(tmp_path: Path, cloud: bool) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra `raster`")
+    photo, logits = scene()
+    bands = np.concatenate([photo, photo[..., ::-1]], -1).astype(np.uint16).transpose(2, 0, 1)
+    bands = bands * 11 + 40
+    bands[:, 20:50, 30:90] = 0
+    tags = {"SENSOR": "S2", "AREA_OR_POINT": "Point"}
+    image = write_raster(tmp_path / "scene.tif", bands, tags, nodata=0)
+    scores = write_raster(tmp_path / "scores.tif", logits, {})
+    labels, result = run(
+        image, scores, tmp_path / "o.tif", probs=tmp_path / "p.tif",
+        options=TileOptions(tile=60, ranges=(Range(0, 3000),), cloud_optimized=cloud),
+    )  # fmt: skip
+    assert result.notes[-1].startswith("image scaled to 0..255 from 0..3000")
+    valid = bands[0] != 0
+    call = refine(scaled(bands, [(0, 3000)] * 6), logits=logits, kernels=KERNELS, mask=valid)
+    assert (labels != np.where(valid, call.labels, 255)).mean() <= 1e-4
+    assert result.pixels == valid.sum()
+    with rasterio.open(image) as old, rasterio.open(tmp_path / "o.tif") as new:
+        assert new.crs == old.crs
+        assert new.transform == old.transform
+        assert new.nodata == 255
+        assert new.dtypes == ("uint8",)
+        assert new.tags()["SENSOR"] == "S2"
+        assert new.tags()["AREA_OR_POINT"] == "Point"
+        assert (new.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG") is cloud
+    with rasterio.open(tmp_path / "p.tif") as probs:
+        values = probs.read()
+        assert np.isnan(values[:, ~valid]).all()
+        np.testing.assert_allclose(values[:, valid].sum(0), 1, atol=1e-4)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".tif"] * 4
+
+
+def test_label_rasters_keep_their_colors_and_bands_apart_are_joined(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra `raster`")
+    photo, logits = scene()
+    images = [
+        write_raster(tmp_path / f"b{n}.tif", photo[..., n][None].astype(np.float32), {})
+        for n in range(3)
+    ]
+    scores = write_raster(tmp_path / "scores.tif", logits.argmax(0)[None].astype(np.uint8), {})
+    with rasterio.open(scores, "r+") as file:
+        file.write_colormap(1, {n: (n * 20, 255 - n, 7, 255) for n in range(256)})
+    whole = TileOptions(tile=300, ranges=parse_ranges("0..255"))
+    labels, result = run(
+        images, scores, tmp_path / "o.tif", options=whole, reading=ReadOptions(kind="labels")
+    )
+    call = refine(photo.astype(np.float32), labels=logits.argmax(0), kernels=KERNELS, num_classes=4)
+    np.testing.assert_array_equal(labels, call.labels)
+    assert result.kind == "labels"
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert file.colormap(1)[3] == (60, 252, 7, 255)
+        assert file.nodata == 255  # floats may have holes
+
+
+def test_scores_without_data_leave_holes(tmp_path: Path) -> None:
+    photo, logits = scene()
+    logits[:, 100:120, 100:130] = np.nan
+    image = write_raster(tmp_path / "scene.tif", photo.transpose(2, 0, 1), {})
+    scores = write_raster(tmp_path / "scores.tif", logits, {})
+    labels, result = run(image, scores, tmp_path / "o.tif")
+    hole = np.isnan(logits[0])
+    np.testing.assert_array_equal(labels == 255, hole)
+    assert result.pixels == (~hole).sum()
+
+
+def test_rasters_must_lie_in_the_same_place(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra `raster`")
+    photo, logits = scene()
+    image = write_raster(tmp_path / "scene.tif", photo.transpose(2, 0, 1), {})
+    moved = rasterio.Affine(10, 0, 5e5 + 10, 0, -10, 6e6)
+    scores = write_raster(tmp_path / "scores.tif", logits, {}, transform=moved)
+    with pytest.raises(ValueError, match=r"scores\.tif lies elsewhere than .*scene\.tif"):
+        run(image, scores, tmp_path / "o.tif")
+
+
+def test_hostile_rasters_are_named(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra `raster`")
+    photo, logits = scene()
+    scores = write_raster(tmp_path / "scores.tif", logits, {})
+    with rasterio.open(
+        tmp_path / "bomb.tif", "w", driver="GTiff", width=400_000, height=400_000, count=3,
+        dtype="uint8", tiled=True, SPARSE_OK=True, BIGTIFF="YES", blockxsize=4096, blockysize=4096,
+    ):  # fmt: skip
+        pass
+    with rasterio.open(
+        tmp_path / "piece.tif", "w", driver="GTiff", width=40_000, height=20_000, count=1,
+        dtype="uint8", tiled=True, blockxsize=32_768, blockysize=32_768, SPARSE_OK=True,
+    ):  # fmt: skip
+        pass
+    whole = write_raster(tmp_path / "whole.tif", photo.transpose(2, 0, 1), {}).read_bytes()
+    (tmp_path / "half.tif").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.tif").write_bytes(b"no raster" * 99)
+    (tmp_path / "remote.tif").write_text(
+        '<VRTDataset rasterXSize="210" rasterYSize="150"><VRTRasterBand dataType="Byte" band="1">'
+        "<SimpleSource><SourceFilename>/vsicurl/http://localhost:1/a.tif</SourceFilename>"
+        "</SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    for name, why in [
+        ("bomb", "like a decompression bomb"),
+        ("piece", "can only be read whole"),
+        ("half", "the raster cannot be read|not a readable raster"),
+        ("text", "not a readable raster"),
+        ("remote", "not a readable raster"),
+    ]:
+        with pytest.raises(ValueError, match=rf"{name}\.tif: .*({why})"):
+            run(tmp_path / f"{name}.tif", scores, tmp_path / "o.tif")
+    assert not (tmp_path / "o.tif").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def _on_a_full_disk(folder: Path, sender: Any) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        run(folder / "scene.tif", folder / "scores.tif", folder / "o.tif", probs=folder / "p.tif")
+    except Exception as error:
+        sender.send(f"{type(error).__name__}: {error}")
+    else:
+        sender.send("written")
+
+
+def test_a_full_disk_is_named_and_leaves_no_result(tmp_path: Path) -> None:
+    photo, logits = scene()
+    write_raster(tmp_path / "scene.tif", photo.transpose(2, 0, 1), {})
+    write_raster(tmp_path / "scores.tif", logits, {})
+    receiver, sender = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_on_a_full_disk, args=(tmp_path, sender)
+    )
+    process.start()
+    said = receiver.recv()
+    process.join()
+    assert said.startswith("OSError")
+    assert ".tif" in said
+    assert not {"o.tif", "p.tif"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_what_a_result_depends_on_is_in_the_plan(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+    with pytest.raises(KeyboardInterrupt):
+        run(*paths, tmp_path / "o.png", advance=_interrupt)
+    stored = json.loads((tmp_path / ".o.png.tiles" / "plan.json").read_text())
+    of_scores = {"kind", "member", "reading"}
+    assert set(stored["origin"]) == {"files", "ranges", "parameters", "probs", *of_scores}
+    assert stored["counts"] == [3, 4]
