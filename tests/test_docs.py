@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import doctest
+import importlib.util
 import inspect
 import io
 import re
@@ -26,6 +27,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 #: A fenced block, and the line before it, which may say `<!-- not run: why -->`.
 BLOCK = re.compile(r"^(?P<before>[^\n]*)\n+```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+#: What the recipes are for. Their blocks run where the library is installed.
+LIBRARY = re.compile(
+    r"^(?:import|from) (segmentation_models_pytorch|timm|monai|lightning|transformers)\b", re.M
+)
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 
 #: Pages of which every block needs what the first one makes with torch.
@@ -39,6 +44,8 @@ def blocks(page: Path) -> Iterator[tuple[int, str]]:
     """The line each Python block starts at, and its code; without torch, those that need none."""
     text = "\n" + page.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
+        if any(importlib.util.find_spec(name) is None for name in LIBRARY.findall(match["code"])):
+            continue
         offline = page.name not in TORCH_PAGES and not re.search(r"\btorch\b", match["code"])
         if (torch is not None or offline) and not NOT_RUN.search(match["before"]):
             yield text.count("\n", 0, match.start("code")), match["code"]

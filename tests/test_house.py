@@ -57,7 +57,7 @@ ARROWS = {
     "offline": "core crf presets io ops",
     "containers": "core crf presets io offline",
     "pydensecrf": "core crf ops",
-    "frankwolfe": "crf layer",
+    "frankwolfe": "core crf layer",
     "plots": "io",
     "data": "io",
     "evaluation": "data io",

@@ -343,7 +343,7 @@ def test_damaged_locks_are_respected_for_a_while(folder: Path, owner: dict[str, 
     whole = {"process": 1, "host": socket.gethostname(), "since": time.time()}
     lock.write_text(json.dumps({**whole, **owner}))
     with (
-        pytest.raises(ValueError, match="another crfrnn refine writes here"),
+        pytest.raises(ValueError, match="another crfrnn refine is writing here"),
         claimed(Path("out"), "refine", Shard()),
     ):
         pass

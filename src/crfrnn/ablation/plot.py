@@ -73,17 +73,17 @@ def draw_lines(
         if len(points) > 1:
             width = 3 + 2 * (len(lines) - 1 - place)
             draw.line(points, fill=color, width=width, joint="curve")
-        level = _TOP + 10 + place * 30
-        draw.line((right + 20, level, right + 48, level), fill=color, width=4)
-        draw.text((right + 58, level), line.title, fill=_INK, font=_font(), anchor="lm")
+        row = _TOP + 10 + place * 30
+        draw.line((right + 20, row, right + 48, row), fill=color, width=4)
+        draw.text((right + 58, row), line.title, fill=_INK, font=_font(), anchor="lm")
         marks.append((color, points, line.intervals))
     for color, points, intervals in marks:  # above all lines
         for (x, _), (low, high) in zip(points, intervals, strict=False):
             draw.line((x, y_of(low), x, y_of(high)), fill=color, width=2)
-            for end in (y_of(low), y_of(high)):
-                draw.line((x - 4, end, x + 4, end), fill=color, width=2)
-        for x, y in points:
-            draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=color)
+            for bar in (y_of(low), y_of(high)):
+                draw.line((x - 4, bar, x + 4, bar), fill=color, width=2)
+        for x, at in points:
+            draw.ellipse((x - 5, at - 5, x + 5, at + 5), fill=color)
     return figure
 
 

@@ -114,7 +114,7 @@ def marginals(
     """Run an inference from the logits of a scene of NumPy arrays, with kernel weights (K, C)."""
     logits = scene.like
     # Filters that are kept must serve other clamped pixels too.
-    joined = held if kept is None and joins(scene, mask, compatibility, prune) else None
+    joined = held if kept is None and joins(recipe, scene, mask, compatibility, prune) else None
     result = infer(
         logits.reshape(*logits.shape[:2], -1),
         build_filters(recipe, scene, mask, joined, kept),
@@ -135,14 +135,20 @@ def marginals(
 
 
 def joins(
-    scene: Scene, mask: np.ndarray | None, compatibility: np.ndarray | None, prune: bool
+    recipe: Recipe,
+    scene: Scene,
+    mask: np.ndarray | None,
+    compatibility: np.ndarray | None,
+    prune: bool,
 ) -> bool:
     """Whether clamped pixels that are alike may send as one.
 
+    Only where messages are normalized: the sums of "none" multiply what joining changes.
     The search for classes to leave out looks at the messages to all pixels, so it needs filters
     between all of them.
     """
     _, classes, *size = scene.like.shape
     searches = compatibility is None and classes > 3
     big = len(size) > 1 and int(np.prod(size)) >= JOINED_FROM
-    return prune and big and mask is None and not searches
+    scaled = recipe.normalization == "symmetric"
+    return prune and scaled and big and mask is None and not searches

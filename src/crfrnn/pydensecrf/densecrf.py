@@ -88,8 +88,8 @@ class DenseCRF2D(DenseCRF):
             >>> import numpy as np
             >>> from crfrnn.pydensecrf.densecrf import DenseCRF2D
             >>> energies = np.zeros((2, 5, 5), np.float32)
-            >>> energies[1] = 1  # all pixels prefer label 0,
-            >>> energies[:, 2, 2] = 1, 0  # except one
+            >>> energies[1] = 2  # all pixels prefer label 0,
+            >>> energies[:, 2, 2] = 2, 0  # except one
             >>> crf = DenseCRF2D(5, 5, 2)
             >>> crf.setUnaryEnergy(energies.reshape(2, -1))
             >>> crf.addPairwiseGaussian(sxy=3, compat=3)
