@@ -299,6 +299,7 @@ BOTH: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("typed", list(BOTH))
 def test_the_command_line_says_what_python_says(
     typed: str, folder: Path, capsys: pytest.CaptureFixture[str]
