@@ -318,3 +318,13 @@ def test_an_unknown_name_is_told_without_fetching(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert segment("--model", "owner/name") == 2
     assert "there is no such directory" in capsys.readouterr().err
+
+
+def test_the_first_line_names_the_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for image, out in (("photos/a.png", "a.png"), ("photos", "out")):
+        assert segment("-o", out, image=image) == 0
+        first = capsys.readouterr().err.splitlines()[0]
+        assert first == (
+            "crfrnn segment: model: model, 21 classes (background, aeroplane, bicycle and 18 "
+            "more), with a CRF of its own"
+        )

@@ -116,6 +116,8 @@ def test_a_guess_is_reported_once_and_scores_by_name(
         "(3, 20, 28), values -1 to 1 (first of 4 files: a.npy)\n"
         "crfrnn evaluate: classes: 3\n"
         "crfrnn evaluate: image: 20x28 (height x width), 8 bits, values 40 to 200\n"
+        "crfrnn evaluate: truth: 4 photographs with masks; 3 classes\n"
+        "crfrnn evaluate: first: a, 20x28 (height x width), ids 0, 1, 255\n"
     )
     for title in ("mean IoU", "pixel accuracy", "trimap IoU, 2 px", "boundary IoU", "boundary F"):
         assert f"{title} " in out
@@ -162,7 +164,7 @@ def test_stderr_has_notes_and_progress_and_stdout_the_report(
     assert run("scores", "--json") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["images"] == 4
-    understood, _, _, first, *_, last = err.splitlines()
+    understood, _, _, _, _, first, *_, last = err.splitlines()
     assert understood.startswith("crfrnn evaluate: scores: logits, because ")
     assert first.startswith("evaluating: 1 of 4 images, ")
     assert last.startswith("evaluating: 4 of 4 images, in ")
@@ -298,7 +300,9 @@ def test_bad_sources(
     code = main(["evaluate", *arguments, *DATA, *([] if "--resamples" in arguments else RESAMPLES)])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
-    assert err.count("\n") == 1
+    *understood, err = err.splitlines()  # a file is read after what was understood is said
+    assert all(line.startswith("crfrnn evaluate: ") for line in understood)
+    assert not any("error" in line for line in understood)
     assert any(part in err for part in text.split("|"))
 
 
@@ -382,3 +386,16 @@ def test_a_false_class_counts_in_an_image_by_what_it_takes() -> None:
     }
     changes = Evaluation(("a",), ("x", "y", "z"), Settings(), found).changes()
     assert changes == pytest.approx([1 - (3 / 4 + 1) / 2])
+
+
+def test_the_first_lines_say_what_was_understood(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("labels", "labels") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == [
+        "crfrnn evaluate: before: labels, because labels holds pictures and no arrays",
+        "crfrnn evaluate: after: labels, because labels holds pictures and no arrays",
+        "crfrnn evaluate: truth: 4 photographs with masks; 3 classes",
+    ]
+    assert lines[3] == "crfrnn evaluate: first: a, 20x28 (height x width), ids 0, 1, 255"

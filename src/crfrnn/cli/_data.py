@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crfrnn.io.files import shorten
+from crfrnn.io.notes import spell_size
+
 if TYPE_CHECKING:
     from crfrnn.data import MaskedImages
 
@@ -77,6 +80,19 @@ def open_data(args: argparse.Namespace) -> MaskedImages:
     data = open_dataset(args.data, **named).in_numpy()
     data.max_pixels = args.max_pixels
     return data
+
+
+def truth_lines(data: MaskedImages) -> list[str]:
+    """Say what the data set holds, and the first photograph and mask of it."""
+    first = data[0]
+    names = f" ({shorten(data.classes, 3)})" if data.classes else ""
+    ids = shorten(sorted(set(first.label.reshape(-1).tolist())), 8)
+    height, width = first.label.shape
+    size = spell_size((height, width))
+    return [
+        f"truth: {len(data)} photographs with masks; {data.num_classes} classes{names}",
+        f"first: {first.name}, {size} (height x width), ids {ids}",
+    ]
 
 
 def _check_folder(args: argparse.Namespace) -> None:

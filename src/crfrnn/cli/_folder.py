@@ -7,7 +7,7 @@ import errno
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +46,7 @@ class Task:
         folders: where the results go.
         work: writes the outputs of one pair.
         understood: what the files hold, if there was something to find out.
+        lines: what else to say at the beginning.
     """
 
     origin: Origin
@@ -54,6 +55,7 @@ class Task:
     folders: Outputs
     work: Callable[[Pair], Result]
     understood: Understood | None = None
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,9 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
 def _run_claimed(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     moved = prepare(task.origin, matches.pairs, task.folders, overwrite=args.overwrite)
     start = time.perf_counter()
-    if task.understood is not None:
-        for line in task.understood.lines():
-            say(f"crfrnn {task.origin.command}: {line}")
+    understood = [] if task.understood is None else task.understood.lines()
+    for line in (*task.lines, *understood):
+        say(f"crfrnn {task.origin.command}: {line}")
     _report_unmatched(task.origin.command, matches)
     matches = replace(
         matches, pairs=args.shard.part(matches.pairs), clashes=args.shard.part(matches.clashes)

@@ -19,8 +19,8 @@ from crfrnn.io.options import ReadOptions, Size
 from crfrnn.io.score_pack import is_pack, read_pack
 from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
 
-from ._model import is_model, model_labels, open_model
-from ._notes import Notes, say
+from ._model import is_model, model_labels, model_line, open_model
+from ._notes import Notes
 from ._settings import Settings
 from ._survey import settle, survey
 
@@ -35,11 +35,13 @@ class Methods:
         predict: returns the labels of a sample per method.
         crf: the CRF between "before" and "after": "refine", "the model's", or None.
         notes: notes on the files that `predict` reads.
+        lines: what was understood, to be said before the work.
     """
 
     predict: Predict
     crf: str | None = None
     notes: Notes = field(default_factory=lambda: Notes("crfrnn evaluate", "note", "images"))
+    lines: Sequence[str] = ()
 
 
 def make_methods(args: argparse.Namespace, settings: Settings, data: MaskedImages) -> Methods:
@@ -61,7 +63,11 @@ def make_methods(args: argparse.Namespace, settings: Settings, data: MaskedImage
             f"{kinds[1]}"
         )
     if kinds[0] == "labels":
-        return Methods(_from_labels(sources, data))
+        lines = [
+            f"{name}: labels, because {source} holds pictures and no arrays"
+            for name, source in zip((BEFORE, AFTER), sources, strict=False)
+        ]
+        return Methods(_from_labels(sources, data), lines=lines)
     if kinds[0] == "model":
         return _from_model(sources[0], settings, data, refine=args.refine)
     return _from_scores(sources[0], settings, data, refine=args.refine)
@@ -112,10 +118,10 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
     if pack:
         pack.require(data.names)
         shape = pack.arrays(data.names[0])[pack.kind].shape
-        say(
-            f"crfrnn evaluate: scores: {pack.kind}, because the array is called so; {shape} for "
-            f"each of {len(data.names)} images"
-        )
+        lines = [
+            f"scores: {pack.kind}, because the array is called so; {shape} for each of "
+            f"{len(data.names)} images"
+        ]
     else:
         images = {entry.name: entry.image for entry in data.entries}
         pairs = [(images[name], files[name]) for name in data.names]
@@ -131,8 +137,7 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
             )
         if understood.kind != "labels" and max(understood.classes, 2) != data.num_classes:
             raise ValueError(_classes_differ(source, data, understood.classes))
-        for line in understood.lines():
-            say(f"crfrnn evaluate: {line}")
+        lines = understood.lines()
 
     def predict(sample: Sample) -> dict[str, np.ndarray]:
         size = (sample.label.shape[0], sample.label.shape[1])
@@ -155,7 +160,7 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
             labels[AFTER] = refine_scores(photo, given, settings.refining, ids=settings.ids).labels
         return labels
 
-    return Methods(predict, "refine" if refine else None, notes)
+    return Methods(predict, "refine" if refine else None, notes, lines)
 
 
 def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine: bool) -> Methods:
@@ -171,7 +176,7 @@ def _from_model(source: Path, settings: Settings, data: MaskedImages, *, refine:
         return {BEFORE: before, AFTER: after} if refine else {BEFORE: before}
 
     crf = "the model's" if model.has_crf else "refine"
-    return Methods(predict, crf if refine else None)
+    return Methods(predict, crf if refine else None, lines=[model_line(source, model)])
 
 
 def _require_files(folder: Path, names: Sequence[str], suffixes: set[str] | frozenset[str]) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from crfrnn._arrays import Array
 from crfrnn._extras import require_torch
+from crfrnn.io.files import shorten
 from crfrnn.io.scores import Scores
 from crfrnn.io.storage import is_stored
 from crfrnn.offline.options import RefineOptions
@@ -32,6 +33,13 @@ class Model(Protocol):
 
     def logits(self, image: Array) -> tuple[Array, Array]:
         """Return logits, tensors (B, C, H, W), before and after the CRF, of images on 0..255."""
+
+
+def model_line(source: str | Path, model: Model) -> str:
+    """Say what a model is."""
+    names = f" ({shorten(model.classes, 3)})" if model.classes else ""
+    crf = "with a CRF of its own" if model.has_crf else "without a CRF"
+    return f"model: {source}, {model.num_classes} classes{names}, {crf}"
 
 
 def is_model(directory: Path) -> bool:

@@ -18,8 +18,8 @@ from crfrnn.plots.figures import overlay
 
 from . import _folder
 from ._job import Outputs, fingerprint, spell
-from ._model import Model, model_labels
-from ._notes import tell
+from ._model import Model, model_labels, model_line
+from ._notes import say, tell
 from ._pairs import Matches, Pair
 from ._resume import Origin
 from ._settings import Settings, make_settings
@@ -62,6 +62,7 @@ def run_file(
 ) -> int:
     """Segment one photograph; returns the exit code."""
     result = _segment_file(args.image, outputs, settings, model)
+    say(f"crfrnn segment: {model_line(args.model, model)}")
     if args.json:
         tell(json.dumps({**spell(result), "parameters": settings.parameters()}, indent=2))
     else:
@@ -85,7 +86,8 @@ def run_folder(
         return _segment_file(pair.image, pair.outputs, settings, model, note)
 
     origin = Origin("segment", args.image, source, settings)
-    task = _folder.Task(origin, "segmenting", "segmented", folders, work)
+    lines = [model_line(args.model, model)]
+    task = _folder.Task(origin, "segmenting", "segmented", folders, work, lines=lines)
     return _folder.run_pairs(args, task, matches)
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import Parser
-from ._data import DATA_HELP, add_data, open_data
+from ._data import DATA_HELP, add_data, open_data, truth_lines
 from ._import import add_import, import_modules
-from ._notes import tell
+from ._notes import say, tell
 from ._options import add_crf, add_reading, describe_crf
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def _evaluate(args: argparse.Namespace, data: MaskedImages, methods: Methods) ->
     from crfrnn.io.progress import Progress
 
     settings = Settings(widths=args.widths)
+    for line in (*methods.lines, *truth_lines(data)):
+        say(f"crfrnn evaluate: {line}")
     with Progress("evaluating", len(data), "images") as progress:
         evaluation = evaluate(data, methods.predict, settings=settings, advance=progress.advance)
     methods.notes.finish()
