@@ -243,14 +243,12 @@ def test_the_bootstrap_against_a_known_answer(tmp_path: Path) -> None:
 
 def test_a_journal_drops_a_cut_line_and_refuses_other_settings(tmp_path: Path) -> None:
     journal = _journal(tmp_path, {"a": [_counts(9, 1)] * 2})
-    journal.close()
     path = tmp_path / "answers.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     again = Journal(tmp_path, {})
     assert list(again.answers) == [("test", "a", 0, "p0")]
     again.add(Key("test", "a", 0, "p1"), journal.answers[Key("test", "a", 0, "p1")])
-    again.close()
     assert path.read_bytes() == whole
     with pytest.raises(ValueError, match="holds a run with other settings"):
         Journal(tmp_path, {"seed": 1})

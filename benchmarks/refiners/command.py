@@ -118,7 +118,6 @@ def _run(chosen: argparse.Namespace) -> None:
     with Pool(chosen.jobs, config) as pool:
         tuned = tune(rows, plan, split, journal, pool, estimate, say)
         _score(rows, tuned, photographs, plan, journal, pool, estimate)
-    journal.close()
     facts = {**settings, "note": chosen.note, "missing": missing, "jobs": chosen.jobs}
     league = report.summarize(
         rows, tuned, photographs, scored.num_classes, journal, chosen.reference, facts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 import numpy as np
 
@@ -120,7 +122,8 @@ def _matte(estimate, image, trimap, prob, numbers) -> np.ndarray:  # type: ignor
     inside = trimap[box]
     alpha = np.where(trimap == _UNKNOWN, prob, trimap)
     if (inside == _YES).any() and (inside == _NO).any():
-        with warnings.catch_warnings():
+        # It prints that its factorization takes a second try.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             alpha[box] = estimate(
                 np.ascontiguousarray(image[box]),

@@ -43,7 +43,6 @@ class Journal:
             raise ValueError(f"{folder}: holds a run with other settings; give another --output")
         if self._path.is_file():
             self._read()
-        self._file = self._path.open("a", encoding="utf-8")
 
     def _read(self) -> None:
         data = self._path.read_bytes()
@@ -57,11 +56,8 @@ class Journal:
 
     def add(self, key: Key, answer: dict[str, Any]) -> None:
         """Keep an answer, on disk when this returns."""
-        self._file.write(json.dumps({"key": key, **answer}) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, **answer}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self.answers[key] = answer
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

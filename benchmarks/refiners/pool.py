@@ -41,7 +41,8 @@ class Pool:
         root = Path(__file__).parents[2]
         paths = [str(root), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, **_ONE, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        command = [sys.executable, "-m", "benchmarks.refiners.worker", json.dumps(config)]
+        start = "from benchmarks.refiners.worker import main; main()"
+        command = [sys.executable, "-c", start, json.dumps(config)]
         self._workers = [
             subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

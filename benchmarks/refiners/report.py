@@ -126,7 +126,8 @@ def _lines(league: Mapping[str, Any]) -> Iterator[str]:
     )
     scores = Path(league["test"]["scores"]).name
     yield (
-        f"{len(league['photographs'])} photographs, scores in `{scores}`. {tuning} Percent, with 95 % bootstrap intervals over photographs. Differences are to "
+        f"{len(league['photographs'])} photographs, scores in `{scores}`. {tuning} Percent, with "
+        "95 % bootstrap intervals over photographs. Differences are to "
         f"*{rows[reference]['title']}* and paired; **bold** ones have an interval away from zero. "
         "Seconds are of the processor, on one thread, for a photograph whose method is loaded, and "
         "include the probabilities; megabytes are the largest growth of the process. Refiners of "

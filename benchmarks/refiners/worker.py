@@ -202,6 +202,7 @@ def main() -> None:
     splits: dict[str, Split] = {}
     kept: dict[str, Any] = {}
     warm(rows)
+    gc.freeze()  # what is imported: collections need not look at it, and children need not copy it
     for line in sys.stdin:
         request = json.loads(line)
         stage = request["stage"]
@@ -209,7 +210,3 @@ def main() -> None:
             splits[stage] = Split(Folders.from_dict(config[stage]))
         replies.write(json.dumps(answer(request, known, splits[stage], kept)) + "\n")
         replies.flush()
-
-
-if __name__ == "__main__":
-    main()
