@@ -112,7 +112,7 @@ def _run(chosen: argparse.Namespace) -> None:
     say(
         f"{len(rows)} methods, {len(photographs)} photographs, {sum(counts.values())} calls in all"
         f", {sum(max(0, left) for left in estimate.left.values())} of them to do; the time follows"
-        " once each method has run"
+        " once half of the methods have run"
     )
     config = {**settings, "methods": chosen.methods}
     with Pool(chosen.jobs, config) as pool:

@@ -129,17 +129,15 @@ class Estimate:
             self.left[key.method] -= 1
             self._walls[key.method].append(answer["wall"])
 
-    def skip(self, method: str, calls: int) -> None:
-        """Forget calls that will not be made."""
-        self.left[method] -= calls
-
     def hours(self) -> float | None:
-        """Hours left; None before each method has run once."""
-        pending = {name: calls for name, calls in self.left.items() if calls > 0}
-        if any(not self._walls[name] for name in pending):
+        """Hours left; None before half of the methods have run. The others count as the mean."""
+        means = {name: sum(walls) / len(walls) for name, walls in self._walls.items()}
+        if 2 * len(means) < len(self.left):
             return None
-        means = {name: sum(self._walls[name]) / len(self._walls[name]) for name in pending}
-        return sum(calls * means[name] for name, calls in pending.items()) / 3600 / self.jobs
+        mean = sum(means.values()) / len(means)
+        calls = {name: calls for name, calls in self.left.items() if calls > 0}
+        seconds = sum(count * means.get(name, mean) for name, count in calls.items())
+        return seconds / 3600 / self.jobs
 
     def say(self, what: str, say: Callable[[str], None]) -> None:
         """Write a line of progress, once a minute."""
