@@ -110,7 +110,7 @@ def _run(chosen: argparse.Namespace) -> None:
     counts = {row.name: plan.calls(row) + len(photographs) for row in rows}
     estimate = Estimate(chosen.jobs, counts, journal)
     say(
-        f"{len(rows)} methods, {len(photographs)} photographs, {sum(counts.values())} calls in all"
+        f"{len(rows)} methods, {len(photographs)} photographs, about {sum(counts.values())} calls"
         f", {sum(max(0, left) for left in estimate.left.values())} of them to do; the time follows"
         " once half of the methods have run"
     )

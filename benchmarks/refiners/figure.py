@@ -14,6 +14,9 @@ _PAPER, _INK, _QUIET, _GRID = (255, 255, 255), (32, 33, 36), (110, 113, 118), (2
 _OURS, _OTHERS = (213, 94, 0), (0, 114, 178)
 _PANEL, _HEIGHT, _LEFT, _TOP, _BOTTOM, _LEGEND = 620, 640, 80, 50, 70, 380
 
+#: Distance of a number from its point.
+_NEAR = 13
+
 
 @dataclass(frozen=True)
 class Point:
@@ -79,12 +82,31 @@ def _panel(
     for x in range(start, right, 12):
         pen.line((x, y_of(plain), min(x + 6, right), y_of(plain)), fill=_QUIET, width=2)
     pen.text((right, y_of(plain) + 3), "network", fill=_QUIET, font=_font(14), anchor="ra")
-    for number, (point, exponent) in enumerate(zip(points, times, strict=True), start=1):
-        x, y = x_of(exponent), y_of(point.scores[title])
+    places = [
+        (x_of(exponent), y_of(point.scores[title]))
+        for point, exponent in zip(points, times, strict=True)
+    ]
+    taken = list(places)
+    for number, (point, (x, y)) in enumerate(zip(points, places, strict=True), start=1):
         color = _OURS if point.is_ours else _OTHERS
+        label = _free_place(x, y, taken)
+        taken.append(label)
+        if math.dist(label, (x, y)) > 1.5 * _NEAR:
+            pen.line((x, y, *label), fill=_GRID)
         pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=color, outline=_PAPER)
-        above = -10 if number % 2 else 10
-        pen.text((x, y + above), str(number), fill=color, font=_font(13), anchor="mm")
+        pen.text(label, str(number), fill=color, font=_font(13), anchor="mm")
+
+
+def _free_place(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """A place for a number near its point, on growing circles, that no point or number covers."""
+    for circle in range(1, 8):
+        for turn in range(12):
+            angle = math.pi * (turn / 6 - 0.5)
+            radius = circle * _NEAR
+            place = (x + radius * math.cos(angle), y + radius * math.sin(angle))
+            if all(abs(place[0] - a) >= 16 or abs(place[1] - b) >= 13 for a, b in taken):
+                return place
+    return x, y - _NEAR
 
 
 def _step(span: float) -> float:

@@ -157,7 +157,7 @@ METHODS = (
     ),
     Method(
         "alpha-expansion",
-        "graph cut, α-expansion",
+        "graph cut (alpha-expansion)",
         _expansion,
         ({"constant": 0.5, "contrast": 4.0, "color": 10.0},),
         {"constant": Span(0.05, 4), "contrast": Span(0.3, 30), "color": Span(2, 40)},

@@ -59,7 +59,9 @@ def summarize(
                 "title": row.title + " + RankSEG" * name.endswith(DECIDED),
                 "source": row.source,
                 "numbers": source["numbers"] if row.space or row.same_as else {},
-                "tuning": {key: source[key] for key in ("before", "after") if key in source},
+                "tuning": {key: source[key] for key in ("before", "after") if key in source}
+                if row.space and name == row.name
+                else {},
                 "seconds": statistics.fmean(seconds),
                 "seconds_longest": max(seconds),
                 "megabytes": max(answer["memory"][name] for answer in answers) / 1e6,
@@ -145,6 +147,9 @@ def _lines(league: Mapping[str, Any]) -> Iterator[str]:
     order = sorted(rows, key=lambda name: -rows[name]["scores"]["mean_iou"]["value"])
     for name in order:
         yield _row(rows[name], name == reference)
+    yield ""
+    for score, title in SCORES.items():
+        yield f"- {title}: {_verdict(rows, reference, score)}"
     failed = [row for row in rows.values() if row["failed"]]
     if failed:
         yield ""
@@ -164,6 +169,20 @@ def _lines(league: Mapping[str, Any]) -> Iterator[str]:
             numbers = ", ".join(f"{key} {_plain(value)}" for key, value in row["numbers"].items())
             before, after = row["tuning"]["before"], row["tuning"]["after"]
             yield f"| {row['title']} | {before:.2f} | {after:.2f} | {numbers} |"
+
+
+def _verdict(rows: Mapping[str, Any], reference: str, score: str) -> str:
+    """Who is better and who is worse than the reference, beyond the interval."""
+    found: dict[str, list[str]] = {"better": [], "worse": []}
+    for name in sorted(rows, key=lambda name: -rows[name]["scores"][score]["value"]):
+        difference = rows[name]["over_reference"]
+        if difference is not None and difference[score]["low"] > 0:
+            found["better"].append(rows[name]["title"])
+        elif difference is not None and difference[score]["high"] < 0:
+            found["worse"].append(rows[name]["title"])
+    parts = [f"{word}: {', '.join(f'*{one}*' for one in names) or 'none'}" for word, names in found.items()]
+    open_ = len(rows) - 1 - sum(map(len, found.values()))
+    return f"than *{rows[reference]['title']}*, {'; '.join(parts)}; {open_} undecided"
 
 
 def _row(row: Mapping[str, Any], is_reference: bool) -> str:
