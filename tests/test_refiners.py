@@ -94,6 +94,19 @@ def test_a_method_keeps_the_shape_and_improves_noisy_scores(method: Method) -> N
         assert after > before + 0.01
 
 
+def test_the_row_of_trained_parameters_reads_a_saved_layer(tmp_path: Path) -> None:
+    from crfrnn import CRFRNN, Bilateral
+
+    CRFRNN(CLASSES, [Bilateral(20, 13, weight=4)], normalization="symmetric").save_pretrained(
+        tmp_path
+    )
+    row = methods(tmp_path)[-1]
+    scene, truth = two_colors()
+    outcome = refined(row, scene, {}, None)
+    before = np.mean(scene.logits.argmax(axis=0) == truth)
+    assert np.mean(outcome.labels["crfrnn-trained"] == truth) > before + 0.01
+
+
 def test_classes_that_are_nowhere_likely_are_left_out_but_two_stay() -> None:
     probs = np.zeros((4, 2, 2), np.float32)
     probs[0], probs[2], probs[3] = 0.96, 0.03, 0.01

@@ -180,7 +180,10 @@ def _verdict(rows: Mapping[str, Any], reference: str, score: str) -> str:
             found["better"].append(rows[name]["title"])
         elif difference is not None and difference[score]["high"] < 0:
             found["worse"].append(rows[name]["title"])
-    parts = [f"{word}: {', '.join(f'*{one}*' for one in names) or 'none'}" for word, names in found.items()]
+    parts = [
+        f"{word}: {', '.join(f'*{one}*' for one in names) or 'none'}"
+        for word, names in found.items()
+    ]
     open_ = len(rows) - 1 - sum(map(len, found.values()))
     return f"than *{rows[reference]['title']}*, {'; '.join(parts)}; {open_} undecided"
 
