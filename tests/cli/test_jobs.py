@@ -18,8 +18,9 @@ from PIL import Image
 
 import crfrnn
 from crfrnn.cli import COMMANDS, _job, main
-from crfrnn.cli._lock import Shard, claimed, parse_shard
+from crfrnn.cli._options import parse_shard
 from crfrnn.io.files import PART_SUFFIX, note_of
+from crfrnn.io.locks import Shard, claimed
 
 SIZE = (18, 26)
 RANDOM = np.random.default_rng(7)
