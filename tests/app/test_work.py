@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from crfrnn.app.desk import Desk, Entry, Page, Start
 from crfrnn.app.look import BOTH, CHANGED, PROBABILITY, REACH, STEPS, Look, Tool, part_of, pictures
 from crfrnn.app.subject import MOST_PIXELS, Subject, of_arrays, open_files, open_mask
 from crfrnn.app.work import Work
-from crfrnn.cli import main
+from crfrnn.cli import main, make_parser
+from crfrnn.cli.app import make_start
 from crfrnn.crf.compiled import build_filters
 from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Scene
@@ -395,19 +397,60 @@ def test_folders(tmp_path: Path) -> None:
         entries.append(Entry(name, tmp_path / f"{name}.png", tmp_path / f"{name}.npy"))
     done = []
 
-    def refine_entry(entry: Entry, choice: Choice) -> None:
-        if entry.name == "a":
-            raise ValueError("broken")
-        done.append((entry.name, choice))
+    def refine_folder(choice: Choice) -> Iterator[tuple[str, str]]:
+        done.append(choice)
+        yield from (("a", "broken"), ("b", ""))
 
-    start = Start(entries=entries, refine_entry=refine_entry)
+    start = Start(entries=entries, refine_folder=refine_folder)
     page = Page(start)
     assert page.turn(1).startswith("b: 2 of 2")
     assert page.turn(1).startswith("a: 1 of 2")
     assert list(start.refine_all(Choice(weight=2))) == [("a", "broken"), ("b", "")]
-    assert done == [("b", Choice(weight=2))]
+    assert done == [Choice(weight=2)]
     with pytest.raises(ValueError, match="no folder is open"):
         list(Start().refine_all(Choice()))
+
+
+def start_of(*words: str) -> Start:
+    """What `crfrnn app` with these words opens."""
+    return make_start(make_parser().parse_args(["app", *words]))
+
+
+def test_a_page_and_a_command_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "scores"):
+        Path(name).mkdir()
+    image, logits = scene()
+    for name in ("a", "b", "c"):
+        Image.fromarray(image).save(f"images/{name}.png")
+        np.save(f"scores/{name}.npy", logits)
+    Path("scores/c.npy").write_bytes(b"broken")
+    start, choice = start_of("images", "scores", "-o", "out"), Choice(weight=6)
+    run = start.refine_all(choice)
+    assert next(run) == ("a", "")
+    with pytest.raises(ValueError, match="out: another crfrnn refine is writing here"):
+        next(start.refine_all(choice))
+    assert [(name, bool(error)) for name, error in run] == [("b", False), ("c", True)]
+    assert not list(Path("out").glob(".*"))
+    np.save("scores/c.npy", logits)
+    command = ["refine", "images", "scores", "-o", "out"]
+    assert main([*command, "--bilateral-weight", "6"]) == 0
+    assert "1 refined, 2 already there" in capsys.readouterr().out
+    assert main(command) == 2
+    assert "weight" in capsys.readouterr().err
+    before = Path("out/a.png").stat().st_mtime_ns
+    assert len(list(start.refine_all(choice))) == 3
+    assert Path("out/a.png").stat().st_mtime_ns == before  # it was there
+    assert len(list(start.refine_all(Choice()))) == 3
+    assert Path("out/a.png").stat().st_mtime_ns > before
+    assert main(command) == 0
+    assert "0 refined, 3 already there" in capsys.readouterr().out
+    Path("mine").mkdir()
+    Image.fromarray(image).save("mine/a.png")
+    with pytest.raises(ValueError, match=r"a\.png exists and is not a result of crfrnn refine"):
+        next(start_of("images", "scores", "-o", "mine").refine_all(choice))
 
 
 @pytest.mark.parametrize(

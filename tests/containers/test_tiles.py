@@ -449,3 +449,19 @@ def test_what_a_result_depends_on_is_in_the_plan(tmp_path: Path) -> None:
     of_scores = {"kind", "member", "reading"}
     assert set(stored["origin"]) == {"files", "ranges", "parameters", "probs", *of_scores}
     assert stored["counts"] == [3, 4]
+
+
+def test_two_jobs_do_not_write_the_same_raster(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+
+    def advance(done: int, total: int) -> None:
+        if done == 2:
+            with pytest.raises(
+                ValueError, match=r"out\.png: another crfrnn refine is writing here"
+            ):
+                run(*paths, tmp_path / "out.png")
+            run(*paths, tmp_path / "other.png")
+
+    run(*paths, tmp_path / "out.png", advance=advance)
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "other.png").read_bytes()
+    assert not list(tmp_path.glob(".*"))

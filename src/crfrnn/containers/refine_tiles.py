@@ -14,6 +14,7 @@ import numpy as np
 
 from crfrnn.io.array_files import split_member
 from crfrnn.io.files import IMAGE_SUFFIXES, require_writable, write_array
+from crfrnn.io.locks import claimed
 from crfrnn.io.memory import physical_memory
 from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.offline.inputs import Inputs
@@ -131,7 +132,8 @@ def refine_tiles(
 
     Raises:
         ImportError: rasterio is not installed.
-        ValueError: a file is damaged, the files do not fit, or the memory does not suffice.
+        ValueError: a file is damaged, the files do not fit, the memory does not suffice, or another
+            job is writing the same output.
 
     Example:
         >>> import tempfile
@@ -170,19 +172,22 @@ def refine_tiles(
     dtype = np.dtype(np.uint8 if classes < 256 else np.uint16)
     folder = output.with_name(f".{output.name}.tiles")
     origin = _origin(source, given, scaling, reading, refining, probs)
-    plan, done = prepare(folder, plan, origin)
     pixels = relabeled = 0
     engine = ""
-    resumed = len(done)
-    for number, tile in enumerate(plan.tiles()):
-        if number in done:
-            continue
-        counted = _refine_tile(source, given, scaling, refining, tile, folder, number, dtype, probs)
-        engine, pixels, relabeled = counted[0], pixels + counted[1], relabeled + counted[2]
-        done.add(number)
-        if advance is not None:
-            advance(len(done), len(plan))
-    _assemble(source, given, plan, folder, output, probs, dtype, classes, options)
+    with claimed(output, "refine"):
+        plan, done = prepare(folder, plan, origin)
+        resumed = len(done)
+        for number, tile in enumerate(plan.tiles()):
+            if number in done:
+                continue
+            counted = _refine_tile(
+                source, given, scaling, refining, tile, folder, number, dtype, probs
+            )
+            engine, pixels, relabeled = counted[0], pixels + counted[1], relabeled + counted[2]
+            done.add(number)
+            if advance is not None:
+                advance(len(done), len(plan))
+        _assemble(source, given, plan, folder, output, probs, dtype, classes, options)
     return RefinedTiles(
         size=source.size,
         plan=plan,

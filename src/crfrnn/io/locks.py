@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .files import write_text
+from .files import require_writable, write_text
 
 #: A job shows this often that it lives, and is taken for dead after this long, in seconds.
 _BEAT, _DEAD = 30.0, 600.0
@@ -96,6 +96,7 @@ def claimed(output: Path, command: str, shard: Shard | None = None) -> Iterator[
 
     Raises:
         ValueError: another job that lives holds it.
+        OSError: nothing can be written there.
 
     Example:
         >>> import tempfile
@@ -110,6 +111,8 @@ def claimed(output: Path, command: str, shard: Shard | None = None) -> Iterator[
     """
     shard = shard or Shard()
     inside = output.is_dir()
+    if not inside:
+        require_writable(output)
     name = f".crfrnn-{command}.{shard.index}-of-{shard.count}.lock"
     path = output / name if inside else output.with_name(f".{output.name}.crfrnn-{command}.lock")
     mine = _me()
