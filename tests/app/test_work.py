@@ -34,7 +34,6 @@ from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
 from crfrnn.evaluation.metrics import Judge, stack, summarize
 from crfrnn.io.files import read_image
-from crfrnn.offline.clamp import FREE
 from crfrnn.presets import PRESETS, find_preset
 from tests.cases import needs_core, needs_torch
 
@@ -287,14 +286,46 @@ def test_pick_and_stroke() -> None:
     assert (marked[10, 10:21] == 2).all()
     assert 50 < (marked == 2).sum() < 100
     stroke(page, {**drawing, "pen": ERASE}, [[20, 10]])
-    assert marked[10, 20] == FREE
+    assert marked[10, 20] == page.work.free == 255
     with pytest.raises(ValueError, match=r"must be 0\.\.2"):
         page.work.scribble([(0, 0)], 1, 7)
     with_clamp = answer(page, drawing)
     assert "--clamp clamp.png" in page.command(Choice()) or page.work.subject.source is None
     assert 'alt="your scribbles"' in with_clamp.board
     page.work.clear_scribbles()
-    assert (page.work.scribbles == FREE).all()
+    assert (page.work.scribbles == page.work.free).all()
+
+
+@pytest.mark.parametrize(("classes", "free"), [(255, 255), (256, 65535), (300, 65535)])
+def test_many_classes_can_be_drawn_and_saved(
+    classes: int, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image, logits = scene(20, 30, 3)
+    many = np.full((classes, 20, 30), -9, np.float32)
+    many[-3:] = logits
+    last = classes - 1
+    Image.fromarray(image).save("a.png")
+    np.save("a.npy", many)
+    choice = Choice(iterations=2)
+    page = Page(Start(choice, open_files(Path("a.png"), Path("a.npy"))))
+    stroke(page, values(pointer=DRAW, pen=min(255, last)), [[2, 2], [8, 2]])
+    stroke(page, values(pointer=DRAW, pen=last), [[2, 12], [8, 12]])
+    labels = page.work.refine(choice).refined.labels
+    assert (labels[2, 2:9] == min(255, last)).all()
+    assert (labels[12, 2:9] == last).all()
+    assert page.work.free == free
+    for name in ("labels.png", "clamp.png"):
+        found = re.search(rf'download="{name}" href="([^"]+)"', markup.links(page.work, choice))
+        assert found is not None
+        with urllib.request.urlopen(found[1]) as file:
+            Path(f"page_{name}").write_bytes(file.read())
+    np.testing.assert_array_equal(np.asarray(Image.open("page_labels.png")), labels)
+    Path("page_clamp.png").rename("clamp.png")
+    assert main(shlex.split(page.command(choice))[1:]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open("labels.png")), labels)
+    with Image.open("labels.png") as one, Image.open("page_labels.png") as other:
+        assert one.mode == other.mode
 
 
 def test_cleared_numbers_and_old_classes_do_no_harm() -> None:

@@ -127,7 +127,8 @@ def refine(
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
         clamp: (H, W) or (B, H, W), the pixels that keep their scores but still send messages: bool,
             True where clamped; or integers, the class of each clamped pixel (a seed, which becomes
-            certain of it) and 255 for free ones. See docs/guide/clamp.md. For masks, only bool.
+            certain of it) and 255 for free ones, or 65535 from 256 classes on. See
+            docs/guide/clamp.md. For masks, only bool.
         features: maps for `FeatureGaussian` kernels, (H, W, F), (F, H, W) or (H, W), of any
             resolution; they are interpolated or averaged to the grid of the scores.
         channels_last: whether the channels of image and features come last; default: whatever fits
