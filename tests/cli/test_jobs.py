@@ -356,6 +356,23 @@ def test_damaged_locks_are_respected_for_a_while(folder: Path, owner: dict[str, 
 # Resuming
 
 
+def test_zarr_scores_are_done_until_a_chunk_changes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zarr = pytest.importorskip("zarr", reason="needs the extra `zarr`")
+    for stem in "ab":
+        zarr.save_array(f"scores/{stem}.zarr", logits())
+    assert refine() == 0
+    assert refine() == 0
+    assert "0 refined, 2 already there" in capsys.readouterr().out
+    times = Path("scores/a.zarr").stat()
+    zarr.open("scores/a.zarr", mode="r+")[0] = -5
+    os.utime("scores/a.zarr", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert refine() == 0
+    assert "1 refined, 1 already there" in capsys.readouterr().out
+    assert (read("out/a.png") != 0).all()
+
+
 def test_a_part_that_another_shard_finishes_meanwhile_is_no_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

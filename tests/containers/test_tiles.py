@@ -465,3 +465,56 @@ def test_two_jobs_do_not_write_the_same_raster(tmp_path: Path) -> None:
     run(*paths, tmp_path / "out.png", advance=advance)
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "other.png").read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+class Stopped(Exception):
+    """Ends a run after its first tiles."""
+
+
+def begin(image: Path, scores: Path, output: Path) -> None:
+    """Refine two tiles, and stop."""
+
+    def advance(done: int, total: int) -> None:
+        if done == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(image, scores, output, advance=advance)
+
+
+def test_a_chunk_of_zarr_that_changed_starts_the_job_again(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="needs the extra `zarr`")
+    photo, logits = scene()
+    image, _ = save(tmp_path, photo, logits)
+    folder = tmp_path / "b.zarr"
+    zarr.save_array(str(folder), logits)
+    begin(image, folder, tmp_path / "o.png")
+    labels, result = run(image, folder, tmp_path / "o.png")
+    assert result.resumed == 2
+    begin(image, folder, tmp_path / "o.png")
+    times = folder.stat()
+    array = zarr.open(str(folder), mode="r+")
+    array[:, :30, :40] = -array[:, :30, :40]
+    os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again, result = run(image, folder, tmp_path / "o.png")
+    assert result.resumed == 0
+    assert (again[:30, :40] != labels[:30, :40]).any()
+
+
+def test_a_file_of_a_virtual_raster_that_changed_starts_the_job_again(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio", reason="needs the extra `raster`")
+    photo, logits = scene()
+    write_raster(tmp_path / "scene.tif", np.moveaxis(photo, -1, 0), {})
+    band = (
+        '<VRTRasterBand dataType="Byte" band="{0}"><SimpleSource><SourceFilename '
+        'relativeToVRT="1">scene.tif</SourceFilename><SourceBand>{0}</SourceBand></SimpleSource>'
+        "</VRTRasterBand>"
+    )
+    size = f'rasterXSize="{SIZE[1]}" rasterYSize="{SIZE[0]}"'
+    bands = "".join(band.format(number) for number in (1, 2, 3))
+    (tmp_path / "scene.vrt").write_text(f"<VRTDataset {size}>{bands}</VRTDataset>")
+    scores = write_raster(tmp_path / "scores.tif", logits, {})
+    begin(tmp_path / "scene.vrt", scores, tmp_path / "o.tif")
+    write_raster(tmp_path / "scene.tif", 255 - np.moveaxis(photo, -1, 0), {})
+    _, result = run(tmp_path / "scene.vrt", scores, tmp_path / "o.tif")
+    assert result.resumed == 0

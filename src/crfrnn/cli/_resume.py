@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn._version import installed_version
+from crfrnn.io.array_files import state_of
 from crfrnn.io.files import (
     PART_SUFFIX,
     describe,
@@ -90,7 +91,7 @@ def is_done(pair: Pair, origin: Origin, *, moved: bool) -> bool:
     inputs = [pair.image, pair.scores, *([pair.clamp] if pair.clamp else [])]
     manifest = pair.outputs.labels.with_name(manifest_name(origin.command))
     oldest = min(path.stat().st_mtime_ns for path in paths)
-    if not moved and oldest >= max(path.stat().st_mtime_ns for path in (*inputs, manifest)):
+    if not moved and oldest >= max(state_of(path)[1] for path in (*inputs, manifest)):
         return True
     return note_of(pair.outputs.labels) == fingerprint(origin.settings, *inputs)
 

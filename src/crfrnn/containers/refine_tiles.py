@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from crfrnn.io.array_files import split_member
+from crfrnn.io.array_files import split_member, state_of
 from crfrnn.io.files import IMAGE_SUFFIXES, require_writable, write_array
 from crfrnn.io.locks import claimed
 from crfrnn.io.memory import physical_memory
@@ -324,11 +324,8 @@ def _origin(
     probs: Path | None,
 ) -> dict[str, Any]:
     """Return everything but the division that stored tiles depend on."""
-    paths = [part.path for part in source.sources] if isinstance(source, Stack) else [source.path]
-    files = []
-    for path in (*paths, split_member(given.path)[0]):
-        stat = path.stat() if path.exists() else None
-        files.append([str(path.resolve()), *((stat.st_size, stat.st_mtime_ns) if stat else ())])
+    paths = [*source.files(), *given.source.files()]
+    files = [[str(path.resolve()), *state_of(path)] for path in paths if path.exists()]
     origin = {
         "files": files,
         "ranges": scaling.ranges,

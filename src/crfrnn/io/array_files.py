@@ -41,6 +41,17 @@ def split_member(path: Path) -> tuple[Path, str | None]:
     return path, None
 
 
+def state_of(path: Path) -> tuple[int, int]:
+    """Return the size and the time of the last change, in ns, of a file or of all in a folder.
+
+    A folder of arrays, such as zarr's, does not change itself when one of its chunks does.
+    """
+    path = split_member(path)[0]
+    parts = [path, *path.rglob("*")] if path.is_dir() else [path]
+    states = [part.stat() for part in parts]
+    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
+
+
 @contextmanager
 def opened_arrays(path: Path) -> Iterator[dict[str, Any]]:
     """Open a file of arrays; yield them by name.
