@@ -539,3 +539,16 @@ def test_explore_gives_back_the_numbers() -> None:
     # A process of its own: Gradio leaves sockets to the end of the process, which would fail here.
     run = subprocess.run([sys.executable, "-c", EXPLORE], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_clamped_pixels_of_a_large_photograph_are_those_of_the_call() -> None:
+    """There `refine` merges clamped pixels, and so must the page, which keeps filters."""
+    image, logits = scene(256, 257, 2)
+    work = Work(of_arrays(image, "logits", logits))
+    choice = Choice(band=4, iterations=2)
+    fresh = refine(image, logits=logits, **choice.arguments())
+    for _ in range(2):
+        work.refine(dataclasses.replace(choice, iterations=1))
+        result = work.refine(choice).refined
+        assert result.joined
+        np.testing.assert_array_equal(result.probs, fresh.probs)

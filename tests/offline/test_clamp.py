@@ -318,6 +318,7 @@ def test_clamped_pixels_that_are_alike_send_as_one(classes: int, normalization: 
     joined = refine(image, logits=scores, **options)
     alone = refine(image, logits=scores, prune=False, **options)
     free = ~held
+    assert (joined.joined, alone.joined) == (normalization != "none", False)
     np.testing.assert_array_equal(joined.labels[held], alone.labels[held])
     assert (joined.labels == alone.labels)[free].mean() > 0.995
     change = abs(joined.probs - alone.probs)[:, free]
