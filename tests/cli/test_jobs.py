@@ -520,3 +520,13 @@ def test_extras_are_those_of_the_distribution() -> None:
     for extra, packages in EXTRAS.items():
         listed = [text.split(";")[0].strip() for text in declared[extra]]
         assert [text for text in listed if not text.startswith("crfrnn[")] == list(packages)
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_no_crash(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_scores(a=logits())
+    Path("out").mkdir()
+    Path("out/crfrnn-refine.json").write_text("[" * 100_000 + "]" * 100_000)
+    assert refine() == 2
+    assert "not a readable manifest (nested too deeply)" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from crfrnn.containers.refine_tiles import RefinedTiles, TileOptions, refine_til
 from crfrnn.containers.scaling import Range, parse_ranges
 from crfrnn.containers.tiling import Plan, overlap_of, parse_bytes, plan_memory, plan_side
 from crfrnn.io.options import ReadOptions
+from crfrnn.io.scores import read_scores
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import refine_inputs
@@ -518,3 +519,24 @@ def test_a_file_of_a_virtual_raster_that_changed_starts_the_job_again(tmp_path: 
     write_raster(tmp_path / "scene.tif", 255 - np.moveaxis(photo, -1, 0), {})
     _, result = run(tmp_path / "scene.vrt", scores, tmp_path / "o.tif")
     assert result.resumed == 0
+
+
+def test_dictionaries_of_class_maps_are_refined_in_tiles(tmp_path: Path) -> None:
+    photo, _ = scene()
+    maps = np.random.default_rng(3).random((2, *SIZE)).astype(np.float32)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", {0: maps[0], 3: maps[1]}, allow_pickle=True)
+    reading = ReadOptions(background=2)
+    given = read_scores(tmp_path / "a.npy", SIZE, reading).values
+    assert given.shape == (5, *SIZE)
+    np.save(tmp_path / "b.npy", given)
+    want, _ = run(tmp_path / "a.png", tmp_path / "b.npy", tmp_path / "want.png")
+    labels, result = run(
+        tmp_path / "a.png", tmp_path / "a.npy", tmp_path / "o.png", reading=reading
+    )
+    np.testing.assert_array_equal(labels, want)
+    assert (result.kind, result.classes) == ("probs", 5)
+    assert "a dictionary of class maps: the label of a map is its key + 1" in result.notes[0]
+    (tmp_path / "a.npy").write_bytes(b"\x80\x04")
+    with pytest.raises(ValueError, match=r"a\.npy: not a readable pickle"):
+        run(tmp_path / "a.png", tmp_path / "a.npy", tmp_path / "o.png")

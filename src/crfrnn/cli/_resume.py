@@ -20,6 +20,7 @@ from crfrnn.io.files import (
     write_text,
 )
 from crfrnn.io.options import ReadOptions
+from crfrnn.io.trees import read_json
 from crfrnn.offline.options import RefineOptions
 
 from ._job import Outputs, fingerprint
@@ -144,7 +145,7 @@ def _require_same(manifest: Path, origin: Origin, existing: Sequence[Pair]) -> b
             )
         return False
     try:
-        old = _decisive(json.loads(manifest.read_text(encoding="utf-8")))
+        old = _decisive(read_json(manifest.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(
             f"{manifest}: not a readable manifest ({describe(error)}); {remedy}"

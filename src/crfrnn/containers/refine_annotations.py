@@ -21,6 +21,7 @@ from crfrnn.core.threads import limit_threads, limited_threads, threads
 from crfrnn.io.files import IMAGE_SUFFIXES, describe, read_image, require_writable
 from crfrnn.io.locks import claimed
 from crfrnn.io.options import DEFAULTS, ReadOptions
+from crfrnn.io.trees import read_json
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import refine_inputs
@@ -293,7 +294,7 @@ def _journal(path: Path, origin: str) -> Iterator[tuple[dict[str, Any], IO[str]]
     if lines and lines[0] == kept[0]:
         for line in lines[1:]:
             try:
-                entry = json.loads(line)
+                entry = read_json(line)
                 done[json.dumps(entry["key"])] = entry["changes"]
             except (ValueError, KeyError, TypeError):
                 continue  # cut off when the process was killed

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .files import require_writable, write_text
+from .trees import read_json
 
 #: A job shows this often that it lives, and is taken for dead after this long, in seconds.
 _BEAT, _DEAD = 30.0, 600.0
@@ -206,13 +207,11 @@ def _content(path: Path) -> bytes | None:
 def _parse(content: bytes) -> _Owner | None:
     """The owner that a lock names; None if it is damaged."""
     try:
-        given = json.loads(content)
+        given = read_json(content)
         process, host, since = int(given["process"]), str(given["host"]), float(given["since"])
         time.localtime(since)  # as the message will
         rest = [str(given.get(name, "")) for name in ("start", "space", "token", "claim")]
-    except (
-        ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError
-    ):  # fmt: skip
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError):
         return None
     return _Owner(process, host, since, *rest)
 
