@@ -333,8 +333,49 @@ def test_cleared_numbers_and_old_classes_do_no_harm() -> None:
     page = Page(Start(subject=of_arrays(image, "logits", logits)))
     shown = answer(page, values(iterations=None, band=None, weight=None, label=17, pen=17))
     assert (shown.label, shown.pen) == (2, ERASE)
-    with pytest.raises(ValueError, match="position is a standard deviation and must be positive"):
+    with pytest.raises(ValueError, match="position must be 1 to 200, as its slider; got 0"):
         answer(page, values(position=None))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"position": 1e9}, "position must be 1 to 200, as its slider; got 1000000000"),
+        ({"iterations": 10**7}, "iterations must be 0 to 20"),
+        ({"color": math.nan}, r"color must be 0\.5 to 60"),
+        ({"near": 0.001}, r"near must be 0\.5 to 30"),
+        ({"band": -1}, "band must be 0 to 50"),
+        ({"preset": "/etc/passwd.yaml"}, "preset must be one of the menu's"),
+        ({"zoom": 0}, "enlargement must be one of"),
+        ({"radius": 1e9}, "half the width must be 1 to 30 pixels"),
+    ],
+)
+def test_numbers_beyond_the_sliders_are_refused(
+    work: Work, changed: dict[str, Any], says: str
+) -> None:
+    """A browser may send what it wants, and with `--host` it may be anyone's."""
+    image, logits = scene()
+    page = Page(Start(subject=of_arrays(image, "logits", logits)))
+    with pytest.raises(ValueError, match=says):
+        answer(page, values(**changed))
+
+
+def test_a_start_beyond_the_sliders_widens_them() -> None:
+    image, logits = scene()
+    start = Choice(position=300)
+    page = Page(Start(start, of_arrays(image, "logits", logits)))
+    answer(page, values(start))
+    with pytest.raises(ValueError, match="position must be 1 to 300"):
+        answer(page, values(dataclasses.replace(start, position=301)))
+
+
+def test_lines_far_outside_are_cut() -> None:
+    image, logits = scene()
+    page = Page(Start(subject=of_arrays(image, "logits", logits)))
+    stroke(page, values(pointer=DRAW, pen=1), [[30, 20], [1e30, 20]])
+    assert page.work.scribbles[20, 59] == 1
+    with pytest.raises(ValueError, match="must be finite"):
+        stroke(page, values(pointer=DRAW, pen=1), [[math.inf, 20]])
 
 
 def test_pages_are_apart_and_few() -> None:

@@ -27,6 +27,9 @@ VIEWS = (BOTH, CHANGED, PROBABILITY, REACH, STEPS)
 
 ZOOMS = (1, 2, 4, 8)
 
+#: The least and the most of half the width of a scribble, in pixels.
+RADII = (1, 30)
+
 #: The longer side of a picture on the page, in pixels.
 _LONGEST = 900
 
