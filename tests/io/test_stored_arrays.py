@@ -232,7 +232,10 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         module = pytest.importorskip("zarr", reason="needs the extra `zarr`")
         group = module.open_group(str(path), mode="w")
         for name, array in arrays.items():
-            group.create_array(name, data=array, chunks=(1, 2, 2))
+            stored = group.create_array(
+                name, shape=array.shape, dtype=array.dtype, chunks=(1, 2, 2)
+            )
+            stored[...] = array
     else:
         module = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
         module.save_file(arrays, path)
