@@ -118,7 +118,8 @@ def test_the_start_of_a_process_tells_it_from_others_of_its_number(tmp_path: Pat
     parent = os.getppid()
     leave(tmp_path / NAME, process=parent, start=locks._start(parent))
     assert is_refused(tmp_path)
-    leave(tmp_path / NAME, process=parent, start=locks._start(os.getpid()))
+    boot, ticks = locks._start(parent).split()
+    leave(tmp_path / NAME, process=parent, start=f"{boot} {int(ticks) - 1}")
     assert not is_refused(tmp_path)
     leave(tmp_path / NAME, process=parent)  # of a version that did not note it
     assert is_refused(tmp_path)
