@@ -107,7 +107,8 @@ format: $(INSTALLED)  ## rewrite Python and C++ in the house's format
 
 # A second build of the package, imported without the editable one: -S leaves .pth files unread.
 SANITIZED_TESTS := tests/crf/test_filter.py tests/crf/test_filter_laws.py tests/crf/test_mean_field.py \
-	tests/layer/test_gradients.py tests/offline/test_refine.py tests/crf/test_pruning.py tests/crf/test_precision.py tests/offline/test_masks.py
+	tests/layer/test_gradients.py tests/offline/test_refine.py tests/crf/test_pruning.py tests/crf/test_precision.py tests/offline/test_masks.py \
+	tests/offline/test_clamp.py tests/crf/test_frank_wolfe.py
 sanitize-address: SANITIZERS := address,undefined
 sanitize-address: LIBRARIES := libasan.so libubsan.so
 sanitize-thread: SANITIZERS := thread
