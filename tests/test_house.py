@@ -70,9 +70,11 @@ ARROWS = {
     "demo": "offline presets plots io",
     "app": "core crf data demo evaluation io offline plots presets",
     "bench": "core demo data layer offline presets pydensecrf io ops",
-    "__init__": "app offline presets pydensecrf frankwolfe bilateralfilter layer models crf io _info _version",
+    "__init__": "app offline presets pydensecrf frankwolfe bilateralfilter layer models crf io"
+    " _info _version",
     "cli": "core __init__ app ablation tuning training integrations evaluation models data"
-    " containers offline demo bench plots presets pydensecrf frankwolfe bilateralfilter crf io _info _version",
+    " containers offline demo bench plots presets pydensecrf frankwolfe bilateralfilter crf io"
+    " _info _version",
     "__main__": "cli",
 }
 

@@ -34,9 +34,7 @@ def test_strokes_are_connected_and_few() -> None:
     label = np.zeros((200, 200), np.int64)
     drawn = scribble(label, 0.03) == 0
     padded = np.pad(drawn, 1)
-    around = sum(
-        np.roll(padded, step, axis)[1:-1, 1:-1] for axis in (0, 1) for step in (-1, 1)
-    )
+    around = sum(np.roll(padded, step, axis)[1:-1, 1:-1] for axis in (0, 1) for step in (-1, 1))
     assert (around[drawn] > 0).mean() > 0.99  # hardly a pixel stands alone
     assert np.ptp(np.argwhere(drawn), 0).min() > 20
 

@@ -1,5 +1,6 @@
 """PottsLoss: the papers' formulas pair by pair in NumPy, gradients, neighborhoods, self-labels."""
 
+import itertools
 import math
 from typing import Any
 
@@ -87,8 +88,7 @@ def by_hand(
         kernel = affinity(picture) * (1 if pairs is None else pairs)
         kernel = kernel * inside[:, None] * inside
         value = sum(
-            kernel[i, j] * penalty(relaxation, log, s[i], s[j])
-            for i, j in np.argwhere(kernel > 0)
+            kernel[i, j] * penalty(relaxation, log, s[i], s[j]) for i, j in np.argwhere(kernel > 0)
         )
         total.append(value / inside.sum())
     return float(np.mean(total))
@@ -201,7 +201,7 @@ OPTIONS = [
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_gradcheck(options: dict[str, Any], masked: bool) -> None:
-    z, image, mask = inputs((3, 4))
+    z, image, mask = inputs((2, 3))
     loss = PottsLoss(KERNELS, **options)
     prepared = loss.prepare(image, mask=mask if masked else None, dtype=torch.float64)
     # The lattice's blurs commute only nearly, but its adjoint is exact.
@@ -230,10 +230,11 @@ def test_gradcheck_and_values_of_soft_cross_entropy(kind: str) -> None:
     got = soft_cross_entropy(z, y, kind=kind, mask=mask)
     # Labels are mixed with 1e-6 of the uniform distribution.
     assert float(got) == pytest.approx(expected, rel=1e-4)
-    target = inputs()[0].requires_grad_()
+    small = z[:1, :, :2, :3].clone().requires_grad_()
+    target = small.detach().flip(3).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda a, b: soft_cross_entropy(a, b.softmax(1), kind=kind, mask=mask),
-        (z.requires_grad_(), target),
+        lambda a, b: soft_cross_entropy(a, b.softmax(1), kind=kind, mask=mask[:1, :2, :3]),
+        (small, target),
     )
 
 
@@ -359,7 +360,7 @@ def test_self_labels_lower_their_energy_at_every_step(
         # An image does not depend on its batch.
         alone = loss.self_labels(z[:1], image[:1], cross=cross, attachment=0.5, steps=steps)
         torch.testing.assert_close(alone, y[:1])
-    assert all(b <= a + 1e-6 for a, b in zip(energies, energies[1:], strict=False))
+    assert all(b <= a + 1e-6 for a, b in itertools.pairwise(energies))
     assert energies[-1] < energies[0] - 1e-3
 
 
@@ -367,9 +368,9 @@ def test_self_labels_reach_the_least_energy() -> None:
     """Against many random starts of another optimizer, which may not be any better."""
     z, image, _ = inputs((2, 3))
     loss = PottsLoss(KERNELS, relaxation="quadratic", neighbors=Neighborhood())
-    y = loss.self_labels(z[:1], image[:1], cross="shannon", steps=300)
+    y = loss.self_labels(z[:1], image[:1], cross="shannon", steps=200)
     best = energy_of(loss, z[:1], y, image[:1], "shannon", 1.0)
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         free = torch.randn_like(z[:1], requires_grad=True)
         optimizer = torch.optim.Adam([free], lr=0.1)
@@ -379,7 +380,7 @@ def test_self_labels_reach_the_least_energy() -> None:
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-        assert best <= float(value) + 0.02
+        assert best <= float(value.detach()) + 0.02
 
 
 def test_labels_stay_and_spread() -> None:
@@ -387,7 +388,7 @@ def test_labels_stay_and_spread() -> None:
     loss = PottsLoss(
         [Bilateral(100, 15, weight=40)], relaxation="normalized", neighbors=Neighborhood(1.5)
     )
-    y = loss.self_labels(z, image, labels, steps=200)
+    y = loss.self_labels(z, image, labels, steps=60)
     known = labels != 255
     assert (y.argmax(1)[known] == labels[known]).all()
     assert y.movedim(1, -1)[known].max(1).values.min() > 0.999
@@ -418,12 +419,12 @@ def test_training_from_two_labeled_pixels(way: str) -> None:
     logits = (1e-2 * torch.randn(1, 2, 8, 9)).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.3)
     prepared = loss.prepare(image)
-    for _ in range(150):
+    for _ in range(150 if way == "potts" else 60):
         total = torch.nn.functional.cross_entropy(logits, labels, ignore_index=255)
         if way == "potts":
             total = total + loss(logits, prepared)
         else:
-            y = loss.self_labels(logits, prepared, labels, attachment=0.2, steps=5)
+            y = loss.self_labels(logits, prepared, labels, attachment=0.2, steps=3)
             total = total + soft_cross_entropy(logits, y)
         optimizer.zero_grad()
         total.backward()
@@ -473,9 +474,11 @@ def test_bad_input_is_named() -> None:
         near(z, image[..., :3])
     with pytest.raises(ValueError, match="prepared filters were built for"):
         near(z, PottsLoss().prepare(image, dtype=torch.float64))
-    with pytest.raises(ValueError, match="labels must be 0..2, or 255 where a pixel has none; got"):
+    with pytest.raises(
+        ValueError, match=r"labels must be 0..2, or 255 where a pixel has none; got"
+    ):
         near.self_labels(z, image, torch.full((2, *SIZE), 3))
-    with pytest.raises(TypeError, match="labels must be integer class ids; got torch.float32"):
+    with pytest.raises(TypeError, match=r"labels must be integer class ids; got torch.float32"):
         near.self_labels(z, image, torch.zeros(2, *SIZE))
     with pytest.raises(ValueError, match=r"labels must be \(B, \*S\)"):
         near.self_labels(z, image, torch.zeros(2, 1, *SIZE, dtype=torch.int64))

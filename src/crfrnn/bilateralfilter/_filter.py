@@ -9,7 +9,7 @@ import numpy as np
 from crfrnn import _checks
 from crfrnn._arrays import to_numpy
 from crfrnn._door import admit
-from crfrnn._guide import check_range
+from crfrnn._guide import check_range, finest_color
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.kernels import Bilateral
 from crfrnn.crf.lattice import gaussian_filter
@@ -123,7 +123,7 @@ def _fill(
     if outs.size != values.size:
         raise ValueError(f"{owner}: out has {outs.size} numbers for {values.size} of the input")
     kernel = Bilateral(position=sigmaxy, color=sigmargb)
-    check_range(photographs, kernel.color)
+    check_range(photographs, finest_color([kernel]))
     points = kernel.points(Scene(values, photographs))
     columns = np.moveaxis(values.reshape(batch, maps, height * width), 1, 2)
     filtered = gaussian_filter(columns, points)
@@ -135,8 +135,8 @@ def _shaped(name: str, given: Any, shape: tuple[int, ...]) -> np.ndarray:
     array = to_numpy(admit(name, given)).astype(np.float32, copy=False)
     if array.size != np.prod(shape):
         raise ValueError(
-            f"{name} has {array.size} numbers; {' x '.join(map(str, shape))} were expected, channels"
-            f" first"
+            f"{name} has {array.size} numbers; {' x '.join(map(str, shape))} were expected, "
+            f"channels first"
         )
     _checks.finite(name, array)
     return np.ascontiguousarray(array).reshape(shape)

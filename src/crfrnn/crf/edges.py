@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from crfrnn import _checks
 from crfrnn._arrays import Array, namespace
@@ -84,6 +84,10 @@ class Neighborhood:
         return within if self.nearest is None else min(self.nearest, within)
 
 
+#: Selects pixels from (..., *S).
+Index = tuple[Any, ...]
+
+
 class Pair(NamedTuple):
     """All pairs of pixels that are one step apart.
 
@@ -93,8 +97,8 @@ class Pair(NamedTuple):
         weight: (B, ...) of each pair; the sum over both orders, per neighbor.
     """
 
-    here: tuple[slice, ...]
-    there: tuple[slice, ...]
+    here: Index
+    there: Index
     weight: Array
 
 
@@ -114,7 +118,7 @@ def build_edges(
         number of neighbors of a pixel, so that those of a pixel sum to at most 2 Σ_k w_k.
     """
     size = tuple(scene.like.shape[2:])
-    points = [kernel.points(scene).unflatten(1, size) for kernel in kernels]
+    points = [kernel.points(scene).mT.unflatten(2, size) for kernel in kernels]  # B D *S
     numbers = [weight_of(kernel) for kernel in kernels]
     chosen = None
     if neighbors.nearest is not None and neighbors.nearest < len(neighbors.offsets(len(size))):
@@ -126,12 +130,12 @@ def build_edges(
         here, there = _ends(offset)
         weight = _weights(points, numbers, here, there)
         if mask is not None:
-            weight = weight * (mask[(..., *here)] & mask[(..., *there)])
+            weight = weight * (mask[here] & mask[there])
         if chosen is None:
             weight = 2 * weight
         else:
             opposite = tuple(-step for step in offset)
-            counted = chosen[offset][(..., *here)].int() + chosen[opposite][(..., *there)].int()
+            counted = chosen[offset][here].int() + chosen[opposite][there].int()
             weight = weight * counted
         pairs.append(Pair(here, there, weight / neighbors.count(len(size))))
     return tuple(pairs)
@@ -164,8 +168,8 @@ def _nearest(
         here, there = _ends(offset)
         weight = _weights(points, numbers, here, there)
         if mask is not None:
-            weight = weight.masked_fill(~mask[(..., *there)], -math.inf)
-        weights[(slice(None), index, *here)] = weight
+            weight = weight.masked_fill(~mask[there], -math.inf)
+        weights[:, index][here] = weight
     best = weights.topk(int(neighbors.nearest or 0), dim=1).indices
     kept = torch.zeros_like(weights, dtype=torch.bool).scatter_(1, best, True)
     return dict(zip(offsets, kept.unbind(1), strict=True))
@@ -174,18 +178,18 @@ def _nearest(
 def _weights(
     points: Sequence[Array],
     numbers: Sequence[float],
-    here: tuple[slice, ...],
-    there: tuple[slice, ...],
+    here: Index,
+    there: Index,
 ) -> Array:
     total = 0
     for part, number in zip(points, numbers, strict=True):
-        distance = (part[(slice(None), *here)] - part[(slice(None), *there)]).square().sum(-1)
+        distance = (part[here] - part[there]).square().sum(1)
         total = total + number * (-0.5 * distance).exp()
     return total
 
 
-def _ends(offset: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of the grid that hold the pixels with a neighbor at `offset`, and these neighbors."""
-    here = tuple(slice(max(0, -step), -step if step > 0 else None) for step in offset)
-    there = tuple(slice(max(0, step), step if step < 0 else None) for step in offset)
-    return here, there
+def _ends(offset: tuple[int, ...]) -> tuple[Index, Index]:
+    """The pixels with a neighbor at `offset`, and these neighbors."""
+    here = (slice(max(0, -step), -step if step > 0 else None) for step in offset)
+    there = (slice(max(0, step), step if step < 0 else None) for step in offset)
+    return (..., *here), (..., *there)

@@ -74,12 +74,17 @@ def _strokes(region: np.ndarray, wanted: float, random: np.random.Generator) -> 
             row, column = (int(part) for part in np.floor(place))
             if not _holds(region, row, column) or left <= 0:
                 break
-            for r, c in ((row, column), (row, column + 1), (row + 1, column), (row + 1, column + 1)):
+            for r, c in (
+                (row, column),
+                (row, column + 1),
+                (row + 1, column),
+                (row + 1, column + 1),
+            ):
                 if left > 0 and _holds(region, r, c) and not covered[r, c]:
                     covered[r, c] = True
                     left -= 1
             angle += turn
-            place = place + (np.sin(angle), np.cos(angle))
+            place = place + np.array([np.sin(angle), np.cos(angle)])
         if left <= 0:
             break
     return covered
@@ -96,5 +101,5 @@ def _inside(region: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
         padded = np.pad(inside, [(_INSIDE, _INSIDE) if a == axis else (0, 0) for a in (0, 1)])
         windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * _INSIDE + 1, axis)
-        inside = windows.all(-1)
+        inside = np.all(windows, axis=-1)
     return inside

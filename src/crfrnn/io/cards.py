@@ -57,9 +57,14 @@ class ModelCard:
             if value is not None and (not isinstance(value, str) or not value.strip()):
                 raise TypeError(f"ModelCard: {name} must be a text; got {value!r}")
         for name, score in self.scores.items():
-            if not isinstance(name, str) or isinstance(score, bool) or not hasattr(score, "__float__"):
+            if (
+                not isinstance(name, str)
+                or isinstance(score, bool)
+                or not hasattr(score, "__float__")
+            ):
                 raise TypeError(
-                    f"ModelCard: scores must be numbers by what they measure; got {name!r}: {score!r}"
+                    f"ModelCard: scores must be numbers by what they measure; got {name!r}: "
+                    f"{score!r}"
                 )
 
     def text(self, model: str, facts: Mapping[str, object], use: str = "") -> str:
@@ -89,8 +94,8 @@ class ModelCard:
             "",
             f"# {self.title or model}",
             "",
-            f"A `{model}` of [crfrnn](https://arxiv.org/abs/1502.03240), which joins a fully connected "
-            "conditional random field to a segmentation network.",
+            f"A `{model}` of crfrnn: a fully connected conditional random field "
+            "([CRF-RNN](https://arxiv.org/abs/1502.03240)) for a segmentation network.",
             "",
         ]
         if use:
@@ -100,7 +105,9 @@ class ModelCard:
         lines += ["## Scores", ""]
         if self.scores:
             lines += ["| score | value |", "| --- | ---: |"]
-            lines += [f"| {_cell(name)} | {float(value):.6g} |" for name, value in self.scores.items()]
+            lines += [
+                f"| {_cell(name)} | {float(value):.6g} |" for name, value in self.scores.items()
+            ]
         else:
             lines += [_UNKNOWN]
         lines += ["", "## Training", ""]

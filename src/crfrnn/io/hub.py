@@ -102,7 +102,9 @@ def push(name: str, save: Callable[[Path], None], how: Upload) -> str:
         ValueError: the name is not `owner/name` or `name`.
     """
     if not isinstance(name, str) or not _ID.fullmatch(name if "/" in str(name) else f"me/{name}"):
-        raise ValueError(f"expected the name of a model on a hub, such as 'owner/name'; got {name!r}")
+        raise ValueError(
+            f"expected the name of a model on a hub, such as 'owner/name'; got {name!r}"
+        )
     hub = load(_PACKAGE, _EXTRA, "push_to_hub")
     mixin: Any = hub.ModelHubMixin
 

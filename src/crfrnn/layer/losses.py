@@ -44,8 +44,8 @@ class PottsLoss(nn.Module):
     | `relaxation` | `log=False` | `log=True`, -log(1 - P) |
     | --- | --- | --- |
     | "bilinear" | 1 - p·q | -log p·q, collision cross-entropy |
-    | "quadratic" | ½ \\|p - q\\|² | -log(1 - ½ \\|p - q\\|²), log-quadratic |
-    | "normalized" | 1 - p·q / (\\|p\\| \\|q\\|) | -log(p·q / (\\|p\\| \\|q\\|)), collision divergence |
+    | "quadratic" | ½ ‖p - q‖² | -log(1 - ½ ‖p - q‖²), log-quadratic |
+    | "normalized" | 1 - p·q / (‖p‖ ‖q‖) | -log(p·q / (‖p‖ ‖q‖)), collision divergence |
 
     Args:
         kernels: their sum weights the pairs. Default is one `Bilateral` of 100 pixels and 15 color
@@ -208,7 +208,9 @@ class PottsLoss(nn.Module):
             >>> image[..., 3:] = 200  # an edge in the middle
             >>> labels = torch.tensor([[[0, 255, 255, 255, 255, 1]]])  # both ends are labeled
             >>> loss = PottsLoss(
-            ...     [Bilateral(100, 15, weight=40)], relaxation="normalized", neighbors=Neighborhood(),
+            ...     [Bilateral(100, 15, weight=40)],
+            ...     relaxation="normalized",
+            ...     neighbors=Neighborhood(),
             ... )
             >>> y = loss.self_labels(torch.zeros(1, 2, 1, 6), image, labels, steps=50)
             >>> y.argmax(1)
@@ -254,7 +256,7 @@ class PottsLoss(nn.Module):
         Example:
             >>> from crfrnn import Neighborhood, PottsLoss
             >>> PottsLoss(relaxation="quadratic", neighbors=Neighborhood()).extra_repr()
-            "kernels=[Bilateral(...)], relaxation='quadratic', neighbors=Neighborhood(radius=1.0, ...)"
+            "kernels=[Bilateral(...)], relaxation='quadratic', neighbors=Neighborhood(radius=1.0...)"
         """
         kernels = ", ".join(map(str, self.recipe.kernels))
         parts = [f"kernels=[{kernels}]", f"relaxation={self.relaxation!r}"]
@@ -350,7 +352,7 @@ def soft_cross_entropy(
     | "shannon" | -Σ_c y_c log S_c | a prediction (½, ½) |
     | "reverse" | -Σ_c S_c log y_c | nothing |
     | "collision" | -log Σ_c S_c y_c | nothing |
-    | "divergence" | -log (S·y / (\\|S\\| \\|y\\|)) | a prediction (½, ½) |
+    | "divergence" | -log (S·y / (‖S‖ ‖y‖)) | a prediction (½, ½) |
 
     "collision" is -log of the probability that two draws, one from S and one from y, are equal. It
     is symmetric in them (Zhang & Boykov, CVPR 2025, arXiv 2507.01721).
@@ -399,4 +401,3 @@ def _pixels(like: Tensor, prepared: Prepared) -> Tensor | int:
     if prepared.mask is None:
         return like[:, 0].flatten(1).shape[1]
     return prepared.mask.sum(1).clamp_min(1)
-

@@ -40,15 +40,13 @@ def over_filters(
         column = weight.view(-1, *[1] * (x.dim() - 2))
         squares = (x.square() * column).sum(1, keepdim=True)
         filtered = kernel_filter(torch.cat([x, squares, torch.ones_like(squares)], 1))
-        fx, fb, f1 = filtered.split([x.shape[1], 1, 1], 1)
+        fx, fb, f1 = filtered[:, :-2], filtered[:, -2:-1], filtered[:, -1:]
         sums = 0.5 * (squares * f1 + fb) - (x * fx * column).sum(1, keepdim=True)
         energy = energy + sums.flatten(1).sum(1)
     return energy
 
 
-def over_pairs(
-    relaxation: Relaxation, log: bool, log_p: Tensor, pairs: Sequence[Pair]
-) -> Tensor:
+def over_pairs(relaxation: Relaxation, log: bool, log_p: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """Sum the penalties of weighted pairs of pixels; `log` takes -log(1 - penalty); (B,)."""
     x = log_p
     if relaxation == "normalized":
@@ -60,7 +58,7 @@ def over_pairs(
         spread = (p * (1 - p)).sum(1)
     energy = log_p.new_zeros(len(log_p))
     for here, there, weight in pairs:
-        a, b = x[(..., *here)], x[(..., *there)]
+        a, b = x[here], x[there]
         if not log:
             penalty = a * (1 - b) if relaxation == "bilinear" else 0.5 * (a - b).square()
             penalty = penalty.sum(1)
@@ -68,7 +66,7 @@ def over_pairs(
             agreement = (a + b).logsumexp(1)
             if spread is not None:
                 # 1 - ½ |p - q|² = p·q + ½ (1 - |p|²) + ½ (1 - |q|²), all of them positive.
-                both = 0.5 * (spread[(..., *here)] + spread[(..., *there)])
+                both = 0.5 * (spread[here] + spread[there])
                 smallest = torch.finfo(both.dtype).tiny
                 agreement = torch.logaddexp(agreement, both.clamp_min(smallest).log())
             penalty = -agreement
@@ -77,7 +75,7 @@ def over_pairs(
 
 
 def unit(p: Tensor) -> Tensor:
-    """p / |p|; the norm of a distribution over C classes is at least C^-½."""
+    """Scale distributions to the norm 1; over C classes it is C^-½ at least."""
     return p / p.square().sum(1, keepdim=True).sqrt()
 
 
