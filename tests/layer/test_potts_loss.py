@@ -419,7 +419,7 @@ def test_training_from_two_labeled_pixels(way: str) -> None:
     logits = (1e-2 * torch.randn(1, 2, 8, 9)).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.3)
     prepared = loss.prepare(image)
-    for _ in range(150 if way == "potts" else 60):
+    for _ in range(60 if way == "potts" else 30):
         total = torch.nn.functional.cross_entropy(logits, labels, ignore_index=255)
         if way == "potts":
             total = total + loss(logits, prepared)

@@ -256,7 +256,7 @@ class PottsLoss(nn.Module):
         Example:
             >>> from crfrnn import Neighborhood, PottsLoss
             >>> PottsLoss(relaxation="quadratic", neighbors=Neighborhood()).extra_repr()
-            "kernels=[Bilateral(...)], relaxation='quadratic', neighbors=Neighborhood(radius=1.0...)"
+            "kernels=[Bilateral(...)], relaxation='quadratic', neighbors=Neighborhood(...)"
         """
         kernels = ", ".join(map(str, self.recipe.kernels))
         parts = [f"kernels=[{kernels}]", f"relaxation={self.relaxation!r}"]
