@@ -34,7 +34,7 @@ LIBRARY = re.compile(
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 
 #: Pages of which every block needs what the first one makes with torch.
-TORCH_PAGES = {"layer.md", "mathematics.md", "train.md", "training.md"}
+TORCH_PAGES = {"layer.md", "losses.md", "mathematics.md", "train.md", "training.md"}
 
 #: The units whose docstring examples run without torch.
 OFFLINE = {
