@@ -132,7 +132,6 @@ CANDIDATES: dict[str, Loss | None] = {
     "potts, weight 5, entropy 0.1, 1/4 of the size, radius 2": potts(
         5.0, 0.1, scale=0.25, radius=2.0
     ),
-    "self, weight 20, share 0.3": self_labels(20.0, 0.3),
     "self, weight 20, share 0.1, color 5": self_labels(20.0, 0.1, color=5.0),
 }
 

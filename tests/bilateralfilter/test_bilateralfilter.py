@@ -63,7 +63,10 @@ def test_the_original_gives_the_same() -> None:
     with np.load(ROOT / "tests" / "golden" / "bilateralfilter.npz") as golden:
         images, probs = golden["images"], golden["probs"]
         for sigma_rgb, sigma_xy, expected in zip(
-            golden["sigma_rgb"].tolist(), golden["sigma_xy"].tolist(), golden["filtered"], strict=True
+            golden["sigma_rgb"].tolist(),
+            golden["sigma_xy"].tolist(),
+            golden["filtered"],
+            strict=True,
         ):
             out = np.zeros(probs.size, np.float32)
             bilateralfilter.bilateralfilter_batch(

@@ -95,7 +95,7 @@ def directory_of(name: str | Path, how: Download) -> Path:
 
 
 def push(name: str, save: Callable[[Path], None], how: Upload) -> str:
-    """Upload what `save` writes into a directory, and return the address of the commit.
+    """Upload what `save` writes into a directory, and return the address there.
 
     Raises:
         ImportError: huggingface_hub is missing.

@@ -61,7 +61,7 @@ class StoredLayer:
             commit_message: of the commit.
 
         Returns:
-            The address of the commit.
+            The address on the hub: of the commit, or of the files with an older huggingface_hub.
 
         Example:
             >>> from crfrnn import CRFRNN, ModelCard

@@ -114,7 +114,7 @@ class Checkpoint:
             how: token, branch and the like.
 
         Returns:
-            The address of the commit.
+            The address on the hub.
         """
         given = ModelCard() if card is None else card
         save = partial(self._save, card=given, name=repo_id)
