@@ -17,8 +17,9 @@ if typing.TYPE_CHECKING:
     from .crf.mean_field import mean_field
     from .io.cards import ModelCard
     from .layer.crfrnn import CRFRNN
-    from .layer.losses import DenseCRFLoss, PottsLoss, soft_cross_entropy
+    from .layer.losses import DenseCRFLoss, PottsLoss
     from .layer.prepared import Prepared
+    from .layer.soft_labels import soft_cross_entropy
     from .layer.upsample import Upsample
     from .models import Segmenter
     from .offline.refine import refine
@@ -89,7 +90,7 @@ _MODULES = {
     "presets": "presets",
     "pydensecrf": "pydensecrf",
     "refine": "offline.refine",
-    "soft_cross_entropy": "layer.losses",
+    "soft_cross_entropy": "layer.soft_labels",
     "upsample": "offline.upsample",
 }
 

@@ -1,4 +1,4 @@
-"""Losses for training with few labels: relaxed Potts energies, and cross-entropies of soft labels.
+"""Losses for training with few labels: relaxed Potts energies of a network's segmentation.
 
 `DenseCRFLoss` is `PottsLoss` as Tang et al. (2018) used it.
 """
@@ -19,9 +19,9 @@ from crfrnn.crf.kernels import Bilateral, checked_kernels, weight_table
 from crfrnn.crf.recipe import Recipe
 
 from . import relaxations
-from .inputs import check_logits, check_mask
+from .inputs import check_logits
 from .prepared import Guide, Prepared, prepare_alone, take
-from .soft_labels import log_labels, minimize, seeds
+from .soft_labels import minimize, seeds
 
 #: The setting of Tang et al. (2018).
 _KERNELS = (Bilateral(position=100.0, color=15.0, weight=1.0),)
@@ -334,58 +334,6 @@ class DenseCRFLoss(PottsLoss):
         engine: names.EngineName | None = None,
     ) -> None:
         super().__init__(kernels, normalization=normalization, filter=filter, engine=engine)
-
-
-def soft_cross_entropy(
-    logits: Float[Tensor, "B C *S"],
-    soft_labels: Float[Tensor, "B C *S"],
-    *,
-    kind: names.CrossEntropy = "collision",
-    mask: Bool[Tensor, " B *S"] | None = None,
-) -> Float[Tensor, ""]:
-    """Compare predictions with soft labels, such as those of `PottsLoss.self_labels`.
-
-    With S = softmax(logits) and soft labels y, the mean over the pixels of
-
-    | `kind` | formula | a label (½, ½) asks for |
-    | --- | --- | --- |
-    | "shannon" | -Σ_c y_c log S_c | a prediction (½, ½) |
-    | "reverse" | -Σ_c S_c log y_c | nothing |
-    | "collision" | -log Σ_c S_c y_c | nothing |
-    | "divergence" | -log (S·y / (‖S‖ ‖y‖)) | a prediction (½, ½) |
-
-    "collision" is -log of the probability that two draws, one from S and one from y, are equal. It
-    is symmetric in them (Zhang & Boykov, CVPR 2025, arXiv 2507.01721).
-
-    Args:
-        logits: (B, C, *S) scores before softmax.
-        soft_labels: (B, C, *S) probabilities y over C; gradients reach them where they ask for one.
-        kind: one of the table.
-        mask: bool; False leaves out a pixel, such as a labeled one, which has a loss of its own.
-
-    Raises:
-        ValueError: shapes do not fit, or soft labels are not distributions.
-
-    Example:
-        >>> import torch
-        >>> from crfrnn import soft_cross_entropy
-        >>> logits = torch.tensor([0.8, 0.2]).log().view(1, 2, 1)
-        >>> sure, unsure = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])
-        >>> [round(float(soft_cross_entropy(logits, y.view(1, 2, 1))), 3) for y in (sure, unsure)]
-        [0.223, 0.693]
-    """
-    _checks.one_of("kind", kind, names.CROSS_ENTROPIES)
-    logits = check_logits("soft_cross_entropy", logits, None, None)
-    _checks.finite("soft_cross_entropy: logits", logits)
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    with torch.autocast(logits.device.type, enabled=False):
-        log_p = logits.to(dtype).log_softmax(1)
-        log_y = log_labels("soft_cross_entropy", soft_labels, log_p)
-        values = relaxations.cross_entropy(kind, log_p, log_y)
-        if mask is None:
-            return values.mean()
-        inside = check_mask("soft_cross_entropy", mask, log_p)
-        return (values * inside).sum() / inside.sum().clamp_min(1)
 
 
 def _mean(values: Tensor, prepared: Prepared) -> Tensor:

@@ -1,4 +1,4 @@
-"""Soft labels as a part of training: checked, fixed where pixels are labeled, and optimized."""
+"""Soft labels: a cross-entropy to train on them, and the optimization that finds them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,74 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crfrnn import _checks
 from crfrnn._door import admit_tensor
+from crfrnn.core import names
 from crfrnn.io.label_maps import VOID
 
-from .inputs import check_device
+from . import relaxations
+from .inputs import check_device, check_logits, check_mask
 
 #: The least probability of a soft label. A certain one would forbid every other class for ever.
 _LEAST = 1e-6
 
 #: How much longer a step may become when the last one lowered the energy.
 _GROWTH = 1.5
+
+
+def soft_cross_entropy(
+    logits: Float[Tensor, "B C *S"],
+    soft_labels: Float[Tensor, "B C *S"],
+    *,
+    kind: names.CrossEntropy = "collision",
+    mask: Bool[Tensor, " B *S"] | None = None,
+) -> Float[Tensor, ""]:
+    """Compare predictions with soft labels, such as those of `PottsLoss.self_labels`.
+
+    With S = softmax(logits) and soft labels y, the mean over the pixels of
+
+    | `kind` | formula | a label (½, ½) asks for |
+    | --- | --- | --- |
+    | "shannon" | -Σ_c y_c log S_c | a prediction (½, ½) |
+    | "reverse" | -Σ_c S_c log y_c | nothing |
+    | "collision" | -log Σ_c S_c y_c | nothing |
+    | "divergence" | -log (S·y / (‖S‖ ‖y‖)) | a prediction (½, ½) |
+
+    "collision" is -log of the probability that two draws, one from S and one from y, are equal. It
+    is symmetric in them (Zhang & Boykov, CVPR 2025, arXiv 2507.01721).
+
+    Args:
+        logits: (B, C, *S) scores before softmax.
+        soft_labels: (B, C, *S) probabilities y over C; gradients reach them where they ask for one.
+        kind: one of the table.
+        mask: bool; False leaves out a pixel, such as a labeled one, which has a loss of its own.
+
+    Raises:
+        ValueError: shapes do not fit, or soft labels are not distributions.
+
+    Example:
+        >>> import torch
+        >>> from crfrnn import soft_cross_entropy
+        >>> logits = torch.tensor([0.8, 0.2]).log().view(1, 2, 1)
+        >>> sure, unsure = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])
+        >>> [round(float(soft_cross_entropy(logits, y.view(1, 2, 1))), 3) for y in (sure, unsure)]
+        [0.223, 0.693]
+    """
+    _checks.one_of("kind", kind, names.CROSS_ENTROPIES)
+    logits = check_logits("soft_cross_entropy", logits, None, None)
+    _checks.finite("soft_cross_entropy: logits", logits)
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    with torch.autocast(logits.device.type, enabled=False):
+        log_p = logits.to(dtype).log_softmax(1)
+        log_y = _log_labels("soft_cross_entropy", soft_labels, log_p)
+        values = relaxations.cross_entropy(kind, log_p, log_y)
+        if mask is None:
+            return values.mean()
+        inside = check_mask("soft_cross_entropy", mask, log_p)
+        return (values * inside).sum() / inside.sum().clamp_min(1)
 
 
 def seeds(owner: str, given: Any, log_p: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +101,7 @@ def seeds(owner: str, given: Any, log_p: Tensor) -> tuple[Tensor, Tensor]:
     return known[:, None], _floored(certain).log()
 
 
-def log_labels(owner: str, given: Any, log_p: Tensor) -> Tensor:
+def _log_labels(owner: str, given: Any, log_p: Tensor) -> Tensor:
     """The logarithm of soft labels (B, C, *S), none of them below the least probability."""
     check_device(owner, "soft_labels", given, log_p)
     y: Tensor = admit_tensor(f"{owner}: soft_labels", given)
