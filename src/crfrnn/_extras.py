@@ -23,7 +23,7 @@ EXTRAS = {
     "coco": ("pycocotools>=2.0.8",),
     "hdf5": ("h5py",),
     "safetensors": ("safetensors",),
-    "zarr": ("zarr>=3",),
+    "zarr": ("zarr>=3.0.8",),
 }
 
 

@@ -26,7 +26,7 @@ def check_clamp(args: argparse.Namespace) -> None:
 
 
 def read_clamp(path: Path, size: Size) -> np.ndarray:
-    """Read a map (H, W): bool, or the classes of clamped pixels and 255."""
+    """Read a map (H, W): bool, or the classes of clamped pixels and `free_value`."""
     if path.suffix.lower() in ARRAY_SUFFIXES:
         arrays = list(read_arrays(path).values())
         if len(arrays) == 1 and arrays[0].dtype == np.bool_:

@@ -14,12 +14,12 @@ from typing import Any
 
 from crfrnn.core.threads import limit_threads, limited_threads, threads
 from crfrnn.io.files import describe, shorten
+from crfrnn.io.locks import claimed
 from crfrnn.io.progress import Progress
 from crfrnn.io.scores import SCORE_SUFFIXES
 
 from ._file import tell_understood
 from ._job import Outputs, Refinement, Result, refine_file, spell
-from ._lock import claimed
 from ._notes import Notes, say, tell
 from ._pairs import Matches, Pair, as_arrays, match, with_clamps
 from ._resume import Origin, is_done, make_folders, prepare

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from crfrnn.io.array_files import ZARR_SUFFIX
 from crfrnn.io.files import IMAGE_SUFFIXES, shorten
 from crfrnn.io.scores import ARRAY_SUFFIXES, SCORE_SUFFIXES
 
@@ -105,7 +106,9 @@ def with_clamps(matches: Matches, folder: Path | None) -> Matches:
 def _by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
     paths: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+        suffix = path.suffix.lower()
+        is_input = path.is_file() or suffix == ZARR_SUFFIX  # a folder
+        if suffix in suffixes and not path.name.startswith(".") and is_input:
             paths[path.stem].append(path)
     return paths
 

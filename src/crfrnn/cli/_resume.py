@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn._version import installed_version
+from crfrnn.io.array_files import state_of
 from crfrnn.io.files import (
     PART_SUFFIX,
     describe,
@@ -19,6 +20,7 @@ from crfrnn.io.files import (
     write_text,
 )
 from crfrnn.io.options import ReadOptions
+from crfrnn.io.trees import read_json
 from crfrnn.offline.options import RefineOptions
 
 from ._job import Outputs, fingerprint
@@ -90,7 +92,7 @@ def is_done(pair: Pair, origin: Origin, *, moved: bool) -> bool:
     inputs = [pair.image, pair.scores, *([pair.clamp] if pair.clamp else [])]
     manifest = pair.outputs.labels.with_name(manifest_name(origin.command))
     oldest = min(path.stat().st_mtime_ns for path in paths)
-    if not moved and oldest >= max(path.stat().st_mtime_ns for path in (*inputs, manifest)):
+    if not moved and oldest >= max(state_of(path)[1] for path in (*inputs, manifest)):
         return True
     return note_of(pair.outputs.labels) == fingerprint(origin.settings, *inputs)
 
@@ -143,7 +145,7 @@ def _require_same(manifest: Path, origin: Origin, existing: Sequence[Pair]) -> b
             )
         return False
     try:
-        old = _decisive(json.loads(manifest.read_text(encoding="utf-8")))
+        old = _decisive(read_json(manifest.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(
             f"{manifest}: not a readable manifest ({describe(error)}); {remedy}"
