@@ -154,7 +154,7 @@ $(RUNNABLE): $(TOOLS) pyproject.toml $(CORE)
 
 $(INSTALLED): $(RUNNABLE) $(TORCH)
 	@echo "Installing what the checks and the tests need"
-	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[app,demo,dev,docs,tune,distributed,tensorboard,$(CONTAINERS)]"
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[app,demo,dev,docs,tune,distributed,tensorboard,hub,$(CONTAINERS)]"
 	@touch $@
 
 # A build that compiles only what has changed: it shares its objects with the editable build.

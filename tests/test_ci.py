@@ -99,7 +99,7 @@ def test_what_asks_for_torch_is_an_extra() -> None:
     assert [name for name, needs in extras.items() if "torch>=2.6" in needs] == ["torch"]
     assert tuple(re.split(r"[><=]", need)[0] for need in extras["torch"]) == TORCH_EXTRA
     asking = {name for name, needs in extras.items() if "crfrnn[torch]" in needs}
-    assert asking == {"distributed", "tensorboard", "transformers", "gpu", "dev"}
+    assert asking == {"distributed", "tensorboard", "transformers", "gpu", "hub", "dev"}
 
 
 def test_publishing_needs_every_build_a_tag_and_the_environment() -> None:

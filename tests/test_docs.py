@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import crfrnn
-from crfrnn import frankwolfe, presets, pydensecrf
+from crfrnn import bilateralfilter, frankwolfe, presets, pydensecrf
 from crfrnn.pydensecrf import densecrf, eigen, utils
 from tests.cases import needs_torch, torch
 
@@ -34,10 +34,21 @@ LIBRARY = re.compile(
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 
 #: Pages of which every block needs what the first one makes with torch.
-TORCH_PAGES = {"layer.md", "mathematics.md", "train.md", "training.md"}
+TORCH_PAGES = {"layer.md", "losses.md", "mathematics.md", "train.md", "training.md"}
 
 #: The units whose docstring examples run without torch.
-OFFLINE = {"app", "demo", "evaluation", "io", "offline", "plots", "presets", "pydensecrf", "tuning"}
+OFFLINE = {
+    "app",
+    "bilateralfilter",
+    "demo",
+    "evaluation",
+    "io",
+    "offline",
+    "plots",
+    "presets",
+    "pydensecrf",
+    "tuning",
+}
 
 
 def blocks(page: Path) -> Iterator[tuple[int, str]]:
@@ -114,7 +125,7 @@ def test_the_pictures_can_be_drawn_again(tmp_path: Path) -> None:
 
 
 #: Whose names are public; what else the package holds is its own affair.
-PUBLIC = [crfrnn, presets, pydensecrf, densecrf, utils, eigen, frankwolfe]
+PUBLIC = [crfrnn, presets, pydensecrf, densecrf, utils, eigen, frankwolfe, bilateralfilter]
 
 #: The documentation of everything public.
 REFERENCE = ROOT / "docs" / "reference"

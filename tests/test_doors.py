@@ -28,12 +28,15 @@ from crfrnn import (
     Gaussian,
     InputWarning,
     Lattice,
+    Neighborhood,
+    PottsLoss,
     Segmenter,
     Upsample,
     free_energy,
     gaussian_filter,
     mean_field,
     refine,
+    soft_cross_entropy,
     upsample,
 )
 
@@ -55,6 +58,7 @@ MASK = torch.rand(2, 5, 7) > 0.2
 POTTS = 1 - torch.eye(3)
 POINTS, VALUES = torch.randn(20, 3), torch.rand(20, 2)
 SAME = [lambda q: q]
+NEAR = PottsLoss(log=True, neighbors=Neighborhood())
 
 
 def layer(**options: Any) -> CRFRNN:
@@ -97,6 +101,12 @@ DOORS: dict[str, tuple[Callable[[Any], Any], Tensor]] = {
     "DenseCRFLoss: logits": (lambda a: DenseCRFLoss()(a, IMAGE), Z),
     "DenseCRFLoss: image": (lambda a: DenseCRFLoss()(Z, a), IMAGE),
     "DenseCRFLoss: mask": (lambda a: DenseCRFLoss()(Z, IMAGE, mask=a), MASK),
+    "PottsLoss: logits": (lambda a: NEAR(a, IMAGE), Z),
+    "PottsLoss: image": (lambda a: NEAR(Z, a), IMAGE),
+    "PottsLoss: mask": (lambda a: NEAR(Z, IMAGE, mask=a), MASK),
+    "PottsLoss: self_labels": (lambda a: NEAR.self_labels(Z, IMAGE, a, steps=1), MASK.long()),
+    "soft_cross_entropy: logits": (lambda a: soft_cross_entropy(a, Z.softmax(1)), Z),
+    "soft_cross_entropy: soft_labels": (lambda a: soft_cross_entropy(Z, a), Z.softmax(1)),
     "Segmenter: image": (lambda a: Segmenter(nn.Conv2d(3, 3, 1), layer())(a), IMAGE / 255),
     "Segmenter: guide": (lambda a: Segmenter(nn.Conv2d(3, 3, 1), layer())(IMAGE / 255, a), IMAGE),
     "mean_field: unary": (lambda a: mean_field(a, SAME, torch.ones(1), POTTS, 2), Z),

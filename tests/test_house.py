@@ -58,6 +58,7 @@ ARROWS = {
     "containers": "core crf presets io offline",
     "pydensecrf": "core crf ops",
     "frankwolfe": "core crf layer",
+    "bilateralfilter": "crf",
     "plots": "io",
     "data": "io",
     "evaluation": "data io",
@@ -69,15 +70,18 @@ ARROWS = {
     "demo": "offline presets plots io",
     "app": "core crf data demo evaluation io offline plots presets",
     "bench": "core demo data layer offline presets pydensecrf io ops",
-    "__init__": "app offline presets pydensecrf frankwolfe layer models crf _info _version",
+    "__init__": "app offline presets pydensecrf frankwolfe bilateralfilter layer models crf io"
+    " _info _version",
     "cli": "core __init__ app ablation tuning training integrations evaluation models data"
-    " containers offline demo bench plots presets pydensecrf frankwolfe crf io _info _version",
+    " containers offline demo bench plots presets pydensecrf frankwolfe bilateralfilter crf io"
+    " _info _version",
     "__main__": "cli",
 }
 
 # Packages that only the units named here may import.
 GUESTS = {
     "gradio": "app",
+    "huggingface_hub": "io",
     "lightning_fabric": "training",
     "optuna": "tuning",
     "skimage": "demo",

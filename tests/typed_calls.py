@@ -11,7 +11,16 @@ import numpy as np
 import torch
 
 import crfrnn
-from crfrnn import CRFRNN, DenseCRFLoss, Lattice, Refined, gaussian_filter, refine, upsample
+from crfrnn import (
+    CRFRNN,
+    DenseCRFLoss,
+    Lattice,
+    PottsLoss,
+    Refined,
+    gaussian_filter,
+    refine,
+    upsample,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -66,6 +75,8 @@ def options_of_the_layer(logits: torch.Tensor, image: torch.Tensor) -> None:
     CRFRNN(21, weights="full")  # type: ignore[arg-type]
     CRFRNN(21, filter="exat")  # type: ignore[arg-type]
     DenseCRFLoss(filter="exat")  # type: ignore[arg-type]
+    PottsLoss(relaxation="normalized", entropy="collision", neighbors=crfrnn.Neighborhood())
+    PottsLoss(relaxation="normalised")  # type: ignore[arg-type]
     DenseCRFLoss(normalization="mean")  # type: ignore[arg-type]
 
 

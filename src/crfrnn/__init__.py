@@ -4,19 +4,22 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from . import frankwolfe, presets, pydensecrf
+    from . import bilateralfilter, frankwolfe, presets, pydensecrf
     from ._guards import InputWarning
     from ._info import info
     from .app.serving import explore
+    from .crf.edges import Neighborhood
     from .crf.energy import free_energy
     from .crf.frank_wolfe import Inference, Step
     from .crf.kernel import Kernel
     from .crf.kernels import Bilateral, FeatureGaussian, Gaussian
     from .crf.lattice import Lattice, gaussian_filter
     from .crf.mean_field import mean_field
+    from .io.cards import ModelCard
     from .layer.crfrnn import CRFRNN
-    from .layer.losses import DenseCRFLoss
+    from .layer.losses import DenseCRFLoss, PottsLoss
     from .layer.prepared import Prepared
+    from .layer.soft_labels import soft_cross_entropy
     from .layer.upsample import Upsample
     from .models import Segmenter
     from .offline.refine import refine
@@ -33,11 +36,15 @@ __all__ = [
     "InputWarning",
     "Kernel",
     "Lattice",
+    "ModelCard",
+    "Neighborhood",
+    "PottsLoss",
     "Prepared",
     "Refined",
     "Segmenter",
     "Step",
     "Upsample",
+    "bilateralfilter",
     "explore",
     "frankwolfe",
     "free_energy",
@@ -47,6 +54,7 @@ __all__ = [
     "presets",
     "pydensecrf",
     "refine",
+    "soft_cross_entropy",
     "upsample",
 ]
 
@@ -64,11 +72,15 @@ _MODULES = {
     "InputWarning": "_guards",
     "Kernel": "crf.kernel",
     "Lattice": "crf.lattice",
+    "ModelCard": "io.cards",
+    "Neighborhood": "crf.edges",
+    "PottsLoss": "layer.losses",
     "Prepared": "layer.prepared",
     "Refined": "offline.refined",
     "Segmenter": "models",
     "Step": "crf.frank_wolfe",
     "Upsample": "layer.upsample",
+    "bilateralfilter": "bilateralfilter",
     "explore": "app.serving",
     "frankwolfe": "frankwolfe",
     "free_energy": "crf.energy",
@@ -78,6 +90,7 @@ _MODULES = {
     "presets": "presets",
     "pydensecrf": "pydensecrf",
     "refine": "offline.refine",
+    "soft_cross_entropy": "layer.soft_labels",
     "upsample": "offline.upsample",
 }
 

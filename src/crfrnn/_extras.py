@@ -17,6 +17,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "transformers": ("transformers>=4.50",),
     "gpu": ("triton",),
+    "hub": ("huggingface_hub>=0.36",),
     "raster": ("rasterio>=1.4",),
     "volume": ("nibabel>=5",),
     "coco": ("pycocotools>=2.0.8",),

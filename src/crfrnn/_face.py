@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import warnings
@@ -20,7 +21,8 @@ class Face:
         package: the package of ours.
         folder: a folder with a package of that name, which other processes find.
         modules: makes the modules to register, by their full names.
-        real: finds the place of a real installation; "" if there is none.
+        real: finds the place of a real installation, "" if there is none; by default any other
+            module of that name counts as one.
         replaced: modules of a real installation that were imported before `install` replaced them.
     """
 
@@ -28,14 +30,14 @@ class Face:
     package: str
     folder: str
     modules: Callable[[], Mapping[str, ModuleType]]
-    real: Callable[[], str]
+    real: Callable[[], str] | None = None
     replaced: dict[str, ModuleType] = field(default_factory=dict)
 
     def install(self, override: bool) -> bool:
         """Take the name; a real installation stays in use, with a warning, unless `override`."""
         if self.installed():
             return True
-        place = self.real()
+        place = self.other() if self.real is None else self.real()
         if place and not override:
             self.warn(place)
             return False
@@ -61,6 +63,20 @@ class Face:
     def installed(self) -> bool:
         """Whether the name is ours."""
         return sys.modules.get(self.name) is sys.modules[self.package]
+
+    def other(self) -> str:
+        """The place of another module of that name, or "" if there is none."""
+        if self.installed():
+            return ""
+        if self.name in sys.modules:
+            return str(getattr(sys.modules[self.name], "__file__", None) or "memory")
+        try:
+            spec = importlib.util.find_spec(self.name)
+        except (ImportError, ValueError):  # an import of that name is under way
+            return ""
+        # A folder without a module in it is a namespace, which a data folder may be.
+        place = "" if spec is None or spec.origin is None else spec.origin
+        return "" if place.startswith(self.folder) else place
 
     def warn(self, place: str) -> None:
         """Say that a real installation stays in use."""

@@ -29,7 +29,7 @@ COMMANDS = {
     "ablate": "measure what each part adds, from the network alone to end-to-end training",
     "segment": "label a photograph, or a folder, with a trained model",
     "evaluate": "compare labels, scores or a model with ground truth, before and after the CRF",
-    "run": "run a program that imports pydensecrf or CRF, unchanged, on crfrnn",
+    "run": "run a program that imports pydensecrf, CRF or bilateralfilter on crfrnn",
     "demo": "refine a real network's scores of two photographs, and draw the results",
     "bench": "time the main calls on this machine, next to pydensecrf if it is installed",
     "info": "show which engines are built, and which would run",

@@ -1,13 +1,13 @@
-"""Run a program that imports pydensecrf or CRF, unchanged, on crfrnn.
+"""Run a program that imports pydensecrf, CRF or bilateralfilter, unchanged, on crfrnn.
 
 crfrnn run script.py ARGUMENTS
 crfrnn run -m module ARGUMENTS
 
 All that follows `run` is passed on to Python as it stands. The program and all
 processes that it starts find crfrnn under the name pydensecrf, even if the real
-one is installed, and under the name CRF (DenseGaussianCRF, FrankWolfeParams)
-unless something else has that. Arguments, exit code and tracebacks are the
-program's own.
+one is installed; and under the names CRF (DenseGaussianCRF, FrankWolfeParams)
+and bilateralfilter (of DenseEnergyLoss) unless something else has those.
+Arguments, exit code and tracebacks are the program's own.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn run`."""
-    from crfrnn import frankwolfe
+    from crfrnn import bilateralfilter, frankwolfe
     from crfrnn.pydensecrf import install
 
     if not args.arguments:
         raise ValueError("expected a program; got nothing. Give SCRIPT or -m MODULE.")
     _refuse_shadow(args.arguments[0])
     install(override=True)
-    # The name is short: a module of the program's own may have it.
-    if not frankwolfe.taken():
-        frankwolfe.install()
+    # A module of the program's own may have one of these names, and a compiled original the other.
+    for face in (frankwolfe, bilateralfilter):
+        if not face.taken():
+            face.install()
     command = [sys.executable, *args.arguments]
     if sys.platform != "win32":  # there, exec returns to the shell at once
         os.execv(command[0], command)

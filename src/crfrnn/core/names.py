@@ -26,3 +26,18 @@ Weights = Literal["scalar", "class", "matrix"]
 
 #: How many kernel weights a layer learns: one per kernel, one per class, or a C x C matrix.
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+
+Relaxation = Literal["bilinear", "quadratic", "normalized"]
+
+#: Ways to extend the Potts penalty of two labels to two soft labels (Zhang & Boykov, 2025).
+RELAXATIONS: tuple[Relaxation, ...] = get_args(Relaxation)
+
+Entropy = Literal["shannon", "collision"]
+
+#: Measures of how undecided a soft label is.
+ENTROPIES: tuple[Entropy, ...] = get_args(Entropy)
+
+CrossEntropy = Literal["shannon", "reverse", "collision", "divergence"]
+
+#: Measures of how far predictions are from soft labels.
+CROSS_ENTROPIES: tuple[CrossEntropy, ...] = get_args(CrossEntropy)

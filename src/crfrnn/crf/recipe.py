@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from crfrnn.core.names import EngineName, Filter, Normalization
 
+from .edges import Neighborhood
 from .kernel import Kernel
 
 #: Taps of the separable filter reach this many bandwidths (error 0.03 % of a message).
@@ -23,6 +24,7 @@ class Recipe:
         filter: "lattice" or "exact".
         engine: "reference", "cpu" or "triton"; by default the fastest that suits.
         feature_gradients: whether gradients reach the image and the feature maps.
+        neighbors: the pairs of pixels of a loss that has no filters.
     """
 
     kernels: tuple[Kernel, ...]
@@ -30,6 +32,7 @@ class Recipe:
     filter: Filter = "lattice"
     engine: EngineName | None = None
     feature_gradients: bool = False
+    neighbors: Neighborhood | None = None
 
     def reach(self, eps: float) -> float:
         """How many bandwidths the taps of a separable kernel reach.

@@ -4,6 +4,7 @@ from .camvid import CAMVID_CLASSES, open_camvid
 from .folder import open_folder
 from .masked_images import IGNORE, MaskedImages, Sample
 from .registry import DATASETS, open_dataset
+from .scribbles import scribble
 from .voc import open_voc
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "open_dataset",
     "open_folder",
     "open_voc",
+    "scribble",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -70,7 +69,7 @@ def taken() -> bool:
         >>> crfrnn.frankwolfe.taken()
         False
     """
-    return bool(_place())
+    return bool(_FACE.other())
 
 
 def claim() -> None:
@@ -82,19 +81,4 @@ def _ours() -> dict[str, ModuleType]:
     return {_NAME: sys.modules[_PACKAGE]}
 
 
-def _place() -> str:
-    """The place of another module of that name, or "" if there is none."""
-    if _NAME in sys.modules and not installed():
-        return str(getattr(sys.modules[_NAME], "__file__", None) or "memory")
-    if installed():
-        return ""
-    try:
-        spec = importlib.util.find_spec(_NAME)
-    except (ImportError, ValueError):  # an import of that name is under way
-        return ""
-    # A folder without a module in it is a namespace, which a data folder may be.
-    place = "" if spec is None or spec.origin is None else spec.origin
-    return "" if place.startswith(_FOLDER) else place
-
-
-_FACE = Face(_NAME, _PACKAGE, _FOLDER, modules=_ours, real=_place)
+_FACE = Face(_NAME, _PACKAGE, _FOLDER, modules=_ours)

@@ -26,9 +26,12 @@ TENSORS = "model.safetensors"
 #: and a layer as the two files above, without a number and without the prefix of its tensors.
 FORMAT = 2
 
+#: All files that a directory may hold its model in, of this version or an older one.
+FILES = (CONFIG, TENSORS, "config.yaml", "weights.safetensors")
+
 _LIBRARY = "crfrnn"
 _OLD_LAYER = {"num_classes", "kernels", "iterations", "weights", "compatibility", "normalization"}
-_OLD_MODEL = ("config.yaml", "weights.safetensors")
+_OLD_MODEL = FILES[2:]
 
 
 @dataclass(frozen=True)

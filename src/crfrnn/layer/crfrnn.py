@@ -18,19 +18,19 @@ from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import checked_kernels
 from crfrnn.crf.recipe import Recipe
-from crfrnn.io.files import describe
 from crfrnn.presets import PRESETS, find_preset
 
 from . import parameters, pretrained
 from .independent import check_options, infer_independent
 from .inputs import check_clamp, check_logits, check_parameters, give_back
 from .prepared import Guide, Prepared, prepare_alone, take
+from .stored import StoredLayer
 
 #: The published starting point: Zheng et al. (2015), section 6.
 PAPER_KERNELS = PRESETS["crfasrnn"].kernels
 
 
-class CRFRNN(nn.Module):
+class CRFRNN(StoredLayer, nn.Module):
     """Mean-field inference in a fully connected CRF as a recurrent layer: logits in, logits out.
 
     Zheng et al. (ICCV 2015, arXiv 1502.03240): the updates of Krähenbühl & Koltun (NIPS 2011,
@@ -278,45 +278,6 @@ class CRFRNN(nn.Module):
         """
         factors = {"kernel_weights": weights, "compatibility": compatibility, "others": others}
         return parameters.grouped(self.named_parameters(), lr, factors)
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the layer as `config.json` and `model.safetensors` into a directory.
-
-        A write that is interrupted leaves the layer that was there before, or the new one.
-
-        Example:
-            >>> import os, tempfile
-            >>> from crfrnn import CRFRNN
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     CRFRNN(21).save_pretrained(folder)
-            ...     sorted(os.listdir(folder))
-            ['config.json', 'model.safetensors']
-        """
-        pretrained.write(Path(directory), self)
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path) -> CRFRNN:
-        """Read a layer that `save_pretrained` wrote, or the CRF of a model that `crfrnn` wrote.
-
-        It comes in evaluation mode.
-
-        Example:
-            >>> import tempfile
-            >>> from crfrnn import CRFRNN
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     CRFRNN(21, iterations=3).save_pretrained(folder)
-            ...     CRFRNN.from_pretrained(folder).iterations
-            3
-        """
-        config, tensors = pretrained.read(Path(directory))
-        try:
-            layer = cls(**pretrained.arguments(config, tensors)).to(tensors["kernel_weights"].dtype)
-            layer.load_state_dict(tensors)
-        except KeyError as error:
-            raise ValueError(f"{directory}: {error} is missing") from error
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{directory}: {describe(error)}") from error
-        return layer.eval()
 
     @classmethod
     def from_preset(cls, preset: str, num_classes: int) -> CRFRNN:

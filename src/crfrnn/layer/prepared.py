@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from crfrnn._door import admit_tensor
 from crfrnn._guide import check_range, finest_color
+from crfrnn.crf.edges import Pair, build_edges
 from crfrnn.crf.filters import KernelFilter, build_filters
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
@@ -46,6 +47,7 @@ class Prepared:
         device: where they are.
         recipe: what they were built for.
         mask: (B, N) bool, the pixels that take part; None stands for all.
+        pairs: in place of filters, the weighted pairs of pixels of a loss with `neighbors`.
 
     Example:
         >>> import torch
@@ -64,6 +66,7 @@ class Prepared:
     device: torch.device
     recipe: Recipe
     mask: Tensor | None = None
+    pairs: tuple[Pair, ...] = ()
 
     def check(self, owner: str, logits: Tensor, recipe: Recipe) -> None:
         """Refuse logits, or a layer, that these filters were not built for.
@@ -113,10 +116,16 @@ def prepare(
         check_range(image, finest_color(recipe.kernels))
     bandwidths = [] if logs is None else learned_bandwidths(logs, like.dtype)
     scene = Scene(like, image, features)
-    filters = build_filters(recipe, scene, mask=mask, bandwidths=bandwidths)
+    filters: list[KernelFilter] = []
+    pairs: tuple[Pair, ...] = ()
+    if recipe.neighbors is None:
+        filters = build_filters(recipe, scene, mask=mask, bandwidths=bandwidths)
+    else:
+        with torch.no_grad():
+            pairs = build_edges(recipe.kernels, recipe.neighbors, scene, mask)
     shape = (like.shape[0], *like.shape[2:])
     inside = None if mask is None else mask.flatten(1)
-    return Prepared(tuple(filters), shape, like.dtype, like.device, recipe, inside)
+    return Prepared(tuple(filters), shape, like.dtype, like.device, recipe, inside, pairs)
 
 
 def prepare_alone(

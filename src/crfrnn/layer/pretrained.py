@@ -18,6 +18,9 @@ from crfrnn.presets import find_preset
 #: Prefix of the CRF's tensors in a file.
 PREFIX = "crf."
 
+#: How many of a kernel's weights a model card lists.
+_MOST = 21
+
 #: The parameters of the layer of crfasrnn_pytorch, each C x C.
 _PUBLISHED = ("bilateral_ker_weights", "spatial_ker_weights", "compatibility_matrix")
 
@@ -63,6 +66,22 @@ def config_of(layer: Any) -> dict[str, Any]:
         "step": dataclasses.asdict(layer.step),
         "independent": layer.independent,
         "tol": layer.tol,
+    }
+
+
+def facts(layer: Any) -> dict[str, object]:
+    """What a model card says about a layer: its present parameters, as text."""
+    weights = layer.kernel_weights.detach()
+    per_kernel = [tuple(round(float(w), 4) for w in row.flatten()[:_MOST]) for row in weights]
+    more = "" if weights[0].numel() <= _MOST else f" (the first {_MOST} of {weights[0].numel()})"
+    return {
+        "classes": layer.num_classes,
+        **{f"kernel {k + 1}": kernel for k, kernel in enumerate(layer.current_kernels())},
+        f"kernel weights, {layer.weights}{more}": per_kernel,
+        "compatibility": "Potts, fixed" if layer.compatibility is None else "a matrix",
+        "iterations in training and evaluation": (layer.iterations, layer.eval_iterations),
+        "normalization": layer.recipe.normalization,
+        "filter": layer.recipe.filter,
     }
 
 

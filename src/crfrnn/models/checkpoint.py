@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn import _checks
-from crfrnn.io import storage
+from crfrnn.io import hub, storage
+from crfrnn.io.cards import ModelCard, write_card
 from crfrnn.io.files import describe
 from crfrnn.layer import pretrained
 from crfrnn.layer.crfrnn import CRFRNN
@@ -94,11 +96,31 @@ class Checkpoint:
         self.parts().to(device)
         return self
 
-    def save(self, directory: str | Path) -> None:
-        """Write config.json and model.safetensors.
+    def save(self, directory: str | Path, *, card: ModelCard | None = None) -> None:
+        """Write config.json and model.safetensors, and with `card` README.md, a model card.
 
         An interrupted write leaves either the previous model or the new one.
         """
+        self._save(Path(directory), card, str(directory))
+
+    def push_to_hub(
+        self, repo_id: str, *, card: ModelCard | None = None, how: hub.Upload | None = None
+    ) -> str:
+        """Upload the model and its card to a hub, through huggingface_hub (`crfrnn[hub]`).
+
+        Args:
+            repo_id: `owner/name`; created if it is missing.
+            card: what the card says; default is what is known, which is the configuration.
+            how: token, branch and the like.
+
+        Returns:
+            The address on the hub.
+        """
+        given = ModelCard() if card is None else card
+        save = partial(self._save, card=given, name=repo_id)
+        return hub.push(repo_id, save, how or hub.Upload())
+
+    def _save(self, directory: Path, card: ModelCard | None, name: str) -> None:
         config = {
             "network": {"name": self.name, **self.arguments},
             "num_classes": self.num_classes,
@@ -106,7 +128,22 @@ class Checkpoint:
             "crf": None if self.crf is None else pretrained.config_of(self.crf),
             "notes": dict(self.notes),
         }
-        storage.write(Path(directory), config, self.parts().state_dict())
+        storage.write(directory, config, self.parts().state_dict())
+        if card is None:
+            return
+        count = sum(parameter.numel() for parameter in self.parts().parameters())
+        facts: dict[str, object] = {
+            "network": self.name,
+            **self.arguments,
+            "parameters": count,
+            "classes": self.num_classes if self.classes is None else ", ".join(self.classes),
+            **({} if self.crf is None else pretrained.facts(self.crf)),
+        }
+        use = (
+            "from crfrnn.models.checkpoint import load_checkpoint\n\n"
+            f'model = load_checkpoint("{name}")'
+        )
+        write_card(directory, card.text("Checkpoint", facts, use))
 
 
 def is_checkpoint(directory: str | Path) -> bool:
@@ -114,22 +151,26 @@ def is_checkpoint(directory: str | Path) -> bool:
     return storage.is_stored(Path(directory))
 
 
-def load_checkpoint(directory: str | Path, *, num_classes: int | None = None) -> Checkpoint:
+def load_checkpoint(
+    directory: str | Path, *, num_classes: int | None = None, how: hub.Download | None = None
+) -> Checkpoint:
     """Read a model that `Checkpoint.save` wrote, in evaluation mode and on the CPU.
 
     The class of a network with an import path must have been imported: a directory of weights does
     not choose which code runs.
 
     Args:
-        directory: holds config.json and model.safetensors, or the files of an older version.
+        directory: holds config.json and model.safetensors, or the files of an older version; or
+            `owner/name` of a model on a hub, if there is no such path (`crfrnn[hub]`).
         num_classes: refuse a model with another number of classes.
+        how: on a hub, the revision, token and the like.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: the configuration is not readable, the number of classes is not the one asked
             for, or the weights do not fit.
     """
-    directory = Path(directory)
+    directory = hub.directory_of(directory, how or hub.Download())
     stored = storage.read(directory)
     config, where = stored.config, stored.config_path
     if not isinstance(config.get("network"), dict):
