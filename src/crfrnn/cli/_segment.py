@@ -17,12 +17,13 @@ from crfrnn.io.notes import Note
 from crfrnn.plots.figures import overlay
 
 from . import _folder
-from ._job import Outputs, fingerprint, spell
+from crfrnn.jobs.files import fingerprint, spell
 from ._model import Model, model_labels, model_line
 from ._notes import say, tell
-from ._pairs import Matches, Pair
-from ._resume import Origin
-from ._settings import Settings, make_settings
+from crfrnn.jobs.pairs import Matches, Outputs, Pair
+from crfrnn.jobs.resume import Origin
+from crfrnn.jobs.settings import Settings
+from ._settings import make_settings
 
 
 @dataclass(frozen=True)

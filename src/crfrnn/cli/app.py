@@ -99,9 +99,9 @@ def _folder(args: argparse.Namespace, choice: Choice, reading: Any) -> Start:
     from crfrnn.app.desk import Entry, Start
     from crfrnn.io.files import make_folder
 
-    from ._job import Outputs, refine_file
-    from ._pairs import match
-    from ._settings import Settings
+    from crfrnn.jobs.files import refine_file
+    from crfrnn.jobs.pairs import Outputs, match
+    from crfrnn.jobs.settings import Settings
 
     images, scores = args.files[0], args.files[-1]
     output: Path = args.output or images / "refined"

@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     require_torch("crfrnn segment")
     from . import _segment
     from ._file import check_inputs, check_outputs
-    from ._job import Outputs
+    from crfrnn.jobs.pairs import Outputs
     from ._model import open_model
-    from ._survey import rehearse
+    from crfrnn.jobs.survey import rehearse
 
     outputs = Outputs(args.output, None, args.overlay)
     settings = _segment.make_segment_settings(args)
