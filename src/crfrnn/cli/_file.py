@@ -13,12 +13,12 @@ from typing import Any
 from crfrnn.io.array_files import split_member
 from crfrnn.io.files import make_folder, require_writable
 from crfrnn.io.paths import AnyPath, Remote, require_store
-
 from crfrnn.jobs.files import refine_file, spell
 from crfrnn.jobs.pairs import Outputs
-from ._notes import say, tell
 from crfrnn.jobs.settings import Settings
 from crfrnn.jobs.survey import Understood, settle, survey
+
+from ._notes import say, tell
 from ._verdict import flipped, verdict
 
 

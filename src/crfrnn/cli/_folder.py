@@ -95,12 +95,10 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
     if args.on == "ray":
         from crfrnn.distributed.pool import refine_pairs
 
-        def elsewhere(pairs: Sequence[Pair]) -> Iterator[Outcome]:
+        def elsewhere(pairs: Sequence[Pair]) -> Generator[Outcome, None, None]:
             return refine_pairs(pairs, origin, folders, cluster_of(args))
 
-    task = Task(
-        origin, "refining", "refined", folders, work, understood, lines, elsewhere
-    )
+    task = Task(origin, "refining", "refined", folders, work, understood, lines, elsewhere)
     return run_pairs(args, task, matches)
 
 
@@ -132,8 +130,12 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     make_folders(task.origin, task.folders)
     labels = task.folders.labels
     # A store has no locks. Two jobs in one bucket do some work twice, and lose none.
-    local = isinstance(labels, Path)
-    with claimed(labels, task.origin.command, args.shard) if local else nullcontext():
+    held = (
+        claimed(labels, task.origin.command, args.shard)
+        if isinstance(labels, Path)
+        else nullcontext()
+    )
+    with held:
         return _run_claimed(args, task, matches)
 
 

@@ -18,11 +18,11 @@ from crfrnn.io.notes import Guess
 from crfrnn.io.options import ReadOptions, Size
 from crfrnn.io.score_pack import is_pack, read_pack
 from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
+from crfrnn.jobs.settings import Settings
+from crfrnn.jobs.survey import settle, survey
 
 from ._model import is_model, model_labels, model_line, open_model
 from ._notes import Notes
-from crfrnn.jobs.settings import Settings
-from crfrnn.jobs.survey import settle, survey
 
 _LABELS = ReadOptions(kind="labels")
 

@@ -71,9 +71,9 @@ def settle_paths(args: argparse.Namespace) -> None:
             path = getattr(args, name)
             if isinstance(path, Remote):
                 setattr(args, name, replace(path, options=args.storage_options))
-        if not any(isinstance(getattr(args, name), Remote) for name in (*_PLACES,)):
-            if args.manifest is None:
-                raise ValueError("--storage-options is for URLs such as s3://; there is none")
+        remote = any(isinstance(getattr(args, name), Remote) for name in _PLACES)
+        if args.manifest is None and not remote:
+            raise ValueError("--storage-options is for URLs such as s3://; there is none")
     if args.manifest is None:
         if args.image is None or args.scores is None:
             raise ValueError("expected IMAGE and SCORES, or --manifest FILE in their place")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from crfrnn.io.files import shorten
-
 from crfrnn.jobs.files import Refinement
 
 _NAMES_SHOWN = 5

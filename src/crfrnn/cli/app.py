@@ -98,7 +98,7 @@ def make_start(args: argparse.Namespace) -> Start:
 def _folder(args: argparse.Namespace, choice: Choice, reading: Any) -> Start:
     from crfrnn.app.desk import Entry, Start
     from crfrnn.io.files import make_folder
-
+    from crfrnn.io.paths import require_local
     from crfrnn.jobs.files import refine_file
     from crfrnn.jobs.pairs import Outputs, match
     from crfrnn.jobs.settings import Settings
@@ -108,7 +108,10 @@ def _folder(args: argparse.Namespace, choice: Choice, reading: Any) -> Start:
     pairs = {pair.stem: pair for pair in match(images, scores, Outputs(output)).pairs}
     if not pairs:
         raise ValueError(f"{images}: no photograph has exactly one file of scores with its stem")
-    entries = [Entry(pair.stem, pair.image, pair.scores) for pair in pairs.values()]
+    entries = [
+        Entry(pair.stem, require_local(pair.image), require_local(pair.scores))
+        for pair in pairs.values()
+    ]
 
     def refine_entry(entry: Entry, choice: Choice) -> None:
         make_folder(output)

@@ -7,15 +7,18 @@ ends a worker that takes too long, and gives up a pair that two workers died of.
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from crfrnn._extras import load
+from crfrnn.io.paths import AnyPath
 from crfrnn.jobs.pairs import Outputs, Pair
 from crfrnn.jobs.resume import Origin, record_of
 from crfrnn.jobs.work import Outcome
@@ -103,13 +106,13 @@ class _Pool:
         self, ray: Any, pairs: Sequence[Pair], origin: Origin, folders: Outputs, cluster: Cluster
     ) -> None:
         self.ray, self.cluster = ray, cluster
-        self.waiting = deque(pairs)
+        self.waiting = deque(map(_absolute, pairs))
         self.deaths: dict[str, int] = {}
         self.started, self.failed_starts = False, 0
         count = min(_workers(ray, cluster), len(pairs))
         kind = ray.remote(Worker).options(num_cpus=cluster.cpus, max_restarts=0)
-        record = record_of(origin, folders)
-        self._make = lambda: kind.remote(origin, record, cluster.cpus)
+        record = _absolute_path(record_of(origin, folders))
+        self._make: Callable[[], Any] = lambda: kind.remote(origin, record, cluster.cpus)
         self.places = [self._place() for _ in range(count)]
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -212,6 +215,22 @@ class _Pool:
         place.queue.clear()
 
 
+def _absolute(pair: Pair) -> Pair:
+    """Return a pair that workers find: they run in another folder."""
+    outputs = {name: _absolute_path(path) for name, path in pair.outputs.paths().items()}
+    return Pair(
+        pair.stem,
+        _absolute_path(pair.image),
+        _absolute_path(pair.scores),
+        Outputs(**outputs),
+        None if pair.clamp is None else _absolute_path(pair.clamp),
+    )
+
+
+def _absolute_path(path: AnyPath) -> AnyPath:
+    return path.absolute() if isinstance(path, Path) else path
+
+
 def _workers(ray: Any, cluster: Cluster) -> int:
     available = int(ray.cluster_resources().get("CPU", 0))
     fitting = available // cluster.cpus
@@ -230,7 +249,7 @@ def _connected(ray: Any, cluster: Cluster) -> Iterator[None]:
         yield
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if cluster.address is None and not _named_by_environment():
+    if cluster.address is None and not os.environ.get("RAY_ADDRESS"):
         options |= {"include_dashboard": False, "object_store_memory": _STORE}
         if cluster.workers is not None:
             options["num_cpus"] = cluster.workers * cluster.cpus
@@ -247,12 +266,6 @@ def _connected(ray: Any, cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _named_by_environment() -> bool:
-    import os
-
-    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _last_line(error: BaseException) -> str:

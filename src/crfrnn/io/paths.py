@@ -271,6 +271,13 @@ def write_remote(path: Remote, data: bytes) -> None:
             raise
 
 
+def require_local(path: AnyPath) -> Path:
+    """Return a local path; raise ValueError for a URL, where only local files are read."""
+    if isinstance(path, Remote):
+        raise ValueError(f"{path}: expected a local path; got a URL")
+    return path
+
+
 def require_store(path: AnyPath) -> None:
     """Raise ValueError if a path can only be read."""
     if isinstance(path, Remote) and path.protocol in _READ_ONLY:

@@ -104,15 +104,14 @@ def refine_file(
         given = (image, scores, *((clamp,) if clamp else ()))
         inputs = [copies.fetch(path) for path in given]
         places = {name: copies.output(path) for name, path in outputs.paths().items()}
-        note = f"{fingerprint(settings, *inputs)} {fingerprint_names(given)}"
-        result = _refine(inputs, Outputs(**places), settings, note)
+        result = _refine(inputs, Outputs(**places), settings, fingerprint_names(given))
         # Labels last: if the label map exists, so does everything else.
         for path in sorted(outputs.paths().values(), key=lambda path: path == outputs.labels):
             copies.deliver(path)
     return replace(result, image=image, scores=scores, outputs=outputs)
 
 
-def _refine(inputs: list[Path], outputs: Outputs, settings: Settings, note: str) -> Refinement:
+def _refine(inputs: list[Path], outputs: Outputs, settings: Settings, names: str) -> Refinement:
     image, scores, *clamps = inputs
     reading = settings.reading
     photo = read_image(image, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
@@ -121,6 +120,7 @@ def _refine(inputs: list[Path], outputs: Outputs, settings: Settings, note: str)
     start = time.perf_counter()
     refined = refine_scores(photo, given, settings.refining, held, settings.ids)
     seconds = time.perf_counter() - start
+    note = f"{fingerprint(settings, *inputs)} {names}"
     _write(photo, given, refined, outputs, note)
     changed, guarded = refined.changed, refined.guarded
     return Refinement(

@@ -219,9 +219,7 @@ def prepare(
     looks, moved = Looks(), False
     if not overwrite:
         looks = Looks.at(path for pair in pairs for path in pair.outputs.paths().values())
-        existing = [
-            pair for pair in pairs if any(map(looks.of, pair.outputs.paths().values()))
-        ]
+        existing = [pair for pair in pairs if any(map(looks.of, pair.outputs.paths().values()))]
         if existing:
             inputs = Looks.at(path for pair in existing for path in pair.inputs())
             looks = Looks({**inputs._listed, **looks._listed})

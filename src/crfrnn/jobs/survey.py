@@ -189,7 +189,7 @@ def _look(
         Progress("looking at", len(chosen), "files", quiet=few) as progress,
         ThreadPoolExecutor(at_once) as pool,
     ):
-        found = pool.map(lambda pair: _glance(*pair, reading), chosen)
+        found = pool.map(lambda pair: _glance(pair[0], pair[1], reading), chosen)
         for (_, scores), look in zip(chosen, found, strict=True):
             if isinstance(look, Glance):
                 looks[scores] = look

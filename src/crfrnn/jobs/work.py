@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +80,7 @@ def _files(pair: Pair) -> tuple[Any, ...]:
 
 def work_in_threads(
     pairs: Sequence[Pair], attempt: Callable[[Pair], Outcome], workers: int | None
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Work on pairs in threads; reading, the engine and writing all release the GIL.
 
     The workers divide the threads among themselves, so together they use no more than a single
