@@ -59,6 +59,8 @@ ARROWS = {
     "pydensecrf": "core crf ops",
     "frankwolfe": "core crf layer",
     "plots": "io",
+    "jobs": "core presets io offline plots _version",
+    "distributed": "core io offline jobs",
     "data": "io",
     "evaluation": "data io",
     "models": "layer io",
@@ -71,15 +73,19 @@ ARROWS = {
     "bench": "core demo data layer offline presets pydensecrf io ops",
     "__init__": "app offline presets pydensecrf frankwolfe layer models crf _info _version",
     "cli": "core __init__ app ablation tuning training integrations evaluation models data"
-    " containers offline demo bench plots presets pydensecrf frankwolfe crf io _info _version",
+    " containers jobs distributed offline demo bench plots presets pydensecrf frankwolfe crf io"
+    " _info _version",
     "__main__": "cli",
 }
 
 # Packages that only the units named here may import.
 GUESTS = {
+    "fsspec": "io",
     "gradio": "app",
     "lightning_fabric": "training",
     "optuna": "tuning",
+    "pyarrow": "jobs",
+    "ray": "distributed",
     "skimage": "demo",
     "torchvision": "integrations",
     "transformers": "integrations",

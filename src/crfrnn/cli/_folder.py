@@ -63,7 +63,7 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
     check_folders(folders)
     manifest = None
     if args.manifest is not None:
-        manifest = read_manifest(args.manifest, folders)
+        manifest = read_manifest(args.manifest, folders, args.storage_options or "")
         matches = Matches(manifest.pairs)
     else:
         matches = with_clamps(match(args.image, args.scores, folders), args.clamp)

@@ -140,7 +140,7 @@ def _read(jobs: Any, folders: Outputs, options: str) -> tuple[Manifest, AnyPath]
     """Return the pairs, and where they come from."""
     if isinstance(jobs, (str, Path)):
         path = parse_path(str(jobs), options)
-        return read_manifest(path, folders), path
+        return read_manifest(path, folders, options), path
     rows: Iterable[Mapping[str, Any]] | None = None
     if hasattr(jobs, "iter_rows"):
         rows = jobs.iter_rows()
@@ -151,7 +151,7 @@ def _read(jobs: Any, folders: Outputs, options: str) -> tuple[Manifest, AnyPath]
             f"jobs must be a manifest, a ray.data.Dataset or mappings; got {type(jobs).__name__}"
         )
     here = Path()
-    return make_manifest(rows, folders, base=here, name="jobs"), here
+    return make_manifest(rows, folders, base=here, name="jobs", options=options), here
 
 
 def _row(outcome: Outcome) -> Row:

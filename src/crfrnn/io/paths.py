@@ -107,7 +107,7 @@ class Remote:
     def is_dir(self) -> bool:
         """Whether it is a folder, or the beginning of the names of objects."""
         system, path = _system(self)
-        with _naming(self, "look up"):
+        with _naming(self, "looked up"):
             return bool(system.isdir(path))
 
     def is_file(self) -> bool:
@@ -117,7 +117,7 @@ class Remote:
     def exists(self) -> bool:
         """Whether it is a file or a folder."""
         system, path = _system(self)
-        with _naming(self, "look up"):
+        with _naming(self, "looked up"):
             return bool(system.exists(path))
 
 
@@ -141,12 +141,12 @@ def parse_path(text: str, options: str = "") -> AnyPath:
         >>> parse_path("photos").name, parse_path("gs://bucket/photos/").name
         ('photos', 'photos')
     """
+    if "::" in text and "://" in text:
+        raise ValueError(f"{text}: chains of file systems (::) are not read; give a plain URL")
     if not _URL.match(text):
         return Path(text)
     protocol, _, key = text.partition("://")
     protocol, key = protocol.lower(), key.rstrip("/")
-    if "::" in text:
-        raise ValueError(f"{text}: chains of file systems (::) are not read; give a plain URL")
     if protocol == "file":
         return Path(unquote(urlsplit(text).path))
     if not key and protocol != "memory":
@@ -171,15 +171,14 @@ def parse_options(text: str) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def join(base: AnyPath, text: str) -> AnyPath:
-    """Read a path or URL; a relative path is relative to the folder `base`.
+def join(base: AnyPath, text: str, options: str = "") -> AnyPath:
+    """Read a path, or a URL with the options of `parse_path`; a relative path begins at `base`.
 
     Example:
         >>> from crfrnn.io.paths import join, parse_path
         >>> str(join(parse_path("s3://bucket/jobs"), "photos/a.jpg"))
         's3://bucket/jobs/photos/a.jpg'
     """
-    options = base.options if isinstance(base, Remote) else ""
     if _URL.match(text) or Path(text).is_absolute():
         return parse_path(text, options)
     return base / text
@@ -198,7 +197,7 @@ def stat(path: AnyPath) -> Entry | None:
         return Entry(found.st_size, found.st_mtime_ns)
     system, key = _system(path)
     try:
-        with _naming(path, "look up"):
+        with _naming(path, "looked up"):
             info = system.info(key)
     except FileNotFoundError:
         return None
@@ -217,7 +216,7 @@ def entries(folder: AnyPath) -> dict[str, Entry]:
         found = {path.name: path.stat() for path in files if not path.name.startswith(".")}
         return {name: Entry(stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
     system, key = _system(folder)
-    with _naming(folder, "list"):
+    with _naming(folder, "listed"):
         listed = {
             info["name"].rstrip("/").rpartition("/")[2]: _entry(info)
             for info in system.ls(key, detail=True)
@@ -255,7 +254,7 @@ def write_remote(path: Remote, data: bytes) -> None:
     """
     require_store(path)
     system, key = _system(path)
-    with _naming(path, "write"):
+    with _naming(path, "written"):
         if path.protocol in _WHOLE_AT_ONCE:
             system.pipe_file(key, data)
             return
@@ -314,7 +313,7 @@ def _open(protocol: str, options: str, host: tuple[tuple[str, Any], ...]) -> Any
 
 
 @contextmanager
-def _naming(path: Remote, verb: str) -> Iterator[None]:
+def _naming(path: Remote, done: str) -> Iterator[None]:
     """Turn what the libraries of stores raise into an OSError that names the URL."""
     try:
         yield
@@ -322,7 +321,7 @@ def _naming(path: Remote, verb: str) -> Iterator[None]:
         raise FileNotFoundError(f"{path}: there is no such file or folder") from error
     except Exception as error:  # each library has its own, and some are not even OSErrors
         kind = PermissionError if isinstance(error, PermissionError) else OSError
-        raise kind(f"{path}: cannot {verb} it ({_reason(error)})") from error
+        raise kind(f"{path}: cannot be {done} ({_reason(error)})") from error
 
 
 def _reason(error: BaseException) -> str:

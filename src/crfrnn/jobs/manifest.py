@@ -37,12 +37,13 @@ class Manifest:
     unused: tuple[str, ...] = ()
 
 
-def read_manifest(path: AnyPath, folders: Outputs) -> Manifest:
+def read_manifest(path: AnyPath, folders: Outputs, options: str = "") -> Manifest:
     """Read a `.csv` or `.parquet` with the columns id, image, scores and, if wanted, output, clamp.
 
     Args:
         path: the file. Relative paths in it are relative to its folder.
         folders: where results go whose row does not say: ID.png.
+        options: for the URLs in it, see `parse_path`.
 
     Raises:
         ImportError: a `.parquet` needs pyarrow.
@@ -69,12 +70,19 @@ def read_manifest(path: AnyPath, folders: Outputs) -> Manifest:
             f"{', '.join(missing)} missing, got {', '.join(columns) or 'none'}"
         )
     unused = tuple(name for name in columns if name not in COLUMNS)
-    manifest = make_manifest(_readable(rows, path), folders, base=path.parent, name=str(path))
+    manifest = make_manifest(
+        _readable(rows, path), folders, base=path.parent, name=str(path), options=options
+    )
     return Manifest(manifest.pairs, manifest.named, unused)
 
 
 def make_manifest(
-    rows: Iterable[Mapping[str, Any]], folders: Outputs, *, base: AnyPath, name: str
+    rows: Iterable[Mapping[str, Any]],
+    folders: Outputs,
+    *,
+    base: AnyPath,
+    name: str,
+    options: str = "",
 ) -> Manifest:
     """Make pairs of rows that have the columns of a manifest.
 
@@ -83,6 +91,7 @@ def make_manifest(
         folders: where results go whose row does not say.
         base: relative paths are relative to this folder.
         name: of the table, for messages.
+        options: for the URLs in it.
 
     Raises:
         ValueError: as `read_manifest`.
@@ -105,7 +114,7 @@ def make_manifest(
             problems.append(f"rows {ids[key]} and {number} have the same id {key!r}")
             continue
         try:
-            pair = _pair(values, folders, base)
+            pair = _pair(values, folders, base, options)
         except ValueError as error:
             problems.append(f"row {number}: {error}")
             continue
@@ -143,18 +152,16 @@ def check_named(manifest: Manifest, *, masks: bool) -> None:
         raise ValueError(f"output: {what}, so it must be a {suffix}; got {shorten(wrong)}")
 
 
-def _pair(values: Mapping[str, str], folders: Outputs, base: AnyPath) -> Pair:
+def _pair(values: Mapping[str, str], folders: Outputs, base: AnyPath, options: str) -> Pair:
+    places = {name: join(base, text, options) for name, text in values.items() if text}
     files = results(folders, values["id"])
     if values["output"]:
-        labels = join(base, values["output"])
+        labels = places["output"]
         if labels.suffix.lower() not in _LABELS:
             raise ValueError(f"output must be a .png, or a .npy for masks; got {labels}")
         require_store(labels)
         files = Outputs(labels, files.probs, files.overlay)
-    clamp = join(base, values["clamp"]) if values["clamp"] else None
-    return Pair(
-        values["id"], join(base, values["image"]), join(base, values["scores"]), files, clamp
-    )
+    return Pair(values["id"], places["image"], places["scores"], files, places.get("clamp"))
 
 
 def _text(value: Any) -> str:

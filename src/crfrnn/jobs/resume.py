@@ -95,7 +95,7 @@ class Origin:
 
 #: The end of a whole PNG.
 _END = b"\0\0\0\0IEND\xaeB`\x82"
-#: From this many files of a job in a folder on, listing it is cheaper than looking up each.
+#: From this many inputs of a job in a folder on, listing it is cheaper than looking up each.
 _LIST_FROM = 50
 
 
@@ -106,10 +106,10 @@ class Looks:
     _listed: dict[AnyPath, dict[str, Entry]] = field(default_factory=dict)
 
     @classmethod
-    def at(cls, paths: Iterable[AnyPath]) -> Looks:
-        """Take listings of the folders of `paths` that are worth it; later changes are not seen."""
+    def at(cls, paths: Iterable[AnyPath], least: int) -> Looks:
+        """List the stores' folders that hold `least` of `paths`; later changes are not seen."""
         counts = Counter(path.parent for path in paths if isinstance(path, Remote))
-        folders = [folder for folder, count in counts.items() if count >= _LIST_FROM]
+        folders = [folder for folder, count in counts.items() if count >= least]
         return cls({folder: _list(folder) for folder in folders})
 
     def of(self, path: AnyPath) -> Entry | None:
@@ -139,9 +139,10 @@ def is_done(pair: Pair, origin: Origin, record: AnyPath, *, moved: bool, looks: 
         looks: where to look files up.
     """
     outputs = [looks.of(path) for path in pair.outputs.paths().values()]
+    if any(entry is None or entry.size == 0 for entry in outputs):
+        return False
     inputs = [_input(path, looks) for path in pair.inputs()]
-    missing = any(entry is None or entry.size == 0 for entry in outputs) or None in inputs
-    if missing or not _is_whole(pair.outputs.labels):
+    if None in inputs or not _is_whole(pair.outputs.labels):
         return False
     made = [entry.changed for entry in outputs if entry is not None]
     changed = [entry.changed for entry in (*inputs, looks.of(record)) if entry is not None]
@@ -218,10 +219,10 @@ def prepare(
     exists = stat(record) is not None
     looks, moved = Looks(), False
     if not overwrite:
-        looks = Looks.at(path for pair in pairs for path in pair.outputs.paths().values())
+        looks = Looks.at((path for pair in pairs for path in pair.outputs.paths().values()), 1)
         existing = [pair for pair in pairs if any(map(looks.of, pair.outputs.paths().values()))]
         if existing:
-            inputs = Looks.at(path for pair in existing for path in pair.inputs())
+            inputs = Looks.at((p for pair in existing for p in pair.inputs()), _LIST_FROM)
             looks = Looks({**inputs._listed, **looks._listed})
         moved = _require_same(record, origin, existing, looks, exists=exists)
     for folder in folders.paths().values():

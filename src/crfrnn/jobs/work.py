@@ -62,7 +62,10 @@ def split_done(
     remote = any(isinstance(path, Remote) for pair in pairs[:1] for path in _files(pair))
 
     def done(pair: Pair) -> bool:
-        return is_done(pair, origin, record, moved=moved, looks=looks)
+        try:
+            return is_done(pair, origin, record, moved=moved, looks=looks)
+        except OSError:  # which the attempt to refine it will report
+            return False
 
     with ThreadPoolExecutor(_LOOKUPS if remote else 1) as pool:
         flags = list(pool.map(done, pairs) if remote else map(done, pairs))
