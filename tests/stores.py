@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -95,9 +98,23 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         server.server_close()
 
 
+def _owner_of(port: int) -> int:
+    """Find the process of this machine that a local port belongs to; on Linux."""
+    wanted = f":{port:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(wanted) and fields[9] != "0":
+            inode = f"socket:[{fields[9]}]"
+            for link in Path("/proc").glob("[0-9]*/fd/*"):
+                with suppress(OSError):
+                    if str(link.readlink()) == inode:
+                        return int(link.parts[2])
+    raise ProcessLookupError(port)
+
+
 @contextmanager
 def web(files: dict[str, bytes]) -> Iterator[str]:
-    """Serve files, a page that lists them, `/hang`, and `/500`; yields the address."""
+    """Serve files, a page that lists them, `/hang`, `/500`, and `/kill`, which ends who asks."""
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     class Handler(BaseHTTPRequestHandler):
@@ -105,6 +122,9 @@ def web(files: dict[str, bytes]) -> Iterator[str]:
             name = self.path.partition("?")[0].lstrip("/")
             if name.startswith("hang"):
                 time.sleep(600)
+            if name.startswith("kill"):
+                os.kill(_owner_of(self.client_address[1]), signal.SIGKILL)
+                return
             if name.startswith("500"):
                 self.send_error(500)
                 return

@@ -300,10 +300,16 @@ def test_a_full_disk_for_copies_stops_the_job(
 
 
 def test_copies_are_removed(memory: Any) -> None:
-    with pytest.raises(ValueError, match=r"memory://m/p/a\.png: bad"), Copies() as copies:
+    def fail(copy: Path) -> None:
+        raise ValueError(f"{copy}: bad")
+
+    with Copies() as copies:
         copy = copies.fetch(parse_path("memory://m/p/a.png"))
         assert copy.read_bytes() == photograph()
-        raise ValueError(f"{copy}: bad")
+    assert not copy.parents[1].exists()
+    message = r"^memory://m/p/a\.png: bad$"
+    with pytest.raises(ValueError, match=message), Copies() as copies:
+        fail(copies.fetch(parse_path("memory://m/p/a.png")))
     assert not copy.parents[1].exists()
 
 

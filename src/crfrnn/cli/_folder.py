@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
         from crfrnn.distributed.pool import refine_pairs
 
         def elsewhere(pairs: Sequence[Pair]) -> Generator[Outcome, None, None]:
-            return refine_pairs(pairs, origin, folders, cluster_of(args))
+            with redirect_stdout(sys.stderr):  # Ray's own messages are no part of --json
+                yield from refine_pairs(pairs, origin, folders, cluster_of(args))
 
     task = Task(origin, "refining", "refined", folders, work, understood, lines, elsewhere)
     return run_pairs(args, task, matches)

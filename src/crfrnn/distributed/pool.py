@@ -8,6 +8,7 @@ ends a worker that takes too long, and gives up a pair that two workers died of.
 from __future__ import annotations
 
 import os
+import socket
 import time
 import warnings
 from collections import deque
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn._extras import load
+from crfrnn.io.files import describe
 from crfrnn.io.paths import AnyPath
 from crfrnn.jobs.pairs import Outputs, Pair
 from crfrnn.jobs.resume import Origin, record_of
@@ -248,6 +250,7 @@ def _connected(ray: Any, cluster: Cluster) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _require_listening(cluster.address or os.environ.get("RAY_ADDRESS", ""))
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if cluster.address is None and not os.environ.get("RAY_ADDRESS"):
         options |= {"include_dashboard": False, "object_store_memory": _STORE}
@@ -257,15 +260,25 @@ def _connected(ray: Any, cluster: Cluster) -> Iterator[None]:
         warnings.simplefilter("ignore")  # Ray's, of its own future
         try:
             ray.init(address=cluster.address, **options)
-        except Exception as error:  # an address where no cluster is makes it raise several kinds
-            raise ConnectionError(
-                f"the Ray cluster at {cluster.address or 'RAY_ADDRESS'} cannot be reached "
-                f"({_last_line(error)})"
-            ) from error
+        except Exception as error:  # it raises several kinds
+            raise ConnectionError(f"Ray does not start or connect ({_last_line(error)})") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Raise unless someone listens at HOST:PORT: Ray would end this process after a long time."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:  # "auto", "local", ray://...
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"the Ray cluster at {address} cannot be reached ({describe(error)}); check the address"
+        ) from error
 
 
 def _last_line(error: BaseException) -> str:
