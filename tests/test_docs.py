@@ -37,7 +37,8 @@ NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 TORCH_PAGES = {"layer.md", "mathematics.md", "train.md", "training.md"}
 
 #: The units whose docstring examples run without torch.
-OFFLINE = {"app", "demo", "evaluation", "io", "offline", "plots", "presets", "pydensecrf", "tuning"}
+OFFLINE = {"app", "demo", "distributed", "evaluation", "io", "jobs", "offline", "plots", "presets"}
+OFFLINE |= {"pydensecrf", "tuning"}
 
 
 def blocks(page: Path) -> Iterator[tuple[int, str]]:

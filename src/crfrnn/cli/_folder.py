@@ -62,6 +62,7 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
     """Refine all pairs of two folders, or of a manifest; returns the exit code."""
     check_workers(args.workers)
     check_folders(folders)
+    cluster = cluster_of(args) if args.on == "ray" else None
     manifest = None
     if args.manifest is not None:
         manifest = read_manifest(args.manifest, folders, args.storage_options or "")
@@ -93,12 +94,12 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
     if manifest is not None and manifest.unused:
         lines.append(f"note: columns that are not used: {shorten(manifest.unused, _NAMES_SHOWN)}")
     elsewhere = None
-    if args.on == "ray":
+    if cluster is not None:
         from crfrnn.distributed.pool import refine_pairs
 
         def elsewhere(pairs: Sequence[Pair]) -> Generator[Outcome, None, None]:
             with redirect_stdout(sys.stderr):  # Ray's own messages are no part of --json
-                yield from refine_pairs(pairs, origin, folders, cluster_of(args))
+                yield from refine_pairs(pairs, origin, folders, cluster)
 
     task = Task(origin, "refining", "refined", folders, work, understood, lines, elsewhere)
     return run_pairs(args, task, matches)

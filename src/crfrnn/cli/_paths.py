@@ -90,9 +90,15 @@ def settle_paths(args: argparse.Namespace) -> None:
 
 
 def cluster_of(args: argparse.Namespace) -> Cluster:
-    """Return what `--on ray` and its options describe."""
+    """Return what `--on ray` and its options describe.
+
+    Raises:
+        ImportError: ray is not installed.
+    """
+    from crfrnn._extras import load
     from crfrnn.distributed.pool import Cluster
 
+    load("ray", "ray", "--on ray")
     given: dict[str, Any] = {"address": args.address, "workers": args.workers}
     given |= {name: getattr(args, name) for name in ("cpus", "time_limit")}
     return Cluster(**{name: value for name, value in given.items() if value is not None})
