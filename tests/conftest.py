@@ -95,6 +95,7 @@ NEED_TORCH = [
     "models/test_models.py",
     "models/test_segmenter.py",
     "ops/test_memory.py",
+    "ops/test_on_device.py",
     "ops/test_triton.py",
     "test_bench.py",
     "test_ci.py",

@@ -321,7 +321,10 @@ def test_clamped_pixels_that_are_alike_send_as_one(classes: int, normalization: 
     np.testing.assert_array_equal(joined.labels[held], alone.labels[held])
     assert (joined.labels == alone.labels)[free].mean() > 0.995
     change = abs(joined.probs - alone.probs)[:, free]
-    assert 1e-6 < change.mean() < 2e-3
+    if normalization == "none":  # sums that are not normalized multiply what joining changes
+        assert change.max() == 0
+    else:
+        assert 1e-6 < change.mean() < 2e-3
     unrefined = refine(image, logits=scores, **options | {"iterations": 0})
     assert abs(alone.probs - unrefined.probs)[:, free].mean() > 0.02
 

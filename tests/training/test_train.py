@@ -543,7 +543,7 @@ def test_scores_that_look_odd_are_said_when_they_are_opened(tmp_path: Path) -> N
     data = dataclasses.replace(
         data, scores=ScoresConfig(tmp_path / "t.npz", canvas=None, align_corners=False)
     )
-    with pytest.warns(UserWarning, match=r"train0 stretched from 4x8 to 32x32"):
+    with pytest.warns(UserWarning, match=r"train0 has scores of 4x8 that are stretched to 32x32"):
         source = Source(data, "train")
     source.sample(1)  # said once for the file, not for each image: a second warning is an error
 

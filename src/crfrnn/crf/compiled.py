@@ -150,5 +150,5 @@ def joins(
     _, classes, *size = scene.like.shape
     searches = compatibility is None and classes > 3
     big = len(size) > 1 and int(np.prod(size)) >= JOINED_FROM
-    scaled = recipe.normalization == "symmetric"
-    return prune and scaled and big and mask is None and not searches
+    normalized = recipe.normalization != "none"
+    return prune and normalized and big and mask is None and not searches
