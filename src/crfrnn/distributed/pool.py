@@ -108,7 +108,7 @@ class _Pool:
         self, ray: Any, pairs: Sequence[Pair], origin: Origin, folders: Outputs, cluster: Cluster
     ) -> None:
         self.ray, self.cluster = ray, cluster
-        self.waiting = deque(map(_absolute, pairs))
+        self.waiting = deque(pairs)
         self.deaths: dict[str, int] = {}
         self.started, self.failed_starts = False, 0
         count = min(_workers(ray, cluster), len(pairs))
@@ -150,7 +150,7 @@ class _Pool:
                     return
                 if place.starting is None and len(place.queue) < depth:
                     pair = self.waiting.popleft()
-                    answer = place.actor.work.remote(pair, pair.stem in self.deaths)
+                    answer = place.actor.work.remote(_absolute(pair), pair.stem in self.deaths)
                     place.queue.append((answer, pair))
                     place.since = place.since or time.monotonic()
 
