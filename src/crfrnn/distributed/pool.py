@@ -179,7 +179,6 @@ class _Pool:
         limit = self.cluster.time_limit
         for place in self.places:
             if place.since is not None and time.monotonic() - place.since > limit:
-                self.ray.kill(place.actor)
                 pair = place.queue[0][1]
                 self._replace(place)
                 yield Outcome(pair.stem, "failed", error=f"took longer than {limit:g} s")
@@ -209,7 +208,8 @@ class _Pool:
         )
 
     def _replace(self, place: _Place) -> None:
-        """Start another worker, and take back the pairs behind the first."""
+        """End a worker, start another, and take back the pairs behind the first."""
+        self.ray.kill(place.actor)
         for _, pair in list(place.queue)[:0:-1]:
             self.waiting.appendleft(pair)
         fresh = self._place()
