@@ -8,10 +8,15 @@ from pathlib import Path
 
 import torch
 
-_SHARED = ("timing", "photographs")
+_SHARED = ("timing", "photographs", "results")
 NAMES = sorted(
-    path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem not in _SHARED
+    path.stem
+    for path in Path(__file__).parent.glob("[a-z]*")
+    if (path.suffix == ".py" or path.is_dir()) and path.stem not in _SHARED
 )
+
+#: Those that need photographs with scores, which the command line must name.
+_ON_DATA = ("gate", "refiners")
 
 
 def main() -> None:
@@ -22,7 +27,8 @@ def main() -> None:
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise SystemExit(f"unknown benchmark {unknown[0]}; expected one of: {', '.join(NAMES)}")
-    for name in names or [name for name in NAMES if name != "gpu" or torch.cuda.is_available()]:
+    runnable = (name for name in NAMES if name != "gpu" or torch.cuda.is_available())
+    for name in names or [name for name in runnable if name not in _ON_DATA]:
         import_module(f"benchmarks.{name}").main(options)
 
 

@@ -102,6 +102,7 @@ NEED_TORCH = [
     "test_doors.py",
     "test_gate.py",
     "test_house.py",
+    "test_refiners.py",
     "training/test_train.py",
 ]
 collect_ignore = NEED_TORCH if torch is None else []

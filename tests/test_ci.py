@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,3 +161,34 @@ def test_smoke_refuses_the_checkout() -> None:
     )
     assert run.returncode == 1
     assert "is the checkout, not a wheel" in run.stderr
+
+
+def test_without_apt_the_browser_is_asked_for_by_name(tmp_path: Path) -> None:
+    """The tests of the page need it, and not every system installs it in the same way."""
+    if os.name == "nt":
+        pytest.skip("needs a shell")
+    bash = shutil.which("bash")
+    assert bash is not None
+    script = ROOT / ".ci" / "browser"
+    done = subprocess.run(
+        [bash, str(script)], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "chromium-browser, or google-chrome) and chromedriver" in done.stderr
+    assert "package manager" in done.stderr
+
+
+#: Extras of the package that the oldest constraints leave to a resolver: tools of documentation.
+_NOT_OLDEST = {"docs", "bench"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs tomllib")
+def test_the_oldest_constraints_name_every_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"]]
+    for extra, packages in project["optional-dependencies"].items():
+        wanted += [] if extra in _NOT_OLDEST else packages
+    names = {re.split(r"[\s<>=;\[]", line)[0].lower() for line in wanted} - {"crfrnn"}
+    text = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8")
+    pinned = {line.split("==")[0].lower() for line in text.splitlines() if "==" in line}
+    assert names <= pinned, names - pinned

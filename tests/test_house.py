@@ -64,7 +64,7 @@ ARROWS = {
     "data": "io",
     "evaluation": "data io",
     "models": "layer io",
-    "integrations": "models",
+    "integrations": "models io",
     "training": "core evaluation data models layer crf presets io",
     "tuning": "core training evaluation data models layer offline crf presets io",
     "ablation": "core tuning training evaluation models layer presets io ops",

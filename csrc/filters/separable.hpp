@@ -20,14 +20,23 @@ public:
         for (std::size_t i = 0; i < size; ++i)
             std::copy_n(weight + i * (2 * radius + 1), 2 * radius + 1,
                         &weight_[i * Band<T>::pitch(radius) + kBandRows - 1]);
+        if (size < 2 * radius + 1) return;
+        const std::size_t middle = size / 2;
+        const auto is_alike = [&](std::size_t i) {
+            return std::equal(weight + i * (2 * radius + 1), weight + (i + 1) * (2 * radius + 1),
+                              weight + middle * (2 * radius + 1));
+        };
+        alike_begin_ = alike_end_ = middle;
+        while (alike_begin_ > radius && is_alike(alike_begin_ - 1)) --alike_begin_;
+        while (alike_end_ + radius < size && is_alike(alike_end_)) ++alike_end_;
     }
 
-    Band<T> view() const { return {weight_.data(), size_, radius_}; }
+    Band<T> view() const { return {weight_.data(), size_, radius_, alike_begin_, alike_end_}; }
     std::size_t size() const { return size_; }
 
 private:
     std::vector<T> weight_;
-    std::size_t size_, radius_;
+    std::size_t size_, radius_, alike_begin_ = 0, alike_end_ = 0;
 };
 
 /// Apply a band matrix along one axis of an array seen as outer x size x inner. All workers call.

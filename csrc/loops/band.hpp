@@ -54,11 +54,57 @@ inline void band_rows(const Band<T>& band, Width n, const T* from, std::size_t f
     }
 }
 
+// Values that one register holds.
+#if defined(__AVX__)
+constexpr std::size_t kNative = 8;
+#else
+constexpr std::size_t kNative = 4;
+#endif
+
+/// The values of `to` from `done` on, as many as four vectors of L divide: value j is the sum of
+/// weights[k] * from[j + k * n]. Returns where it ended.
+template <std::size_t L, typename T>
+inline std::size_t alike_values(const T* weights, std::size_t taps, std::size_t n, const T* from,
+                                T* to, std::size_t done, std::size_t count) {
+    for (; done + 4 * L <= count; done += 4 * L) {
+        Row<T, L> s0(L), s1(L), s2(L), s3(L);
+        const T* source = from + done;
+        for (std::size_t k = 0; k < taps; ++k, source += n) {
+            s0.add(weights[k], source);
+            s1.add(weights[k], source + L);
+            s2.add(weights[k], source + 2 * L);
+            s3.add(weights[k], source + 3 * L);
+        }
+        s0.store(to + done);
+        s1.store(to + done + L);
+        s2.store(to + done + 2 * L);
+        s3.store(to + done + 3 * L);
+    }
+    return done;
+}
+
+/// Rows that are alike, from `begin` to a multiple of kBandRows rows after it, times sources that
+/// lie side by side. Returns where it ended.
+///
+/// Equal weights make all outputs one long row, and vectors are full even where n is one. Each sum
+/// is added up in the order of `band_rows`, so that it is the same to the bit.
+template <typename T>
+std::size_t alike_rows(const Band<T>& band, const T* from, T* to, std::size_t n, std::size_t begin,
+                       std::size_t end) {
+    const std::size_t rows = (end - begin) / kBandRows * kBandRows, taps = 2 * band.radius + 1;
+    const T* weights = band.weight + begin * Band<T>::pitch(band.radius) + kBandRows - 1;
+    const T* const first = from + (begin - band.radius) * n;
+    const std::size_t done = alike_values<kNative>(weights, taps, n, first, to, 0, rows * n);
+    alike_values<1>(weights, taps, n, first, to, done, rows * n);  // rows * n is a multiple of 4
+    return begin + rows;
+}
+
 template <typename T>
 void band(const Band<T>& band, const T* from, std::size_t from_step, T* to, std::size_t to_step,
           std::size_t n, std::size_t begin, std::size_t end) {
     constexpr std::size_t block = kBandColumns;
     const std::size_t whole = n / block * block;
+    const bool lies_dense = from_step == n && to_step == n;
     with_width(n - whole, [&](auto rest) {
         const auto rows = [&](auto count, std::size_t i) {
             T* out = to + (i - begin) * to_step;
@@ -70,8 +116,15 @@ void band(const Band<T>& band, const T* from, std::size_t from_step, T* to, std:
                                                   to_step, i);
         };
         std::size_t i = begin;
-        for (; i + kBandRows <= end; i += kBandRows)
-            rows(std::integral_constant<std::size_t, kBandRows>(), i);
+        while (i + kBandRows <= end) {
+            if (lies_dense && i >= band.alike_begin && i + kBandRows <= band.alike_end) {
+                const std::size_t last = end < band.alike_end ? end : band.alike_end;
+                i = alike_rows(band, from, to + (i - begin) * n, n, i, last);
+            } else {
+                rows(std::integral_constant<std::size_t, kBandRows>(), i);
+                i += kBandRows;
+            }
+        }
         for (; i < end; ++i) rows(std::integral_constant<std::size_t, 1>(), i);
     });
 }

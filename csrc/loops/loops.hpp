@@ -41,6 +41,8 @@ template <typename T>
 struct Band {
     const T* weight;  ///< size x pitch(radius), the source i at radius + kBandRows - 1
     std::size_t size, radius;
+    /// Rows with the same weights, all of whose sources exist: the inside of a grid.
+    std::size_t alike_begin, alike_end;
 
     static constexpr std::size_t pitch(std::size_t radius) { return 2 * (radius + kBandRows) - 1; }
 };

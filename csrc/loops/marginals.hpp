@@ -84,11 +84,26 @@ inline T row_change(const T* row, const T* before, std::size_t width, bool is_co
     return (moved[0] + moved[1]) + (moved[2] + moved[3]);
 }
 
+/// `softmax` without the change of q, and without classes to set to zero. With both ruled out
+/// before the loop, rows of two are computed several at a time.
+template <typename T, typename Width, typename Stride>
+inline void softmax_rows(T* z, Stride s, T* q, Width w, std::size_t rows) {
+    exp_rows(z, s, rows);
+    for (std::size_t i = 0; i < rows; ++i) {
+        const T inverse = T(1) / order_free_sum(z + i * s, s);
+        for_lanes<T>(w, [&](auto tag, std::size_t c) {
+            using V = decltype(tag);
+            (V::load(z + i * s + c) * V::all(inverse)).store(q + i * w + c);
+        });
+    }
+}
+
 template <typename T>
 double softmax(T* z, std::size_t stride, std::size_t count, std::size_t kept, T* q,
                std::size_t width, const T* before, std::size_t rows) {
     double change = 0;
     with_rows(width, stride, [&](auto w, auto s) {
+        if (before == nullptr && kept >= w) return softmax_rows(z, s, q, w, rows);
         exp_rows(z, s, rows);
         for (std::size_t i = 0; i < rows; ++i) {
             T* row = z + i * s;

@@ -25,7 +25,7 @@ EXTRAS = {
     "ray": ("ray>=2.40",),
     "hdf5": ("h5py",),
     "safetensors": ("safetensors",),
-    "zarr": ("zarr>=3",),
+    "zarr": ("zarr>=3.0.8",),
 }
 
 

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ from crfrnn.app.desk import Desk, Entry, Page, Start
 from crfrnn.app.look import BOTH, CHANGED, PROBABILITY, REACH, STEPS, Look, Tool, part_of, pictures
 from crfrnn.app.subject import MOST_PIXELS, Subject, of_arrays, open_files, open_mask
 from crfrnn.app.work import Work
-from crfrnn.cli import main
+from crfrnn.cli import main, make_parser
+from crfrnn.cli.app import make_start
 from crfrnn.crf.compiled import build_filters
 from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
 from crfrnn.evaluation.metrics import Judge, stack, summarize
 from crfrnn.io.files import read_image
-from crfrnn.offline.clamp import FREE
 from crfrnn.presets import PRESETS, find_preset
 from tests.cases import needs_core, needs_torch
 
@@ -285,14 +286,46 @@ def test_pick_and_stroke() -> None:
     assert (marked[10, 10:21] == 2).all()
     assert 50 < (marked == 2).sum() < 100
     stroke(page, {**drawing, "pen": ERASE}, [[20, 10]])
-    assert marked[10, 20] == FREE
+    assert marked[10, 20] == page.work.free == 255
     with pytest.raises(ValueError, match=r"must be 0\.\.2"):
         page.work.scribble([(0, 0)], 1, 7)
     with_clamp = answer(page, drawing)
     assert "--clamp clamp.png" in page.command(Choice()) or page.work.subject.source is None
     assert 'alt="your scribbles"' in with_clamp.board
     page.work.clear_scribbles()
-    assert (page.work.scribbles == FREE).all()
+    assert (page.work.scribbles == page.work.free).all()
+
+
+@pytest.mark.parametrize(("classes", "free"), [(255, 255), (256, 65535), (300, 65535)])
+def test_many_classes_can_be_drawn_and_saved(
+    classes: int, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image, logits = scene(20, 30, 3)
+    many = np.full((classes, 20, 30), -9, np.float32)
+    many[-3:] = logits
+    last = classes - 1
+    Image.fromarray(image).save("a.png")
+    np.save("a.npy", many)
+    choice = Choice(iterations=2)
+    page = Page(Start(choice, open_files(Path("a.png"), Path("a.npy"))))
+    stroke(page, values(pointer=DRAW, pen=min(255, last)), [[2, 2], [8, 2]])
+    stroke(page, values(pointer=DRAW, pen=last), [[2, 12], [8, 12]])
+    labels = page.work.refine(choice).refined.labels
+    assert (labels[2, 2:9] == min(255, last)).all()
+    assert (labels[12, 2:9] == last).all()
+    assert page.work.free == free
+    for name in ("labels.png", "clamp.png"):
+        found = re.search(rf'download="{name}" href="([^"]+)"', markup.links(page.work, choice))
+        assert found is not None
+        with urllib.request.urlopen(found[1]) as file:
+            Path(f"page_{name}").write_bytes(file.read())
+    np.testing.assert_array_equal(np.asarray(Image.open("page_labels.png")), labels)
+    Path("page_clamp.png").rename("clamp.png")
+    assert main(shlex.split(page.command(choice))[1:]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open("labels.png")), labels)
+    with Image.open("labels.png") as one, Image.open("page_labels.png") as other:
+        assert one.mode == other.mode
 
 
 def test_cleared_numbers_and_old_classes_do_no_harm() -> None:
@@ -300,8 +333,49 @@ def test_cleared_numbers_and_old_classes_do_no_harm() -> None:
     page = Page(Start(subject=of_arrays(image, "logits", logits)))
     shown = answer(page, values(iterations=None, band=None, weight=None, label=17, pen=17))
     assert (shown.label, shown.pen) == (2, ERASE)
-    with pytest.raises(ValueError, match="position is a standard deviation and must be positive"):
+    with pytest.raises(ValueError, match="position must be 1 to 200, as its slider; got 0"):
         answer(page, values(position=None))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"position": 1e9}, "position must be 1 to 200, as its slider; got 1000000000"),
+        ({"iterations": 10**7}, "iterations must be 0 to 20"),
+        ({"color": math.nan}, r"color must be 0\.5 to 60"),
+        ({"near": 0.001}, r"near must be 0\.5 to 30"),
+        ({"band": -1}, "band must be 0 to 50"),
+        ({"preset": "/etc/passwd.yaml"}, "preset must be one of the menu's"),
+        ({"zoom": 0}, "enlargement must be one of"),
+        ({"radius": 1e9}, "half the width must be 1 to 30 pixels"),
+    ],
+)
+def test_numbers_beyond_the_sliders_are_refused(
+    work: Work, changed: dict[str, Any], says: str
+) -> None:
+    """A browser may send what it wants, and with `--host` it may be anyone's."""
+    image, logits = scene()
+    page = Page(Start(subject=of_arrays(image, "logits", logits)))
+    with pytest.raises(ValueError, match=says):
+        answer(page, values(**changed))
+
+
+def test_a_start_beyond_the_sliders_widens_them() -> None:
+    image, logits = scene()
+    start = Choice(position=300)
+    page = Page(Start(start, of_arrays(image, "logits", logits)))
+    answer(page, values(start))
+    with pytest.raises(ValueError, match="position must be 1 to 300"):
+        answer(page, values(dataclasses.replace(start, position=301)))
+
+
+def test_lines_far_outside_are_cut() -> None:
+    image, logits = scene()
+    page = Page(Start(subject=of_arrays(image, "logits", logits)))
+    stroke(page, values(pointer=DRAW, pen=1), [[30, 20], [1e30, 20]])
+    assert page.work.scribbles[20, 59] == 1
+    with pytest.raises(ValueError, match="must be finite"):
+        stroke(page, values(pointer=DRAW, pen=1), [[math.inf, 20]])
 
 
 def test_pages_are_apart_and_few() -> None:
@@ -395,19 +469,60 @@ def test_folders(tmp_path: Path) -> None:
         entries.append(Entry(name, tmp_path / f"{name}.png", tmp_path / f"{name}.npy"))
     done = []
 
-    def refine_entry(entry: Entry, choice: Choice) -> None:
-        if entry.name == "a":
-            raise ValueError("broken")
-        done.append((entry.name, choice))
+    def refine_folder(choice: Choice) -> Iterator[tuple[str, str]]:
+        done.append(choice)
+        yield from (("a", "broken"), ("b", ""))
 
-    start = Start(entries=entries, refine_entry=refine_entry)
+    start = Start(entries=entries, refine_folder=refine_folder)
     page = Page(start)
     assert page.turn(1).startswith("b: 2 of 2")
     assert page.turn(1).startswith("a: 1 of 2")
     assert list(start.refine_all(Choice(weight=2))) == [("a", "broken"), ("b", "")]
-    assert done == [("b", Choice(weight=2))]
+    assert done == [Choice(weight=2)]
     with pytest.raises(ValueError, match="no folder is open"):
         list(Start().refine_all(Choice()))
+
+
+def start_of(*words: str) -> Start:
+    """What `crfrnn app` with these words opens."""
+    return make_start(make_parser().parse_args(["app", *words]))
+
+
+def test_a_page_and_a_command_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "scores"):
+        Path(name).mkdir()
+    image, logits = scene()
+    for name in ("a", "b", "c"):
+        Image.fromarray(image).save(f"images/{name}.png")
+        np.save(f"scores/{name}.npy", logits)
+    Path("scores/c.npy").write_bytes(b"broken")
+    start, choice = start_of("images", "scores", "-o", "out"), Choice(weight=6)
+    run = start.refine_all(choice)
+    assert next(run) == ("a", "")
+    with pytest.raises(ValueError, match="out: another crfrnn refine is writing here"):
+        next(start.refine_all(choice))
+    assert [(name, bool(error)) for name, error in run] == [("b", False), ("c", True)]
+    assert not list(Path("out").glob(".*"))
+    np.save("scores/c.npy", logits)
+    command = ["refine", "images", "scores", "-o", "out"]
+    assert main([*command, "--bilateral-weight", "6"]) == 0
+    assert "1 refined, 2 already there" in capsys.readouterr().out
+    assert main(command) == 2
+    assert "weight" in capsys.readouterr().err
+    before = Path("out/a.png").stat().st_mtime_ns
+    assert len(list(start.refine_all(choice))) == 3
+    assert Path("out/a.png").stat().st_mtime_ns == before  # it was there
+    assert len(list(start.refine_all(Choice()))) == 3
+    assert Path("out/a.png").stat().st_mtime_ns > before
+    assert main(command) == 0
+    assert "0 refined, 3 already there" in capsys.readouterr().out
+    Path("mine").mkdir()
+    Image.fromarray(image).save("mine/a.png")
+    with pytest.raises(ValueError, match=r"a\.png exists and is not a result of crfrnn refine"):
+        next(start_of("images", "scores", "-o", "mine").refine_all(choice))
 
 
 @pytest.mark.parametrize(
@@ -465,3 +580,16 @@ def test_explore_gives_back_the_numbers() -> None:
     # A process of its own: Gradio leaves sockets to the end of the process, which would fail here.
     run = subprocess.run([sys.executable, "-c", EXPLORE], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_clamped_pixels_of_a_large_photograph_are_those_of_the_call() -> None:
+    """There `refine` merges clamped pixels, and so must the page, which keeps filters."""
+    image, logits = scene(256, 257, 2)
+    work = Work(of_arrays(image, "logits", logits))
+    choice = Choice(band=4, iterations=2)
+    fresh = refine(image, logits=logits, **choice.arguments())
+    for _ in range(2):
+        work.refine(dataclasses.replace(choice, iterations=1))
+        result = work.refine(choice).refined
+        assert result.joined
+        np.testing.assert_array_equal(result.probs, fresh.probs)

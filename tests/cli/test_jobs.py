@@ -18,8 +18,9 @@ from PIL import Image
 
 import crfrnn
 from crfrnn.cli import COMMANDS, main
-from crfrnn.cli._lock import Shard, claimed, parse_shard
+from crfrnn.cli._options import parse_shard
 from crfrnn.io.files import PART_SUFFIX, note_of
+from crfrnn.io.locks import Shard, claimed
 from crfrnn.jobs import files
 
 SIZE = (18, 26)
@@ -356,6 +357,23 @@ def test_damaged_locks_are_respected_for_a_while(folder: Path, owner: dict[str, 
 # Resuming
 
 
+def test_zarr_scores_are_done_until_a_chunk_changes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zarr = pytest.importorskip("zarr", reason="needs the extra `zarr`")
+    for stem in "ab":
+        zarr.save_array(f"scores/{stem}.zarr", logits())
+    assert refine() == 0
+    assert refine() == 0
+    assert "0 refined, 2 already there" in capsys.readouterr().out
+    times = Path("scores/a.zarr").stat()
+    zarr.open("scores/a.zarr", mode="r+")[0] = -5
+    os.utime("scores/a.zarr", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert refine() == 0
+    assert "1 refined, 1 already there" in capsys.readouterr().out
+    assert (read("out/a.png") != 0).all()
+
+
 def test_a_part_that_another_shard_finishes_meanwhile_is_no_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,3 +521,13 @@ def test_extras_are_those_of_the_distribution() -> None:
     for extra, packages in EXTRAS.items():
         listed = [text.split(";")[0].strip() for text in declared[extra]]
         assert [text for text in listed if not text.startswith("crfrnn[")] == list(packages)
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_no_crash(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_scores(a=logits())
+    Path("out").mkdir()
+    Path("out/crfrnn-refine.json").write_text("[" * 100_000 + "]" * 100_000)
+    assert refine() == 2
+    assert "not a readable manifest (nested too deeply)" in capsys.readouterr().err

@@ -310,3 +310,17 @@ def test_images_without_annotations_need_no_photograph(folder: Path) -> None:
     _, result = run(folder, given)
     assert result.absent == ()
     assert len(read_annotations(folder / "in.json").images) == 4
+
+
+def test_two_jobs_do_not_write_the_same_file(folder: Path) -> None:
+    given = tree([entry(0, compressed(boxes(1)[0]))])
+    refused = []
+
+    def advance(done: int, total: int) -> None:
+        with pytest.raises(ValueError, match=r"out\.json: another crfrnn refine is writing here"):
+            run(folder, given)
+        refused.append(done)
+
+    run(folder, given, advance=advance)
+    assert refused == [1]
+    assert not list(folder.glob(".*"))

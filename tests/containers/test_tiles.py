@@ -19,6 +19,7 @@ from crfrnn.containers.refine_tiles import RefinedTiles, TileOptions, refine_til
 from crfrnn.containers.scaling import Range, parse_ranges
 from crfrnn.containers.tiling import Plan, overlap_of, parse_bytes, plan_memory, plan_side
 from crfrnn.io.options import ReadOptions
+from crfrnn.io.scores import read_scores
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import refine_inputs
@@ -449,3 +450,93 @@ def test_what_a_result_depends_on_is_in_the_plan(tmp_path: Path) -> None:
     of_scores = {"kind", "member", "reading"}
     assert set(stored["origin"]) == {"files", "ranges", "parameters", "probs", *of_scores}
     assert stored["counts"] == [3, 4]
+
+
+def test_two_jobs_do_not_write_the_same_raster(tmp_path: Path) -> None:
+    paths = save(tmp_path, *scene())
+
+    def advance(done: int, total: int) -> None:
+        if done == 2:
+            with pytest.raises(
+                ValueError, match=r"out\.png: another crfrnn refine is writing here"
+            ):
+                run(*paths, tmp_path / "out.png")
+            run(*paths, tmp_path / "other.png")
+
+    run(*paths, tmp_path / "out.png", advance=advance)
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "other.png").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+class Stopped(Exception):
+    """Ends a run after its first tiles."""
+
+
+def begin(image: Path, scores: Path, output: Path) -> None:
+    """Refine two tiles, and stop."""
+
+    def advance(done: int, total: int) -> None:
+        if done == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(image, scores, output, advance=advance)
+
+
+def test_a_chunk_of_zarr_that_changed_starts_the_job_again(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr", reason="needs the extra `zarr`")
+    photo, logits = scene()
+    image, _ = save(tmp_path, photo, logits)
+    folder = tmp_path / "b.zarr"
+    zarr.save_array(str(folder), logits)
+    begin(image, folder, tmp_path / "o.png")
+    labels, result = run(image, folder, tmp_path / "o.png")
+    assert result.resumed == 2
+    begin(image, folder, tmp_path / "o.png")
+    times = folder.stat()
+    array = zarr.open(str(folder), mode="r+")
+    array[:, :30, :40] = -array[:, :30, :40]
+    os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again, result = run(image, folder, tmp_path / "o.png")
+    assert result.resumed == 0
+    assert (again[:30, :40] != labels[:30, :40]).any()
+
+
+def test_a_file_of_a_virtual_raster_that_changed_starts_the_job_again(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio", reason="needs the extra `raster`")
+    photo, logits = scene()
+    write_raster(tmp_path / "scene.tif", np.moveaxis(photo, -1, 0), {})
+    band = (
+        '<VRTRasterBand dataType="Byte" band="{0}"><SimpleSource><SourceFilename '
+        'relativeToVRT="1">scene.tif</SourceFilename><SourceBand>{0}</SourceBand></SimpleSource>'
+        "</VRTRasterBand>"
+    )
+    size = f'rasterXSize="{SIZE[1]}" rasterYSize="{SIZE[0]}"'
+    bands = "".join(band.format(number) for number in (1, 2, 3))
+    (tmp_path / "scene.vrt").write_text(f"<VRTDataset {size}>{bands}</VRTDataset>")
+    scores = write_raster(tmp_path / "scores.tif", logits, {})
+    begin(tmp_path / "scene.vrt", scores, tmp_path / "o.tif")
+    write_raster(tmp_path / "scene.tif", 255 - np.moveaxis(photo, -1, 0), {})
+    _, result = run(tmp_path / "scene.vrt", scores, tmp_path / "o.tif")
+    assert result.resumed == 0
+
+
+def test_dictionaries_of_class_maps_are_refined_in_tiles(tmp_path: Path) -> None:
+    photo, _ = scene()
+    maps = np.random.default_rng(3).random((2, *SIZE)).astype(np.float32)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", {0: maps[0], 3: maps[1]}, allow_pickle=True)
+    reading = ReadOptions(background=2)
+    given = read_scores(tmp_path / "a.npy", SIZE, reading).values
+    assert given.shape == (5, *SIZE)
+    np.save(tmp_path / "b.npy", given)
+    want, _ = run(tmp_path / "a.png", tmp_path / "b.npy", tmp_path / "want.png")
+    labels, result = run(
+        tmp_path / "a.png", tmp_path / "a.npy", tmp_path / "o.png", reading=reading
+    )
+    np.testing.assert_array_equal(labels, want)
+    assert (result.kind, result.classes) == ("probs", 5)
+    assert "a dictionary of class maps: the label of a map is its key + 1" in result.notes[0]
+    (tmp_path / "a.npy").write_bytes(b"\x80\x04")
+    with pytest.raises(ValueError, match=r"a\.npy: not a readable pickle"):
+        run(tmp_path / "a.png", tmp_path / "a.npy", tmp_path / "o.png")

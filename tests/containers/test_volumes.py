@@ -14,6 +14,7 @@ from crfrnn import Bilateral, Gaussian, refine
 from crfrnn.containers.refine_volume import RefinedVolume, refine_volume
 from crfrnn.containers.scaling import Range
 from crfrnn.containers.volume_scores import VolumeOptions
+from crfrnn.io.locks import claimed
 from crfrnn.offline.options import RefineOptions
 
 nibabel = pytest.importorskip("nibabel", reason="needs the extra `volume`")
@@ -287,3 +288,16 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match=r"No space left on device.*seg.nii.gz"):
         run(tmp_path, image, tmp_path / "probs.npy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["probs.npy", "t1.nii.gz"]
+
+
+def test_two_jobs_do_not_write_the_same_volume(tmp_path: Path) -> None:
+    scan, probs = scene()
+    image = save(tmp_path / "t1.nii", scan)
+    np.save(tmp_path / "probs.npy", probs)
+    with (
+        claimed(tmp_path / "seg.nii.gz", "refine"),
+        pytest.raises(ValueError, match=r"seg\.nii\.gz: another crfrnn refine is writing here"),
+    ):
+        run(tmp_path, image, tmp_path / "probs.npy")
+    run(tmp_path, image, tmp_path / "probs.npy")
+    assert not list(tmp_path.glob(".*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,10 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         module = pytest.importorskip("zarr", reason="needs the extra `zarr`")
         group = module.open_group(str(path), mode="w")
         for name, array in arrays.items():
-            group.create_array(name, data=array, chunks=(1, 2, 2))
+            stored = group.create_array(
+                name, shape=array.shape, dtype=array.dtype, chunks=(1, 2, 2)
+            )
+            stored[...] = array
     else:
         module = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
         module.save_file(arrays, path)
@@ -296,3 +300,46 @@ def test_only_known_files_have_members(tmp_path: Path) -> None:
     assert split_member(Path("C:/x/a.h5:b/c")) == (Path("C:/x/a.h5"), "b/c")
     (tmp_path / "a.npz:b").touch()
     assert split_member(tmp_path / "a.npz:b") == (tmp_path / "a.npz:b", None)
+
+
+def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> None:
+    """Write types that NumPy lacks."""
+    header: dict[str, Any] = {}
+    data = b""
+    for name, (kind, shape, content) in tensors.items():
+        ends = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": ends}
+        data += content
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_bfloat16_is_read_as_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs safetensors")
+    path = tmp_path / "a.safetensors"
+    bits = (MAPS.view(np.uint32) >> 16).astype("<u2")
+    want = (bits.astype(np.uint32) << 16).view(np.float32)
+    assert 0 < abs(want - MAPS).max() < 0.01
+    first = np.arange(3, dtype="<f4")
+    write_safetensors(
+        path,
+        {
+            "first": ("F32", first.shape, first.tobytes()),
+            "logits": ("BF16", MAPS.shape, bits.tobytes()),
+            "none": ("BF16", (0, 4), b""),
+        },
+    )
+    arrays = read_store(path)
+    assert arrays["logits"].dtype == np.float32
+    np.testing.assert_array_equal(arrays["logits"], want)
+    np.testing.assert_array_equal(arrays["first"], first)
+    assert arrays["none"].shape == (0, 4)
+    with opened_arrays(Path(f"{path}:logits")) as opened:
+        np.testing.assert_array_equal(opened["logits"][:, 1:3, 2:5], want[:, 1:3, 2:5])
+
+
+def test_other_types_of_safetensors_name_those_that_are_read(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs safetensors")
+    write_safetensors(tmp_path / "a.safetensors", {"x": ("F8_E4M3", (2,), b"12")})
+    with pytest.raises(ValueError, match=r"'x' is F8_E4M3; save it as F32, F16 or BF16"):
+        read_store(tmp_path / "a.safetensors")

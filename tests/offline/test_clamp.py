@@ -318,6 +318,7 @@ def test_clamped_pixels_that_are_alike_send_as_one(classes: int, normalization: 
     joined = refine(image, logits=scores, **options)
     alone = refine(image, logits=scores, prune=False, **options)
     free = ~held
+    assert (joined.joined, alone.joined) == (normalization != "none", False)
     np.testing.assert_array_equal(joined.labels[held], alone.labels[held])
     assert (joined.labels == alone.labels)[free].mean() > 0.995
     change = abs(joined.probs - alone.probs)[:, free]
@@ -413,3 +414,17 @@ def test_bad_bands(image: np.ndarray, logits: np.ndarray, band: Any) -> None:
 def test_masks_have_no_classes(image: np.ndarray, seeds: np.ndarray) -> None:
     with pytest.raises(TypeError, match="clamp must be bool for masks, which have no classes"):
         refine(image, masks=np.zeros((2, *SIZE), bool), clamp=seeds)
+
+
+@needs_core
+def test_from_256_classes_on_255_is_a_class(image: np.ndarray) -> None:
+    scores = np.zeros((256, *SIZE), np.float32)
+    seeds = np.full(SIZE, 65535)
+    seeds[3, 4], seeds[5, 6] = 255, 7
+    found = refine(image, logits=scores, clamp=seeds, iterations=1)
+    assert (found.labels[3, 4], found.labels[5, 6]) == (255, 7)
+    assert found.probs[255, 3, 4] == 1
+    with pytest.raises(ValueError, match="a map of 256 classes, 65535 marks free pixels"):
+        refine(image, logits=scores, clamp=np.full(SIZE, 255))
+    with pytest.raises(ValueError, match=r"classes 0\.\.254, or 255 for free pixels"):
+        refine(image, logits=scores[:255], clamp=seeds)

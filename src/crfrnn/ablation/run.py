@@ -14,6 +14,7 @@ from crfrnn.evaluation.metrics import Counts
 from crfrnn.io.arrays import read_arrays
 from crfrnn.io.files import make_folder, replacing, write_text
 from crfrnn.io.progress import Progress, on_terminal
+from crfrnn.io.trees import read_json_file
 from crfrnn.training import StageConfig
 from crfrnn.training.runtime import device_alone
 from crfrnn.training.settings import same, to_tree
@@ -109,7 +110,7 @@ def _score(
 
 def _read(folder: Path, key: str, title: str, seed: int, settings: dict[str, Any]) -> Result:
     """Read a complete row, if its settings are these."""
-    record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    record = read_json_file(folder / RESULT)
     reported = record["settings"]
     changed = [name for name, value in settings.items() if not same(reported.get(name), value)]
     if changed:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from crfrnn.offline.clamp import FREE
+from crfrnn.presets import PRESETS
 
 from . import markup
-from .choice import Choice
+from .choice import Choice, limits
 from .desk import Page
-from .look import PROBABILITY, STEPS, Look, Tool
+from .look import PROBABILITY, RADII, STEPS, ZOOMS, Look, Tool
 from .work import Work
 
 #: What the pointer does on the photograph.
@@ -55,8 +56,21 @@ class Shown:
     picks_class: bool
 
 
-def choice_of(values: Mapping[str, Any]) -> Choice:
-    """The parameters that the components hold; a number field that was cleared is 0."""
+def choice_of(values: Mapping[str, Any], start: Choice) -> Choice:
+    """The parameters that the components hold; a number field that was cleared is 0.
+
+    What a browser sends need not come from the page: a bandwidth or number of steps beyond the
+    sliders could keep the server busy for ever, and a preset could be the name of any file.
+
+    Raises:
+        ValueError: a number lies beyond its slider, or the preset is not in the menu.
+    """
+    for name, (low, high) in limits(start).items():
+        value = values[name] or 0
+        if not low <= value <= high:  # also of NaN
+            raise ValueError(f"{name} must be {low:g} to {high:g}, as its slider; got {value}")
+    if values["preset"] not in (*PRESETS, start.preset):
+        raise ValueError(f"preset must be one of the menu's; got {values['preset']!r}")
     real = ("position", "color", "weight", "near", "smoothness")
     return Choice(
         preset=str(values["preset"]),
@@ -73,19 +87,24 @@ def look_of(values: Mapping[str, Any], work: Work) -> Look:
     """The view that the components hold."""
     label = values["label"]
     label = _common(work) if label is None else min(int(label), work.num_classes - 1)
+    if values["zoom"] not in ZOOMS:
+        raise ValueError(f"the enlargement must be one of {ZOOMS}; got {values['zoom']}")
     return Look(str(values["view"]), int(values["zoom"]), label, bool(values["rings"]))
 
 
 def tool_of(values: Mapping[str, Any], work: Work) -> Tool:
     """What the pointer does."""
     pen = values["pen"]
+    low, high = RADII
+    if not low <= values["radius"] <= high:
+        raise ValueError(f"half the width must be {low} to {high} pixels; got {values['radius']}")
     known = pen not in (None, ERASE) and int(pen) < work.num_classes
     return Tool(values["pointer"] == DRAW, int(pen) if known else FREE, float(values["radius"]))
 
 
 def answer(page: Page, values: Mapping[str, Any], message: str = "") -> Shown:
     """Compute what the page shows."""
-    work, choice = page.work, choice_of(values)
+    work, choice = page.work, choice_of(values, page.start.choice)
     look, tool = look_of(values, work), tool_of(values, work)
     return Shown(
         message=markup.message(message),
@@ -111,8 +130,12 @@ def pick(page: Page, x: float, y: float) -> str:
 def stroke(page: Page, values: Mapping[str, Any], points: Any) -> str:
     """Draw a scribble through points (x, y)."""
     tool = tool_of(values, page.work)
-    line = [(float(x), float(y)) for x, y in points[:_MOST_POINTS]]
-    page.work.scribble(line, tool.radius, tool.label)
+    line = np.asarray(points[:_MOST_POINTS], np.float64).reshape(-1, 2)
+    if not np.isfinite(line).all():
+        raise ValueError("the points of a line must be finite")
+    size = np.array(page.work.subject.size[::-1])
+    line = np.clip(line, -size, 2 * size)  # drawing what lies farther off would take for ever
+    page.work.scribble([(x, y) for x, y in line.tolist()], tool.radius, tool.label)
     return ""
 
 

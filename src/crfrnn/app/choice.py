@@ -133,6 +133,21 @@ class Choice:
         return Preset(name, self.kernels, self.iterations, self.normalization, "", source)
 
 
+def limits(start: Choice) -> dict[str, tuple[float, float]]:
+    """The lowest and highest value of each slider; they reach to the numbers that it starts with.
+
+    Example:
+        >>> from crfrnn.app.choice import Choice, limits
+        >>> limits(Choice(position=300))["position"]
+        (1, 300)
+    """
+    values = {name: getattr(start, name) for name in RANGES}
+    return {
+        name: (min(low, values[name]), max(high, values[name]))
+        for name, (low, high, _) in RANGES.items()
+    }
+
+
 def python_text(
     choice: Choice,
     scores: str,

@@ -43,9 +43,9 @@ class Start:
         choice: the parameters to start from.
         subject: the photograph and scores; None for the demo's.
         entries: the photographs of a folder, to go through.
-        output: the folder that `refine_entry` writes to.
-        refine_entry: refines a photograph of the folder, and writes its labels as `crfrnn refine`
-            does.
+        output: the folder that `refine_folder` writes to.
+        refine_folder: refines all photographs of the folder, and writes their labels as
+            `crfrnn refine` does; yields the name of each, and an error or "".
         reading: how the files of the folder are read.
         truth: the true labels of `subject`, if they are known.
     """
@@ -54,7 +54,7 @@ class Start:
     subject: Subject | None = None
     entries: Sequence[Entry] = ()
     output: Path | None = None
-    refine_entry: Callable[[Entry, Choice], None] | None = None
+    refine_folder: Callable[[Choice], Iterator[tuple[str, str]]] | None = None
     reading: ReadOptions = DEFAULTS
     truth: np.ndarray | None = None
 
@@ -72,15 +72,9 @@ class Start:
 
         A photograph that fails does not stop the others.
         """
-        if self.refine_entry is None:
+        if self.refine_folder is None:
             raise ValueError(_NO_FOLDER)
-        for entry in self.entries:
-            try:
-                self.refine_entry(entry, choice)
-            except Exception as error:
-                yield entry.name, describe(error)
-            else:
-                yield entry.name, ""
+        yield from self.refine_folder(choice)
 
     def open_entry(self, index: int) -> Subject:
         """Open a photograph of the folder."""

@@ -101,9 +101,9 @@ class _Events:
     def refine_all(self, request: gr.Request, *values: Any) -> Iterator[str]:
         """Refine the whole folder, and say how far it is."""
         try:
-            choice = choice_of(dict(zip(self._names, values, strict=True)))
             with self._desk.page(str(request.session_hash)) as page:
                 start = page.start
+            choice = choice_of(dict(zip(self._names, values, strict=True)), start.choice)
             total, failures = len(start.entries), []
             yield markup.progress(0, total, "")
             for done, (name, error) in enumerate(start.refine_all(choice), start=1):
@@ -122,7 +122,7 @@ class _Events:
             with self._desk.page(str(request.session_hash)) as page:
                 said = do(page, given, event)
                 shown = answer(page, given, said)
-                self._desk.note(page, choice_of(given))
+                self._desk.note(page, choice_of(given, page.start.choice))
         except Exception as error:  # the page says what is wrong, and stays as it is
             bad = markup.message(describe(error), bad=True)
             return [bad, *[gr.skip()] * (len(self.outputs) - 1)]

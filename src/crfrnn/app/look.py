@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from crfrnn.io.files import label_picture
 from crfrnn.offline.clamp import FREE
 from crfrnn.plots.figures import overlay
 
@@ -25,6 +26,9 @@ STEPS = "Step by step"
 VIEWS = (BOTH, CHANGED, PROBABILITY, REACH, STEPS)
 
 ZOOMS = (1, 2, 4, 8)
+
+#: The least and the most of half the width of a scribble, in pixels.
+RADII = (1, 30)
 
 #: The longer side of a picture on the page, in pixels.
 _LONGEST = 900
@@ -207,24 +211,20 @@ def _url(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def labels_url(work: Work, labels: np.ndarray) -> str:
-    """A label map as the data URL of a PNG of class ids."""
-    from crfrnn.io.palette import voc_palette
-
-    picture = Image.fromarray(labels.astype(np.uint8))
-    picture.putpalette(work.subject.palette or voc_palette())
+def labels_url(work: Work, labels: np.ndarray, classes: int) -> str:
+    """A label map as the data URL of a PNG of class ids, as `crfrnn refine` writes it."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    label_picture(labels, classes, work.subject.palette).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def scribbles_picture(work: Work, part: Part) -> str:
     """The scribbles in a part, as the data URL of a transparent PNG; "" if there are none."""
     ids = work.scribbles[part.rows]
-    if (ids == FREE).all():
+    if (ids == work.free).all():
         return ""
     pixels = np.zeros((*ids.shape, 4), np.uint8)
-    for label in np.unique(ids[ids != FREE]):
+    for label in np.unique(ids[ids != work.free]):
         pixels[ids == label] = (*_rgb(work, int(label)), 230)
     file = io.BytesIO()
     picture = Image.fromarray(pixels).resize(_size(part), Image.Resampling.NEAREST)

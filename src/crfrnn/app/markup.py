@@ -212,10 +212,11 @@ def links(work: Work, choice: Choice) -> str:
     text = base64.b64encode(preset_text(choice).encode()).decode()
     saved = [
         ("preset.yaml", f"data:application/yaml;base64,{text}", "Save preset"),
-        ("labels.png", labels_url(work, labels), "Save labels"),
+        ("labels.png", labels_url(work, labels, work.num_classes), "Save labels"),
     ]
     if work.has_scribbles:
-        saved.append((CLAMP_FILE, labels_url(work, work.scribbles), "Save scribbles"))
+        scribbles = labels_url(work, work.scribbles, work.free + 1)
+        saved.append((CLAMP_FILE, scribbles, "Save scribbles"))
     anchors = "".join(
         f'<a class="save" download="{name}" href="{url}">{text}</a>' for name, url, text in saved
     )

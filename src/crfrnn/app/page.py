@@ -18,10 +18,10 @@ except ImportError as error:
 
 from . import markup
 from .answers import DRAW, ERASE, LOOK
-from .choice import RANGES, Choice
+from .choice import RANGES, Choice, limits
 from .desk import Desk, Start
 from .events import connect
-from .look import BOTH, VIEWS, ZOOMS
+from .look import BOTH, RADII, VIEWS, ZOOMS
 from .subject import MOST_BYTES
 
 #: Label and explanation of each slider.
@@ -131,7 +131,9 @@ class Parts:
         ):
             self.pointer = gr.Radio([LOOK, DRAW], value=LOOK, label="On the photograph, I")
             self.pen = gr.Dropdown([ERASE], value=ERASE, label="Mark pixels as", elem_id="pen")
-            self.radius = gr.Slider(1, 30, 4, step=1, label="Half the width of the line, in pixels")
+            self.radius = gr.Slider(
+                *RADII, 4, step=1, label="Half the width of the line, in pixels"
+            )
             self.clear = gr.Button("Remove all scribbles", size="sm")
 
     def _opening(self, has_folder: bool) -> None:
@@ -162,9 +164,10 @@ class Parts:
         self.preset = gr.Dropdown(
             presets, value=choice.preset, label="Start from a preset", elem_id="preset"
         )
+        ends = limits(choice)
         self.sliders = {
             name: gr.Slider(
-                *RANGES[name][:2],
+                *ends[name],
                 getattr(choice, name),
                 step=RANGES[name][2],
                 label=label,

@@ -16,7 +16,7 @@ from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
 from crfrnn.evaluation.metrics import Judge, Settings, stack, summarize
-from crfrnn.offline.clamp import FREE
+from crfrnn.offline.clamp import FREE, free_value
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
@@ -70,7 +70,8 @@ class Work:
 
     Attributes:
         before: the scores as logits and labels, without a CRF.
-        scribbles: (H, W) uint8, the class of each pixel that is clamped, or `FREE`.
+        scribbles: (H, W), the class of each pixel that is clamped, or `free`.
+        free: the value of free pixels in `scribbles`, as `refine(clamp=)` takes it.
         truth: (H, W) true labels, if there is a mask.
         point: (x, y) of the pixel that is looked at.
     """
@@ -78,13 +79,15 @@ class Work:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.kept = KeptFilters()
-        self.scribbles = np.full(subject.size, FREE, np.uint8)
         self.truth: np.ndarray | None = None
         self._judge: Judge | None = None
         self._result: Result | None = None
         self._steps: tuple[Choice, list[Step]] | None = None
         # Without a kernel, whatever the kind of the scores: probabilities and labels as they come.
-        self.before = refine_inputs(self._inputs(), self._options(replace(Choice(), iterations=0)))
+        self._bare = Inputs(subject.image, subject.kind, subject.values, channels_last=True)
+        self.before = refine_inputs(self._bare, self._options(replace(Choice(), iterations=0)))
+        self.free = free_value(self.num_classes)
+        self.scribbles = np.full(subject.size, self.free, np.min_scalar_type(self.free))
         self.point = _first_point(self.before.labels, subject.photo)
 
     @property
@@ -103,7 +106,7 @@ class Work:
     @property
     def has_scribbles(self) -> bool:
         """Whether any pixel is clamped."""
-        return bool((self.scribbles != FREE).any())
+        return bool((self.scribbles != self.free).any())
 
     def refine(self, choice: Choice) -> Result:
         """Refine with these parameters; the last result is kept."""
@@ -136,12 +139,12 @@ class Work:
         draw.line(line, fill=1, width=max(1, round(2 * radius)))
         for x, y in line:
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
-        self.scribbles[np.asarray(page)] = label
+        self.scribbles[np.asarray(page)] = self.free if label == FREE else label
         self._forget()
 
     def clear_scribbles(self) -> None:
         """Free all pixels."""
-        self.scribbles[:] = FREE
+        self.scribbles[:] = self.free
         self._forget()
 
     def compare_with(self, truth: np.ndarray | None) -> None:
@@ -212,9 +215,7 @@ class Work:
         return float(np.where(q > 0, terms, 0).sum(dtype=np.float64) / q.shape[1])
 
     def _inputs(self) -> Inputs:
-        subject = self.subject
-        clamp = self.scribbles if self.has_scribbles else None
-        return Inputs(subject.image, subject.kind, subject.values, clamp=clamp, channels_last=True)
+        return replace(self._bare, clamp=self.scribbles if self.has_scribbles else None)
 
     def _options(self, choice: Choice) -> RefineOptions:
         source = self.subject.source

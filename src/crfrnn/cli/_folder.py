@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn.io.files import shorten
+from crfrnn.io.locks import claimed
 from crfrnn.io.progress import Progress
 from crfrnn.io.scores import SCORE_SUFFIXES
 from crfrnn.jobs.files import Refinement, Result, refine_file
@@ -25,7 +26,6 @@ from crfrnn.jobs.survey import Understood, settle, survey
 from crfrnn.jobs.work import Outcome, attempt, split_done, work_in_threads
 
 from ._file import tell_understood
-from ._lock import claimed
 from ._notes import Notes, say, tell
 from ._paths import cluster_of
 from ._verdict import flipped, summarize, summary_lines

@@ -9,7 +9,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ._lock import Shard, parse_shard
+from crfrnn.io.locks import Shard
 
 if TYPE_CHECKING:
     from crfrnn.io.options import Option
@@ -42,6 +42,15 @@ that fails is reported and does not stop the rest.
 
 Exit codes: 0 after success, 1 if some files of a folder failed, 2 after a usage
 or input error, 130 after Ctrl-C."""
+
+
+def parse_shard(text: str) -> Shard:
+    """Read "2/4"."""
+    numbers = [int(part) if part.isdecimal() else 0 for part in text.split("/")]
+    if len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
+        message = f"expected I/N, such as 2/4 for the second of four parts; got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return Shard(numbers[0], numbers[1])
 
 
 def add_outputs(parser: argparse.ArgumentParser, path: Callable[[str], Any]) -> None:

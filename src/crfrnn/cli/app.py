@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,9 @@ from ._options import add_options, describe_presets
 
 if TYPE_CHECKING:
     from crfrnn.app.choice import Choice
-    from crfrnn.app.desk import Entry, Start
+    from crfrnn.app.desk import Start
+    from crfrnn.jobs.pairs import Matches, Pair
+    from crfrnn.jobs.resume import Looks, Origin
 
 _HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -97,25 +101,72 @@ def make_start(args: argparse.Namespace) -> Start:
 
 def _folder(args: argparse.Namespace, choice: Choice, reading: Any) -> Start:
     from crfrnn.app.desk import Entry, Start
-    from crfrnn.io.files import make_folder
     from crfrnn.io.paths import require_local
-    from crfrnn.jobs.files import refine_file
     from crfrnn.jobs.pairs import Outputs, match
+    from crfrnn.jobs.resume import Origin
     from crfrnn.jobs.settings import Settings
 
     images, scores = args.files[0], args.files[-1]
     output: Path = args.output or images / "refined"
-    pairs = {pair.stem: pair for pair in match(images, scores, Outputs(output)).pairs}
-    if not pairs:
+    matches = match(images, scores, Outputs(output))
+    if not matches.pairs:
         raise ValueError(f"{images}: no photograph has exactly one file of scores with its stem")
     entries = [
         Entry(pair.stem, require_local(pair.image), require_local(pair.scores))
-        for pair in pairs.values()
+        for pair in matches.pairs
     ]
 
-    def refine_entry(entry: Entry, choice: Choice) -> None:
-        make_folder(output)
+    def refine_folder(choice: Choice) -> Iterator[tuple[str, str]]:
         settings = Settings(reading, choice.options(reading.confidence))
-        refine_file(entry.image, entry.scores, pairs[entry.name].outputs, settings)
+        yield from _refine_all(matches, Origin("refine", images, scores, settings), output)
 
-    return Start(choice, entries=entries, output=output, refine_entry=refine_entry, reading=reading)
+    return Start(
+        choice, entries=entries, output=output, refine_folder=refine_folder, reading=reading
+    )
+
+
+def _refine_all(matches: Matches, origin: Origin, output: Path) -> Iterator[tuple[str, str]]:
+    """Refine all pairs as `crfrnn refine` does; yields the stem of each, and an error or "".
+
+    What is done with the same parameters is not done again; results of other ones are replaced.
+    """
+    from crfrnn.io.files import describe
+    from crfrnn.io.locks import claimed
+    from crfrnn.jobs.files import refine_file
+    from crfrnn.jobs.pairs import Outputs, as_arrays
+    from crfrnn.jobs.resume import is_done, make_folders, record_of
+    from crfrnn.jobs.survey import settle, survey
+
+    understood = survey([(pair.image, pair.scores) for pair in matches.pairs], origin.settings)
+    settings = settle(origin.settings, understood)
+    origin = replace(origin, settings=settings)
+    pairs = (as_arrays(matches) if understood.kind == "masks" else matches).pairs
+    make_folders(origin, Outputs(output))
+    with claimed(output, origin.command):
+        moved, looks = _prepare(origin, pairs, output)
+        record = record_of(origin, Outputs(output))
+        for pair in pairs:
+            try:
+                if not is_done(pair, origin, record, moved=moved, looks=looks):
+                    refine_file(pair.image, pair.scores, pair.outputs, settings)
+            except Exception as error:  # no other failure may stop the other files
+                yield pair.stem, describe(error)
+            else:
+                yield pair.stem, ""
+
+
+def _prepare(origin: Origin, pairs: Sequence[Pair], output: Path) -> tuple[bool, Looks]:
+    """Write the manifest, also over one of other parameters; see `prepare`."""
+    from crfrnn.jobs.pairs import Outputs
+    from crfrnn.jobs.resume import manifest_name, prepare
+
+    existing = [pair.outputs.labels for pair in pairs if pair.outputs.labels.exists()]
+    if existing and not (output / manifest_name(origin.command)).exists():
+        raise ValueError(
+            f"{existing[0]} exists and is not a result of crfrnn {origin.command}; start the page "
+            "with another folder for its results: crfrnn app FOLDER -o DIR"
+        )
+    try:
+        return prepare(origin, pairs, Outputs(output), overwrite=False)
+    except ValueError:
+        return prepare(origin, pairs, Outputs(output), overwrite=True)

@@ -95,7 +95,8 @@ def add_arguments(parser: Parser) -> None:
         type=any_path,
         help="a map of pixels to keep, such as scribbles, or a folder of maps with the stems of "
         "the images: an image or array like a label map, with the class of each clamped pixel and "
-        "255 for free ones; or a .npy of bools, True for pixels that keep their scores",
+        "255 for free ones (65535 from 256 classes on); or a .npy of bools, True for pixels that "
+        "keep their scores",
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from crfrnn._extras import load
 from crfrnn.io.files import describe, write_text
+from crfrnn.io.trees import read_json_file
 
 #: Polygons with corners farther outside than this many image sizes are damage, not rounding: the
 #: outline is drawn pixel by pixel, so a corner at 1e9 would take all memory.
@@ -172,11 +173,7 @@ def read_annotations(path: Path) -> AnnotationFile:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected COCO annotations, but there is no such file")
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({describe(error)})") from error
-    return AnnotationFile(path, tree)
+    return AnnotationFile(path, read_json_file(path))
 
 
 def to_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:

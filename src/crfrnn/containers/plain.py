@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from crfrnn.io.array_files import STORE_SUFFIXES, opened_arrays, split_member
 from crfrnn.io.arrays import read_arrays
 from crfrnn.io.files import describe, read_image, write_array, write_labels
-from crfrnn.io.options import ReadOptions
+from crfrnn.io.options import DEFAULTS, ReadOptions
+from crfrnn.io.scores import are_class_maps, from_class_maps
 
 from .source import PLAIN, Source, Style, Window, Write, all_channels
 
@@ -51,21 +52,31 @@ class Photograph(Source):
 class ArraySource(Source):
     """An array (channels, H, W), (H, W, channels) or (H, W) in a file.
 
-    `.npy`, HDF5 and zarr are read window by window, `.npz` as a whole.
+    `.npy`, HDF5 and zarr are read window by window, `.npz` and dictionaries in a `.npy` as a whole.
 
     Args:
         path: the file; `FILE:NAME` chooses an array.
         names: arrays that are taken, in this order, if the file has several.
         size: height and width of the image, which tell where the channels are.
-        class_axis: "first", "last", or "auto" to go by the size.
+        reading: where the classes are, and how a dictionary of class maps becomes probabilities.
+
+    Attributes:
+        name: of the array.
+        note: what was made of it, if it was no array as it is.
     """
 
     def __init__(
-        self, path: Path, names: tuple[str, ...], size: tuple[int, ...], class_axis: str = "auto"
+        self,
+        path: Path,
+        names: tuple[str, ...],
+        size: tuple[int, ...],
+        reading: ReadOptions = DEFAULTS,
     ) -> None:
-        self.path, self.spacing = path, (1.0, 1.0)
+        self.path, self.spacing, self.note = path, (1.0, 1.0), ""
         self._open = ExitStack()
         arrays = self._arrays()
+        if are_class_maps(arrays, reading.kind):
+            arrays["probs"], self.note = from_class_maps(arrays, reading.background)
         chosen = [name for name in names if name in arrays] or list(arrays)
         if len(chosen) != 1:
             raise ValueError(
@@ -81,6 +92,7 @@ class ArraySource(Source):
                 f"{path}: expected numbers (C, H, W), (H, W, C) or (H, W); got {self.dtype} of "
                 f"shape {shape}"
             )
+        class_axis = reading.class_axis
         self._last = len(shape) == 3 and (
             class_axis == "last" or (class_axis == "auto" and shape[:2] == size != shape[1:])
         )
@@ -117,12 +129,6 @@ class ArraySource(Source):
         if suffix in STORE_SUFFIXES:
             return self._open.enter_context(opened_arrays(self.path))
         if suffix == ".npy":
-            try:
+            with suppress(Exception):  # what is wrong with it, or a pickle, `read_arrays` says
                 return {"array": np.load(file, mmap_mode="r", allow_pickle=False)}
-            except FileNotFoundError:
-                raise
-            except Exception as error:  # as above
-                raise ValueError(
-                    f"{file}: not a readable NumPy file ({describe(error)})"
-                ) from error
         return dict(read_arrays(self.path))

@@ -92,6 +92,10 @@ class Raster(Source):
         mask: np.ndarray = np.logical_and.reduce(masks)
         return None if mask.all() else mask
 
+    def files(self) -> list[Path]:
+        """Return the file, those beside it, and those that a virtual raster names."""
+        return [Path(name) for name in self._file.files]
+
     def has_holes(self) -> bool:
         """Whether the file says that pixels may have no data."""
         enums = load("rasterio.enums", "raster", self.path)
@@ -191,7 +195,8 @@ class Raster(Source):
                 "bomb; it is not read. If it is yours, write it again without compression"
             )
         rows, columns = max(self._file.block_shapes, key=lambda shape: shape[0] * shape[1])
-        interleaved = self.channels if self._file.interleaving.name == "pixel" else 1
+        order = self._file.interleaving  # None in a virtual raster
+        interleaved = self.channels if order is not None and order.name == "pixel" else 1
         block = rows * columns * interleaved * self.dtype.itemsize
         if block > _MOST_BLOCK_BYTES:
             raise ValueError(

@@ -19,7 +19,9 @@ import numpy as np
 from crfrnn._extras import load
 from crfrnn.core.threads import limit_threads, limited_threads, threads
 from crfrnn.io.files import IMAGE_SUFFIXES, describe, read_image, require_writable
+from crfrnn.io.locks import claimed
 from crfrnn.io.options import DEFAULTS, ReadOptions
+from crfrnn.io.trees import read_json
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import refine_inputs
@@ -115,7 +117,8 @@ def refine_annotations(
 
     Raises:
         ImportError: pycocotools is not installed.
-        ValueError: the file is damaged, or none of its photographs is there.
+        ValueError: the file is damaged, none of its photographs is there, or another job is writing
+            the same output.
 
     Example:
         >>> import json, tempfile
@@ -147,33 +150,34 @@ def refine_annotations(
     changes: dict[int, Change] = {}
     failed: dict[str, str] = {}
     masks = flipped = area = count = 0
-    with _journal(journal, _origin(file, refining, reading)) as (earlier, log):
-        waiting = []
-        for job in jobs:
-            old = earlier.get(json.dumps(job.key()))
-            if old is None:
-                waiting.append(job)
-            else:
-                changes |= {int(place): change for place, change in old.items()}
+    with claimed(output, "refine"):
+        with _journal(journal, _origin(file, refining, reading)) as (earlier, log):
+            waiting = []
+            for job in jobs:
+                old = earlier.get(json.dumps(job.key()))
+                if old is None:
+                    waiting.append(job)
+                else:
+                    changes |= {int(place): change for place, change in old.items()}
 
-        def work(job: _Job) -> _Done:
-            return _refine_image(file, job, refining, reading)
+            def work(job: _Job) -> _Done:
+                return _refine_image(file, job, refining, reading)
 
-        for job, outcome in _outcomes(waiting, work, workers):
-            if isinstance(outcome, Exception):
-                failed[job.photo.name] = describe(outcome)
-            else:
-                log.write(f"{json.dumps({'key': job.key(), 'changes': outcome.changes})}\n")
-                log.flush()
-                changes |= outcome.changes
-                masks, flipped = masks + outcome.masks, flipped + outcome.flipped
-                area += outcome.area
-                count += 1
-            if advance is not None:
-                advance(len(jobs) - len(waiting) + count + len(failed), len(jobs))
-    file.write(output, changes)
-    if not failed:
-        journal.unlink()
+            for job, outcome in _outcomes(waiting, work, workers):
+                if isinstance(outcome, Exception):
+                    failed[job.photo.name] = describe(outcome)
+                else:
+                    log.write(f"{json.dumps({'key': job.key(), 'changes': outcome.changes})}\n")
+                    log.flush()
+                    changes |= outcome.changes
+                    masks, flipped = masks + outcome.masks, flipped + outcome.flipped
+                    area += outcome.area
+                    count += 1
+                if advance is not None:
+                    advance(len(jobs) - len(waiting) + count + len(failed), len(jobs))
+        file.write(output, changes)
+        if not failed:
+            journal.unlink()
     return RefinedAnnotations(
         images=count,
         masks=masks,
@@ -290,7 +294,7 @@ def _journal(path: Path, origin: str) -> Iterator[tuple[dict[str, Any], IO[str]]
     if lines and lines[0] == kept[0]:
         for line in lines[1:]:
             try:
-                entry = json.loads(line)
+                entry = read_json(line)
                 done[json.dumps(entry["key"])] = entry["changes"]
             except (ValueError, KeyError, TypeError):
                 continue  # cut off when the process was killed

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from crfrnn.io.array_files import split_member
+from crfrnn.io.array_files import split_member, state_of
 from crfrnn.io.files import IMAGE_SUFFIXES, require_writable, write_array
+from crfrnn.io.locks import claimed
 from crfrnn.io.memory import physical_memory
 from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.offline.inputs import Inputs
@@ -131,7 +132,8 @@ def refine_tiles(
 
     Raises:
         ImportError: rasterio is not installed.
-        ValueError: a file is damaged, the files do not fit, or the memory does not suffice.
+        ValueError: a file is damaged, the files do not fit, the memory does not suffice, or another
+            job is writing the same output.
 
     Example:
         >>> import tempfile
@@ -170,19 +172,22 @@ def refine_tiles(
     dtype = np.dtype(np.uint8 if classes < 256 else np.uint16)
     folder = output.with_name(f".{output.name}.tiles")
     origin = _origin(source, given, scaling, reading, refining, probs)
-    plan, done = prepare(folder, plan, origin)
     pixels = relabeled = 0
     engine = ""
-    resumed = len(done)
-    for number, tile in enumerate(plan.tiles()):
-        if number in done:
-            continue
-        counted = _refine_tile(source, given, scaling, refining, tile, folder, number, dtype, probs)
-        engine, pixels, relabeled = counted[0], pixels + counted[1], relabeled + counted[2]
-        done.add(number)
-        if advance is not None:
-            advance(len(done), len(plan))
-    _assemble(source, given, plan, folder, output, probs, dtype, classes, options)
+    with claimed(output, "refine"):
+        plan, done = prepare(folder, plan, origin)
+        resumed = len(done)
+        for number, tile in enumerate(plan.tiles()):
+            if number in done:
+                continue
+            counted = _refine_tile(
+                source, given, scaling, refining, tile, folder, number, dtype, probs
+            )
+            engine, pixels, relabeled = counted[0], pixels + counted[1], relabeled + counted[2]
+            done.add(number)
+            if advance is not None:
+                advance(len(done), len(plan))
+        _assemble(source, given, plan, folder, output, probs, dtype, classes, options)
     return RefinedTiles(
         size=source.size,
         plan=plan,
@@ -319,11 +324,8 @@ def _origin(
     probs: Path | None,
 ) -> dict[str, Any]:
     """Return everything but the division that stored tiles depend on."""
-    paths = [part.path for part in source.sources] if isinstance(source, Stack) else [source.path]
-    files = []
-    for path in (*paths, split_member(given.path)[0]):
-        stat = path.stat() if path.exists() else None
-        files.append([str(path.resolve()), *((stat.st_size, stat.st_mtime_ns) if stat else ())])
+    paths = [*source.files(), *given.source.files()]
+    files = [[str(path.resolve()), *state_of(path)] for path in paths if path.exists()]
     origin = {
         "files": files,
         "ranges": scaling.ranges,

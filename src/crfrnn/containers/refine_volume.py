@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from crfrnn.crf.kernel import Kernel
+from crfrnn.io.locks import claimed
 from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.io.scores import Scores
 from crfrnn.offline.guard import Guarded
@@ -85,7 +86,8 @@ def refine_volume(
 
     Raises:
         ImportError: nibabel is not installed.
-        ValueError: a file is damaged, or the files do not fit.
+        ValueError: a file is damaged, the files do not fit, or another job is writing the same
+            output.
 
     Example:
         >>> import tempfile, nibabel, numpy as np
@@ -110,13 +112,14 @@ def refine_volume(
     kernels = refining.numbers.kernels
     if not options.voxels:
         kernels = tuple(in_grid_units(kernel, source.spacing) for kernel in kernels)
-    refined = _refine(guide, given.scores, mask, replace(refining, kernels=kernels))
-    labels = refined.labels[0].astype(label_type(refined.probs.shape[1]))
-    if probs is not None:
-        with source.create(Path(probs), refined.probs.shape[1], np.dtype(np.float32)) as write:
-            write(given.box, refined.probs[0])
-    with source.create(Path(output), 1, labels.dtype) as write:
-        write(given.box, labels[None])
+    with claimed(Path(output), "refine"):
+        refined = _refine(guide, given.scores, mask, replace(refining, kernels=kernels))
+        labels = refined.labels[0].astype(label_type(refined.probs.shape[1]))
+        if probs is not None:
+            with source.create(Path(probs), refined.probs.shape[1], np.dtype(np.float32)) as write:
+                write(given.box, refined.probs[0])
+        with source.create(Path(output), 1, labels.dtype) as write:
+            write(given.box, labels[None])
     assert isinstance(refined.changed, list)  # of the batch
     return RefinedVolume(
         probs=refined.probs[0],

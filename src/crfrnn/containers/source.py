@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from crfrnn.io.array_files import split_member
+
 #: One slice with start and stop per axis of the grid.
 Window = tuple[slice, ...]
 
@@ -75,6 +77,10 @@ class Source(ABC):
         The file appears once the context ends without an error, complete, and not before.
         """
 
+    def files(self) -> list[Path]:
+        """Return the files and folders that hold the values."""
+        return [split_member(self.path)[0]]
+
     def everything(self) -> Window:
         """Return the window of the whole grid."""
         return tuple(slice(0, length) for length in self.size)
@@ -106,6 +112,10 @@ class Stack(Source):
         masks = [source.valid(window) for source in self.sources]
         known = [mask for mask in masks if mask is not None]
         return np.logical_and.reduce(known) if known else None
+
+    def files(self) -> list[Path]:
+        """Return the files of all."""
+        return [path for source in self.sources for path in source.files()]
 
     def create(
         self, path: Path, channels: int, dtype: np.dtype, style: Style = PLAIN

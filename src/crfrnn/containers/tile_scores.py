@@ -64,7 +64,8 @@ class TileScores:
                 f"{path}: independent masks are not refined in tiles; give class scores"
             )
         sample = self._interpret(self._sample())
-        self.notes = tuple(str(note) for note in sample.notes)
+        made = self.source.note if isinstance(self.source, ArraySource) else ""
+        self.notes = tuple(filter(None, [*map(str, sample.notes), made and f"{path.name}: {made}"]))
         self.kind = sample.kind
         self._reading = replace(self._reading, kind=self._kind_of_file(sample))
         self.palette = sample.palette
@@ -132,7 +133,7 @@ def strips(size: tuple[int, ...]) -> Iterator[Window]:
 def _open(path: Path, image: Source, reading: ReadOptions) -> Source:
     if path.suffix.lower() in RASTER_SUFFIXES:
         return Raster(path)
-    return ArraySource(path, _NAMES, image.size, reading.class_axis)
+    return ArraySource(path, _NAMES, image.size, reading)
 
 
 def _pair(size: tuple[int, ...]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from crfrnn.io.files import describe, write_text
+from crfrnn.io.trees import read_json_file
 
 from .source import Window
 from .tiling import Plan
@@ -26,7 +27,7 @@ def prepare(folder: Path, plan: Plan, origin: dict[str, Any]) -> tuple[Plan, set
     """
     file = folder / _PLAN
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = read_json_file(file)
         if stored["origin"] == origin and stored["overlap"] == plan.overlap:
             old = replace(plan, counts=tuple(stored["counts"]))
             numbers = range(len(old))

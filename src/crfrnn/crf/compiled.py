@@ -113,8 +113,9 @@ def marginals(
 ) -> Marginals:
     """Run an inference from the logits of a scene of NumPy arrays, with kernel weights (K, C)."""
     logits = scene.like
-    # Filters that are kept must serve other clamped pixels too.
-    joined = held if kept is None and joins(recipe, scene, mask, compatibility, prune) else None
+    joined = held if joins(recipe, scene, mask, compatibility, prune) else None
+    if joined is not None:
+        kept = None  # those filters must serve other clamped pixels too
     result = infer(
         logits.reshape(*logits.shape[:2], -1),
         build_filters(recipe, scene, mask, joined, kept),
@@ -131,6 +132,9 @@ def marginals(
         result.steps,
         Pruned(tuple(result.kept), result.bound) if result.kept else None,
         result.is_finite,
+        joined is not None
+        and recipe.filter == "lattice"
+        and not all(kernel.is_separable() for kernel in recipe.kernels),
     )
 
 

@@ -44,6 +44,7 @@ class Marginals:
         steps: the updates computed for each image of the batch.
         pruned: the certificate of the classes that were left out; None if all took part.
         is_finite: whether all marginals are finite.
+        joined: whether clamped pixels that are alike sent as one.
     """
 
     probs: Array
@@ -51,6 +52,7 @@ class Marginals:
     steps: list[int]
     pruned: Pruned | None
     is_finite: bool = True
+    joined: bool = False
 
 
 def marginals(

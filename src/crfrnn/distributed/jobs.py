@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from crfrnn.io.locks import claimed
 from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.io.paths import AnyPath, parse_path
 from crfrnn.jobs.files import Refinement
@@ -120,18 +121,21 @@ def refine(
     matches = as_arrays(matches) if masks else matches
     origin = Origin("refine", source, source, settle(settings, understood), by_row=True)
     make_folders(origin, folders)
-    moved, looks = prepare(origin, matches.pairs, folders, overwrite=overwrite)
-    outcomes: list[Outcome] = []
-    waiting = matches.pairs
-    if not overwrite:
-        record = record_of(origin, folders)
-        outcomes, waiting = split_done(waiting, origin, record, moved=moved, looks=looks)
-    rows = [_row(outcome) for outcome in outcomes]
-    with closing(refine_pairs(waiting, origin, folders, cluster or Cluster())) as coming:
-        for outcome in coming:
-            rows.append(_row(outcome))
-            if on_row is not None:
-                on_row(rows[-1])
+    labels, rows = folders.labels, []
+    # A store has no locks. Two jobs in one bucket do some work twice, and lose none.
+    with claimed(labels, origin.command) if isinstance(labels, Path) else nullcontext():
+        moved, looks = prepare(origin, matches.pairs, folders, overwrite=overwrite)
+        done: list[Outcome] = []
+        waiting = matches.pairs
+        if not overwrite:
+            record = record_of(origin, folders)
+            done, waiting = split_done(waiting, origin, record, moved=moved, looks=looks)
+        rows += [_row(outcome) for outcome in done]
+        with closing(refine_pairs(waiting, origin, folders, cluster or Cluster())) as coming:
+            for outcome in coming:
+                rows.append(_row(outcome))
+                if on_row is not None:
+                    on_row(rows[-1])
     rows.sort(key=lambda row: row.id)
     return Report(tuple(rows), round(time.perf_counter() - start, 3))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from crfrnn import _checks
 from crfrnn._extras import install
+from crfrnn.io.trees import read_json_file
 from crfrnn.models.segmenter import network_logits
 
 #: Mean and deviation of ImageNet on 0..1, with which most of these models were trained.
@@ -152,7 +152,7 @@ def _preprocessing(name: str, *, fetch: bool) -> dict[str, Any]:
     )
     if path is None:
         return {}
-    settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    settings = read_json_file(Path(path))
     preprocessing: dict[str, Any] = {}
     if settings.get("do_rescale", True):
         preprocessing["scale"] = float(settings.get("rescale_factor", 1 / 255))

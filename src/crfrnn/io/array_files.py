@@ -13,6 +13,7 @@ from crfrnn._extras import load
 
 from .files import describe
 from .memory import require_memory
+from .trees import read_json
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5"})
 ZARR_SUFFIX = ".zarr"
@@ -39,6 +40,17 @@ def split_member(path: Path) -> tuple[Path, str | None]:
             end = place + len(suffix)
             return Path(text[:end]), text[end + 1 :].strip("/") or None
     return path, None
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Return the size and the time of the last change, in ns, of a file or of all in a folder.
+
+    A folder of arrays, such as zarr's, does not change itself when one of its chunks does.
+    """
+    path = split_member(path)[0]
+    parts = [path, *path.rglob("*")] if path.is_dir() else [path]
+    states = [part.stat() for part in parts]
+    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
 
 @contextmanager
@@ -75,7 +87,7 @@ def opened_arrays(path: Path) -> Iterator[dict[str, Any]]:
             else:
                 module = load("safetensors", "safetensors", file)
                 store = stack.enter_context(module.safe_open(str(file), framework="np"))
-                arrays = {name: _Tensor(store.get_slice(name)) for name in store.keys()}  # noqa: SIM118
+                arrays = {name: _tensor(file, store, name) for name in store.keys()}  # noqa: SIM118
         except ImportError:
             raise
         except Exception as error:  # a damaged file makes the libraries raise almost anything
@@ -101,6 +113,36 @@ def read_store(path: Path) -> dict[str, np.ndarray]:
             except Exception as error:  # as above
                 raise ValueError(f"{path}: {name} is not readable ({describe(error)})") from error
     return read
+
+
+def _tensor(file: Path, store: Any, name: str) -> Any:
+    """A tensor of a safetensors file, with the names that arrays have."""
+    part = store.get_slice(name)
+    kind = part.get_dtype()
+    if kind == "BF16":
+        return _BrainFloats(file, name, tuple(part.get_shape()))
+    if kind not in _TYPES:
+        raise ValueError(f"its tensor {name!r} is {kind}; save it as F32, F16 or BF16")
+    return _Tensor(part)
+
+
+class _BrainFloats:
+    """A tensor of bfloat16 as float32, which holds the same numbers: NumPy has no such type."""
+
+    def __init__(self, file: Path, name: str, shape: tuple[int, ...]) -> None:
+        self.shape, self.dtype = shape, np.dtype("f4")
+        with file.open("rb") as stream:  # the library has checked the header
+            length = int.from_bytes(stream.read(8), "little")
+            begin = read_json(stream.read(length))[name]["data_offsets"][0]
+        self._bits = (
+            np.memmap(file, "<u2", "r", 8 + length + begin, shape)
+            if 0 not in shape
+            else np.zeros(shape, "<u2")
+        )
+
+    def __getitem__(self, where: Any) -> np.ndarray:
+        bits = np.asarray(self._bits[where])
+        return np.asarray(bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 class _Tensor:

@@ -236,15 +236,7 @@ def write_labels(
         palette: RGB triples, at most 256.
         note: kept in the file, for `note_of`.
     """
-    if classes > 65536:
-        raise ValueError(f"a label PNG holds at most 65536 classes; got {classes}")
-    from PIL import Image
-
-    if classes > 256:
-        image = Image.fromarray(labels.astype(np.uint16))
-    else:
-        image = Image.fromarray(labels.astype(np.uint8))
-        image.putpalette(voc_palette() if palette is None else palette)
+    image = label_picture(labels, classes, palette)
     if not note:
         write_image(path, image)
         return
@@ -253,6 +245,19 @@ def write_labels(
     chunks = PngInfo()
     chunks.add_text(_NOTE, note)
     write_image(path, image, pnginfo=chunks)
+
+
+def label_picture(labels: np.ndarray, classes: int, palette: bytes | None = None) -> Picture:
+    """Return a label map as a picture; see `write_labels`."""
+    if classes > 65536:
+        raise ValueError(f"a label PNG holds at most 65536 classes; got {classes}")
+    from PIL import Image
+
+    if classes > 256:
+        return Image.fromarray(labels.astype(np.uint16))
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(palette or voc_palette())
+    return image
 
 
 #: The name of the note in a PNG.

@@ -213,7 +213,7 @@ def glance(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Glance:
 def _pick(arrays: Mapping[str, Any], options: ReadOptions) -> _Raw:
     """Pick an array: the one named after the kind asked for, after any kind, or the only one."""
     kind = options.kind
-    if {CAM, KEYS} <= set(arrays) and kind in ("auto", "probs"):
+    if are_class_maps(arrays, kind):
         return _from_class_maps(arrays, options.background)
     if kind in ("auto", "logits") and {"logits", "scale", "zero"} <= set(arrays):
         quantized, scale, zero = (
@@ -232,13 +232,24 @@ def _pick(arrays: Mapping[str, Any], options: ReadOptions) -> _Raw:
 
 
 def _from_class_maps(arrays: Mapping[str, Any], background: float) -> _Raw:
+    maps, why = from_class_maps(arrays, background)
+    return _Raw(maps, "probs", guess=Guess("probs", why))
+
+
+def are_class_maps(arrays: Mapping[str, Any], kind: Kind) -> bool:
+    """Whether arrays are those of a dictionary of class maps, and asked for as such."""
+    return {CAM, KEYS} <= set(arrays) and kind in ("auto", "probs")
+
+
+def from_class_maps(arrays: Mapping[str, Any], background: float) -> tuple[np.ndarray, str]:
+    """Return the probabilities of a dictionary of class maps, and how they were computed."""
     maps = class_maps(arrays[CAM], arrays[KEYS], background)
     how = (
         f"the label of a map is its key + 1, and the background (1 - maximum)^{background:g}"
         if background > 0
         else "the label of a map is its key, and the background has a map"
     )
-    return _Raw(maps, "probs", guess=Guess("probs", f"it is a dictionary of class maps: {how}"))
+    return maps, f"it is a dictionary of class maps: {how}"
 
 
 def _from_image(image: Picture) -> _Raw:

@@ -17,7 +17,7 @@ from crfrnn._arrays import Array
 from crfrnn._extras import require_torch
 
 from .files import describe, make_folder, replacing, write_text
-from .trees import read_json, read_yaml
+from .trees import read_json, read_json_file, read_yaml
 
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
@@ -175,11 +175,7 @@ def _is_old_layer(config: Mapping[str, Any]) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = read_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of the encoding
-        raise ValueError(f"{path}: not readable as JSON ({describe(error)})") from error
-    return _mapping(config, path)
+    return _mapping(read_json_file(path), path)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

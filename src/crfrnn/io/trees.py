@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
+
+from .files import describe
 
 #: A configuration has some hundred entries; aliases of aliases reach any number.
 _MOST_ENTRIES = 100_000
@@ -34,8 +37,8 @@ def read_yaml(text: str) -> Any:
         raise ValueError("nested too deeply for a configuration") from None
 
 
-def read_json(text: str) -> Any:
-    """Read JSON.
+def read_json(text: str | bytes) -> Any:
+    """Read JSON; nothing else in this package reads JSON that others may have written.
 
     Raises:
         ValueError: it is not JSON, or nested too deeply.
@@ -43,7 +46,20 @@ def read_json(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("nested too deeply for a configuration") from None
+        raise ValueError("nested too deeply") from None
+
+
+def read_json_file(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: there is none.
+        ValueError: as in `read_json`, or it is no UTF-8; the message names the file.
+    """
+    try:
+        return read_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({describe(error)})") from error
 
 
 def _count(node: Any, known: dict[int, int], above: set[int]) -> int:

@@ -14,7 +14,7 @@ _LABELS = ReadOptions(kind="labels")
 
 
 def read_clamp(path: Path, size: Size) -> np.ndarray:
-    """Read a map (H, W): bool, or the classes of clamped pixels and 255."""
+    """Read a map (H, W): bool, or the classes of clamped pixels and `free_value`."""
     if path.suffix.lower() in ARRAY_SUFFIXES:
         arrays = list(read_arrays(path).values())
         if len(arrays) == 1 and arrays[0].dtype == np.bool_:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from crfrnn.io.array_files import ZARR_SUFFIX
 from crfrnn.io.files import IMAGE_SUFFIXES, shorten
 from crfrnn.io.paths import AnyPath, entries
 from crfrnn.io.scores import ARRAY_SUFFIXES, SCORE_SUFFIXES
@@ -131,8 +133,15 @@ def results(folders: Outputs, stem: str) -> Outputs:
 
 def _by_stem(folder: AnyPath, suffixes: Collection[str]) -> dict[str, list[AnyPath]]:
     paths: dict[str, list[AnyPath]] = defaultdict(list)
-    for name in entries(folder):
-        path = folder / name
-        if path.suffix.lower() in suffixes:
+    for path in _inputs(folder):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
             paths[path.stem].append(path)
     return paths
+
+
+def _inputs(folder: AnyPath) -> list[AnyPath]:
+    """List the files of a folder, and on this machine also zarr's folders."""
+    if isinstance(folder, Path):
+        paths = sorted(folder.iterdir())
+        return [p for p in paths if p.is_file() or p.suffix.lower() == ZARR_SUFFIX]
+    return [folder / name for name in entries(folder)]

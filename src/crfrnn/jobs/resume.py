@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn._version import installed_version
-from crfrnn.io.array_files import split_member
+from crfrnn.io.array_files import split_member, state_of
 from crfrnn.io.copies import Copies
 from crfrnn.io.files import (
     PART_SUFFIX,
@@ -33,6 +33,7 @@ from crfrnn.io.paths import (
     stat,
     write_remote,
 )
+from crfrnn.io.trees import read_json
 from crfrnn.offline.options import RefineOptions
 
 from .files import fingerprint, fingerprint_names
@@ -157,10 +158,9 @@ def is_done(pair: Pair, origin: Origin, record: AnyPath, *, moved: bool, looks: 
 
 
 def _input(path: AnyPath, looks: Looks) -> Entry | None:
-    """Look up an input, which may be FILE:NAME; a folder of arrays has no time that says much."""
+    """Look up an input, which may be FILE:NAME, or a folder of arrays on this machine."""
     if isinstance(path, Path):
-        path = split_member(path)[0]
-        return Entry(None, None) if path.is_dir() else looks.of(path)
+        return Entry(*state_of(path)) if split_member(path)[0].exists() else None
     return looks.of(path.with_name(split_member(Path(path.name))[0].name))
 
 
@@ -254,7 +254,7 @@ def _require_same(
             )
         return False
     try:
-        old = _decisive(json.loads(read_bytes(record)))
+        old = _decisive(read_json(read_bytes(record).decode()))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(
             f"{record}: not a readable manifest ({describe(error)}); {remedy}"

@@ -9,16 +9,27 @@ from crfrnn._arrays import Array, cast, is_floating, is_tensor, namespace
 
 from .inputs import Layout, arrange_map
 
-#: The value of free pixels in a map of classes.
-FREE = 255
+#: The value of free pixels in an arranged map of classes; in a given one, see `free_value`.
+FREE = -1
 
 #: How far below the class of a seed the logits of the others are. Their marginals are zero, to the
 #: bit, in every float type.
 _CERTAIN = 1000.0
 
 
+def free_value(classes: int) -> int:
+    """The value of free pixels in a map of classes, which is no class: 255 or, where it is, 65535.
+
+    Example:
+        >>> from crfrnn.offline.clamp import free_value
+        >>> free_value(255), free_value(256)
+        (255, 65535)
+    """
+    return 255 if classes < 256 else 65535
+
+
 def arrange_clamp(clamp: Array, layout: Layout, like: Array, classes: int) -> Array:
-    """Bring `clamp` to (B, *S): bool, or int64 classes and 255.
+    """Bring `clamp` to (B, *S): bool, or int64 classes and `FREE`.
 
     Args:
         clamp: as `refine` takes it.
@@ -32,28 +43,29 @@ def arrange_clamp(clamp: Array, layout: Layout, like: Array, classes: int) -> Ar
     if is_floating(array):
         raise TypeError(
             f"clamp must be bool, True where a pixel keeps its scores, or integers, the classes of "
-            f"clamped pixels and {FREE} for free ones; got {array.dtype}"
+            f"clamped pixels and {free_value(classes)} for free ones; got {array.dtype}"
         )
     if classes == 0:
         raise TypeError(
             f"clamp must be bool for masks, which have no classes; got {array.dtype}. Write floats "
-            f"0 or 1 into the masks where they are certain, and give clamp != {FREE}."
+            f"0 or 1 into the masks where they are certain, and give clamp != {free_value(2)}."
         )
-    labels = cast(array, namespace(array).int64)
-    held = labels != FREE
+    space = namespace(array)
+    labels, free = cast(array, space.int64), free_value(classes)
+    held = labels != free
     if not bool((~held).any()):
         raise ValueError(
-            f"clamp leaves no pixel free: in a map of classes, {FREE} marks free pixels. If yours "
-            f"marks clamped pixels with 1, convert it to bool: clamp != 0."
+            f"clamp leaves no pixel free: in a map of {classes} classes, {free} marks free pixels. "
+            f"If yours marks clamped pixels with 1, convert it to bool: clamp != 0."
         )
     if bool(held.any()):
         low, high = int(labels[held].min()), int(labels[held].max())
         if low < 0 or high >= classes:
             raise ValueError(
-                f"clamp must hold classes 0..{classes - 1}, or {FREE} for free pixels; got {low} "
+                f"clamp must hold classes 0..{classes - 1}, or {free} for free pixels; got {low} "
                 f"to {high}"
             )
-    return labels
+    return space.where(held, labels, FREE)
 
 
 def put_seeds(unary: Array, clamp: Array) -> Array:

@@ -106,7 +106,8 @@ def refine(
             `Pruned.bound`. Several times faster on photographs, which show few of many classes.
             The other classes' marginals change little, but where they are nearly tied they may
             change much (see `Pruned`). Needs Potts and weights >= 0; on a GPU, used only for 10
-            million scores or more. In large images it also merges clamped pixels.
+            million scores or more. In images of 65,536 pixels or more, it also merges clamped
+            pixels that are alike; `Refined.joined` says whether it did.
         precision: "full", or "half" to store the lattice's values as float16 where the engine can
             (the CPU's: with more than 8 classes at work, and F16C). Arithmetic stays in full
             precision; a marginal changes by 5e-7 on average, and at most one label in 10 000.
@@ -127,7 +128,8 @@ def refine(
         mask: (H, W) or (B, H, W) bool; pixels outside take no part and keep their scores.
         clamp: (H, W) or (B, H, W), the pixels that keep their scores but still send messages: bool,
             True where clamped; or integers, the class of each clamped pixel (a seed, which becomes
-            certain of it) and 255 for free ones. See docs/guide/clamp.md. For masks, only bool.
+            certain of it) and 255 for free ones, or 65535 from 256 classes on. See
+            docs/guide/clamp.md. For masks, only bool.
         features: maps for `FeatureGaussian` kernels, (H, W, F), (F, H, W) or (H, W), of any
             resolution; they are interpolated or averaged to the grid of the scores.
         channels_last: whether the channels of image and features come last; default: whatever fits
@@ -335,4 +337,5 @@ def _pack(
     probs = cast(probs, given.dtype) if is_floating(given) else probs
     if not layout.batched:
         probs, labels = probs[0], labels[0]
-    return Refined(probs, labels, engine, steps if layout.batched else steps[0], result.pruned)
+    steps_of = steps if layout.batched else steps[0]
+    return Refined(probs, labels, engine, steps_of, result.pruned, joined=result.joined)

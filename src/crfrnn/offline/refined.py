@@ -31,6 +31,8 @@ class Refined(Generic[Container]):
         steps: mean-field steps taken; a number, or a list of one per image of a batch.
         pruned: the classes that took part and the proven bound of the others; None if all did.
         guarded: what the guard did, or a list of it for each image; None without `guard=True`.
+        joined: whether clamped pixels that are alike sent as one, which changes the result a
+            little; `prune=False` turns that off. See docs/guide/clamp.md.
 
     Example:
         >>> import numpy as np
@@ -45,6 +47,7 @@ class Refined(Generic[Container]):
     steps: int | list[int]
     pruned: Pruned | None = None
     guarded: Guarded | list[Guarded] | None = None
+    joined: bool = False
     _before: Before | MasksBefore | None = field(default=None, repr=False, compare=False)
 
     @cached_property
