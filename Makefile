@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 
 # The extras of files that `crfrnn refine` reads.
-CONTAINERS := raster,volume,coco,hdf5,safetensors,zarr
+CONTAINERS := raster,volume,coco,remote,parquet,hdf5,safetensors,zarr
 
 FORMATTED := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*/*.cpp csrc/*/*.hpp)
 CORE := CMakeLists.txt $(FORMATTED)
@@ -154,7 +154,7 @@ $(RUNNABLE): $(TOOLS) pyproject.toml $(CORE)
 
 $(INSTALLED): $(RUNNABLE) $(TORCH)
 	@echo "Installing what the checks and the tests need"
-	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[app,demo,dev,docs,tune,distributed,tensorboard,hub,$(CONTAINERS)]"
+	CRFRNN_REQUIRE_CORE=1 $(INSTALL) --no-build-isolation --editable ".[app,demo,dev,docs,tune,distributed,ray,tensorboard,hub,$(CONTAINERS)]"
 	@touch $@
 
 # A build that compiles only what has changed: it shares its objects with the editable build.

@@ -60,6 +60,8 @@ ARROWS = {
     "frankwolfe": "core crf layer",
     "bilateralfilter": "crf",
     "plots": "io",
+    "jobs": "core presets io offline plots _version",
+    "distributed": "core io offline jobs",
     "data": "io",
     "evaluation": "data io",
     "models": "layer io",
@@ -73,17 +75,21 @@ ARROWS = {
     "__init__": "app offline presets pydensecrf frankwolfe bilateralfilter layer models crf io"
     " _info _version",
     "cli": "core __init__ app ablation tuning training integrations evaluation models data"
-    " containers offline demo bench plots presets pydensecrf frankwolfe bilateralfilter crf io"
+    " containers jobs distributed offline demo bench plots presets pydensecrf frankwolfe"
+    " bilateralfilter crf io"
     " _info _version",
     "__main__": "cli",
 }
 
 # Packages that only the units named here may import.
 GUESTS = {
+    "fsspec": "io",
     "gradio": "app",
     "huggingface_hub": "io",
     "lightning_fabric": "training",
     "optuna": "tuning",
+    "pyarrow": "jobs",
+    "ray": "distributed",
     "skimage": "demo",
     "torchvision": "integrations",
     "transformers": "integrations",

@@ -18,8 +18,9 @@ from PIL import Image
 
 import crfrnn
 from crfrnn._extras import install
-from crfrnn.cli import COMMANDS, _job, main
+from crfrnn.cli import COMMANDS, main
 from crfrnn.io.files import PART_SUFFIX
+from crfrnn.jobs import files
 from crfrnn.offline.verdict import Changed
 from crfrnn.presets import PRESETS
 from tests.cases import needs_torch, torch
@@ -530,7 +531,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    original = _job.refine_inputs
+    original = files.refine_inputs
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -540,7 +541,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_job, "refine_inputs", interrupted)
+        patch.setattr(files, "refine_inputs", interrupted)
         assert refine_folders("--workers", "1") == 130
     *notes, last = capsys.readouterr().err.splitlines()
     assert last == "crfrnn refine: interrupted"
@@ -610,7 +611,7 @@ def test_an_interrupted_overwrite_leaves_no_old_result_for_done(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_job, "refine_inputs", interrupt)
+        patch.setattr(files, "refine_inputs", interrupt)
         assert refine_folders("--iterations", "0", "--overwrite") == 130
     capsys.readouterr()
     assert refine_folders("--iterations", "0") == 0

@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 import crfrnn
-from crfrnn.cli import COMMANDS, _job, main
+from crfrnn.cli import COMMANDS, main
 from crfrnn.cli._options import parse_shard
 from crfrnn.io.files import PART_SUFFIX, note_of
 from crfrnn.io.locks import Shard, claimed
+from crfrnn.jobs import files
 
 SIZE = (18, 26)
 RANDOM = np.random.default_rng(7)
@@ -427,7 +428,7 @@ def test_a_full_disk_stops_the_job_with_its_name(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_job, "write_labels", full)
+        patch.setattr(files, "write_labels", full)
         assert refine("--workers", "1") == 2
     err = capsys.readouterr().err
     assert len(calls) == 1

@@ -16,8 +16,9 @@ from PIL import Image
 import crfrnn
 from crfrnn.cli import COMMANDS, Parser, main, make_parser
 from crfrnn.cli._options import KERNEL_NUMBERS
-from crfrnn.cli._settings import Settings, make_settings, python_only
+from crfrnn.cli._settings import make_settings
 from crfrnn.io.options import Option, ReadOptions
+from crfrnn.jobs.settings import Settings, python_only
 from crfrnn.offline import refine as offline
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions

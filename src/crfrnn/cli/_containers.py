@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crfrnn.io.paths import Remote
 from crfrnn.io.progress import Progress
 
 from ._notes import say, tell
 
 if TYPE_CHECKING:
-    from ._settings import Settings
+    from crfrnn.jobs.settings import Settings
 
 #: The options of this module with the value that stands for "not given", and where each counts.
 _OPTIONS: dict[str, tuple[Any, frozenset[str]]] = {
@@ -27,7 +28,7 @@ _OPTIONS: dict[str, tuple[Any, frozenset[str]]] = {
     "voxels": (False, frozenset({"volume"})),
 }
 #: Options of `crfrnn refine` that its other containers lack, with the value for "not given".
-_ELSEWHERE = {"overlay": None, "clamp": None, "dry_run": False}
+_ELSEWHERE = {"overlay": None, "clamp": None, "dry_run": False, "on": None}
 _FLAGS = {"more": "--with", "dry_run": "--dry-run"}
 #: Rasters that no other reader takes.
 _ONLY_RASTERS = frozenset({".jp2", ".img", ".vrt"})
@@ -94,6 +95,11 @@ def container_of(args: argparse.Namespace) -> str:
         ValueError: an option was given that does not go with it.
     """
     kind = _find(args)
+    remote = [path for path in (args.image, args.scores, args.output) if isinstance(path, Remote)]
+    if kind and remote:
+        raise ValueError(
+            f"{remote[0]}: {kind} are read from and written to local files; copy them first"
+        )
     for name, (missing, where) in _OPTIONS.items():
         if getattr(args, name) != missing and kind not in where:
             flag = _FLAGS.get(name, f"--{name}")
@@ -108,6 +114,14 @@ def container_of(args: argparse.Namespace) -> str:
                 f"{args.image} with {args.scores} is refined as {kind}. Leave it out"
             )
     return kind
+
+
+def check_no_container(args: argparse.Namespace) -> None:
+    """Raise if an option was given that is for containers."""
+    for name, (missing, _) in _OPTIONS.items():
+        if getattr(args, name) != missing:
+            flag = _FLAGS.get(name, f"--{name}")
+            raise ValueError(f"{flag} does not go with --manifest, which names photographs")
 
 
 def run_container(kind: str, args: argparse.Namespace, settings: Settings) -> int:
@@ -126,7 +140,7 @@ def _find(args: argparse.Namespace) -> str:
         return "volume"
     if scores.suffix.lower() == ".json":
         return "annotations"
-    if image.is_dir():
+    if isinstance(image, Path) and image.is_dir():
         return ""
     asked = any(getattr(args, name) is not None for name in ("memory", "tile"))
     suffix = image.suffix.lower()

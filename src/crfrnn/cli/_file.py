@@ -12,11 +12,13 @@ from typing import Any
 
 from crfrnn.io.array_files import split_member
 from crfrnn.io.files import make_folder, require_writable
+from crfrnn.io.paths import AnyPath, Remote, require_store
+from crfrnn.jobs.files import refine_file, spell
+from crfrnn.jobs.pairs import Outputs
+from crfrnn.jobs.settings import Settings
+from crfrnn.jobs.survey import Understood, settle, survey
 
-from ._job import Outputs, refine_file, spell
 from ._notes import say, tell
-from ._settings import Settings
-from ._survey import Understood, settle, survey
 from ._verdict import flipped, verdict
 
 
@@ -54,10 +56,12 @@ def run_file(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> 
     return 0
 
 
-def check_inputs(*paths: Path) -> None:
+def check_inputs(*paths: AnyPath) -> None:
     """Raise if an input is missing, with the name of one that is there and looks alike."""
-    for path in paths:
-        path = split_member(path)[0]
+    for given in paths:
+        if isinstance(given, Remote):  # it is looked up when it is read
+            continue
+        path = split_member(given)[0]
         if path.exists():
             continue
         there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -79,20 +83,22 @@ def tell_understood(
         tell(understood.lines())
 
 
-def _array_in(output: Path, scores: Path) -> Path:
+def _array_in(output: AnyPath, scores: AnyPath) -> AnyPath:
     """The file for independent masks: as given, or named after the scores in a folder."""
+    if isinstance(output, Remote):
+        return output if output.suffix else output / f"{scores.stem}.npy"
     if output.suffix and not output.is_dir():
         return output
     make_folder(output)
     return output / f"{scores.stem}.npy"
 
 
-def check_outputs(outputs: Outputs, inputs: tuple[Path, ...], *, masks: bool = False) -> None:
+def check_outputs(outputs: Outputs, inputs: tuple[AnyPath, ...], *, masks: bool = False) -> None:
     """Raise if an output has a wrong suffix, would replace an input, or cannot be written."""
     suffixes = {"labels": (".png",), "probs": (".npy",), "overlay": (".png", ".jpg", ".jpeg")}
     if masks:
         suffixes["labels"] = (".npy",)
-    taken = {path.resolve(): "an input" for path in inputs}
+    taken: dict[AnyPath, str] = {path.resolve(): "an input" for path in inputs}
     for name, path in outputs.paths().items():
         if path.suffix.lower() not in suffixes[name]:
             option = "--output" if name == "labels" else f"--{name}"
@@ -102,4 +108,7 @@ def check_outputs(outputs: Outputs, inputs: tuple[Path, ...], *, masks: bool = F
                 f"{path} is already {taken[path.resolve()]}; write the {name} elsewhere"
             )
         taken[path.resolve()] = f"the output for {name}"
-        require_writable(path)
+        if isinstance(path, Path):
+            require_writable(path)
+        else:
+            require_store(path)

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from crfrnn.core.threads import limit_threads, limited_threads, threads
-from crfrnn.io.files import describe, shorten
+from crfrnn.io.files import shorten
 from crfrnn.io.locks import claimed
 from crfrnn.io.progress import Progress
 from crfrnn.io.scores import SCORE_SUFFIXES
+from crfrnn.jobs.files import Refinement, Result, refine_file
+from crfrnn.jobs.manifest import check_named, read_manifest
+from crfrnn.jobs.pairs import Matches, Outputs, Pair, as_arrays, match, with_clamps
+from crfrnn.jobs.resume import Origin, make_folders, prepare, record_of
+from crfrnn.jobs.settings import Settings
+from crfrnn.jobs.survey import Understood, settle, survey
+from crfrnn.jobs.work import Outcome, attempt, split_done, work_in_threads
 
 from ._file import tell_understood
-from ._job import Outputs, Refinement, Result, refine_file, spell
 from ._notes import Notes, say, tell
-from ._pairs import Matches, Pair, as_arrays, match, with_clamps
-from ._resume import Origin, is_done, make_folders, prepare
-from ._settings import Settings
-from ._survey import Understood, settle, survey
+from ._paths import cluster_of
 from ._verdict import flipped, summarize, summary_lines
 
-#: More files at a time would need much memory and gain little.
-_MOST_WORKERS = 8
 _NAMES_SHOWN = 5
-
-#: Errors after which no other file can be written either: a full disk, a quota, a read-only disk.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class Task:
         work: writes the outputs of one pair.
         understood: what the files hold, if there was something to find out.
         lines: what else to say at the beginning.
+        elsewhere: works on pairs in place of the threads of this process.
     """
 
     origin: Origin
@@ -56,48 +55,28 @@ class Task:
     work: Callable[[Pair], Result]
     understood: Understood | None = None
     lines: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome for one pair.
-
-    Attributes:
-        stem: the stem of the pair's files.
-        status: "refined" or "segmented", "skipped", or "failed".
-        result: what the work returned, if the pair was finished.
-        error: why the pair failed.
-        outputs: the existing files, if the pair was skipped.
-    """
-
-    stem: str
-    status: str
-    result: Result | None = None
-    error: str | None = None
-    outputs: Outputs | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the outcome as JSON values."""
-        record: dict[str, Any] = {"stem": self.stem, "status": self.status}
-        if self.result is not None:
-            record |= spell(self.result)
-        if self.error is not None:
-            record["error"] = self.error
-        if self.outputs is not None:
-            record["outputs"] = self.outputs.to_json()
-        return record
+    elsewhere: Callable[[Sequence[Pair]], Generator[Outcome, None, None]] | None = None
 
 
 def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -> int:
-    """Refine all pairs of two folders; returns the exit code."""
+    """Refine all pairs of two folders, or of a manifest; returns the exit code."""
     check_workers(args.workers)
     check_folders(folders)
-    matches = with_clamps(match(args.image, args.scores, folders), args.clamp)
+    cluster = cluster_of(args) if args.on == "ray" else None
+    manifest = None
+    if args.manifest is not None:
+        manifest = read_manifest(args.manifest, folders, args.storage_options or "")
+        matches = Matches(manifest.pairs)
+    else:
+        matches = with_clamps(match(args.image, args.scores, folders), args.clamp)
     understood = None
     if matches.pairs:
         understood = survey([(pair.image, pair.scores) for pair in matches.pairs], settings)
         settings = settle(settings, understood)
-        if understood.kind == "masks":
+        masks = understood.kind == "masks"
+        if manifest is not None:
+            check_named(manifest, masks=masks)
+        if masks:
             matches = as_arrays(matches)
     if args.dry_run and understood is not None:
         _report_unmatched("refine", matches)
@@ -107,8 +86,22 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
     def work(pair: Pair) -> Result:
         return refine_file(pair.image, pair.scores, pair.outputs, settings, pair.clamp)
 
-    origin = Origin("refine", args.image, args.scores, settings, args.clamp)
-    task = Task(origin, "refining", "refined", folders, work, understood)
+    if manifest is not None:
+        origin = Origin("refine", args.manifest, args.manifest, settings, by_row=True)
+    else:
+        origin = Origin("refine", args.image, args.scores, settings, args.clamp)
+    lines = []
+    if manifest is not None and manifest.unused:
+        lines.append(f"note: columns that are not used: {shorten(manifest.unused, _NAMES_SHOWN)}")
+    elsewhere = None
+    if cluster is not None:
+        from crfrnn.distributed.pool import refine_pairs
+
+        def elsewhere(pairs: Sequence[Pair]) -> Generator[Outcome, None, None]:
+            with redirect_stdout(sys.stderr):  # Ray's own messages are no part of --json
+                yield from refine_pairs(pairs, origin, folders, cluster)
+
+    task = Task(origin, "refining", "refined", folders, work, understood, lines, elsewhere)
     return run_pairs(args, task, matches)
 
 
@@ -116,12 +109,14 @@ def check_folders(folders: Outputs) -> None:
     """Raise if an output of a folder job is named like a file."""
     for name, folder in folders.paths().items():
         option = "--output" if name == "labels" else f"--{name}"
-        if folder.suffix.lower() in SCORE_SUFFIXES and not folder.is_dir():
+        if folder.suffix.lower() in SCORE_SUFFIXES and not (
+            isinstance(folder, Path) and folder.is_dir()
+        ):
             raise ValueError(
                 f"IMAGE is a folder, so {option} names a folder too; got {folder}, which looks "
                 f"like a file. Give {option} {folder.with_suffix('')}"
             )
-        if folder.is_file():
+        if isinstance(folder, Path) and folder.is_file():
             raise ValueError(
                 f"IMAGE is a folder, so {option} names a folder too; got the file {folder}"
             )
@@ -136,12 +131,19 @@ def check_workers(workers: int | None) -> None:
 def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     """Do a task for all pairs that are not done yet; returns the exit code."""
     make_folders(task.origin, task.folders)
-    with claimed(task.folders.labels, task.origin.command, args.shard):
+    labels = task.folders.labels
+    # A store has no locks. Two jobs in one bucket do some work twice, and lose none.
+    held = (
+        claimed(labels, task.origin.command, args.shard)
+        if isinstance(labels, Path)
+        else nullcontext()
+    )
+    with held:
         return _run_claimed(args, task, matches)
 
 
 def _run_claimed(args: argparse.Namespace, task: Task, matches: Matches) -> int:
-    moved = prepare(task.origin, matches.pairs, task.folders, overwrite=args.overwrite)
+    moved, looks = prepare(task.origin, matches.pairs, task.folders, overwrite=args.overwrite)
     start = time.perf_counter()
     understood = [] if task.understood is None else task.understood.lines()
     for line in (*task.lines, *understood):
@@ -151,12 +153,11 @@ def _run_claimed(args: argparse.Namespace, task: Task, matches: Matches) -> int:
         matches, pairs=args.shard.part(matches.pairs), clashes=args.shard.part(matches.clashes)
     )
     outcomes = [Outcome(stem, "failed", error=why) for stem, why in matches.clashes]
-    waiting = []
-    for pair in matches.pairs:
-        if not args.overwrite and is_done(pair, task.origin, moved=moved):
-            outcomes.append(Outcome(pair.stem, "skipped", outputs=pair.outputs))
-        else:
-            waiting.append(pair)
+    waiting = matches.pairs
+    if not args.overwrite:
+        record = record_of(task.origin, task.folders)
+        done, waiting = split_done(waiting, task.origin, record, moved=moved, looks=looks)
+        outcomes += done
     for outcome in outcomes:
         _report_failure(task.origin.command, outcome)
     outcomes += _work_on(waiting, task, args.workers)
@@ -175,63 +176,28 @@ def _run_claimed(args: argparse.Namespace, task: Task, matches: Matches) -> int:
 
 
 def _work_on(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome]:
-    """Work on pairs in threads; reading, the engine and writing all release the GIL.
-
-    The workers divide the threads among themselves, so together they use no more than a single
-    call would. Four files on one thread each finish sooner than one after another on four threads.
-    """
-    if not pairs:
-        return []
-    budget = threads()
-    workers = min(workers or min(budget, _MOST_WORKERS), len(pairs))
-    share = max(1, budget // workers)
-    stopped = False
-
-    def work(pair: Pair) -> Outcome | None:
-        nonlocal stopped
-        try:
-            return None if stopped else _attempt(pair, task)
-        except OSError:
-            stopped = True
-            raise
-
+    """Work on pairs, and report failures and notes as they come up."""
     outcomes: list[Outcome] = []
     notes = Notes(f"crfrnn {task.origin.command}", "note", "files")
+
+    def work(pair: Pair) -> Outcome:
+        return attempt(pair, task.work, task.status)
+
+    source = task.elsewhere(pairs) if task.elsewhere else work_in_threads(pairs, work, workers)
     with (
-        limited_threads(share),
-        Progress(task.activity, len(pairs), "images") as progress,
+        Progress(task.activity, len(pairs), "images", quiet=not pairs) as progress,
+        closing(source) as coming,
     ):
-        # The limit is that of the calling thread, so every worker sets its share.
-        pool = ThreadPoolExecutor(workers, initializer=limit_threads, initargs=(share,))
         try:
-            for future in as_completed([pool.submit(work, pair) for pair in pairs]):
-                outcome = future.result()
-                if outcome is not None:
-                    outcomes.append(outcome)
-                    for note in outcome.result.notes if outcome.result is not None else ():
-                        notes.add(str(note), note.what.sentence)
-                    _report_failure(task.origin.command, outcome)
+            for outcome in coming:
+                outcomes.append(outcome)
+                for note in outcome.result.notes if outcome.result is not None else ():
+                    notes.add(str(note), note.what.sentence)
+                _report_failure(task.origin.command, outcome)
                 progress.advance()
         finally:
-            # Only the main thread sees Ctrl-C. Workers finish the files they have begun, so that
-            # none is half written. `stopped` holds back a pair that a worker takes before
-            # `cancel_futures` removes it.
-            stopped = True
-            pool.shutdown(wait=True, cancel_futures=True)
             notes.finish()
     return outcomes
-
-
-def _attempt(pair: Pair, task: Task) -> Outcome:
-    try:
-        return Outcome(pair.stem, task.status, task.work(pair))
-    except Exception as error:  # no other failure may stop the other files
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise OSError(
-                f"{error.filename or pair.outputs.labels}: {describe(error)}. The job stops here; "
-                "free some space and give the same command again to continue"
-            ) from error
-        return Outcome(pair.stem, "failed", error=describe(error))
 
 
 def _report_unmatched(command: str, matches: Matches) -> None:

@@ -18,11 +18,11 @@ from crfrnn.io.notes import Guess
 from crfrnn.io.options import ReadOptions, Size
 from crfrnn.io.score_pack import is_pack, read_pack
 from crfrnn.io.scores import ARRAY_SUFFIXES, Scores, interpret_scores, read_scores
+from crfrnn.jobs.settings import Settings
+from crfrnn.jobs.survey import settle, survey
 
 from ._model import is_model, model_labels, model_line, open_model
 from ._notes import Notes
-from ._settings import Settings
-from ._survey import settle, survey
 
 _LABELS = ReadOptions(kind="labels")
 
@@ -154,7 +154,7 @@ def _from_scores(source: Path, settings: Settings, data: MaskedImages, *, refine
                 notes.add(str(note), note.what.sentence)
         labels = {BEFORE: given.labels()}
         if refine:
-            from ._job import refine_scores  # late: labels need no engine
+            from crfrnn.jobs.files import refine_scores  # late: labels need no engine
 
             photo = np.ascontiguousarray(sample.image.transpose(1, 2, 0))
             labels[AFTER] = refine_scores(photo, given, settings.refining, ids=settings.ids).labels

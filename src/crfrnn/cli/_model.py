@@ -94,7 +94,7 @@ def model_labels(
     """
     import torch
 
-    from ._job import refine_scores
+    from crfrnn.jobs.files import refine_scores
 
     with torch.inference_mode():
         batch = torch.from_numpy(np.ascontiguousarray(image[None], dtype=np.float32))

@@ -53,33 +53,35 @@ def parse_shard(text: str) -> Shard:
     return Shard(numbers[0], numbers[1])
 
 
-def add_outputs(parser: argparse.ArgumentParser) -> None:
-    """Declare further results, and how to work through folders."""
+def add_outputs(parser: argparse.ArgumentParser, path: Callable[[str], Any]) -> None:
+    """Declare further results, which `path` reads the names of, and how to work on folders."""
     group = parser.add_argument_group("more results, and folders")
     add = group.add_argument
     add(
         "--probs",
         metavar="OUT.npy",
-        type=Path,
+        type=path,
         help="also write probabilities (C, H, W); for folders, to a folder",
     )
-    add_folder_outputs(group)
+    add_folder_outputs(group, path)
     add(
         "--workers",
         metavar="N",
         type=int,
         help="folders: number of files refined at once; they share the threads (default: one per "
-        "thread, at most 8)",
+        "thread, at most 8; on Ray: as many as the cluster has processors for)",
     )
 
 
-def add_folder_outputs(group: argparse._ActionsContainer) -> None:
+def add_folder_outputs(
+    group: argparse._ActionsContainer, path: Callable[[str], Any] = Path
+) -> None:
     """Declare what every command that writes label maps has: the overlay, JSON, redoing."""
     add = group.add_argument
     add(
         "--overlay",
         metavar="OUT.png",
-        type=Path,
+        type=path,
         help="also draw the labels over the photograph; for folders, to a folder",
     )
     add("--json", action="store_true", help="print the result as one JSON object")

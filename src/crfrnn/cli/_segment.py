@@ -14,15 +14,17 @@ import numpy as np
 
 from crfrnn.io.files import IMAGE_SUFFIXES, read_image, write_image, write_labels
 from crfrnn.io.notes import Note
+from crfrnn.io.paths import require_local
+from crfrnn.jobs.files import fingerprint, spell
+from crfrnn.jobs.pairs import Matches, Outputs, Pair
+from crfrnn.jobs.resume import Origin
+from crfrnn.jobs.settings import Settings
 from crfrnn.plots.figures import overlay
 
 from . import _folder
-from ._job import Outputs, fingerprint, spell
 from ._model import Model, model_labels, model_line
 from ._notes import say, tell
-from ._pairs import Matches, Pair
-from ._resume import Origin
-from ._settings import Settings, make_settings
+from ._settings import make_settings
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ def run_folder(
     matches = _photographs(args.image, _newest_file(source), folders)
 
     def work(pair: Pair) -> Segmentation:
-        note = fingerprint(settings, pair.image, pair.scores)
-        return _segment_file(pair.image, pair.outputs, settings, model, note)
+        image = require_local(pair.image)
+        note = fingerprint(settings, image, require_local(pair.scores))
+        return _segment_file(image, pair.outputs, settings, model, note)
 
     origin = Origin("segment", args.image, source, settings)
     lines = [model_line(args.model, model)]
@@ -103,8 +106,8 @@ def _segment_file(
     )
     seconds = time.perf_counter() - start
     if outputs.overlay is not None:
-        write_image(outputs.overlay, overlay(photo, labels))
-    write_labels(outputs.labels, labels, classes=model.num_classes, note=note)
+        write_image(require_local(outputs.overlay), overlay(photo, labels))
+    write_labels(require_local(outputs.labels), labels, classes=model.num_classes, note=note)
     names = model.classes or [str(index) for index in range(model.num_classes)]
     return Segmentation(
         image=path,

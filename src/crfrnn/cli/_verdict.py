@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from crfrnn.io.files import shorten
-
-from ._job import Refinement
+from crfrnn.jobs.files import Refinement
 
 _NAMES_SHOWN = 5
 

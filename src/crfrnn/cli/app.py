@@ -25,9 +25,8 @@ from ._options import add_options, describe_presets
 if TYPE_CHECKING:
     from crfrnn.app.choice import Choice
     from crfrnn.app.desk import Start
-
-    from ._pairs import Matches, Pair
-    from ._resume import Origin
+    from crfrnn.jobs.pairs import Matches, Pair
+    from crfrnn.jobs.resume import Looks, Origin
 
 _HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -102,18 +101,20 @@ def make_start(args: argparse.Namespace) -> Start:
 
 def _folder(args: argparse.Namespace, choice: Choice, reading: Any) -> Start:
     from crfrnn.app.desk import Entry, Start
-
-    from ._job import Outputs
-    from ._pairs import match
-    from ._resume import Origin
-    from ._settings import Settings
+    from crfrnn.io.paths import require_local
+    from crfrnn.jobs.pairs import Outputs, match
+    from crfrnn.jobs.resume import Origin
+    from crfrnn.jobs.settings import Settings
 
     images, scores = args.files[0], args.files[-1]
     output: Path = args.output or images / "refined"
     matches = match(images, scores, Outputs(output))
     if not matches.pairs:
         raise ValueError(f"{images}: no photograph has exactly one file of scores with its stem")
-    entries = [Entry(pair.stem, pair.image, pair.scores) for pair in matches.pairs]
+    entries = [
+        Entry(pair.stem, require_local(pair.image), require_local(pair.scores))
+        for pair in matches.pairs
+    ]
 
     def refine_folder(choice: Choice) -> Iterator[tuple[str, str]]:
         settings = Settings(reading, choice.options(reading.confidence))
@@ -131,11 +132,10 @@ def _refine_all(matches: Matches, origin: Origin, output: Path) -> Iterator[tupl
     """
     from crfrnn.io.files import describe
     from crfrnn.io.locks import claimed
-
-    from ._job import Outputs, refine_file
-    from ._pairs import as_arrays
-    from ._resume import is_done, make_folders
-    from ._survey import settle, survey
+    from crfrnn.jobs.files import refine_file
+    from crfrnn.jobs.pairs import Outputs, as_arrays
+    from crfrnn.jobs.resume import is_done, make_folders, record_of
+    from crfrnn.jobs.survey import settle, survey
 
     understood = survey([(pair.image, pair.scores) for pair in matches.pairs], origin.settings)
     settings = settle(origin.settings, understood)
@@ -143,10 +143,11 @@ def _refine_all(matches: Matches, origin: Origin, output: Path) -> Iterator[tupl
     pairs = (as_arrays(matches) if understood.kind == "masks" else matches).pairs
     make_folders(origin, Outputs(output))
     with claimed(output, origin.command):
-        moved = _prepare(origin, pairs, output)
+        moved, looks = _prepare(origin, pairs, output)
+        record = record_of(origin, Outputs(output))
         for pair in pairs:
             try:
-                if not is_done(pair, origin, moved=moved):
+                if not is_done(pair, origin, record, moved=moved, looks=looks):
                     refine_file(pair.image, pair.scores, pair.outputs, settings)
             except Exception as error:  # no other failure may stop the other files
                 yield pair.stem, describe(error)
@@ -154,10 +155,10 @@ def _refine_all(matches: Matches, origin: Origin, output: Path) -> Iterator[tupl
                 yield pair.stem, ""
 
 
-def _prepare(origin: Origin, pairs: Sequence[Pair], output: Path) -> bool:
+def _prepare(origin: Origin, pairs: Sequence[Pair], output: Path) -> tuple[bool, Looks]:
     """Write the manifest, also over one of other parameters; see `prepare`."""
-    from ._job import Outputs
-    from ._resume import manifest_name, prepare
+    from crfrnn.jobs.pairs import Outputs
+    from crfrnn.jobs.resume import manifest_name, prepare
 
     existing = [pair.outputs.labels for pair in pairs if pair.outputs.labels.exists()]
     if existing and not (output / manifest_name(origin.command)).exists():

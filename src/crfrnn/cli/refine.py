@@ -31,32 +31,51 @@ Volumes, with scores of nnU-Net or NIfTI; bandwidths are in millimeters:
   crfrnn refine t1.nii.gz case.npz -o seg.nii.gz
 Masks in COCO files:
   crfrnn refine photos instances.json -o refined.json
+
+Photographs may lie in buckets, a table may name them, and a cluster may work:
+  crfrnn refine s3://b/photos s3://b/scores -o s3://b/out --on ray
+  crfrnn refine --manifest jobs.csv -o out
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import Parser
-from ._containers import add_containers, container_of
+from ._containers import add_containers, check_no_container, container_of
 from ._options import add_crf, add_outputs, add_reading, make_epilog
+from ._paths import add_paths, any_path
+
+if TYPE_CHECKING:
+    from crfrnn.io.paths import AnyPath
+    from crfrnn.jobs.pairs import Outputs
+    from crfrnn.jobs.settings import Settings
 
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options of `crfrnn refine`."""
     parser.make_epilog = make_epilog
     parser.add_argument(
-        "image", metavar="IMAGE", type=Path, help="a photograph, or a folder of them"
+        "image",
+        metavar="IMAGE",
+        type=any_path,
+        nargs="?",
+        help="a photograph, or a folder of them; also a URL",
     )
     parser.add_argument(
-        "scores", metavar="SCORES", type=Path, help="its scores, or a folder of them"
+        "scores",
+        metavar="SCORES",
+        type=any_path,
+        nargs="?",
+        help="its scores, or a folder of them; also a URL",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="LABELS",
-        type=Path,
+        type=any_path,
         required=True,
         help="the .png, or the folder, to write; see above",
     )
@@ -65,14 +84,15 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="print what the files hold and how they would be read, and stop",
     )
-    add_outputs(parser)
+    add_outputs(parser, any_path)
     add_reading(parser)
+    add_paths(parser)
     add_containers(parser)
     add_crf(parser)
     parser.add_argument(
         "--clamp",
         metavar="CLAMP",
-        type=Path,
+        type=any_path,
         help="a map of pixels to keep, such as scribbles, or a folder of maps with the stems of "
         "the images: an image or array like a label map, with the class of each clamped pixel and "
         "255 for free ones (65535 from 256 classes on); or a .npy of bools, True for pixels that "
@@ -82,32 +102,60 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn refine`."""
+    from crfrnn.io.paths import Remote
     from crfrnn.io.scores import SCORE_SUFFIXES
+    from crfrnn.jobs.pairs import Outputs
 
-    from ._clamp import check_clamp
     from ._file import check_inputs
-    from ._job import Outputs
+    from ._paths import settle_paths
     from ._settings import make_settings
 
     settings = make_settings(args)
+    settle_paths(args)
+    outputs = Outputs(args.output, args.probs, args.overlay)
+    if args.manifest is not None:
+        check_no_container(args)
+        return _run_folder(args, outputs, settings)
     kind = container_of(args)
     if kind:
         from ._containers import run_container
 
         check_inputs(args.image, args.scores, *(args.more or ()))
         return run_container(kind, args, settings)
-    check_clamp(args)
-    outputs = Outputs(args.output, args.probs, args.overlay)
+
+    def is_folder(path: AnyPath) -> bool:
+        """Whether it is one; a URL without a known suffix is."""
+        plain = path.suffix.lower() not in SCORE_SUFFIXES
+        return plain if isinstance(path, Remote) else path.is_dir()
+
+    folder = is_folder(args.image)
+    check_clamp(args, folder=folder)
     check_inputs(args.image, args.scores)
-    is_folder = args.scores.is_dir() and args.scores.suffix.lower() not in SCORE_SUFFIXES
-    if args.image.is_dir() != is_folder:
+    if folder != (is_folder(args.scores) and args.scores.suffix.lower() not in SCORE_SUFFIXES):
         raise ValueError(
             f"IMAGE and SCORES must be two files or two folders; got {args.image} and {args.scores}"
         )
-    if args.image.is_dir():
-        from ._folder import run_folder
-
-        return run_folder(args, outputs, settings)
+    if folder:
+        return _run_folder(args, outputs, settings)
+    if args.on is not None:
+        raise ValueError(f"--on {args.on} is for folders and manifests; {args.image} is a file")
     from ._file import run_file
 
     return run_file(args, outputs, settings)
+
+
+def _run_folder(args: argparse.Namespace, outputs: Outputs, settings: Settings) -> int:
+    from ._folder import run_folder
+
+    return run_folder(args, outputs, settings)
+
+
+def check_clamp(args: argparse.Namespace, *, folder: bool) -> None:
+    """Raise unless the maps are a file for a file, or a folder for a folder."""
+    if not isinstance(args.clamp, Path):  # a URL is looked up when it is read
+        return
+    if not args.clamp.exists():
+        raise FileNotFoundError(f"--clamp {args.clamp}: no such file or folder")
+    if args.clamp.is_dir() != folder:
+        expected = "a folder" if folder else "a file"
+        raise ValueError(f"--clamp must be {expected}, like IMAGE; got {args.clamp}")

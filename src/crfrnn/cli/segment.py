@@ -57,11 +57,12 @@ def run(args: argparse.Namespace) -> int:
     from crfrnn._extras import require_torch
 
     require_torch("crfrnn segment")
+    from crfrnn.jobs.pairs import Outputs
+    from crfrnn.jobs.survey import rehearse
+
     from . import _segment
     from ._file import check_inputs, check_outputs
-    from ._job import Outputs
     from ._model import open_model
-    from ._survey import rehearse
 
     outputs = Outputs(args.output, None, args.overlay)
     settings = _segment.make_segment_settings(args)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crfrnn.io.copies import Copies
 from crfrnn.io.files import image_size, read_image, shorten
 from crfrnn.io.notes import spell_size
 from crfrnn.io.options import Kind, ReadOptions, Size
+from crfrnn.io.paths import AnyPath, Remote
 from crfrnn.io.progress import Progress
 from crfrnn.io.score_kinds import MANY_CLASSES, Ambiguous
 from crfrnn.io.scores import Glance, glance
@@ -24,10 +27,11 @@ from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import refine_inputs
 
-from ._settings import Settings
+from .settings import Settings
 
 #: Files of scores to look at; all label maps and masks are looked at, which are small.
 _LOOK_AT = 8
+_AT_ONCE = 8
 _IDS_SHOWN = 8
 _SMALL_MAPS = ("labels", "mask")
 
@@ -83,6 +87,8 @@ class Understood:
             return f"{self.classes} masks, each against its background"
         if self.kind != "labels":
             return str(self.classes)
+        if not self.ids:
+            return str(self.classes)
         ids = shorten(self.ids, _IDS_SHOWN)
         return f"{self.classes}, of which {len(self.ids)} occur: {ids}"
 
@@ -94,7 +100,7 @@ class Understood:
         }
 
 
-def survey(pairs: Sequence[tuple[Path, Path]], settings: Settings) -> Understood:
+def survey(pairs: Sequence[tuple[AnyPath, AnyPath]], settings: Settings) -> Understood:
     """Look at the files of a job.
 
     Args:
@@ -105,21 +111,25 @@ def survey(pairs: Sequence[tuple[Path, Path]], settings: Settings) -> Understood
         ValueError: the kind cannot be told, the files are of several kinds, or an option cannot
             work with them.
     """
-    looks = _look(pairs, settings.reading)
+    settled = _is_settled(settings)
+    looks = _look(pairs, settings.reading, settled=settled)
     kind, why = _kind(looks, settings.reading)
-    if kind == "labels" and len(looks) < len(pairs):
+    if kind == "labels" and len(looks) < len(pairs) and not settled:
         looks = _look(pairs, settings.reading, everywhere=True)
     image, path = next((pair for pair in pairs if pair[1] in looks), pairs[0])
     first = looks[path]
     unknown = settings.refining.ignore_index
     ids: tuple[int, ...] = ()
-    if kind == "labels":
+    if kind == "labels" and not settled:
         ids = tuple(sorted({i for look in looks.values() for i in look.ids if i != unknown}))
     classes = _classes(kind, first, ids, settings.refining)
     reading = settings.reading
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come when the file is refined
-        photo = read_image(image, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
+        with Copies() as copies:
+            photo = read_image(
+                copies.fetch(image), apply_exif=reading.apply_exif, max_pixels=reading.max_pixels
+            )
     understood = Understood(
         kind=kind,
         why=why,
@@ -144,24 +154,50 @@ def settle(settings: Settings, understood: Understood) -> Settings:
     return replace(settings, job_kind=understood.kind, ids=understood.ids or None)
 
 
+def _is_settled(settings: Settings) -> bool:
+    """Whether the options say all that label maps and masks would be looked at for.
+
+    With two classes, the maps decide together what 255 means.
+    """
+    kind, classes = settings.reading.kind, settings.refining.num_classes
+    return kind == "mask" or (kind == "labels" and classes is not None and classes > 2)
+
+
 def _look(
-    pairs: Sequence[tuple[Path, Path]], reading: ReadOptions, *, everywhere: bool = False
-) -> dict[Path, Glance]:
-    """Look at some files: eight, spread evenly, and all if they are label maps or masks."""
+    pairs: Sequence[tuple[AnyPath, AnyPath]],
+    reading: ReadOptions,
+    *,
+    everywhere: bool = False,
+    settled: bool = False,
+) -> dict[AnyPath, Glance]:
+    """Look at some files: eight, spread evenly, and all if they are label maps or masks.
+
+    Args:
+        pairs: photographs and their scores.
+        reading: how to read.
+        everywhere: look at all.
+        settled: look at eight, whatever they are.
+    """
     step = max(1, len(pairs) // _LOOK_AT)
     chosen = list(pairs) if everywhere else list(pairs[::step][:_LOOK_AT])
-    looks: dict[Path, Glance] = {}
+    looks: dict[AnyPath, Glance] = {}
     problems: list[Exception] = []
     few = len(chosen) <= _LOOK_AT
-    with Progress("looking at", len(chosen), "files", quiet=few) as progress:
-        for image, scores in chosen:
-            try:
-                looks[scores] = glance(scores, _size(image, reading), reading)
-            except (ValueError, TypeError, OSError) as error:
-                problems.append(error)  # of the file, which is reported when its turn comes
+    # Files of a bucket are mostly waited for.
+    at_once = _AT_ONCE if any(isinstance(path, Remote) for path in chosen[0]) else 1
+    with (
+        Progress("looking at", len(chosen), "files", quiet=few) as progress,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
+        found = pool.map(lambda pair: _glance(pair[0], pair[1], reading), chosen)
+        for (_, scores), look in zip(chosen, found, strict=True):
+            if isinstance(look, Glance):
+                looks[scores] = look
+            else:
+                problems.append(look)  # of the file, which is reported when its turn comes
             progress.advance()
     small = any(look.kind in _SMALL_MAPS for look in looks.values())
-    if small and len(chosen) < len(pairs):
+    if small and len(chosen) < len(pairs) and not settled:
         return _look(pairs, reading, everywhere=True)
     unclear = [error for error in problems if isinstance(error, Ambiguous)]
     if not any(look.firm for look in looks.values()) and unclear:
@@ -171,9 +207,17 @@ def _look(
     return looks
 
 
-def _kind(looks: dict[Path, Glance], reading: ReadOptions) -> tuple[Kind, str]:
+def _glance(image: AnyPath, scores: AnyPath, reading: ReadOptions) -> Glance | Exception:
+    try:
+        with Copies() as copies:
+            return glance(copies.fetch(scores), _size(copies.fetch(image), reading), reading)
+    except (ValueError, TypeError, OSError) as error:
+        return error
+
+
+def _kind(looks: dict[AnyPath, Glance], reading: ReadOptions) -> tuple[Kind, str]:
     """Return the kind of all files, and why; firm evidence in one file decides for all."""
-    named: dict[Kind, list[Path]] = defaultdict(list)
+    named: dict[Kind, list[AnyPath]] = defaultdict(list)
     for firm in (True, False):
         for path, look in looks.items():
             if look.firm == firm:
@@ -245,11 +289,13 @@ def rehearse(kind: Kind, count: int, options: RefineOptions, ids: tuple[int, ...
     refine_inputs(Inputs(image, name, scores, channels_last=True, ids=ids or None), options)
 
 
-def _check_canvas(pairs: Sequence[tuple[Path, Path]], reading: ReadOptions) -> None:
+def _check_canvas(pairs: Sequence[tuple[AnyPath, AnyPath]], reading: ReadOptions) -> None:
     if reading.canvas is None:
         return
     large = []
     for image, _ in pairs:
+        if isinstance(image, Remote):
+            continue  # it is checked when its turn comes
         try:
             size = _size(image, reading)
         except (OSError, ValueError):

@@ -9,20 +9,41 @@ from pathlib import Path
 
 from crfrnn.io.array_files import ZARR_SUFFIX
 from crfrnn.io.files import IMAGE_SUFFIXES, shorten
+from crfrnn.io.paths import AnyPath, entries
 from crfrnn.io.scores import ARRAY_SUFFIXES, SCORE_SUFFIXES
 
-from ._job import Outputs
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The files to write; when refining a folder, the folders to write to."""
+
+    labels: AnyPath
+    probs: AnyPath | None = None
+    overlay: AnyPath | None = None
+
+    def paths(self) -> dict[str, AnyPath]:
+        """Return the requested paths by name."""
+        given = {"labels": self.labels, "probs": self.probs, "overlay": self.overlay}
+        return {name: path for name, path in given.items() if path is not None}
+
+    def to_json(self) -> dict[str, str]:
+        """Return the requested paths by name, as JSON values."""
+        return {name: str(path) for name, path in self.paths().items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A photograph, its scores, the files to write, and a map of clamped pixels."""
 
     stem: str
-    image: Path
-    scores: Path
+    image: AnyPath
+    scores: AnyPath
     outputs: Outputs
-    clamp: Path | None = None
+    clamp: AnyPath | None = None
+
+    def inputs(self) -> tuple[AnyPath, ...]:
+        """Return the files that the results depend on."""
+        return (self.image, self.scores, *(() if self.clamp is None else (self.clamp,)))
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class Matches:
     clashes: list[tuple[str, str]] = field(default_factory=list)
 
 
-def match(images: Path, scores: Path, folders: Outputs) -> Matches:
+def match(images: AnyPath, scores: AnyPath, folders: Outputs) -> Matches:
     """Match the files of two folders by stem; subfolders and hidden files are ignored.
 
     If a stem has an array and images among the scores, the array is used: such an image is mostly
@@ -59,7 +80,7 @@ def match(images: Path, scores: Path, folders: Outputs) -> Matches:
             names = ", ".join(path.name for path in files)
             clashes.append((stem, f"cannot tell which file to use: {names}; keep one of them"))
         else:
-            pairs.append(Pair(stem, left[stem][0], files[0], _outputs(folders, stem)))
+            pairs.append(Pair(stem, left[stem][0], files[0], results(folders, stem)))
     if not pairs and not clashes:
         raise ValueError(
             f"no image in {images} ({len(left)}) has the stem of a score file in {scores} "
@@ -79,7 +100,7 @@ def as_arrays(matches: Matches) -> Matches:
     return replace(matches, pairs=pairs)
 
 
-def with_clamps(matches: Matches, folder: Path | None) -> Matches:
+def with_clamps(matches: Matches, folder: AnyPath | None) -> Matches:
     """Give each pair the map of its stem, if there is a folder of them.
 
     Raises:
@@ -87,10 +108,8 @@ def with_clamps(matches: Matches, folder: Path | None) -> Matches:
     """
     if folder is None:
         return matches
-    found: dict[str, list[Path]] = {pair.stem: [] for pair in matches.pairs}
-    for path in sorted(folder.iterdir()):
-        if path.stem in found and path.suffix.lower() in SCORE_SUFFIXES and path.is_file():
-            found[path.stem].append(path)
+    maps = _by_stem(folder, SCORE_SUFFIXES)
+    found = {pair.stem: maps.get(pair.stem, []) for pair in matches.pairs}
     wrong = [stem for stem, paths in found.items() if len(paths) != 1]
     if wrong:
         raise ValueError(
@@ -103,19 +122,26 @@ def with_clamps(matches: Matches, folder: Path | None) -> Matches:
     )
 
 
-def _by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
-    paths: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        suffix = path.suffix.lower()
-        is_input = path.is_file() or suffix == ZARR_SUFFIX  # a folder
-        if suffix in suffixes and not path.name.startswith(".") and is_input:
-            paths[path.stem].append(path)
-    return paths
-
-
-def _outputs(folders: Outputs, stem: str) -> Outputs:
+def results(folders: Outputs, stem: str) -> Outputs:
+    """Name the results for a stem in their folders."""
     return Outputs(
         folders.labels / f"{stem}.png",
         folders.probs and folders.probs / f"{stem}.npy",
         folders.overlay and folders.overlay / f"{stem}.png",
     )
+
+
+def _by_stem(folder: AnyPath, suffixes: Collection[str]) -> dict[str, list[AnyPath]]:
+    paths: dict[str, list[AnyPath]] = defaultdict(list)
+    for path in _inputs(folder):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            paths[path.stem].append(path)
+    return paths
+
+
+def _inputs(folder: AnyPath) -> list[AnyPath]:
+    """List the files of a folder, and on this machine also zarr's folders."""
+    if isinstance(folder, Path):
+        paths = sorted(folder.iterdir())
+        return [p for p in paths if p.is_file() or p.suffix.lower() == ZARR_SUFFIX]
+    return [folder / name for name in entries(folder)]

@@ -1,8 +1,7 @@
-"""The maps of clamped pixels that `crfrnn refine --clamp` reads."""
+"""Reading maps of clamped pixels."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +11,6 @@ from crfrnn.io.options import ReadOptions, Size
 from crfrnn.io.scores import ARRAY_SUFFIXES, read_scores
 
 _LABELS = ReadOptions(kind="labels")
-
-
-def check_clamp(args: argparse.Namespace) -> None:
-    """Raise unless the maps are a file for a file, or a folder for a folder."""
-    if args.clamp is None:
-        return
-    if not args.clamp.exists():
-        raise FileNotFoundError(f"--clamp {args.clamp}: no such file or folder")
-    if args.clamp.is_dir() != args.image.is_dir():
-        expected = "a folder" if args.image.is_dir() else "a file"
-        raise ValueError(f"--clamp must be {expected}, like IMAGE; got {args.clamp}")
 
 
 def read_clamp(path: Path, size: Size) -> np.ndarray:

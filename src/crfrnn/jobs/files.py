@@ -1,11 +1,12 @@
-"""Refining one photograph from files to files, alone or as part of a folder."""
+"""Refining one photograph from files to files, alone, as part of a folder, or on a cluster."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from crfrnn.io.array_files import split_member
+from crfrnn.io.copies import Copies
 from crfrnn.io.files import read_image, write_array, write_image, write_labels
 from crfrnn.io.notes import Guess, Note
+from crfrnn.io.paths import AnyPath, Remote
 from crfrnn.io.scores import Scores, read_scores
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
@@ -23,28 +26,12 @@ from crfrnn.offline.refine import refine_inputs
 from crfrnn.offline.refined import Refined
 from crfrnn.offline.verdict import Changed
 
-from ._clamp import read_clamp
-from ._settings import Settings
+from .clamp import read_clamp
+from .pairs import Outputs
+from .settings import Settings
 
 #: Foreground masks are written in black and white.
 _MASK_PALETTE = bytes([0, 0, 0, 255, 255, 255])
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The files to write; when refining a folder, the folders to write to."""
-
-    labels: Path
-    probs: Path | None = None
-    overlay: Path | None = None
-
-    def paths(self) -> dict[str, Path]:
-        """Return the requested paths by name."""
-        return {name: path for name, path in vars(self).items() if path is not None}
-
-    def to_json(self) -> dict[str, str]:
-        """Return the requested paths by name, as JSON values."""
-        return {name: str(path) for name, path in self.paths().items()}
 
 
 class Result(Protocol):
@@ -67,8 +54,8 @@ class Result(Protocol):
 class Refinement:
     """The result of `crfrnn refine` for one photograph."""
 
-    image: Path
-    scores: Path
+    image: AnyPath
+    scores: AnyPath
     outputs: Outputs
     kind: str
     classes: int
@@ -102,22 +89,39 @@ def _plain(value: Any) -> Any:
         return value.to_json()
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
-    return str(value) if isinstance(value, (Path, Note)) else value
+    return str(value) if isinstance(value, (Path, Remote, Note)) else value
 
 
 def refine_file(
-    image: Path, scores: Path, outputs: Outputs, settings: Settings, clamp: Path | None = None
+    image: AnyPath,
+    scores: AnyPath,
+    outputs: Outputs,
+    settings: Settings,
+    clamp: AnyPath | None = None,
 ) -> Refinement:
-    """Refine one photograph's scores and write the results."""
+    """Refine one photograph's scores and write the results; each path may be a URL."""
+    with Copies() as copies:
+        given = (image, scores, *((clamp,) if clamp else ()))
+        inputs = [copies.fetch(path) for path in given]
+        places = {name: copies.output(path) for name, path in outputs.paths().items()}
+        result = _refine(inputs, Outputs(**places), settings, fingerprint_names(given))
+        # Labels last: if the label map exists, so does everything else.
+        for path in sorted(outputs.paths().values(), key=lambda path: path == outputs.labels):
+            copies.deliver(path)
+    return replace(result, image=image, scores=scores, outputs=outputs)
+
+
+def _refine(inputs: list[Path], outputs: Outputs, settings: Settings, names: str) -> Refinement:
+    image, scores, *clamps = inputs
     reading = settings.reading
     photo = read_image(image, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
     given = read_scores(scores, photo.shape[:2], reading, job_kind=settings.job_kind)
-    held = None if clamp is None else read_clamp(clamp, photo.shape[:2])
+    held = read_clamp(clamps[0], photo.shape[:2]) if clamps else None
     start = time.perf_counter()
     refined = refine_scores(photo, given, settings.refining, held, settings.ids)
     seconds = time.perf_counter() - start
-    inputs = (image, scores, *((clamp,) if clamp else ()))
-    _write(photo, given, refined, outputs, fingerprint(settings, *inputs))
+    note = f"{fingerprint(settings, *inputs)} {names}"
+    _write(photo, given, refined, outputs, note)
     changed, guarded = refined.changed, refined.guarded
     return Refinement(
         image=image,
@@ -160,11 +164,13 @@ def _write(
     photo: np.ndarray, given: Scores, refined: Refined[Any], outputs: Outputs, note: str
 ) -> None:
     """Write the results, labels last: if the label map exists, so does everything else."""
+    labels_path, probs_path, overlay_path = outputs.labels, outputs.probs, outputs.overlay
+    assert isinstance(labels_path, Path)
     masks = given.kind == "masks"
     foreground = given.kind != "labels" and given.values.shape[0] == 1
-    if outputs.probs is not None:
-        write_array(outputs.probs, refined.probs)
-    if outputs.overlay is not None:
+    if isinstance(probs_path, Path):
+        write_array(probs_path, refined.probs)
+    if isinstance(overlay_path, Path):
         from crfrnn.plots.figures import overlay
 
         labels = refined.labels
@@ -172,12 +178,12 @@ def _write(
             numbers = np.arange(1, len(labels) + 1)[:, None, None]
             labels = (labels * numbers).max(axis=0)
         picture = overlay(photo.astype(np.uint8), labels, palette=given.palette)
-        write_image(outputs.overlay, picture)
+        write_image(overlay_path, picture)
     if masks:
-        write_array(outputs.labels, refined.labels)
+        write_array(labels_path, refined.labels)
         return
     write_labels(
-        outputs.labels,
+        labels_path,
         refined.labels,
         classes=refined.probs.shape[0],
         palette=given.palette or (_MASK_PALETTE if foreground else None),
@@ -192,6 +198,12 @@ def fingerprint(settings: Settings, *files: Path) -> str:
     """
     parts = [json.dumps(settings.parameters(), sort_keys=True), *map(digest, dict.fromkeys(files))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def fingerprint_names(files: Iterable[AnyPath]) -> str:
+    """Describe which files a result comes from, by where they lie."""
+    names = json.dumps([str(path.resolve()) for path in files])
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def digest(path: Path) -> str:

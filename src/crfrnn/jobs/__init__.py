@@ -1,0 +1,1 @@
+"""From files to files: pairs of photographs and scores, surveyed, refined, written, resumed."""

@@ -1,0 +1,39 @@
+"""How a job reads and refines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args, get_type_hints
+
+from crfrnn.io.options import Kind, ReadOptions
+from crfrnn.offline.options import RefineOptions
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to read photographs and scores, and how to refine them.
+
+    Attributes:
+        reading: how to read.
+        refining: how to refine.
+        job_kind: the kind of all files of scores, once they were looked at.
+        ids: those that occur in the label maps of the job.
+    """
+
+    reading: ReadOptions
+    refining: RefineOptions
+    job_kind: Kind | None = None
+    ids: tuple[int, ...] | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the settings that the command line can change, as JSON values."""
+        parameters = {**asdict(self.reading), **self.refining.parameters()}
+        hidden = python_only(RefineOptions)
+        return {name: value for name, value in parameters.items() if name not in hidden}
+
+
+def python_only(definition: type[ReadOptions] | type[RefineOptions]) -> set[str]:
+    """Return the names of the options that the command line lacks."""
+    hints = get_type_hints(definition, include_extras=True)
+    names = (field.name for field in fields(definition) if field.init)
+    return {name for name in names if get_args(hints[name])[1].python_only}
