@@ -1,4 +1,4 @@
-"""Run a program that imports pydensecrf, CRF or bilateralfilter, unchanged, on crfrnn.
+"""Run a program for pydensecrf, CRF or bilateralfilter, unchanged, on crfrnn.
 
 crfrnn run script.py ARGUMENTS
 crfrnn run -m module ARGUMENTS
