@@ -1,7 +1,7 @@
 """Warnings about scores that are of another kind than the argument expects.
 
-Such scores have a plausible size, and so does the result. The tests here look for what hardly
-occurs by chance: a sum of one over the classes, at every pixel.
+Such scores have a plausible shape, and the result looks plausible too. So the tests here look for
+something that is very unlikely by accident: at every pixel, the classes sum to one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TOLERANCE = 0.02
 _STEP_OF_8_BITS = 1 / 255
 #: Interpolation and rounding leave 0..1 by as much.
 _SLACK = 1e-3
-#: With fewer pixels, sums of one occur by chance.
+#: In fewer pixels than this, all classes may sum to one by accident.
 _FEWEST = 4
 #: Scores that differ by less are as good as equal.
 _LEAST_SPREAD = 0.1

@@ -198,10 +198,10 @@ def _plot(title: str, says: str, points: Sequence[tuple[int, float]], zero: bool
         "</text>"
         for step in range(first, last + 1, every)
     )
-    told = f"{title}: from {values[0]:.4g} at step {points[0][0]} to {values[-1]:.4g}"
+    description = f"{title}: from {values[0]:.4g} at step {points[0][0]} to {values[-1]:.4g}"
     return (
         f"<figure><figcaption><b>{title}.</b> {says}</figcaption>"
-        f"<svg viewBox='0 0 490 155' role='img' aria-label='{told}'>{ticks}"
+        f"<svg viewBox='0 0 490 155' role='img' aria-label='{description}'>{ticks}"
         f"<polyline points='{line}'/>{dots}</svg></figure>"
     )
 

@@ -1,4 +1,4 @@
-"""Colors of classes: those of PASCAL VOC, with its names, and colors that can be told apart."""
+"""Colors for classes: PASCAL VOC's, with its class names, and others that are easy to distinguish."""
 
 from __future__ import annotations
 

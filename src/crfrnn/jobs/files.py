@@ -211,8 +211,10 @@ def digest(path: Path) -> str:
     path = split_member(path)[0]
     if path.is_dir():
         files = sorted(part for part in path.rglob("*") if part.is_file())
-        told = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        entries = [
+            (str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files
+        ]
+        return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
     stat = path.stat()
     return _digest(path, stat.st_size, stat.st_mtime_ns)
 
