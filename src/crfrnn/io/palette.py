@@ -1,4 +1,4 @@
-"""Colors for classes: PASCAL VOC's, with its class names, and others that are easy to distinguish."""
+"""Class colors: PASCAL VOC's, with its class names, and others that are easy to distinguish."""
 
 from __future__ import annotations
 
