@@ -119,13 +119,15 @@ KernelFilter<T> grid_filter(const std::vector<std::size_t>& sizes,
 /// @param filters one list per image, with one filter per kernel
 /// @param row     pixels in a row of the grid; n if there is no grid
 /// @param held    images x n, the clamped pixels, or none
+/// @param together images that are computed at a time, each by `threads`
 /// @returns marginals, labels, steps per image, classes that took part (empty for all), the bound
 ///          of the messages to the others, and whether all marginals are finite
 template <typename T>
 auto infer(In<T, 3> logits, std::size_t row,
            const std::vector<std::vector<const KernelFilter<T>*>>& filters, AnyIn<T> weights,
            std::optional<In<T, 2>> compatibility, std::size_t iterations, double tolerance,
-           bool prune, bool half, const std::optional<In<bool, 2>>& held, std::size_t threads) {
+           bool prune, bool half, const std::optional<In<bool, 2>>& held, std::size_t together,
+           std::size_t threads) {
     Crf<T> crf{logits.shape(0), logits.shape(1), logits.shape(2), row, {}, {}, filters};
     crf.weights.assign(weights.data(), weights.data() + weights.size());
     if (compatibility)
@@ -136,8 +138,9 @@ auto infer(In<T, 3> logits, std::size_t row,
     InferenceReport report;
     {
         nb::gil_scoped_release release;
-        report = crfrnn::infer(crf, logits.data(), {iterations, tolerance, prune, half, threads},
-                               probs.get(), labels.get(), held ? held->data() : nullptr);
+        report = crfrnn::infer(crf, logits.data(),
+                               {iterations, tolerance, prune, half, together, threads}, probs.get(),
+                               labels.get(), held ? held->data() : nullptr);
     }
     return std::make_tuple(to_numpy(std::move(probs), {crf.images, crf.classes, crf.n}),
                            to_numpy(std::move(labels), {crf.images, crf.n}), report.steps,
@@ -201,7 +204,7 @@ void bind_inference(nb::module_& m, const char* class_name) {
     m.def("infer", &infer<T>, nb::arg("logits"), nb::arg("row"), nb::arg("filters"),
           nb::arg("weights"), nb::arg("compatibility").none(), nb::arg("iterations"),
           nb::arg("tolerance"), nb::arg("prune"), nb::arg("half"), nb::arg("held").none(),
-          nb::arg("threads"));
+          nb::arg("together"), nb::arg("threads"));
     m.def("infer_masks", &infer_masks<T>, nb::arg("logits"), nb::arg("row"), nb::arg("filters"),
           nb::arg("weights"), nb::arg("iterations"), nb::arg("half"), nb::arg("held").none(),
           nb::arg("probs"), nb::arg("threads"));

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/threads.hpp"
 #include "crf/class_peaks.hpp"
 #include "crf/message_peaks.hpp"
 #include "filters/term.hpp"
@@ -76,19 +77,29 @@ inline std::vector<std::vector<std::size_t>> testable_groups(const std::vector<d
 /// @param logits   of each image, classes x n
 /// @param terms    of each image
 /// @param weights  terms x classes
+/// @param together images that are computed at a time, each by `threads`
 template <typename T>
 Certificate certify(const std::vector<const T*>& logits, std::size_t classes, std::size_t n,
                     std::size_t row, const std::vector<std::vector<Term<T>>>& terms,
-                    const std::vector<T>& weights, std::size_t iterations, std::size_t threads) {
+                    const std::vector<T>& weights, std::size_t iterations, std::size_t together,
+                    std::size_t threads) {
     const std::size_t kernels = classes == 0 ? 0 : weights.size() / classes;
     const bool is_negative =
         std::any_of(weights.begin(), weights.end(), [](T weight) { return weight < 0; });
     if (classes < 4 || kernels == 0 || iterations < 1 || is_negative) return {};
-    std::vector<double> peaks(classes, 0.0), ratios(classes);
-    for (const T* image : logits) {
-        class_peaks(image, classes, n, ratios.data(), threads);
-        for (std::size_t c = 0; c < classes; ++c) peaks[c] = std::max(peaks[c], ratios[c]);
-    }
+    // Call `body(image, out)` for each image, and take the largest of each of `count` numbers out.
+    const auto largest_of_images = [&](std::size_t count, auto&& body) {
+        std::vector<double> top(count, 0.0), all(logits.size() * count);
+        Team::run(std::min(together, logits.size()), [&](Team& team) {
+            team.for_each(logits.size(), [&](std::size_t b) { body(b, all.data() + b * count); });
+        });
+        for (std::size_t k = 0; k < all.size(); ++k)
+            top[k % count] = std::max(top[k % count], all[k]);
+        return top;
+    };
+    const auto peaks = largest_of_images(classes, [&](std::size_t b, double* ratios) {
+        class_peaks(logits[b], classes, n, ratios, threads);
+    });
     const auto groups = testable_groups(peaks);
     std::size_t members = 0;
     for (const auto& group : groups) members += group.size();
@@ -101,12 +112,10 @@ Certificate certify(const std::vector<const T*>& logits, std::size_t classes, st
             for (const std::size_t c : group) top = std::max(top, weights[k * classes + c]);
             largest.push_back(top);
         }
-    std::vector<double> first(groups.size(), 0.0), message(groups.size());
-    for (std::size_t image = 0; image < logits.size(); ++image) {
-        message_peaks(logits[image], classes, groups, n, row, terms[image], largest.data(),
-                      message.data(), threads);
-        for (std::size_t g = 0; g < groups.size(); ++g) first[g] = std::max(first[g], message[g]);
-    }
+    const auto first = largest_of_images(groups.size(), [&](std::size_t b, double* message) {
+        message_peaks(logits[b], classes, groups, n, row, terms[b], largest.data(), message,
+                      threads);
+    });
     std::vector<bool> left_out(classes, false);
     Certificate certificate;
     for (std::size_t g = 0; g < groups.size(); ++g) {

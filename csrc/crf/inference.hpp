@@ -1,11 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
 
 #include "base/finite.hpp"
+#include "base/threads.hpp"
 #include "crf/certificate.hpp"
 #include "crf/clamped.hpp"
 #include "crf/mean_field.hpp"
@@ -32,7 +34,8 @@ struct InferenceOptions {
     double tolerance;  ///< an image stops when its marginals change by less on average; 0: never
     bool prunes;       ///< leave out the classes that `certify` permits
     bool half;         ///< lattices may store their values as float16
-    std::size_t threads;
+    std::size_t together;  ///< images that are computed at a time
+    std::size_t threads;   ///< of each of these images
 };
 
 /// What an inference reports besides marginals and labels.
@@ -80,7 +83,7 @@ template <typename T>
 InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions& options, T* probs,
                       std::int64_t* labels, const bool* held = nullptr) {
     const std::size_t image_size = crf.classes * crf.n;
-    if (!all_finite(logits, crf.images * image_size, options.threads))
+    if (!all_finite(logits, crf.images * image_size, options.together * options.threads))
         throw std::invalid_argument("the logits must be finite");
     Model<T> model;
     model.n = crf.n;
@@ -96,7 +99,7 @@ InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions
             for (const auto* filter : crf.filters[b]) terms[b].push_back(filter->term());
         }
         report.certificate = certify(starts, crf.classes, crf.n, crf.row, terms, weights,
-                                     options.iterations, options.threads);
+                                     options.iterations, options.together, options.threads);
     }
     const std::vector<std::size_t>& kept = report.certificate.kept;
     model.kept = kept;
@@ -114,25 +117,30 @@ InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions
         weights = std::move(columns);
     }
     model.weights = weights.data();
-    for (std::size_t b = 0; b < crf.images; ++b) {
-        model.terms.clear();
-        for (const auto* filter : crf.filters[b]) {
-            model.terms.push_back(options.half ? filter->half_term() : filter->term());
-            if (model.is_even && model.classes == 2)
-                model.terms.back().total = filter->total(options.threads);
-        }
-        Result<T> result{probs + b * image_size, labels + b * crf.n};
-        if (held != nullptr) {
-            infer_clamped(model, crf.filters[b], logits + b * image_size, held + b * crf.n, result,
-                          options.iterations, options.tolerance, options.threads);
-        } else {
-            MeanField<T>(model, logits + b * image_size, result, options.iterations, nullptr,
-                         options.tolerance, options.threads)
-                .infer();
-        }
-        report.steps.push_back(result.iterations);
-        report.is_finite = report.is_finite && result.is_finite;
-    }
+    report.steps.resize(crf.images);
+    std::vector<char> finite(crf.images);
+    Team::run(std::min(options.together, crf.images), [&](Team& team) {
+        team.for_each(crf.images, [&](std::size_t b) {
+            Model<T> of_image = model;
+            for (const auto* filter : crf.filters[b]) {
+                of_image.terms.push_back(options.half ? filter->half_term() : filter->term());
+                if (model.is_even && model.classes == 2)
+                    of_image.terms.back().total = filter->total(options.threads);
+            }
+            Result<T> result{probs + b * image_size, labels + b * crf.n};
+            if (held != nullptr) {
+                infer_clamped(of_image, crf.filters[b], logits + b * image_size, held + b * crf.n,
+                              result, options.iterations, options.tolerance, options.threads);
+            } else {
+                MeanField<T>(of_image, logits + b * image_size, result, options.iterations, nullptr,
+                             options.tolerance, options.threads)
+                    .infer();
+            }
+            report.steps[b] = result.iterations;
+            finite[b] = result.is_finite;
+        });
+    });
+    report.is_finite = std::all_of(finite.begin(), finite.end(), [](char is) { return is != 0; });
     return report;
 }
 

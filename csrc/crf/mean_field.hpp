@@ -50,7 +50,8 @@ public:
           unary_(uninitialized<T>(model.n * r_.stride)),
           copies_(may_overwrite() ? 1 : 2),
           marginals_(uninitialized<T>(saved == nullptr ? copies_ * model.n * r_.width : 0)),
-          changes_(tiles_.count()) {}
+          changes_(tiles_.count()),
+          last_(iterations) {}
 
     void infer() {
         Team::run(threads_, [&](Team& team) {
@@ -60,8 +61,11 @@ public:
             for (std::size_t t = 0; t < iterations_; ++t) {
                 Recurrence<T>::prepare(filters_, team, q(t));
                 update(team, t, scratch);
-                team.once([&] { result_.iterations = t + 1; });
-                if (t + 1 < iterations_ && has_settled(team)) break;
+                team.once([&] {
+                    result_.iterations = t + 1;
+                    if (has_settled()) last_ = t + 1;
+                });
+                if (t + 1 == last_) break;
             }
         });
         result_.is_finite = is_finite_;
@@ -144,13 +148,11 @@ private:
     }
 
     /// Whether the last step changed the marginals by less than the tolerance on average.
-    bool has_settled(Team& team) const {
+    bool has_settled() const {
         if (!(tolerance_ > 0)) return false;
         double change = 0;
         for (const double c : changes_) change += c;
-        if (change < tolerance_ * static_cast<double>(r_.model.n * r_.all)) return true;
-        team.once([] {});  // nobody may overwrite `changes_` while another worker adds them up
-        return false;
+        return change < tolerance_ * static_cast<double>(r_.model.n * r_.all);
     }
 
     /// Marginals before step t from the logits z, which are destroyed. Returns their change.
@@ -226,7 +228,8 @@ private:
     Buffer<T> unary_;
     std::size_t copies_;
     Buffer<T> marginals_;
-    std::vector<double> changes_;  // of each tile
+    std::vector<double> changes_;    // of each tile
+    std::atomic<std::size_t> last_;  // updates after which to stop
     std::atomic<bool> is_finite_{true};
 };
 

@@ -75,6 +75,13 @@ public:
             } else {
                 start(team);
             }
+        });
+        // From the last step on, gradients sum to zero over the classes (softmax): only the first
+        // adjoint filter needs a row sum for the class that it leaves out.
+        if (!r_.model.step && iterations_ > 0 && r_.filtered < r_.classes)
+            for (std::size_t term = 0; term < terms_; ++term) filter_row_sum(term, threads);
+        Team::run(threads, [&](Team& team) {
+            Scratch<T> scratch(r_);
             for (std::size_t t = iterations_; t > 0; --t) {
                 Recurrence<T>::prepare(filters_, team, input(t));
                 step(team, t, scratch);
@@ -115,9 +122,6 @@ private:
                                       input(iterations_) + begin * r_.width, r_.width,
                                       &row_sum_[begin], end - begin);
         });
-        // From the last step on, gradients sum to zero over the classes (softmax): only the first
-        // adjoint filter needs a row sum for the class that it leaves out.
-        if (iterations_ > 0 && r_.filtered < r_.classes) filter_row_sum(team);
     }
 
     /// `start` for Frank-Wolfe, whose dL/dz_T sums to zero over the classes.
@@ -247,24 +251,17 @@ private:
         }
     }
 
-    /// The adjoint filters of the row sums, which are a single channel.
-    void filter_row_sum(Team& team) {
+    /// The adjoint filter of the row sums, which are a single channel.
+    void filter_row_sum(std::size_t term, std::size_t threads) {
         const Model<T>& model = r_.model;
-        team.once([&] {
-            narrow_.clear();
-            for (const auto& term : model.terms)
-                narrow_.push_back(
-                    std::make_unique<TermFilter<T>>(term, model.n, model.row, 1, true));
+        TermFilter<T> narrow(model.terms[term], model.n, model.row, 1, true);
+        T* const to = &filtered_sum_[term * model.n];
+        Team::run(threads_for(2 * model.n, threads), [&](Team& team) {
+            narrow.load(team);
+            narrow.prepare(team, row_sum_.data());
+            tiles_.for_each(team, [&](std::size_t, std::size_t begin, std::size_t end,
+                                      std::size_t) { narrow.tile(to + begin, begin, end); });
         });
-        for (std::size_t term = 0; term < terms_; ++term) {
-            narrow_[term]->load(team);
-            narrow_[term]->prepare(team, row_sum_.data());
-            tiles_.for_each(
-                team, [&](std::size_t, std::size_t begin, std::size_t end, std::size_t) {
-                    narrow_[term]->tile(&filtered_sum_[term * model.n + begin], begin, end);
-                });
-        }
-        team.once([&] { narrow_.clear(); });
     }
 
     /// Add up the chunks' sums, always in the same order.
@@ -301,7 +298,7 @@ private:
     std::size_t terms_, slots_;
     Tiles tiles_;
     std::size_t chunks_;
-    typename Recurrence<T>::Filters filters_, narrow_;
+    typename Recurrence<T>::Filters filters_;
     Buffer<T> total_, inputs_;  // dL/du so far; two inputs of adjoint filters in turn
     Buffer<T> carry_;
     std::vector<T> row_sum_, filtered_sum_;

@@ -90,7 +90,8 @@ public:
     /// Add the values of points begin..end to the table of a part, in rows of `width`.
     void splat(std::size_t part, const T* values, std::size_t begin, std::size_t end) {
         loops<T>().splat_points(lattice_.vertex, lattice_.weight, lattice_.d + 1, width_, scale_,
-                                values, part_tables_[part].get(), begin, end);
+                                values, part_tables_[part].get(),
+                                width_ > 1 && is_far(width_ * sizeof(T), kNearPoints), begin, end);
     }
 
     /// Splat rows of `width` values (or add up the parts' tables) and blur. All workers call this
@@ -158,6 +159,7 @@ private:
         const std::size_t axes = lattice_.d + 1;
         for (std::size_t done = 0; done < width_; done += kGroup) {
             const std::size_t width = group_width(done);
+            const bool far = is_far(width * sizeof(S), kNearRows);
             // With an odd number of blurs, start in the spare table in order to end in the other.
             S* from = axes % 2 == 0 ? group(tables, done) : tables.spare.get();
             S* to = axes % 2 == 0 ? tables.spare.get() : group(tables, done);
@@ -178,7 +180,7 @@ private:
                 const std::size_t axis = reverse ? axes - 1 - a : a;
                 const std::int32_t* pairs = lattice_.neighbor + axis * lattice_.neighbor_stride;
                 team.for_range(lattice_.m, kGrain, [&](std::size_t begin, std::size_t end) {
-                    l.blur(pairs, width, from, to, begin + 1, end + 1);
+                    l.blur(pairs, width, from, to, far, begin + 1, end + 1);
                 });
                 S* const last = from;
                 from = to;
@@ -190,10 +192,15 @@ private:
     template <typename S>
     void slice(const TableLoops<T, S>& l, const Tables<S>& tables, T gain, const T* scale, T* out,
                std::size_t begin, std::size_t end) const {
-        for (std::size_t done = 0; done < width_; done += kGroup)
-            l.slice(lattice_.vertex, lattice_.weight, lattice_.d + 1, group_width(done),
-                    group(tables, done), gain, scale, out + done, width_, begin, end);
+        for (std::size_t done = 0; done < width_; done += kGroup) {
+            const std::size_t width = group_width(done);
+            l.slice(lattice_.vertex, lattice_.weight, lattice_.d + 1, width, group(tables, done),
+                    gain, scale, out + done, width_, is_far(width * sizeof(S), kNearPoints), begin,
+                    end);
+        }
     }
+
+    bool is_far(std::size_t row, std::size_t most) const { return (lattice_.m + 1) * row > most; }
 
     std::size_t group_width(std::size_t done) const {
         return width_ - done < kGroup ? width_ - done : kGroup;

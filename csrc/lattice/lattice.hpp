@@ -8,6 +8,11 @@ namespace crfrnn {
 
 class LazyEntries;
 
+/// Largest tables, in bytes, that are read without prefetching: by points, and by blurs, which read
+/// them in ascending order. They exceed the second cache, which has 1 MB where they were measured,
+/// because prefetching costs more than a few waits.
+constexpr std::size_t kNearPoints = 2 << 20, kNearRows = 6 << 20;
+
 /// One image's permutohedral lattice (Adams, Baek & Davis, 2010), as borrowed arrays.
 ///
 /// Rows of a value table are 1..m; row 0 is zero and stands for a vertex that does not exist.

@@ -59,8 +59,9 @@ public:
             for (std::size_t axis = 0; axis < corners_; ++axis) {
                 T* const to = axis + 1 == corners_ ? group(done) : tables_[(axis + 1) % 2].get();
                 team.once([&] { std::fill_n(to, width, T(0)); });
+                const bool far = rows_[axis] * width * sizeof(T) > kNearRows;
                 team.for_range(rows_[axis + 1], kGrain, [&](std::size_t begin, std::size_t end) {
-                    l.blur_rows(sources_[axis].get(), width, from, to, begin + 1, end + 1);
+                    l.blur_rows(sources_[axis].get(), width, from, to, far, begin + 1, end + 1);
                 });
                 from = to;
             }
@@ -70,10 +71,10 @@ public:
     /// Read the blurred values at the points begin..end into rows of `width`.
     void slice(T* out, std::size_t begin, std::size_t end) const {
         for (std::size_t done = 0; done < width_; done += kGroup)
-            loops<T>().tables.slice(vertex_.data(), weight_.data(), corners_,
-                                    std::min(kGroup, width_ - done), group(done), gain_,
-                                    after_.empty() ? nullptr : after_.data(), out + done, width_,
-                                    begin, end);
+            loops<T>().tables.slice(
+                vertex_.data(), weight_.data(), corners_, std::min(kGroup, width_ - done),
+                group(done), gain_, after_.empty() ? nullptr : after_.data(), out + done, width_,
+                (rows_.back() + 1) * width_ * sizeof(T) > kNearPoints, begin, end);
     }
 
 private:

@@ -89,32 +89,47 @@ inline Lanes<T, L> times_power_of_two(const Lanes<T, L>& p, const Lanes<T, L>& s
     return result;
 }
 
-template <typename T, std::size_t L>
-inline Lanes<T, L> exponential(const Lanes<T, L>& argument) {
+/// x[i] = exp(x[i]). N vectors advance in step, because each product of Horner's rule waits for the
+/// one before, and a single vector would leave the multipliers idle.
+template <std::size_t N, typename T, std::size_t L>
+inline void exponentials(Lanes<T, L> (&x)[N]) {
     using E = Exponential<T>;
     using V = Lanes<T, L>;
-    const V x = larger(V::all(E::kLowest), argument);  // NaN if the argument is
-    const V shifted = x * V::all(E::kInverseLog2) + V::all(E::kMagic);
-    const V n = shifted - V::all(E::kMagic);
-    const V r = (x - n * V::all(E::kLog2High)) - n * V::all(E::kLog2Low);
+    V shifted[N], r[N], p[N];
+    for (std::size_t i = 0; i < N; ++i) r[i] = larger(V::all(E::kLowest), x[i]);  // NaN stays
+    for (std::size_t i = 0; i < N; ++i)
+        shifted[i] = r[i] * V::all(E::kInverseLog2) + V::all(E::kMagic);
+    for (std::size_t i = 0; i < N; ++i) {
+        const V n = shifted[i] - V::all(E::kMagic);
+        r[i] = (r[i] - n * V::all(E::kLog2High)) - n * V::all(E::kLog2Low);
+    }
     T factorial = 1;
     for (int k = 2; k <= E::kTerms; ++k) factorial *= static_cast<T>(k);
-    V p = V::all(T(1) / factorial);
+    for (std::size_t i = 0; i < N; ++i) p[i] = V::all(T(1) / factorial);
     for (int k = E::kTerms; k > 0; --k) {
         factorial /= static_cast<T>(k);
-        p = p * r + V::all(T(1) / factorial);
+        for (std::size_t i = 0; i < N; ++i) p[i] = p[i] * r[i] + V::all(T(1) / factorial);
     }
-    V result = times_power_of_two(p, shifted);
+    for (std::size_t i = 0; i < N; ++i) {
+        V result = times_power_of_two(p[i], shifted[i]);
 #if defined(__GNUC__)
-    typedef typename E::Bits Bits __attribute__((vector_size(sizeof(V))));
-    Bits bits = reinterpret_cast<Bits>(result.v);
-    bits &= ~(argument.v < E::kLowest);  // NaN stays
-    result.v = reinterpret_cast<typename V::Vector>(bits);
+        typedef typename E::Bits Bits __attribute__((vector_size(sizeof(V))));
+        Bits bits = reinterpret_cast<Bits>(result.v);
+        bits &= ~(x[i].v < E::kLowest);  // NaN stays
+        result.v = reinterpret_cast<typename V::Vector>(bits);
 #else
-    for (std::size_t l = 0; l < L; ++l)
-        if (argument.v[l] < E::kLowest) result.v[l] = 0;
+        for (std::size_t l = 0; l < L; ++l)
+            if (x[i].v[l] < E::kLowest) result.v[l] = 0;
 #endif
-    return result;
+        x[i] = result;
+    }
+}
+
+template <typename T, std::size_t L>
+inline Lanes<T, L> exponential(const Lanes<T, L>& argument) {
+    Lanes<T, L> x[1] = {argument};
+    exponentials(x);
+    return x[0];
 }
 
 template <typename T>
@@ -126,8 +141,7 @@ inline Lanes<T, 1> exponential(const Lanes<T, 1>& argument) {
 }
 
 /// x[n][i] = 2^x[n][i] for x <= 0, to a few roundings; about the smallest normal number where the
-/// result would be below it. N vectors advance in step, because each product of Horner's rule waits
-/// for the one before, and a single vector would leave the multipliers idle.
+/// result would be below it; see `exponentials`.
 template <typename T, std::size_t N, std::size_t L>
 inline void powers_of_two(T (*x)[N][L], std::size_t count) {
     using E = Exponential<T>;

@@ -67,6 +67,8 @@ struct Lanes {
             std::int64_t bits;
             std::memcpy(&bits, from, sizeof bits);
             lanes.v = _mm_cvtph_ps(_mm_cvtsi64_si128(bits));
+        } else if constexpr (L == 2) {
+            for (std::size_t l = 0; l < 2; ++l) lanes.v[l] = _cvtsh_ss(from[l].bits);
         } else {
             static_assert(L == 1);
             lanes.v = _cvtsh_ss(from->bits);
@@ -81,6 +83,8 @@ struct Lanes {
         } else if constexpr (L == 4) {
             const std::int64_t bits = _mm_cvtsi128_si64(_mm_cvtps_ph(v, nearest));
             std::memcpy(to, &bits, sizeof bits);
+        } else if constexpr (L == 2) {
+            for (std::size_t l = 0; l < 2; ++l) to[l].bits = _cvtss_sh(v[l], nearest);
         } else {
             static_assert(L == 1);
             to->bits = _cvtss_sh(v, nearest);
@@ -126,6 +130,33 @@ struct Lanes {
     friend Lanes positive(const Lanes& a) {
         return combine(a, all(T(1)),
                        [](auto x, auto one) { return x > one - one ? one : one - one; });
+    }
+
+    /// Every lane l changes places with lane l ^ K.
+    template <std::size_t K>
+    Lanes swapped() const {
+        static_assert(K < L && (L == 4 || L == 8));
+        Lanes lanes;
+#if defined(__clang__)
+        if constexpr (L == 4) {
+            lanes.v = __builtin_shufflevector(v, v, 0 ^ K, 1 ^ K, 2 ^ K, 3 ^ K);
+        } else {
+            lanes.v = __builtin_shufflevector(v, v, 0 ^ K, 1 ^ K, 2 ^ K, 3 ^ K, 4 ^ K, 5 ^ K, 6 ^ K,
+                                              7 ^ K);
+        }
+#elif defined(__GNUC__)
+        using Number = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+        typedef Number Numbers __attribute__((vector_size(sizeof(Vector))));
+        if constexpr (L == 4) {
+            lanes.v = __builtin_shuffle(v, Numbers{0 ^ K, 1 ^ K, 2 ^ K, 3 ^ K});
+        } else {
+            lanes.v = __builtin_shuffle(
+                v, Numbers{0 ^ K, 1 ^ K, 2 ^ K, 3 ^ K, 4 ^ K, 5 ^ K, 6 ^ K, 7 ^ K});
+        }
+#else
+        for (std::size_t l = 0; l < L; ++l) lanes.v[l] = v[l ^ K];
+#endif
+        return lanes;
     }
 
     T sum() const {

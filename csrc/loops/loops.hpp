@@ -79,15 +79,16 @@ struct TableLoops {
                   std::size_t end);
 
     /// to[v] = from[v] + (from[one neighbor] + from[the other]) / 2, for rows begin..end of 1..m.
-    /// In half precision, half of that, so that no blur leaves its range.
-    void (*blur)(const std::int32_t* neighbor, std::size_t width, const S* from, S* to,
+    /// In half precision, half of that, so that no blur leaves its range. Here as below, `far` says
+    /// that the table is too large for the caches: rows are then prefetched.
+    void (*blur)(const std::int32_t* neighbor, std::size_t width, const S* from, S* to, bool far,
                  std::size_t begin, std::size_t end);
 
     /// out[i - begin] = scale[i] * gain * weighted sum of the rows at the corners around point i.
     /// A null `scale` is all ones.
     void (*slice)(const std::int32_t* vertex, const T* weight, std::size_t corners,
                   std::size_t width, const S* table, T gain, const T* scale, T* out,
-                  std::size_t stride, std::size_t begin, std::size_t end);
+                  std::size_t stride, bool far, std::size_t begin, std::size_t end);
 };
 
 /// The inner loops, compiled once per instruction set; all take ranges and write only inside them.
@@ -104,12 +105,12 @@ struct Loops {
     /// begin..end: a splat from the points' side, for one thread per table. A null `scale` is all
     /// ones.
     void (*splat_points)(const std::int32_t* vertex, const T* weight, std::size_t corners,
-                         std::size_t width, const T* scale, const T* x, T* table, std::size_t begin,
-                         std::size_t end);
+                         std::size_t width, const T* scale, const T* x, T* table, bool far,
+                         std::size_t begin, std::size_t end);
 
     /// to[v] = from[a] + (from[b] + from[c]) / 2 with the rows a, b, c = rows[3 (v - 1)] .. of
     /// `from`, for rows begin..end of 1..m: a blur from one table to another with other rows.
-    void (*blur_rows)(const std::int32_t* rows, std::size_t width, const T* from, T* to,
+    void (*blur_rows)(const std::int32_t* rows, std::size_t width, const T* from, T* to, bool far,
                       std::size_t begin, std::size_t end);
 
     /// to[i - begin] = sum over sources k of band[i][k] * from[k], each n values wide.

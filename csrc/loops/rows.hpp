@@ -66,7 +66,10 @@ inline void with_rows(std::size_t width, std::size_t stride, Body&& body) {
 }
 
 /// Call `body(lanes tag, c)` for c in steps that cover 0..width: by eights, then fours, then ones.
-template <typename T, typename Width, typename Body>
+///
+/// With `Twos`, also by twos, for rows of two at scattered addresses. Where such rows lie side by
+/// side, compilers compute several at a time if they see single values.
+template <typename T, bool Twos = false, typename Width, typename Body>
 inline void for_lanes(Width width, Body&& body) {
     std::size_t c = 0;
     for (; c + 8 <= width; c += 8) body(Lanes<T, 8>(), c);
@@ -75,6 +78,12 @@ inline void for_lanes(Width width, Body&& body) {
         c += 4;
     }
     if (width % 4 == 0) return;
+    if constexpr (Twos) {
+        if (c + 2 <= width) {
+            body(Lanes<T, 2>(), c);
+            c += 2;
+        }
+    }
     for (; c < width; ++c) body(Lanes<T, 1>(), c);
 }
 
@@ -82,7 +91,7 @@ inline void for_lanes(Width width, Body&& body) {
 /// lanes and a shorter row, because compilers keep an array of lanes in memory.
 template <typename T, std::size_t W>
 class Row {
-    static constexpr std::size_t kLanes = W >= 8 ? 8 : W >= 4 ? 4 : 1;
+    static constexpr std::size_t kLanes = W >= 8 ? 8 : W >= 4 ? 4 : W >= 2 ? 2 : 1;
 
 public:
     /// Zeros. The width repeats the type's, so that LooseRow can be constructed alike.
@@ -248,16 +257,18 @@ struct OrderFree {
     T coarse, fine;
 };
 
+/// Rounds doubles so that four floats in 0..1 have an exact sum.
+constexpr double kCoarse4 = 6.0 * (1 << 8);
+
 /// The sum of a row of numbers in 0..1, in no order if it has at most kOrderFree.
 template <typename T, typename Width>
 inline T order_free_sum(const T* row, Width width) {
     if (width > kOrderFree) return row_sum(row, width);
     if constexpr (std::is_same_v<T, float>) {
         if (width == 4) {  // the usual row after pruning: doubles have room for a single part
-            constexpr double spacing = 6.0 * (1 << 8);
             double sums[4];
             for (std::size_t c = 0; c < 4; ++c)
-                sums[c] = (static_cast<double>(row[c]) + spacing) - spacing;
+                sums[c] = (static_cast<double>(row[c]) + kCoarse4) - kCoarse4;
             return static_cast<float>((sums[0] + sums[2]) + (sums[1] + sums[3]));
         }
     }

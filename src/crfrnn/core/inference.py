@@ -12,7 +12,7 @@ from crfrnn._arrays import cast
 
 from .limits import EXACT_TOLERANCE, check_dimensions, refuse_far
 from .native import core
-from .threads import threads
+from .threads import share_out, threads
 
 #: A kernel's normalized filter over the pixels of one image. It does not change.
 Filter = Any
@@ -95,17 +95,20 @@ class Points(NamedTuple):
         return np.stack(columns, axis=1)
 
 
-def lattice_filter(points: Points, normalization: str, mask: np.ndarray | None = None) -> Filter:
+def lattice_filter(
+    points: Points, normalization: str, mask: np.ndarray | None = None, number: int | None = None
+) -> Filter:
     """Build the filter of a kernel on a lattice.
 
     Args:
         points: of one image.
         normalization: "symmetric", "after", "before" or "none".
         mask: (N,) bool; pixels outside take no part.
+        number: of threads; default `threads()`.
     """
     check_dimensions(len(points.maps))
     try:
-        return core().lattice_filter(*points, normalization, mask, threads())
+        return core().lattice_filter(*points, normalization, mask, number or threads())
     except ValueError:  # the core checks the values too, but its message has no remedy
         refuse_points(points)
         raise
@@ -136,11 +139,13 @@ def refuse_points(points: Points) -> None:
     refuse_far(float(np.abs(array).max()), array.dtype.name)
 
 
-def exact_filter(points: Points, normalization: str, mask: np.ndarray | None = None) -> Filter:
+def exact_filter(
+    points: Points, normalization: str, mask: np.ndarray | None = None, number: int | None = None
+) -> Filter:
     """Build the filter of a kernel that sums over all pairs of points; see `lattice_filter`."""
     tolerance = EXACT_TOLERANCE[points.maps[0].dtype.name]
     try:
-        return core().exact_filter(*points, normalization, mask, tolerance, threads())
+        return core().exact_filter(*points, normalization, mask, tolerance, number or threads())
     except ValueError:
         _checks.finite("features", points.array())
         raise
@@ -210,7 +215,7 @@ def infer(
             prune,
             options.half,
             None if held is None else np.ascontiguousarray(held),
-            threads(),
+            *share_out(len(logits), logits.shape[2]),
         )
     except ValueError:  # the core's message does not say where
         _checks.finite("logits", logits)

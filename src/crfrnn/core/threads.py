@@ -6,9 +6,16 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+#: Images of so many pixels or fewer are computed several at a time.
+SMALL_IMAGE = 1 << 16
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 # Ids of processes that may use more than one thread. A module imported in a worker of a pool starts
 # with an empty set: torch may have started threads before the fork.
@@ -37,6 +44,28 @@ def threads() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")  # a list holds the numbers of nested loops
     first = given.partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else _processors()
+
+
+def share_out(images: int, pixels: int) -> tuple[int, int]:
+    """How many images of a batch to compute at a time, and the threads that each of them gets.
+
+    One thread for each small image: threads that share one wait for each other. Large images are
+    computed one by one, because each needs memory of its own.
+    """
+    total = threads()
+    together = min(images, total) if pixels <= SMALL_IMAGE else 1
+    return together, total // together
+
+
+def for_each_image(
+    function: Callable[[_Item, int], _Result], items: Sequence[_Item], pixels: int
+) -> list[_Result]:
+    """Call `function(item, threads)` for each image of a batch, as many at a time as is best."""
+    together, each = share_out(len(items), pixels)
+    if together == 1:
+        return [function(item, each) for item in items]
+    with ThreadPoolExecutor(together) as pool:
+        return list(pool.map(lambda item: function(item, each), items))
 
 
 def limit_threads(number: int | None) -> None:

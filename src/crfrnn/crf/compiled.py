@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import partial
 
@@ -18,6 +19,7 @@ from crfrnn.core.inference import (
     joined_filter,
     lattice_filter,
 )
+from crfrnn.core.threads import for_each_image
 
 from .kept import KeptFilters
 from .kernel import Kernel, Scene, maps_and_divisors, points_of
@@ -73,10 +75,11 @@ def _build(
                 for points, where in zip(_points(kernel, scene), held, strict=True)
             ]
         build = exact_filter if recipe.filter == "exact" else lattice_filter
-        return [
-            build(points, recipe.normalization, where)
-            for points, where in zip(_points(kernel, scene), inside, strict=True)
-        ]
+        return for_each_image(
+            lambda image, number: build(image[0], recipe.normalization, image[1], number),
+            list(zip(_points(kernel, scene), inside, strict=True)),
+            math.prod(size),
+        )
     bandwidths = kernel.divisors({"position": len(size)})[::-1]  # of (x, y, z)
     reach = recipe.reach(float(np.finfo(dtype).eps))
     of_images = [
