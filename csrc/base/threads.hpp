@@ -100,6 +100,15 @@ public:
         for_each(1, [&](std::size_t) { body(); });
     }
 
+    /// Within a loop, wait for what another worker does with a number that was drawn earlier.
+    template <typename Condition>
+    void until(Condition&& holds) const {
+        for (unsigned spins = 0; !holds(); ++spins) {
+            if (shared_ != nullptr && shared_->has_failed()) throw Stopped();
+            if (spins > kSpins) std::this_thread::yield();
+        }
+    }
+
 private:
     /// Ends a worker's body: another one has failed, or the caller has returned.
     struct Stopped {};

@@ -11,6 +11,7 @@
 #include "base/threads.hpp"
 #include "lattice/entries.hpp"
 #include "lattice/lattice.hpp"
+#include "lattice/wave.hpp"
 #include "loops/loops.hpp"
 
 namespace crfrnn {
@@ -61,6 +62,9 @@ public:
 
     /// Order scaled weights as splat reads them. All workers call.
     void load(Team& team) {
+        if (is_far(std::min(width_, kGroup) * (stores_half_ ? sizeof(Half) : sizeof(T)), kNearRows))
+            wave_.load(team, lattice_.neighbor, lattice_.neighbor_stride, lattice_.m,
+                       lattice_.d + 1);
         if (!part_tables_.empty()) {
             for (const auto& table : part_tables_)
                 team.for_range((lattice_.m + 1) * width_, kGrain * 8,
@@ -176,6 +180,17 @@ private:
                 l.splat(entries_.get(), lattice_.offset, values + done, width_, width, from,
                         begin + 1, end + 1);
             });
+            if (far) {
+                S* const tables_of[] = {from, to};
+                wave_.run(team, axes, lattice_.m, reverse,
+                          [&](std::size_t step, std::size_t axis, std::size_t block) {
+                              const std::size_t begin = block * BlurWave::kBlock;
+                              l.blur(lattice_.neighbor + axis * lattice_.neighbor_stride, width,
+                                     tables_of[step % 2], tables_of[1 - step % 2], far, begin + 1,
+                                     std::min(lattice_.m, begin + BlurWave::kBlock) + 1);
+                          });
+                continue;
+            }
             for (std::size_t a = 0; a < axes; ++a) {
                 const std::size_t axis = reverse ? axes - 1 - a : a;
                 const std::int32_t* pairs = lattice_.neighbor + axis * lattice_.neighbor_stride;
@@ -226,6 +241,7 @@ private:
     Tables<T> tables_;
     Tables<Half> half_tables_;
     std::vector<Buffer<T>> part_tables_;
+    BlurWave wave_;  // for tables beyond the caches
 };
 
 /// Filter n x c values.
