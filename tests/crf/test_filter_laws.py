@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crfrnn import Lattice, gaussian_filter
+from crfrnn.core.threads import limited_threads
 from crfrnn.crf.filters import ExactFilter
 from tests.cases import ENGINES, PointCase
 
@@ -149,6 +150,20 @@ def test_exact_is_invariant_to_rotation_and_translation(case: PointCase) -> None
     moved = features @ rotation + 3.7
     expected = gaussian_filter(values, features, method="exact")
     torch.testing.assert_close(gaussian_filter(values, moved, method="exact"), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_table_beyond_the_caches_is_blurred_as_a_small_one(threads: int, reverse: bool) -> None:
+    # 24 channels of 100 000 vertices are blurred along all axes in one wave, four are not.
+    generator = torch.Generator().manual_seed(0)
+    lattice = Lattice(10 * torch.rand(1, 20_000, 5, generator=generator), engine="cpu")
+    assert lattice.vertices > 70_000
+    values = torch.randn(1, 20_000, 24, generator=generator)
+    with limited_threads(threads):
+        whole = lattice.filter(values, reverse=reverse)
+        parts = [lattice.filter(part, reverse=reverse) for part in values.split(4, -1)]
+    torch.testing.assert_close(whole, torch.cat(parts, -1), rtol=0, atol=0)
 
 
 @METHODS
