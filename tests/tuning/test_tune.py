@@ -16,7 +16,8 @@ from crfrnn.presets import PRESETS, Preset, find_preset, write_preset
 from crfrnn.training.settings import to_yaml
 from crfrnn.training.source import Source
 from crfrnn.tuning import Scored, SearchConfig, TuneConfig, search, tune
-from crfrnn.tuning.gains import gain_interval, scores_of
+from crfrnn.tuning.caution import SHARES, as_good, between
+from crfrnn.tuning.gains import drawn_gains, gain_interval, scores_of
 from crfrnn.tuning.run import compare
 from crfrnn.tuning.search import balanced
 from tests.cases import needs_torch, torch
@@ -31,6 +32,7 @@ SEARCH = SearchConfig(
     bilateral_position=(3.0, 40.0),
     bilateral_color=(5.0, 60.0),
     start=("deeplab", "crfasrnn"),
+    cautious=False,
     rungs=2,
 )
 
@@ -65,7 +67,7 @@ def test_a_search_finds_better_parameters_and_stops_early(data: Any, tmp_path: P
     assert 0 < found.stopped < 9
     assert found.after["mean_iou"] > found.before["mean_iou"] + 3
     assert found.after["trimap_iou"] > found.before["trimap_iou"]
-    assert found.start is None
+    assert (found.start, found.share) == ("deeplab", 1.0)
     assert best == sorted(best)
     # The score of the best is what anybody measures.
     judged = stack(
@@ -187,6 +189,7 @@ def test_presets_compete_as_they_are_published(data: Any, tmp_path: Path) -> Non
     poor = dataclasses.replace(
         SEARCH,
         trials=4,
+        cautious=True,
         start=("irn", "crfasrnn"),
         iterations=1,
         bilateral_position=(1.0, 1.1),
@@ -195,6 +198,7 @@ def test_presets_compete_as_they_are_published(data: Any, tmp_path: Path) -> Non
     )
     found = search(scored(data), poor, storage=tmp_path / "a")
     assert found.start in ("irn", "crfasrnn")
+    assert found.share == 0.0
     start = PRESETS[found.start]
     assert found.preset.kernels == start.kernels
     assert found.preset.iterations == start.iterations
@@ -211,6 +215,45 @@ def test_the_score_decides(data: Any, tmp_path: Path, score: Any) -> None:
     alone = dataclasses.replace(SEARCH, score=score, trials=6)
     found = search(scored(data), alone, advance=lambda n, value: best.append(value))
     assert best[-1] == pytest.approx(found.after[score])
+
+
+def test_a_cautious_search_stays_near_a_preset(data: Any, tmp_path: Path) -> None:
+    images = range(12)
+    bold = search(scored(data), SEARCH)
+    cautious = dataclasses.replace(SEARCH, cautious=True)
+    found = search(scored(data), cautious, storage=tmp_path / "a")
+    assert (found.trials, found.stopped) == (bold.trials, bold.stopped)
+    assert found.share in SHARES
+    assert found.start == "deeplab"
+    first = found.preset.kernels[0]
+    far, near = bold.preset.kernels[0].weight, PRESETS["deeplab"].kernels[0].weight
+    assert first.weight == pytest.approx(near ** (1 - found.share) * far**found.share)
+    # The rule, with the numbers of NumPy: it holds for what was found, and for nothing nearer.
+    best = scored(data).confusions(bold.preset, images, tol=SEARCH.tol)
+    chosen = scored(data).confusions(found.preset, images, tol=SEARCH.tol)
+    assert found.after == scores_of(chosen)
+    assert as_good(best, chosen, "both")
+    assert search(scored(data), cautious, storage=tmp_path / "a") == found
+    # One preset alone is its own best.
+    alone = dataclasses.replace(cautious, start=("irn",), trials=1)
+    one = search(scored(data), alone)
+    assert (one.start, one.share, one.preset.kernels) == ("irn", 0.0, PRESETS["irn"].kernels)
+
+
+def test_about_as_good_is_one_standard_error() -> None:
+    random = np.random.default_rng(0)
+    best = random.integers(0, 5, (30, 2, 3, 3)) + 100 * np.eye(3, dtype=np.int64)
+    worse = best + random.integers(0, 9, (30, 1, 3, 3)) * (1 - np.eye(3, dtype=np.int64))
+    assert as_good(best, best, "both")
+    assert as_good(worse, best, "both")
+    assert not as_good(best, worse, "both")
+    gains = drawn_gains(best, worse, "both")
+    mixed = np.where(np.arange(30)[:, None, None, None] < 1, worse, best)
+    loss = -np.mean([scores_of(mixed)[name] - scores_of(best)[name] for name in scores_of(best)])
+    assert as_good(best, mixed, "both") == (loss <= drawn_gains(best, mixed, "both").std())
+    assert gains.mean() < -gains.std()
+    halfway = between({"a": 1.0, "b": 4.0}, {"a": 100.0, "b": 4.0}, 0.5)
+    assert halfway == pytest.approx({"a": 10.0, "b": 4.0})
 
 
 def test_every_class_turns_up_early(monkeypatch: pytest.MonkeyPatch, data: Any) -> None:

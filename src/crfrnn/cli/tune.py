@@ -80,8 +80,15 @@ def _text(tuned: Tuned, output: Path) -> str:
 
     best = tuned.found
     lines = [f"{output}: {', '.join(map(str, best.preset.kernels))}"]
-    if best.start is not None:
-        lines.append(f"No proposal was better than the preset {best.start}, so these are its own.")
+    if best.start is not None and best.share == 0:
+        lines.append(
+            f"These are the parameters of the preset {best.start}: none was clearly better."
+        )
+    elif best.start is not None and best.share < 1:
+        lines.append(
+            f"They lie {best.share:.0%} of the way from the preset {best.start} to the best "
+            "proposal, and score about as well on the training images."
+        )
     gains = ", ".join(
         f"{SCORE_TITLES[name]} {best.before[name]:.2f} -> {best.after[name]:.2f}"
         for name in best.before

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from crfrnn._extras import install
 from crfrnn.crf.kernels import Bilateral, Gaussian
 from crfrnn.presets import PRESETS, Preset
 
+from .caution import SHARES, as_good, between
 from .config import SearchConfig
 from .gains import SCORE_TITLES, SCORES, combined, drawn_gains, scores_of
 from .scored import Scored
@@ -44,7 +45,10 @@ class Found:
         after: likewise with the best parameters.
         trials: number of trials.
         stopped: number of trials that stopped early.
-        start: the preset that proved best, if none of the proposals was better; else None.
+        start: the preset that was best on these images; None without presets.
+        share: how far `preset` lies from `start`, 0, to the best parameters, 1, on a logarithmic
+            scale: the nearest of 0, 0.25, 0.5, 0.75 and 1 whose score is at most one standard
+            error below the best.
     """
 
     preset: Preset
@@ -53,6 +57,7 @@ class Found:
     trials: int
     stopped: int
     start: str | None
+    share: float
 
 
 def search(
@@ -121,8 +126,11 @@ def search(
         advance(len(finished) + 1, study.best_value)
     stopped = len(study.get_trials(deepcopy=False, states=(states.PRUNED,)))
     best = study.best_trial
-    preset = _propose(best, config)
-    after = scores_of(leader.counts(best))
+    origin = _origin(study)
+    share, preset, counts = 1.0, _propose(best, config), leader.counts(best)
+    if origin is not None and config.cautious:
+        share, preset, counts = _nearest(origin, best, counts, scored, chosen, config)
+    after = scores_of(counts)
     what = f"{sizes[-1]} training images, {len(finished)} trials, seed {config.seed}"
     gains = ", ".join(
         f"{SCORE_TITLES[name]} {before[name]:.2f} -> {after[name]:.2f}" for name in SCORES
@@ -135,8 +143,35 @@ def search(
         "the scores that it was tuned on",
         f"crfrnn tune: {what}; {gains}",
     )
-    start = best.user_attrs.get(_PRESET)
-    return Found(described, before, after, len(finished), stopped, start)
+    start = None if origin is None else origin.user_attrs[_PRESET]
+    return Found(described, before, after, len(finished), stopped, start, share)
+
+
+def _origin(study: Any) -> Any:
+    """The trial of the preset that got furthest, and of these the best; None without presets."""
+    presets = [trial for trial in study.trials if trial.state.is_finished() and trial.value]
+    presets = [trial for trial in presets if _PRESET in trial.user_attrs]
+    return max(presets, key=lambda t: (len(t.intermediate_values), t.value), default=None)
+
+
+def _nearest(
+    origin: Any,
+    best: Any,
+    counts: np.ndarray,
+    scored: Scored,
+    chosen: list[int],
+    config: SearchConfig,
+) -> tuple[float, Preset, np.ndarray]:
+    """The parameters nearest to a preset that are about as good as the best, and their counts."""
+    if best.number == origin.number:
+        return 0.0, _propose(best, config), counts
+    for share in SHARES:
+        numbers = between(origin.params, best.params, share)
+        preset = _preset(numbers, config) if share else _propose(origin, config)
+        nearer = scored.confusions(preset, chosen, config.tol)
+        if as_good(counts, nearer, config.score):
+            return share, preset, nearer
+    return 1.0, _propose(best, config), counts
 
 
 class _Leader:
@@ -227,6 +262,10 @@ def _propose(trial: Any, config: SearchConfig) -> Preset:
         }
     if _PRESET in trial.user_attrs:
         return PRESETS[trial.user_attrs[_PRESET]]
+    return _preset(numbers, config)
+
+
+def _preset(numbers: Mapping[str, float], config: SearchConfig) -> Preset:
     kernels = (
         Bilateral(
             numbers["bilateral_position"], numbers["bilateral_color"], numbers["bilateral_weight"]
