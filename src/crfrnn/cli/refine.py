@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import Parser
-from ._containers import add_containers, check_no_container, container_of
+from ._container_options import add_containers, check_no_container, container_of
 from ._options import add_crf, add_outputs, add_reading, make_epilog
 from ._paths import add_paths, any_path
 
@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         from ._containers import run_container
 
         check_inputs(args.image, args.scores, *(args.more or ()))
+        check_clamp(args, folder=args.image.is_dir())
         return run_container(kind, args, settings)
 
     def is_folder(path: AnyPath) -> bool:
