@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from crfrnn.containers.tile_job import default_memory
 from crfrnn.jobs.containers import (
     ContainerOptions,
     clamp_suffixes,
@@ -50,7 +51,10 @@ def run_container_folder(
             show(matches.pairs[0], len(matches.pairs))
         return 0
     # A volume needs gigabytes and keeps all processors busy, so they come one after the other.
-    args = argparse.Namespace(**{**vars(args), "workers": args.workers or 1})
+    workers = args.workers or 1
+    args = argparse.Namespace(**{**vars(args), "workers": workers})
+    memory = (options.tiles.memory or default_memory()) // workers
+    options = replace(options, tiles=replace(options.tiles, memory=memory))
     settings = replace(settings, container=options.decisive())
 
     def work(pair: Pair) -> Result:

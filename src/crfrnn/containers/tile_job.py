@@ -155,6 +155,11 @@ def open_tiles(
     return TileJob(source, given, held, scaling, reading, refining, classes, plan, memory)
 
 
+def default_memory() -> int:
+    """Return the bytes that a process may take where nothing is said: half of the machine's."""
+    return (physical_memory() or 8 << 30) // 2
+
+
 def _open(paths: Sequence[str | Path], reading: ReadOptions) -> Source:
     sources: list[Source] = []
     for path in map(Path, paths):
@@ -208,9 +213,8 @@ def _plan(
     if options.tile is not None:
         plan = plan_side(source.size, options.tile, overlap)
     else:
-        memory = options.memory or (physical_memory() or 8 << 30) // 2
         try:
-            pixels = pixels_within(memory, resident, per_pixel)
+            pixels = pixels_within(options.memory or default_memory(), resident, per_pixel)
             plan = plan_memory(source.size, pixels, overlap)
         except ValueError as error:
             raise ValueError(
