@@ -314,7 +314,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.errno is None:  # NumPy's, of a short write
             raise OSError(errno.EIO, describe(error), str(path)) from error
         if isinstance(error, OSError) and error.filename in (None, str(part)):
-            error.filename, error.filename2 = str(path), None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
