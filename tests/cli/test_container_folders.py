@@ -191,6 +191,16 @@ def test_photographs_in_tiles_and_tiffs_without_a_place(
         assert (np.asarray(tiles) != np.asarray(plain)).mean() < 5e-3
 
 
+def test_rasters_as_scores_of_photographs_say_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_raster("d/scene.tif", RNG.integers(0, 255, (3, *SIZE), np.uint8))
+    write_raster("d/probs.tif", probabilities(*SIZE))
+    assert run("d/scene.tif", "d/probs.tif", "-o", "o.png") == 2
+    assert "IMAGE and LABELS must be .tif files, too" in capsys.readouterr().err
+
+
 def test_the_names_that_do_not_match_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
