@@ -272,7 +272,9 @@ def test_headers_that_lie_are_found_before_memory_is_taken(tmp_path: Path) -> No
     flipped[-7] ^= 1  # the checksum no longer fits the voxels
     for name, data in (("cut", whole[:-5]), ("flipped", bytes(flipped))):
         (tmp_path / f"{name}.nii.gz").write_bytes(data)
-        with pytest.raises(ValueError, match=rf"{name}\.nii\.gz: (the volume cannot be|not a) read"):
+        with pytest.raises(
+            ValueError, match=rf"{name}\.nii\.gz: (the volume cannot be|not a) read"
+        ):
             run(tmp_path, tmp_path / f"{name}.nii.gz", tmp_path / "probs.npy")
     image = nibabel.Nifti1Image(scan, AFFINE)
     image.header.set_sform(flat, 1)

@@ -28,7 +28,7 @@ class Manifest:
     """The rows of a manifest as pairs.
 
     Attributes:
-        pairs: one a row, sorted by id, which is the stem.
+        pairs: one per row, sorted by id, which is their stem.
         named: ids whose row names the output.
         unused: columns that were not read.
     """
@@ -39,17 +39,17 @@ class Manifest:
 
 
 def read_manifest(path: AnyPath, folders: Outputs, options: str = "") -> Manifest:
-    """Read a `.csv` or `.parquet` with the columns id, image, scores and, if wanted, output, clamp.
+    """Read a `.csv` or `.parquet` with the columns id, image, scores; optionally output, clamp.
 
     Args:
         path: the file. Relative paths in it are relative to its folder.
-        folders: where results go whose row does not say: ID.png.
+        folders: where the results ID.png go if a row names no output.
         options: for the URLs in it, see `parse_path`.
 
     Raises:
         ImportError: a `.parquet` needs pyarrow.
         ValueError: a column is missing, a row lacks a value, or two rows have the same id or
-            output. The message counts the rows from one, without the heading.
+            output. The message counts the rows from one, not counting the heading.
     """
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
@@ -85,11 +85,11 @@ def make_manifest(
     name: str,
     options: str = "",
 ) -> Manifest:
-    """Make pairs of rows that have the columns of a manifest.
+    """Make pairs from rows with the columns of a manifest.
 
     Args:
         rows: the values by column.
-        folders: where results go whose row does not say.
+        folders: where the results ID.png go if a row names no output.
         base: relative paths are relative to this folder.
         name: of the table, for messages.
         options: for the URLs in it.
@@ -133,7 +133,9 @@ def make_manifest(
         if values["output"]:
             named.add(key)
     if problems:
-        raise ValueError(f"{name}: {shorten(problems)}; each row needs files and a name of its own")
+        raise ValueError(
+            f"{name}: {shorten(problems)}; each row needs its files, and its own id and output"
+        )
     if not pairs:
         raise ValueError(f"{name}: expected at least one row; it has none")
     return Manifest(sorted(pairs, key=lambda pair: pair.stem), frozenset(named))

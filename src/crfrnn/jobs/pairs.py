@@ -72,7 +72,7 @@ class Matches:
 def match(images: AnyPath, scores: AnyPath, folders: Outputs) -> Matches:
     """Match the files of two folders by stem; subfolders and hidden files are ignored.
 
-    If a stem has an array and images among the scores, the array is used: such an image is mostly
+    If a stem has an array and images among the scores, the array is used: such an image is usually
     a picture of the array. In a folder of both photographs and scores, images are photographs.
     """
     same = images.resolve() == scores.resolve()
@@ -150,7 +150,7 @@ def by_stem(folder: AnyPath, suffixes: Collection[str]) -> dict[str, list[AnyPat
 
 
 def _inputs(folder: AnyPath) -> list[AnyPath]:
-    """List the files of a folder, and on this machine also zarr's folders."""
+    """List the files of a folder; if it is local, zarr stores too, which are folders."""
     if isinstance(folder, Path):
         paths = sorted(folder.iterdir())
         return [p for p in paths if p.is_file() or p.suffix.lower() == ZARR_SUFFIX]
