@@ -116,8 +116,8 @@ def make_manifest(
             continue
         if values["image"].lower().endswith(VOLUME_SUFFIXES):
             problems.append(
-                f"row {number}: {values['image']} is a volume, which a manifest does not take; give "
-                "crfrnn refine a folder of volumes and one of scores"
+                f"row {number}: {values['image']} is a volume, which a manifest does not take; "
+                "give crfrnn refine a folder of volumes and one of scores"
             )
             continue
         try:
