@@ -429,7 +429,7 @@ def test_a_full_disk_leaves_no_partial_file(
 
     monkeypatch.setattr(os, "fsync", full)
     assert refine() == 2
-    assert "No space left on device" in capsys.readouterr().err
+    assert "error: o.png: No space left on device\n" in capsys.readouterr().err
     assert names(folder) == ["a.npy", "a.png"]
 
 

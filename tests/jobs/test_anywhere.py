@@ -405,6 +405,11 @@ def test_a_manifest_clamps_where_it_says(folder: Path) -> None:
             [("a", "p/a.png", "s/a.npy", "x.png"), ("b", "p/b.png", "s/b.npy", "./x.png")],
             "rows 1 and 2 have the same output",
         ),
+        (
+            ["id", "image", "scores"],
+            [("a", "p/a.nii.gz", "s/a.npz")],
+            "row 1: p/a.nii.gz is a volume, which a manifest does not take",
+        ),
         (["id", "image", "scores"], [("../a", "p/a.png", "s/a.npy")], "the id '../a' cannot be"),
         (
             ["id", "image", "scores", "output"],

@@ -76,11 +76,28 @@ class Remainder:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """An assumption in words.
+
+    Attributes:
+        text: without the name of the file.
+        sentence: the text without what differs between the files of a job.
+    """
+
+    text: str
+    sentence: str
+
+    def __str__(self) -> str:
+        """Return the text without the name of the file."""
+        return self.text
+
+
+@dataclass(frozen=True)
 class Note:
     """An assumption about a file."""
 
     file: str
-    what: Guess | Stretch | Remainder
+    what: Guess | Stretch | Remainder | Remark
 
     def __str__(self) -> str:
         """Return the text with the name of the file."""

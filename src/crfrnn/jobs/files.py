@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from crfrnn.io.array_files import split_member
+from crfrnn.io.clamp import read_clamp
 from crfrnn.io.copies import Copies
 from crfrnn.io.files import read_image, write_array, write_image, write_labels
 from crfrnn.io.notes import Guess, Note
@@ -26,7 +27,6 @@ from crfrnn.offline.refine import refine_inputs
 from crfrnn.offline.refined import Refined
 from crfrnn.offline.verdict import Changed
 
-from .clamp import read_clamp
 from .pairs import Outputs
 from .settings import Settings
 

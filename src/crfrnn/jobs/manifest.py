@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from crfrnn._extras import load
+from crfrnn.containers.volumes import VOLUME_SUFFIXES
 from crfrnn.io.files import describe, shorten
 from crfrnn.io.paths import AnyPath, join, read_bytes, require_store
 
@@ -112,6 +113,12 @@ def make_manifest(
             continue
         if ids.setdefault(key, number) != number:
             problems.append(f"rows {ids[key]} and {number} have the same id {key!r}")
+            continue
+        if values["image"].lower().endswith(VOLUME_SUFFIXES):
+            problems.append(
+                f"row {number}: {values['image']} is a volume, which a manifest does not take; "
+                "give crfrnn refine a folder of volumes and one of scores"
+            )
             continue
         try:
             pair = _pair(values, folders, base, options)
