@@ -106,6 +106,10 @@ def examples() -> Iterator[tuple[str, str, Path, int]]:
     ],
 )
 def test_docstring_examples_run(name: str, text: str, path: Path, line: int) -> None:
+    run_example(name, text, path, line)
+
+
+def run_example(name: str, text: str, path: Path, line: int) -> None:
     """Each imports what it uses, as a reader who pastes it must."""
     test = doctest.DocTestParser().get_doctest(text, {}, name, str(path), line)
     report = io.StringIO()
@@ -172,6 +176,20 @@ def public_names() -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "value"), public_names().items(), ids=public_names())
 def test_every_public_name_shows_an_example(name: str, value: Any) -> None:
     assert ">>>" in (value.__doc__ or ""), f"{name} has no example"
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        (name, value)
+        for name, value in public_names().items()
+        if inspect.isfunction(value)
+        and value.__code__.co_filename != sys.modules[value.__module__].__file__
+    ],
+)
+def test_examples_of_functions_that_other_modules_make_run(name: str, function: Any) -> None:
+    """Their docstrings are made too, so `examples` does not find them."""
+    run_example(name, function.__doc__, Path(function.__code__.co_filename), 1)
 
 
 def test_every_public_name_has_a_place_in_the_reference() -> None:

@@ -13,10 +13,7 @@ from .journal import Journal, Key
 from .method import Method
 from .pool import Estimate, Pool, grouped
 from .table import methods, present
-from .tuning import Plan, tune
-
-#: Width of the trimap in pixels, as in the experiment.
-WIDTHS = (3,)
+from .tuning import WIDTHS, Plan, tune
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,6 +102,7 @@ def _run(chosen: argparse.Namespace) -> None:
         "seed": plan.seed,
         "patience": plan.limit,
         "widths": list(WIDTHS),
+        "tuned for": "mean of mean IoU and trimap IoU",
     }
     journal = Journal(chosen.output, settings)
     counts = {row.name: plan.calls(row) + len(photographs) for row in rows}

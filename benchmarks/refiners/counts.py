@@ -38,13 +38,3 @@ def decode(tree: Mapping[str, Any], classes: int, widths: int) -> Counts:
         "contour": (4, classes),
     }
     return Counts(**{name: _thick(tree[name], shape) for name, shape in shapes.items()})
-
-
-def encode_confusion(matrix: np.ndarray) -> dict[str, Sparse]:
-    """A confusion matrix alone."""
-    return {"confusion": _thin(matrix)}
-
-
-def decode_confusion(tree: Mapping[str, Any], classes: int) -> np.ndarray:
-    """What `encode_confusion` was given."""
-    return _thick(tree["confusion"], (classes, classes))

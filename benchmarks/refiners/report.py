@@ -161,7 +161,7 @@ def _lines(league: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield from (f"- {line}" for line in league["missing"])
     yield ""
-    yield "| method | mean IoU in tuning, default | tuned | numbers |"
+    yield "| method | score in tuning, default | tuned | numbers |"
     yield "| --- | ---: | ---: | --- |"
     for name in order:
         row = rows[name]

@@ -3,6 +3,7 @@
 Each method tries the same number of proposals: those it starts from, then seeded draws. All are
 scored on a quarter of the photographs, the better half of them on half, and the better half of
 those on all. The defaults always go on, so that tuned numbers are no worse there than the defaults.
+The score is the mean of mean IoU and trimap IoU, as in `crfrnn tune`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from crfrnn.evaluation.metrics import mean_iou
+from crfrnn.tuning.gains import WIDTH, combined, scores_of
 from crfrnn.tuning.search import balanced
 
-from .counts import decode_confusion
+from .counts import decode
 from .data import Split
 from .journal import Journal, Key
 from .method import Method, Numbers
 from .pool import Estimate, Pool, grouped
+
+#: Widths of the trimap in pixels: that of `crfrnn tune`, and of the experiment.
+WIDTHS = (WIDTH,)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def tune(
     estimate: Estimate,
     say: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Return the numbers of each method with `trial`, `before` and `after`, in mean IoU.
+    """Return the numbers of each method with `trial`, and the scores `before` and `after`.
 
     Without training photographs, all numbers are the defaults.
     """
@@ -134,14 +138,14 @@ def _request(name: str, numbers: Numbers, photograph: str, plan: Plan) -> dict[s
         "numbers": dict(numbers),
         "decide": None,
         "limit": plan.limit,
+        "widths": WIDTHS,
     }
 
 
 def _score(
     journal: Journal, name: str, trial: int, photographs: Sequence[str], classes: int
 ) -> float:
-    total = np.zeros((classes, classes), np.int64)
-    for photograph in photographs:
-        answer = journal.answers[Key("train", name, trial, photograph)]
-        total += decode_confusion(answer["counts"][name], classes)
-    return 100 * float(mean_iou(total))
+    keys = [Key("train", name, trial, photograph) for photograph in photographs]
+    counts = [decode(journal.answers[key]["counts"][name], classes, len(WIDTHS)) for key in keys]
+    pairs = np.array([[one.confusion, one.trimap[0]] for one in counts])
+    return combined(scores_of(pairs), "both")

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from crfrnn.evaluation.metrics import Judge, Settings, confusion_matrix
+from crfrnn.evaluation.metrics import Judge, Settings
 
-from .counts import encode, encode_confusion
+from .counts import encode
 from .crfs import rankseg
 from .data import Folders, Split
 from .method import Method, Scene
@@ -130,15 +130,13 @@ def answer(
     request: Mapping[str, Any], known: Mapping[str, Method], split: Split, kept: dict[str, Any]
 ) -> dict[str, Any]:
     """Do what a request asks for: refine and count. A failure counts as the network's labels."""
-    name, full = request["photograph"], request["stage"] == "test"
+    name = request["photograph"]
     key = (request["stage"], name)
     if kept.get("key") != key:
         scene, label = split.read(name)
-        judge = (
-            Judge(label, split.num_classes, Settings(tuple(request["widths"]))) if full else None
-        )
-        kept.update(key=key, scene=scene, label=label, judge=judge)
-    scene, label, judge = kept["scene"], kept["label"], kept["judge"]
+        judge = Judge(label, split.num_classes, Settings(tuple(request["widths"])))
+        kept.update(key=key, scene=scene, judge=judge)
+    scene, judge = kept["scene"], kept["judge"]
     method = known[request["method"]]
     decide = request["decide"] if method.with_rankseg else None
     clock, error = time.perf_counter(), None
@@ -151,12 +149,7 @@ def answer(
         plain = scene.logits.argmax(axis=0)
         spent = {row: time.perf_counter() - clock for row in rows}
         outcome = Outcome(dict.fromkeys(rows, plain), spent, dict.fromkeys(rows, 0))
-    counts = {
-        row: encode(judge.count(labels))
-        if full
-        else encode_confusion(confusion_matrix(labels, label, split.num_classes))
-        for row, labels in outcome.labels.items()
-    }
+    counts = {row: encode(judge.count(labels)) for row, labels in outcome.labels.items()}
     return {
         "counts": counts,
         "seconds": outcome.seconds,

@@ -1,32 +1,17 @@
 """`bilateralfilter`: against the Gaussian sum, and what the losses that import it do with it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crfrnn import Lattice, bilateralfilter
-from crfrnn.cli import main
 from tests.cases import needs_torch, torch
 
 ROOT = Path(__file__).parents[2]
 
 SIZE = (7, 11)
 MAPS = 4
-
-#: What the losses import, and what they compute: the energy of a batch, and its gradient.
-PROGRAM = """
-import numpy as np
-from bilateralfilter import bilateralfilter, bilateralfilter_batch
-images = np.full((2, 3, 4, 5), 90, np.float32)
-S = np.full((2, 3, 4, 5), 1 / 3, np.float32)
-AS = np.zeros(S.size, dtype=np.float32)
-bilateralfilter_batch(images.flatten(), S.flatten(), AS, 2, 3, 4, 5, 15, 100.0)
-print(bilateralfilter.__module__, AS.min() > 0, AS.dtype)
-"""
 
 
 def scene(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -185,52 +170,3 @@ def call(images=None, ins=None, outs=None, size=(2, MAPS, *SIZE), sigmas=(15.0, 
 def test_bad_input_is_named(arguments, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(**arguments)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    return tmp_path
-
-
-def crfrnn_run(folder: Path) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "crfrnn", "run", "program.py"],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_a_program_runs_unchanged(folder: Path) -> None:
-    assert crfrnn_run(folder) == (0, "crfrnn.bilateralfilter._filter True float32\n", "")
-
-
-def test_the_program_s_own_module_keeps_the_name(folder: Path) -> None:
-    own = "def bilateralfilter(): ...\ndef bilateralfilter_batch(i, s, out, *a): out += 2\n"
-    (folder / "bilateralfilter.py").write_text(own)
-    assert crfrnn_run(folder) == (0, "bilateralfilter True float32\n", "")
-
-
-def test_installing_and_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, path = list(sys.path), os.environ.get("PYTHONPATH")
-    assert not bilateralfilter.taken()
-    assert bilateralfilter.install()
-    try:
-        import bilateralfilter as found
-
-        assert found is bilateralfilter
-        assert bilateralfilter.installed()
-    finally:
-        bilateralfilter.uninstall()
-    assert not bilateralfilter.installed()
-    assert (sys.path, os.environ.get("PYTHONPATH")) == (before, path)
-    (folder / "bilateralfilter.py").write_text("mine = True\n")
-    monkeypatch.syspath_prepend(str(folder))
-    with pytest.warns(UserWarning, match=r"a real bilateralfilter is installed"):
-        assert not bilateralfilter.install()
-
-
-def test_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--help"]) == 0
-    assert "bilateralfilter" in capsys.readouterr().out

@@ -11,22 +11,7 @@ from PIL import Image
 
 import crfrnn
 from crfrnn.cli import main
-
-SIZE = (24, 32)
-
-
-def photograph() -> np.ndarray:
-    image = np.full((*SIZE, 3), 40, np.uint8)
-    image[:, 14:] = 200
-    return image
-
-
-def logits() -> np.ndarray:
-    scores = np.zeros((3, *SIZE), np.float32)
-    scores[0, :, :17] = 1
-    scores[1, :, 17:] = 1
-    scores[2] = -3
-    return scores
+from tests.cli.scene import SIZE, logits, photograph
 
 
 def seeds() -> np.ndarray:

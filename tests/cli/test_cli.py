@@ -24,25 +24,9 @@ from crfrnn.jobs import files
 from crfrnn.offline.verdict import Changed
 from crfrnn.presets import PRESETS
 from tests.cases import needs_torch, torch
+from tests.cli.scene import SIZE, logits, photograph
 
-HEIGHT, WIDTH = 24, 32
-SIZE = (HEIGHT, WIDTH)
-
-
-def photograph() -> np.ndarray:
-    """Dark on the left, bright from column 14 on."""
-    image = np.full((*SIZE, 3), 40, np.uint8)
-    image[:, 14:] = 200
-    return image
-
-
-def logits() -> np.ndarray:
-    """Three classes; the border between the first two is three columns off the photograph's."""
-    scores = np.zeros((3, *SIZE), np.float32)
-    scores[0, :, :17] = 1
-    scores[1, :, 17:] = 1
-    scores[2] = -3
-    return scores
+HEIGHT, WIDTH = SIZE
 
 
 def probabilities() -> np.ndarray:
@@ -445,7 +429,7 @@ def test_a_full_disk_leaves_no_partial_file(
 
     monkeypatch.setattr(os, "fsync", full)
     assert refine() == 2
-    assert "No space left on device" in capsys.readouterr().err
+    assert "error: o.png: No space left on device\n" in capsys.readouterr().err
     assert names(folder) == ["a.npy", "a.png"]
 
 

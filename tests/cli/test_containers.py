@@ -164,10 +164,6 @@ def test_a_folder_of_dictionaries_of_class_maps(
         (["a.png", "a.npy", "-o", "o.png", "--with", "a.png"], "--with is for tiles and volume"),
         (["a.png", "a.npy", "-o", "o.png", "--overlap", "4"], "--overlap is for tiles"),
         (["a.png", "a.npy", "-o", "o.tif", "--tile", "9"], "--output must be a .png file"),
-        (
-            ["a.png", "a.npy", "-o", "o.png", "--tile", "9", "--overlay", "v.png"],
-            "--overlay is for",
-        ),
         (["a.png", "a.npy", "-o", "o.png", "--memory", "x"], "such as 4G"),
         (["a.png", "a.npy", "-o", "o.png", "--tile", "9", "--range", "9"], "LOW..HIGH"),
         (["x.nii.gz", "a.npy", "-o", "o.nii"], "x.nii.gz: expected"),

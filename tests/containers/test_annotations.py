@@ -16,6 +16,7 @@ from PIL import Image
 from crfrnn import refine
 from crfrnn.containers.annotations import read_annotations, runs_of, to_mask
 from crfrnn.containers.refine_annotations import refine_annotations
+from crfrnn.plots.figures import overlay
 
 codec = pytest.importorskip("pycocotools.mask", reason="needs the extra `coco`")
 
@@ -324,3 +325,24 @@ def test_two_jobs_do_not_write_the_same_file(folder: Path) -> None:
     run(folder, given, advance=advance)
     assert refused == [1]
     assert not list(folder.glob(".*"))
+
+
+def test_overlays_show_the_refined_masks_and_are_drawn_again_where_missing(folder: Path) -> None:
+    Image.fromarray(photo(1)).save(folder / "photos" / "1.png")
+    (folder / "photos" / "2.png").write_bytes(b"broken, so the journal stays")
+    masks = [compressed(mask) for mask in boxes(9)]
+    given = tree([entry(n, mask, 10 + n % 3) for n, mask in enumerate(masks)], images=3)
+    written, result = run(folder, given, overlay=folder / "v")
+    assert list(result.failed) == ["2.png"]
+    assert sorted(path.name for path in (folder / "v").iterdir()) == ["0.png", "1.png"]
+    drawn = np.zeros(SIZE, np.int64)
+    for number, place in enumerate((0, 3, 6), 1):
+        drawn[codec.decode(written["annotations"][place]["segmentation"]) > 0] = number
+    with Image.open(folder / "v" / "0.png") as view:
+        np.testing.assert_array_equal(np.asarray(view), np.asarray(overlay(photo(), drawn)))
+    (folder / "v" / "1.png").unlink()
+    _, again = run(folder, given, overlay=folder / "v")
+    assert (again.resumed, again.images) == (1, 1)
+    assert (folder / "v" / "1.png").is_file()
+    with pytest.raises(ValueError, match="holds the photographs; write the overlays elsewhere"):
+        run(folder, given, overlay=folder / "photos")

@@ -447,7 +447,7 @@ def test_what_a_result_depends_on_is_in_the_plan(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(*paths, tmp_path / "o.png", advance=_interrupt)
     stored = json.loads((tmp_path / ".o.png.tiles" / "plan.json").read_text())
-    of_scores = {"kind", "member", "reading"}
+    of_scores = {"kind", "member", "reading", "clamped"}
     assert set(stored["origin"]) == {"files", "ranges", "parameters", "probs", *of_scores}
     assert stored["counts"] == [3, 4]
 

@@ -267,6 +267,15 @@ def test_headers_that_lie_are_found_before_memory_is_taken(tmp_path: Path) -> No
     for path in (tmp_path / "half.nii.gz", tmp_path / "text.nii"):
         with pytest.raises(ValueError, match=path.name):
             run(tmp_path, path, tmp_path / "probs.npy")
+    whole = save(tmp_path / "whole.nii.gz", scan).read_bytes()
+    flipped = bytearray(whole)
+    flipped[-7] ^= 1  # the checksum no longer fits the voxels
+    for name, data in (("cut", whole[:-5]), ("flipped", bytes(flipped))):
+        (tmp_path / f"{name}.nii.gz").write_bytes(data)
+        with pytest.raises(
+            ValueError, match=rf"{name}\.nii\.gz: (the volume cannot be|not a) read"
+        ):
+            run(tmp_path, tmp_path / f"{name}.nii.gz", tmp_path / "probs.npy")
     image = nibabel.Nifti1Image(scan, AFFINE)
     image.header.set_sform(flat, 1)
     image.header.set_qform(None, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +182,48 @@ def test_a_cluster_that_is_not_there(
         Path(name).write_bytes(data)
     assert main(["refine", "p", "s", "-o", "o", "--on", "ray", "--address", "127.0.0.1:1"]) == 2
     assert "the Ray cluster at 127.0.0.1:1 cannot be reached" in capsys.readouterr().err
+
+
+NAMESPACE = ["unshare", "--user", "--mount", "--map-root-user"]
+FULL_DISK = """
+mount -t tmpfs -o size=64k tmpfs o
+"$@"; echo $? > codes
+ls -a o > first
+mount -o remount,size=8m o
+"$@"; echo $? >> codes
+ls -a o > second
+"""
+
+
+def can_mount() -> bool:
+    """Whether this system lets a user mount a small disk in a namespace of its own."""
+    if shutil.which("unshare") is None:
+        return False
+    command = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+@needs_ray
+@pytest.mark.skipif(not can_mount(), reason="needs Linux that lets users mount a small disk")
+def test_a_full_disk_stops_the_workers_and_the_job_goes_on_with_more_room(tmp_path: Path) -> None:
+    photo, scores = photograph(), logits()
+    for name in "pso":
+        (tmp_path / name).mkdir()
+    for index in range(40):
+        (tmp_path / "p" / f"{index:02}.png").write_bytes(photo)
+        (tmp_path / "s" / f"{index:02}.npy").write_bytes(scores)
+    command = [sys.executable, "-m", "crfrnn", "refine", "p", "s", "-o", "o", "--kind", "logits"]
+    command += ["--on", "ray", "--workers", "2"]
+    script = [*NAMESPACE, "sh", "-c", FULL_DISK, "sh", *command]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert (tmp_path / "codes").read_text().split() == ["2", "0"], done.stderr
+    assert re.search(r"o/\S*\d\d\.png: No space left on device\. The job stops here", done.stderr)
+    assert "Traceback" not in done.stderr
+    first, second = ((tmp_path / name).read_text().split() for name in ("first", "second"))
+    there = [name for name in first if name.endswith(".png") and not name.startswith(".")]
+    assert 0 < len(there) < 40
+    assert f"{40 - len(there)} refined, {len(there)} already there" in done.stdout
+    assert [name for name in second if name.endswith(".png")] == [f"{n:02}.png" for n in range(40)]
 
 
 @pytest.mark.parametrize(

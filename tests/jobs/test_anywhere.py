@@ -202,7 +202,7 @@ def test_a_website_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert refine(f"{url}/p", f"{url}/s", "-o", "o") == 0
         assert "1 refined, 2 already there" in capsys.readouterr().out
         assert refine("p", "s", "-o", f"{url}/o") == 2
-        assert "is only read" in capsys.readouterr().err
+        assert "can only be read" in capsys.readouterr().err
         Path("jobs.csv").write_text(
             f"id,image,scores\nx,p/a.png,{url}/500.npy\ny,p/a.png,s/a.npy\n"
         )
@@ -244,8 +244,8 @@ def test_storage_options_say_where_a_bucket_is(
         ("broken", "s/b.npy", "failed: b: s3://bucket/s/b.npy: cannot be read"),
         ("broken", "p/b.png", "failed: b: s3://bucket/p/b.png: cannot be read"),
         ("broken", "o/b.png", "failed: b: s3://bucket/o/b.png: cannot be written"),
-        ("halved", "s/b.npy", f"Of its {len(scores())} bytes, {len(scores()) // 2} arrived"),
-        ("halved", "p/b.png", f"Of its {len(photograph())} bytes"),
+        ("halved", "s/b.npy", f"Only {len(scores()) // 2} of its {len(scores())} bytes arrived"),
+        ("halved", "p/b.png", f"of its {len(photograph())} bytes arrived"),
     ],
 )
 def test_faults_of_a_bucket_are_named(
@@ -404,6 +404,11 @@ def test_a_manifest_clamps_where_it_says(folder: Path) -> None:
             ["id", "image", "scores", "output"],
             [("a", "p/a.png", "s/a.npy", "x.png"), ("b", "p/b.png", "s/b.npy", "./x.png")],
             "rows 1 and 2 have the same output",
+        ),
+        (
+            ["id", "image", "scores"],
+            [("a", "p/a.nii.gz", "s/a.npz")],
+            "row 1: p/a.nii.gz is a volume, which a manifest does not take",
         ),
         (["id", "image", "scores"], [("../a", "p/a.png", "s/a.npy")], "the id '../a' cannot be"),
         (

@@ -136,13 +136,21 @@ def test_features_as_far_as_a_lattice_goes(d: int, dtype: torch.dtype, device: s
     close(ours.filter(values.to(device)), expected.filter(values))
 
 
-def test_gradients_of_the_lattice(device: str) -> None:
-    features, values = PointCase(2, 17, 3, 5, 2).make(DOUBLE)
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        (PointCase(2, 17, 3, 5, 2), {"normalization": "symmetric"}),
+        (PointCase(2, 37, 3, 2, 1), {"method": "exact"}),
+    ],
+    ids=["lattice", "exact"],
+)
+def test_gradients_of_filters(device: str, case: PointCase, options: dict[str, Any]) -> None:
+    features, values = case.make(DOUBLE)
     gradients = []
     for name, where in (("triton", device), ("reference", "cpu")):
         points = features.to(where).requires_grad_()
         given = values.to(where).requires_grad_()
-        out = gaussian_filter(given, points, normalization="symmetric", engine=name)
+        out = gaussian_filter(given, points, **options, engine=name)
         gradients.append(torch.autograd.grad(out.pow(2).sum(), (given, points)))
     for ours, expected in zip(*gradients, strict=True):
         close(ours, expected, 100)
@@ -196,18 +204,6 @@ def test_exact_leaves_out_only_what_is_below_the_tolerance(device: str) -> None:
     loose = engine().exact(values.to(device), features.to(device), 1e-3).cpu()
     error = (torch.from_numpy(gaussian_sum(features, values)) - loose).abs()
     assert 0 < error.max() < 1e-3 * values.sum(1).max()
-
-
-def test_gradients_of_the_exact_filter(device: str) -> None:
-    features, values = PointCase(2, 37, 3, 2, 1).make(DOUBLE)
-    gradients = []
-    for name, where in (("triton", device), ("reference", "cpu")):
-        points = features.to(where).requires_grad_()
-        given = values.to(where).requires_grad_()
-        out = gaussian_filter(given, points, method="exact", engine=name)
-        gradients.append(torch.autograd.grad(out.pow(2).sum(), (given, points)))
-    for ours, expected in zip(*gradients, strict=True):
-        close(ours, expected, 100)
 
 
 # --- The separable filter. ---

@@ -92,36 +92,6 @@ def test_workers_find_the_name(way: str, tmp_path: Path) -> None:
     assert (code, out) == (0, f"{OURS}\n"), err
 
 
-def test_the_path_is_as_before_after_uninstall(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("", "a", os.pathsep.join("ab")):
-        monkeypatch.setenv("PYTHONPATH", variable)
-        before = list(sys.path)
-        assert package.install(override=True)
-        assert package.install(override=True)  # once is enough
-        assert sys.path.count(str(FACE)) == 1
-        assert os.environ["PYTHONPATH"].split(os.pathsep).count(str(FACE)) == 1
-        package.uninstall()
-        assert sys.path == before
-        assert os.environ.get("PYTHONPATH", "") == variable
-
-
-def test_the_folder_comes_last_or_before_what_has_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("script", "sources/pydensecrf", "other"):
-        (tmp_path / name).mkdir(parents=True)
-    script, sources, other = (str(tmp_path / name) for name in ("script", "sources", "other"))
-    given = {(script, other): [script, other, str(FACE)]}
-    given[script, sources, other] = [script, str(FACE), sources, other]
-    for path, expected in given.items():
-        monkeypatch.setattr(sys, "path", list(path))
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
-        assert package.install(override=True)
-        assert sys.path == expected
-        assert os.environ["PYTHONPATH"] == os.pathsep.join(expected)
-        package.uninstall()
-
-
 # The distribution
 
 

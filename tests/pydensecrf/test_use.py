@@ -443,17 +443,6 @@ def empty(unnamed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.syspath_prepend(tmp_path)
 
 
-@pytest.fixture
-def real(unnamed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Something that looks like a working pydensecrf."""
-    folder = tmp_path / "pydensecrf"
-    folder.mkdir()
-    (folder / "__init__.py").touch()
-    (folder / "densecrf.py").write_text("REAL = True\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    return folder
-
-
 def import_densecrf() -> ModuleType:
     import pydensecrf.densecrf as found
 
@@ -478,30 +467,6 @@ def test_install_and_uninstall(empty: None) -> None:
     package.uninstall()
     with pytest.raises(ImportError):
         import_densecrf()
-
-
-def test_install_leaves_a_real_one_alone(real: Path) -> None:
-    with pytest.warns(UserWarning, match=r"override=True") as caught:
-        assert package.install() is False
-    assert str(real) in str(caught[0].message)
-    assert import_densecrf().REAL
-
-
-def test_install_leaves_an_imported_one_alone(real: Path) -> None:
-    found = import_densecrf()
-    with pytest.warns(UserWarning, match="stays in use"):
-        assert package.install() is False
-    assert import_densecrf() is found
-
-
-@pytest.mark.parametrize("imported", [False, True])
-def test_install_overrides_when_asked(real: Path, imported: bool) -> None:
-    found = import_densecrf() if imported else None
-    assert package.install(override=True) is True
-    assert import_densecrf() is dcrf
-    package.uninstall()
-    assert import_densecrf().REAL
-    assert found in (None, import_densecrf())
 
 
 @pytest.mark.parametrize("override", [False, True])

@@ -15,6 +15,7 @@ from crfrnn.training.config_crf import CrfConfig
 from crfrnn.training.run import make_objective
 from crfrnn.training.source import Source
 from crfrnn.tuning import Scored, search
+from crfrnn.tuning.gains import SCORE_TITLES
 
 from .config import AblateConfig, VariantConfig
 from .predict import Predictor
@@ -111,7 +112,7 @@ class Rows:
         with Progress("tuning", search_config.trials, "trials", quiet=self.quiet) as progress:
 
             def advance(trials: int, best: float) -> None:
-                progress.update(trials, f"best mean IoU {best:.2f}")
+                progress.update(trials, f"best {SCORE_TITLES[search_config.score]} {best:.2f}")
 
             result = search(
                 scored, search_config, storage=folder / "trials.journal", advance=advance

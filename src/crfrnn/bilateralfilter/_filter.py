@@ -61,22 +61,10 @@ def bilateralfilter_batch(
     sigmargb: float,
     sigmaxy: float,
 ) -> None:
-    """Filter the maps of N photographs; see `bilateralfilter`.
+    """Filter the maps of N photographs, each as `bilateralfilter` does, with its errors.
 
-    Args:
-        images: N 3 H W numbers on 0..255.
-        ins: N K H W numbers.
-        outs: N K H W float32 in a C-contiguous array; filled.
-        N: photographs.
-        K: maps of each.
-        H: rows.
-        W: columns.
-        sigmargb: bandwidth of the color, in units of the image.
-        sigmaxy: bandwidth of the position, in pixels.
-
-    Raises:
-        TypeError: `outs` cannot be filled.
-        ValueError: the sizes do not fit, or numbers are not finite.
+    `images` holds N 3 H W numbers for N photographs, `ins` N K H W for the K maps of each, and
+    `outs`, which is filled, as many as `ins`. All else is as in `bilateralfilter`.
 
     Example:
         >>> import numpy as np

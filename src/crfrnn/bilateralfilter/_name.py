@@ -1,84 +1,16 @@
 """Taking the import name `bilateralfilter`, in this process and in those that it starts."""
 
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-from types import ModuleType
-
 from crfrnn._face import Face
 
-_NAME = "bilateralfilter"
-_PACKAGE = __name__.rpartition(".")[0]
-_FOLDER = str(Path(__file__).with_name("face"))
+_FACE = Face(
+    "bilateralfilter",
+    "crfrnn.bilateralfilter",
+    example=(
+        "from bilateralfilter import bilateralfilter",
+        "bilateralfilter.__module__",
+        "'crfrnn.bilateralfilter._filter'",
+    ),
+)
 
-
-def install(*, override: bool = False) -> bool:
-    """Let `import bilateralfilter` find this package, for code that cannot be changed.
-
-    Registers the name until `uninstall`. Processes that this one starts afterwards find it too: a
-    folder with a package of that name is put on `sys.path` and on `PYTHONPATH` in `os.environ`.
-
-    Args:
-        override: replace another module of that name. By default it stays in use, with a warning.
-
-    Returns:
-        Whether `import bilateralfilter` now finds this package.
-
-    Example:
-        >>> import crfrnn.bilateralfilter
-        >>> crfrnn.bilateralfilter.install(override=True)
-        True
-        >>> from bilateralfilter import bilateralfilter
-        >>> bilateralfilter.__module__
-        'crfrnn.bilateralfilter._filter'
-        >>> crfrnn.bilateralfilter.uninstall()
-    """
-    return _FACE.install(override)
-
-
-def uninstall() -> None:
-    """Undo `install`: `import bilateralfilter` finds the previous module again.
-
-    Example:
-        >>> import crfrnn.bilateralfilter
-        >>> crfrnn.bilateralfilter.uninstall()
-    """
-    _FACE.uninstall()
-
-
-def installed() -> bool:
-    """Return whether `import bilateralfilter` finds this package.
-
-    Example:
-        >>> import crfrnn.bilateralfilter as ours
-        >>> ours.install(override=True) and ours.installed()
-        True
-        >>> ours.uninstall()
-        >>> ours.installed()
-        False
-    """
-    return _FACE.installed()
-
-
-def taken() -> bool:
-    """Return whether another module has the name, such as the original.
-
-    Example:
-        >>> import crfrnn.bilateralfilter
-        >>> crfrnn.bilateralfilter.taken()
-        False
-    """
-    return bool(_FACE.other())
-
-
-def claim() -> None:
-    """Take the name for the package `bilateralfilter` that is being imported from our folder."""
-    sys.modules.update(_ours())
-
-
-def _ours() -> dict[str, ModuleType]:
-    return {_NAME: sys.modules[_PACKAGE]}
-
-
-_FACE = Face(_NAME, _PACKAGE, _FOLDER, modules=_ours)
+install, uninstall, installed, taken = _FACE.functions()
+claim = _FACE.register

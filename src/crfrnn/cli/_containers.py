@@ -4,129 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crfrnn.io.paths import Remote
 from crfrnn.io.progress import Progress
 
+from ._container_options import check_container_paths
 from ._notes import say, tell
 
 if TYPE_CHECKING:
+    from crfrnn.jobs.containers import ContainerOptions
     from crfrnn.jobs.settings import Settings
-
-#: The options of this module with the value that stands for "not given", and where each counts.
-_OPTIONS: dict[str, tuple[Any, frozenset[str]]] = {
-    "more": (None, frozenset({"volume", "tiles"})),
-    "range": (None, frozenset({"volume", "tiles"})),
-    "memory": (None, frozenset({"tiles"})),
-    "tile": (None, frozenset({"tiles"})),
-    "overlap": (None, frozenset({"tiles"})),
-    "cog": (False, frozenset({"tiles"})),
-    "axes": (None, frozenset({"volume"})),
-    "offset": (None, frozenset({"volume"})),
-    "voxels": (False, frozenset({"volume"})),
-}
-#: Options of `crfrnn refine` that its other containers lack, with the value for "not given".
-_ELSEWHERE = {"overlay": None, "clamp": None, "dry_run": False, "on": None}
-_FLAGS = {"more": "--with", "dry_run": "--dry-run"}
-#: Rasters that no other reader takes.
-_ONLY_RASTERS = frozenset({".jp2", ".img", ".vrt"})
-_TIFF = frozenset({".tif", ".tiff"})
-
-
-def add_containers(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of rasters, volumes and large images."""
-    group = parser.add_argument_group("rasters, volumes and large images")
-    add = group.add_argument
-    add(
-        "--with",
-        dest="more",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        help="a further raster or volume on the grid of IMAGE, whose channels join those of IMAGE; "
-        "repeat for more",
-    )
-    add(
-        "--range",
-        metavar="LOW..HIGH",
-        help="values of IMAGE that become 0..255, or percentiles such as 2%%..98%%; one range, or "
-        "one per channel with commas (default: bytes as they are; others 1%%..99%% of each)",
-    )
-    add(
-        "--memory",
-        metavar="SIZE",
-        help="refine in tiles, so that the process takes no more memory than this, such as 4G "
-        "(default for rasters: half of the machine's)",
-    )
-    add("--tile", metavar="N", type=int, help="refine in tiles of at most N pixels along each side")
-    add(
-        "--overlap",
-        metavar="N",
-        type=int,
-        help="overlap of the tiles, in pixels (default: 4 times the largest bandwidth)",
-    )
-    add("--cog", action="store_true", help="write a cloud-optimized GeoTIFF")
-    add(
-        "--axes",
-        choices=("xyz", "zyx"),
-        help="order of the axes of an array of SCORES: nibabel's (xyz), or SimpleITK's and "
-        "nnU-Net's (zyx) (default: what fits the size of IMAGE)",
-    )
-    add(
-        "--offset",
-        metavar="X,Y,Z",
-        type=_triple,
-        help="if SCORES cover only a part of IMAGE: the voxel, counted from 0, where the part "
-        "begins (default: found for nnU-Net's)",
-    )
-    add(
-        "--voxels",
-        action="store_true",
-        help="volumes: bandwidths of positions are in voxels, not in millimeters",
-    )
-
-
-def container_of(args: argparse.Namespace) -> str:
-    """Return "volume", "annotations", "tiles", or "" for photographs as they are.
-
-    Raises:
-        ValueError: an option was given that does not go with it.
-    """
-    kind = _find(args)
-    remote = [path for path in (args.image, args.scores, args.output) if isinstance(path, Remote)]
-    if kind and remote:
-        raise ValueError(
-            f"{remote[0]}: {kind} are read from and written to local files; copy them first"
-        )
-    for name, (missing, where) in _OPTIONS.items():
-        if getattr(args, name) != missing and kind not in where:
-            flag = _FLAGS.get(name, f"--{name}")
-            raise ValueError(
-                f"{flag} is for {' and '.join(sorted(where))}; {args.image} with {args.scores} "
-                f"is {kind or 'a folder or a photograph'}. Leave it out"
-            )
-    for name, missing in _ELSEWHERE.items() if kind else ():
-        if getattr(args, name) != missing:
-            raise ValueError(
-                f"{_FLAGS.get(name, f'--{name}')} is for photographs and folders of them; "
-                f"{args.image} with {args.scores} is refined as {kind}. Leave it out"
-            )
-    return kind
-
-
-def check_no_container(args: argparse.Namespace) -> None:
-    """Raise if an option was given that is for containers."""
-    for name, (missing, _) in _OPTIONS.items():
-        if getattr(args, name) != missing:
-            flag = _FLAGS.get(name, f"--{name}")
-            raise ValueError(f"{flag} does not go with --manifest, which names photographs")
 
 
 def run_container(kind: str, args: argparse.Namespace, settings: Settings) -> int:
-    """Refine a volume, annotations, or a raster or large image in tiles; returns the exit code."""
-    _check_paths(kind, args)
+    """Refine volumes, annotations, or rasters and large images in tiles; returns the exit code."""
+    if kind != "annotations" and args.image.is_dir():
+        return _run_folder(kind, args, settings)
+    check_container_paths(kind, args)
+    if args.dry_run:
+        from ._container_plans import tell_plan
+
+        tell_plan(kind, args, settings, _options(kind, args))
+        return 0
     if kind == "volume":
         return _run_volume(args, settings)
     if kind == "annotations":
@@ -134,51 +33,54 @@ def run_container(kind: str, args: argparse.Namespace, settings: Settings) -> in
     return _run_tiles(args, settings)
 
 
-def _find(args: argparse.Namespace) -> str:
-    image, scores, output = args.image, args.scores, args.output
-    if image.name.lower().endswith((".nii", ".nii.gz")):
-        return "volume"
-    if scores.suffix.lower() == ".json":
-        return "annotations"
-    if isinstance(image, Path) and image.is_dir():
-        return ""
-    asked = any(getattr(args, name) is not None for name in ("memory", "tile"))
-    suffix = image.suffix.lower()
-    is_raster = suffix in _ONLY_RASTERS or (suffix in _TIFF and output.suffix.lower() in _TIFF)
-    return "tiles" if asked or is_raster else ""
+def _run_folder(kind: str, args: argparse.Namespace, settings: Settings) -> int:
+    from crfrnn.jobs.pairs import Pair
+
+    from ._container_folder import run_container_folder
+    from ._container_plans import tell_plan
+
+    options = _options(kind, args)
+
+    def show(pair: Pair, count: int) -> None:
+        paths: dict[str, Any] = {
+            "image": pair.image,
+            "scores": pair.scores,
+            "output": pair.outputs.labels,
+            "probs": pair.outputs.probs,
+            "overlay": pair.outputs.overlay,
+            "clamp": pair.clamp,
+            "more": list(pair.more),
+        }
+        of_first = argparse.Namespace(**{**vars(args), **paths})
+        tell_plan(kind, of_first, settings, options, files=count)
+
+    return run_container_folder(args, settings, options, show)
 
 
-def _check_paths(kind: str, args: argparse.Namespace) -> None:
-    """Raise if an output has a wrong suffix or would replace an input."""
-    raster = kind == "tiles" and args.image.suffix.lower() in _ONLY_RASTERS | _TIFF
-    results: dict[str, tuple[str, ...]] = {
-        "volume": (".nii", ".nii.gz"),
-        "annotations": (".json",),
-        "tiles": (".tif", ".tiff") if raster else (".png",),
-    }
-    probs = {"volume": results["volume"], "annotations": ()}.get(
-        kind, results["tiles"] if raster else (".npy",)
+def _options(kind: str, args: argparse.Namespace) -> ContainerOptions:
+    from crfrnn.containers.tile_job import TileOptions
+    from crfrnn.containers.tiling import parse_bytes
+    from crfrnn.containers.volume_scores import VolumeOptions
+    from crfrnn.jobs.containers import ContainerOptions
+
+    ranges = _ranges(args)
+    if kind == "volume":
+        volume = VolumeOptions(args.axes, args.offset, args.voxels)
+        return ContainerOptions("volume", volume=volume, ranges=ranges)
+    tiles = TileOptions(
+        memory=None if args.memory is None else parse_bytes(args.memory),
+        tile=args.tile,
+        overlap=args.overlap,
+        ranges=ranges,
+        cloud_optimized=args.cog,
     )
-    taken = {path.resolve(): "an input" for path in (args.image, args.scores, *(args.more or ()))}
-    for flag, path, suffixes in (
-        ("--output", args.output, results[kind]),
-        ("--probs", args.probs, probs),
-    ):
-        if path is None:
-            continue
-        if not suffixes:
-            raise ValueError(f"{flag} cannot be used with {kind}; leave it out")
-        if not path.name.lower().endswith(suffixes):
-            raise ValueError(f"{flag} must be a {' or '.join(suffixes)} file; got {path}")
-        if path.resolve() in taken:
-            raise ValueError(f"{path} is already {taken[path.resolve()]}; write elsewhere")
-        taken[path.resolve()] = f"the result of {flag}"
+    return ContainerOptions("tiles", tiles=tiles)
 
 
 def _run_volume(args: argparse.Namespace, settings: Settings) -> int:
     from crfrnn.containers.refine_volume import refine_volume
-    from crfrnn.containers.volume_scores import VolumeOptions
 
+    options = _options("volume", args)
     result = refine_volume(
         [args.image, *(args.more or ())],
         args.scores,
@@ -186,8 +88,9 @@ def _run_volume(args: argparse.Namespace, settings: Settings) -> int:
         probs=args.probs,
         refining=settings.refining,
         reading=settings.reading,
-        options=VolumeOptions(args.axes, args.offset, args.voxels),
-        ranges=_ranges(args),
+        clamp=args.clamp,
+        options=options.volume,
+        ranges=options.ranges,
     )
     changed = result.changed
     _report(
@@ -212,16 +115,8 @@ def _run_volume(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _run_tiles(args: argparse.Namespace, settings: Settings) -> int:
-    from crfrnn.containers.refine_tiles import TileOptions, refine_tiles
-    from crfrnn.containers.tiling import parse_bytes
+    from crfrnn.containers.refine_tiles import refine_tiles
 
-    options = TileOptions(
-        memory=None if args.memory is None else parse_bytes(args.memory),
-        tile=args.tile,
-        overlap=args.overlap,
-        ranges=_ranges(args),
-        cloud_optimized=args.cog,
-    )
     with _Bar("tiles") as bar:
         result = refine_tiles(
             [args.image, *(args.more or ())],
@@ -230,7 +125,9 @@ def _run_tiles(args: argparse.Namespace, settings: Settings) -> int:
             probs=args.probs,
             refining=settings.refining,
             reading=settings.reading,
-            options=options,
+            options=_options("tiles", args).tiles,
+            overlay=args.overlay,
+            clamp=args.clamp,
             advance=bar.advance,
         )
     megapixels = result.size[0] * result.size[1] / 1e6
@@ -269,6 +166,7 @@ def _run_annotations(args: argparse.Namespace, settings: Settings) -> int:
             refining=settings.refining,
             reading=settings.reading,
             workers=args.workers,
+            overlay=args.overlay,
             advance=bar.advance,
         )
     notes = []
@@ -333,11 +231,3 @@ def _ranges(args: argparse.Namespace) -> Any:
     from crfrnn.containers.scaling import parse_ranges
 
     return () if args.range is None else parse_ranges(args.range)
-
-
-def _triple(text: str) -> tuple[int, ...]:
-    """Read "10,20,0"."""
-    numbers = text.split(",")
-    if len(numbers) != 3 or not all(number.strip().isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"expected X,Y,Z in voxels, such as 10,20,0; got {text!r}")
-    return tuple(map(int, numbers))

@@ -31,6 +31,7 @@ from ._paths import cluster_of
 from ._verdict import flipped, summarize, summary_lines
 
 _NAMES_SHOWN = 5
+_OF_FILES = SCORE_SUFFIXES | {".nii", ".gz"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
         if masks:
             matches = as_arrays(matches)
     if args.dry_run and understood is not None:
-        _report_unmatched("refine", matches)
+        report_unmatched("refine", matches)
         tell_understood(args, understood, settings, pairs=len(matches.pairs))
         return 0
 
@@ -109,7 +110,7 @@ def check_folders(folders: Outputs) -> None:
     """Raise if an output of a folder job is named like a file."""
     for name, folder in folders.paths().items():
         option = "--output" if name == "labels" else f"--{name}"
-        if folder.suffix.lower() in SCORE_SUFFIXES and not (
+        if folder.suffix.lower() in _OF_FILES and not (
             isinstance(folder, Path) and folder.is_dir()
         ):
             raise ValueError(
@@ -148,7 +149,7 @@ def _run_claimed(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     understood = [] if task.understood is None else task.understood.lines()
     for line in (*task.lines, *understood):
         say(f"crfrnn {task.origin.command}: {line}")
-    _report_unmatched(task.origin.command, matches)
+    report_unmatched(task.origin.command, matches)
     matches = replace(
         matches, pairs=args.shard.part(matches.pairs), clashes=args.shard.part(matches.clashes)
     )
@@ -200,7 +201,7 @@ def _work_on(pairs: list[Pair], task: Task, workers: int | None) -> list[Outcome
     return outcomes
 
 
-def _report_unmatched(command: str, matches: Matches) -> None:
+def report_unmatched(command: str, matches: Matches) -> None:
     """Report the files without a partner, which are left out."""
     for stems, side, other in (
         (matches.images, "images", "scores"),

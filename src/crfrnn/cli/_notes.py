@@ -41,7 +41,15 @@ def printable(line: str) -> str:
 
 
 def to_line(error: BaseException | str) -> str:
-    """Return a message on one line, with the type of an exception that no check raises."""
+    """Return a message on one line, with the type of an exception that no check raises.
+
+    Example:
+        >>> from crfrnn.cli._notes import to_line
+        >>> to_line(OSError(28, "No space left on device", "out/a.png"))
+        'out/a.png: No space left on device'
+    """
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        error = f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
     expected = isinstance(error, (ValueError, TypeError, OSError, ImportError, Warning, str))
     return text if text and expected else f"{type(error).__name__}: {text}"

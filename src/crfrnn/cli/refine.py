@@ -31,6 +31,8 @@ Volumes, with scores of nnU-Net or NIfTI; bandwidths are in millimeters:
   crfrnn refine t1.nii.gz case.npz -o seg.nii.gz
 Masks in COCO files:
   crfrnn refine photos instances.json -o refined.json
+Folders of volumes or rasters; CASE_0000, CASE_0001 ... are modalities:
+  crfrnn refine scans probs -o out
 
 Photographs may lie in buckets, a table may name them, and a cluster may work:
   crfrnn refine s3://b/photos s3://b/scores -o s3://b/out --on ray
@@ -44,7 +46,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import Parser
-from ._containers import add_containers, check_no_container, container_of
+from ._container_options import add_containers, check_no_container, container_of
 from ._options import add_crf, add_outputs, add_reading, make_epilog
 from ._paths import add_paths, any_path
 
@@ -82,7 +84,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what the files hold and how they would be read, and stop",
+        help="print what the files hold, how they would be read and, for tiles, volumes and COCO "
+        "files, what would be written; and stop",
     )
     add_outputs(parser, any_path)
     add_reading(parser)
@@ -96,7 +99,7 @@ def add_arguments(parser: Parser) -> None:
         help="a map of pixels to keep, such as scribbles, or a folder of maps with the stems of "
         "the images: an image or array like a label map, with the class of each clamped pixel and "
         "255 for free ones (65535 from 256 classes on); or a .npy of bools, True for pixels that "
-        "keep their scores",
+        "keep their scores. For rasters also a raster, for volumes a NIfTI file",
     )
 
 
@@ -121,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
         from ._containers import run_container
 
         check_inputs(args.image, args.scores, *(args.more or ()))
+        check_clamp(args, folder=args.image.is_dir())
         return run_container(kind, args, settings)
 
     def is_folder(path: AnyPath) -> bool:

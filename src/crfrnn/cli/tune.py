@@ -76,19 +76,34 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(tuned: Tuned, output: Path) -> str:
+    from crfrnn.tuning.gains import SCORE_TITLES
+
     best = tuned.found
-    lines = [
-        f"{output}: {', '.join(map(str, best.preset.kernels))}",
-        f"training images: mean IoU {best.before:.2f} -> {best.after:.2f} "
-        f"({best.trials} trials, {best.stopped} of them stopped early)",
-    ]
-    if tuned.held_out is not None:
-        values = tuned.held_out
+    lines = [f"{output}: {', '.join(map(str, best.preset.kernels))}"]
+    if best.start is not None and best.share == 0:
         lines.append(
-            f"validation images: mean IoU {values['before']:.2f} -> {values['after']:.2f} "
-            f"({values['gain']:+.2f}, 95 % interval {values['low']:+.2f} to "
+            f"These are the parameters of the preset {best.start}: none was clearly better."
+        )
+    elif best.start is not None and best.share < 1:
+        lines.append(
+            f"They lie {best.share:.0%} of the way from the preset {best.start} to the best "
+            "proposal, and score about as well on the training images."
+        )
+    gains = ", ".join(
+        f"{SCORE_TITLES[name]} {best.before[name]:.2f} -> {best.after[name]:.2f}"
+        for name in best.before
+    )
+    lines.append(
+        f"training images: {gains} ({best.trials} trials, {best.stopped} of them stopped early)"
+    )
+    if tuned.held_out is None:
+        return "\n".join([*lines, ""])
+    for name, values in tuned.held_out.items():
+        lines.append(
+            f"validation images: {SCORE_TITLES[name]} {values['before']:.2f} -> "
+            f"{values['after']:.2f} ({values['gain']:+.2f}, 95 % interval {values['low']:+.2f} to "
             f"{values['high']:+.2f}); the default preset gives {values['default']:.2f}"
         )
-        if values["gain"] < 0:
-            lines.append("The CRF makes the validation images WORSE. Do not use this preset.")
+    if tuned.held_out["mean_iou"]["gain"] < 0:
+        lines.append("The CRF makes the validation images WORSE. Do not use this preset.")
     return "\n".join([*lines, ""])

@@ -18,7 +18,14 @@ import numpy as np
 
 from crfrnn._extras import load
 from crfrnn.core.threads import limit_threads, limited_threads, threads
-from crfrnn.io.files import IMAGE_SUFFIXES, describe, read_image, require_writable
+from crfrnn.io.files import (
+    IMAGE_SUFFIXES,
+    describe,
+    make_folder,
+    read_image,
+    require_writable,
+    write_image,
+)
 from crfrnn.io.locks import claimed
 from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.io.trees import read_json
@@ -61,6 +68,37 @@ class RefinedAnnotations:
 
 
 @dataclass(frozen=True)
+class FoundAnnotations:
+    """What `find_annotations` returns.
+
+    Attributes:
+        annotations: number of annotations in the file.
+        masks: how many of them have a segmentation, are no crowd, and have a photograph. Empty ones
+            among them stay as they are.
+        photographs: number of photographs with annotations.
+        absent: names of annotated images that have no photograph.
+    """
+
+    annotations: int
+    masks: int
+    photographs: int
+    absent: tuple[str, ...]
+
+
+def find_annotations(photos: str | Path, annotations: str | Path) -> FoundAnnotations:
+    """Read a COCO file and look for its photographs, and refine nothing.
+
+    The arguments and errors are those of `refine_annotations`.
+    """
+    load("pycocotools.mask", "coco", annotations)
+    file = read_annotations(Path(annotations))
+    jobs, absent = _find_photos(file, Path(photos))
+    entries = [file.annotations[place] for job in jobs for place in job.image.places]
+    masks = sum(bool(e.get("segmentation")) and not e.get("iscrowd") for e in entries)
+    return FoundAnnotations(len(file.annotations), masks, len(jobs), absent)
+
+
+@dataclass(frozen=True)
 class _Job:
     """One photograph: its entry in the file, and where it lies."""
 
@@ -71,6 +109,12 @@ class _Job:
         """Return what identifies it in the journal; a photograph that changed is done again."""
         stat = self.photo.stat()
         return [self.image.id, stat.st_size, stat.st_mtime_ns]
+
+    def overlay(self, photos: Path, overlay: Path | None) -> Path | None:
+        """Return the picture to draw: `overlay` itself if `photos` is a file, else a file in it."""
+        if overlay is None or photos.is_file():
+            return overlay
+        return overlay / self.photo.relative_to(photos).with_suffix(".png")
 
 
 @dataclass
@@ -88,6 +132,7 @@ def refine_annotations(
     annotations: str | Path,
     output: str | Path,
     *,
+    overlay: str | Path | None = None,
     refining: RefineOptions | None = None,
     reading: ReadOptions = DEFAULTS,
     workers: int | None = None,
@@ -109,6 +154,8 @@ def refine_annotations(
             the image's id.
         annotations: a COCO file of instances, with polygons or runs, or a list of results.
         output: the JSON file to write.
+        overlay: also draw the refined masks over each photograph: a folder for the pictures, or if
+            `photos` is one photograph, a `.png` or `.jpg`. Later masks lie over earlier ones.
         refining: how to refine; default: the preset "deeplab". `confidence` is the probability that
             a pixel of a mask is right.
         reading: how to read photographs: `apply_exif` and `max_pixels`.
@@ -144,8 +191,16 @@ def refine_annotations(
     file = read_annotations(annotations)
     if output.resolve() == annotations.resolve():
         raise ValueError(f"{output} is the file of annotations; write the result elsewhere")
+    if overlay is not None and Path(overlay).resolve() == photos.resolve():
+        raise ValueError(f"{overlay} holds the photographs; write the overlays elsewhere")
     require_writable(output)
     jobs, absent = _find_photos(file, photos)
+    pictures = {
+        job: job.overlay(photos, None if overlay is None else Path(overlay)) for job in jobs
+    }
+    for picture in pictures.values():
+        if picture is not None:
+            make_folder(picture.parent)
     journal = output.with_name(f".{output.name}.journal")
     changes: dict[int, Change] = {}
     failed: dict[str, str] = {}
@@ -155,13 +210,14 @@ def refine_annotations(
             waiting = []
             for job in jobs:
                 old = earlier.get(json.dumps(job.key()))
-                if old is None:
+                picture = pictures[job]
+                if old is None or (picture is not None and not picture.is_file()):
                     waiting.append(job)
                 else:
                     changes |= {int(place): change for place, change in old.items()}
 
             def work(job: _Job) -> _Done:
-                return _refine_image(file, job, refining, reading)
+                return _refine_image(file, job, pictures[job], refining, reading)
 
             for job, outcome in _outcomes(waiting, work, workers):
                 if isinstance(outcome, Exception):
@@ -190,11 +246,15 @@ def refine_annotations(
 
 
 def _refine_image(
-    file: AnnotationFile, job: _Job, refining: RefineOptions, reading: ReadOptions
+    file: AnnotationFile,
+    job: _Job,
+    picture: Path | None,
+    refining: RefineOptions,
+    reading: ReadOptions,
 ) -> _Done:
     photo = read_image(job.photo, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
     given = file.masks(job.image, photo.shape[:2])
-    done = _Done()
+    done, drawn = _Done(), np.zeros(photo.shape[:2], np.int64)
     group = max(1, _MOST_PIXELS // (photo.shape[0] * photo.shape[1]))
     for begin in range(0, len(given.masks), group):
         part = given.masks[begin : begin + group]
@@ -202,9 +262,14 @@ def _refine_image(
         labels = refine_inputs(Inputs(photo, "masks", part, channels_last=True), refining).labels
         for place, mask in zip(places, labels, strict=True):
             done.changes[place] = file.replace(place, np.asarray(mask))
+            drawn[mask] = len(done.changes)
         done.masks += len(part)
         done.flipped += int((labels != part).sum())
         done.area += int(part.sum())
+    if picture is not None:
+        from crfrnn.plots.figures import overlay
+
+        write_image(picture, overlay(photo.astype(np.uint8), drawn))
     return done
 
 

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from crfrnn.io.array_files import split_member, state_of
-from crfrnn.io.files import IMAGE_SUFFIXES, require_writable, write_array
+from crfrnn.io.files import require_writable, write_array
 from crfrnn.io.locks import claimed
-from crfrnn.io.memory import physical_memory
 from crfrnn.io.options import DEFAULTS, ReadOptions
+from crfrnn.offline.clamp import free_value
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import refine_inputs
 from crfrnn.offline.refined import Refined
 
-from .plain import Photograph
-from .rasters import RASTER_SUFFIXES, Raster
-from .scaling import Range, Scaling, find_scaling
-from .source import Source, Stack, Style, all_channels
-from .tile_scores import TileScores
-from .tile_store import copy_tiles, prepare, remove, tile_path
-from .tiling import (
-    Plan,
-    Tile,
-    bytes_per_pixel,
-    overlap_of,
-    pixels_within,
-    plan_memory,
-    plan_side,
-    sample_windows,
-)
+from .overview import Overview
+from .source import Style, Window, all_channels
+from .tile_job import TileJob, TileOptions, open_tiles
+from .tile_store import copy_tiles, prepare, remove, tile_path, tiles_folder
+from .tiling import Plan, Tile
+
+__all__ = ["RefinedTiles", "TileOptions", "refine_tiles"]
 
 
 @dataclass(frozen=True)
@@ -69,41 +57,14 @@ class RefinedTiles:
     seconds: float
 
 
-@dataclass(frozen=True)
-class TileOptions:
-    """How an image is divided, and how a raster is read and written.
-
-    Attributes:
-        memory: resident memory in bytes that the process may take; default: half of the machine's.
-        tile: most pixels along a side of a tile's core; None to go by the memory.
-        overlap: overlap of the tiles, in pixels; default: 4 times the largest bandwidth.
-        ranges: the values of the image that become 0..255, one range or one per band. Default:
-            bytes as they are; otherwise the percentiles 1 and 99 of samples, per band.
-        cloud_optimized: write a cloud-optimized GeoTIFF.
-    """
-
-    memory: int | None = None
-    tile: int | None = None
-    overlap: int | None = None
-    ranges: tuple[Range, ...] = ()
-    cloud_optimized: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name in ("memory", "tile"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
-        if self.overlap is not None and self.overlap < 0:
-            raise ValueError(f"overlap must not be negative; got {self.overlap}")
-
-
 def refine_tiles(
     image: str | Path | Sequence[str | Path],
     scores: str | Path,
     output: str | Path,
     *,
     probs: str | Path | None = None,
+    overlay: str | Path | None = None,
+    clamp: str | Path | None = None,
     refining: RefineOptions | None = None,
     reading: ReadOptions = DEFAULTS,
     options: TileOptions | None = None,
@@ -124,6 +85,10 @@ def refine_tiles(
         output: for rasters a GeoTIFF, for photographs a PNG. Pixels without data in the image or
             the scores become nodata: 255, or 65535 where labels need 16 bits.
         probs: also write probabilities: a GeoTIFF with a band per class, or a `.npy`.
+        overlay: also draw the labels over the image: a `.png` or `.jpg`, of at most 2048 pixels a
+            side.
+        clamp: a map of clamped pixels of the image's size, as `refine` takes it: a raster of one
+            band, an array or a picture. Pixels of a raster without data are free.
         refining: how to refine; bandwidths are in pixels. `guard` and `tol` look at an image as a
             whole, so they need a single tile. Default: the preset "deeplab".
         reading: how to read scores.
@@ -152,139 +117,76 @@ def refine_tiles(
         (4, 120)
     """
     start = time.perf_counter()
-    refining, options = refining or RefineOptions(), options or TileOptions()
-    output, probs = Path(output), None if probs is None else Path(probs)
-    source = _open([image] if isinstance(image, (str, Path)) else image, reading)
-    given = TileScores(Path(scores), source, reading, ignore_index=refining.ignore_index)
-    for path in (output, probs):
+    output = Path(output)
+    probs, overlay = (None if path is None else Path(path) for path in (probs, overlay))
+    options = options or TileOptions()
+    job = open_tiles(
+        image,
+        scores,
+        clamp=clamp,
+        refining=refining or RefineOptions(),
+        reading=reading,
+        options=options,
+    )
+    for path in (output, probs, overlay):
         if path is not None:
             require_writable(path)
-    scaling = _scaling(source, options.ranges)
-    plan = _plan(source, given, scaling, refining, options)
-    if len(plan) > 1 and (refining.guard or refining.tol is not None):
-        raise ValueError(
-            "guard and tol look at an image as a whole, and this one is refined in "
-            f"{len(plan)} tiles; leave them out, or give more memory"
-        )
-    if given.kind == "labels" and refining.num_classes is None:
-        refining = replace(refining, num_classes=given.classes)
-    classes = refining.num_classes or given.classes
-    dtype = np.dtype(np.uint8 if classes < 256 else np.uint16)
-    folder = output.with_name(f".{output.name}.tiles")
-    origin = _origin(source, given, scaling, reading, refining, probs)
+    folder = tiles_folder(output)
     pixels = relabeled = 0
     engine = ""
     with claimed(output, "refine"):
-        plan, done = prepare(folder, plan, origin)
+        plan, done = prepare(folder, job.plan, job.origin(probs))
         resumed = len(done)
         for number, tile in enumerate(plan.tiles()):
             if number in done:
                 continue
-            counted = _refine_tile(
-                source, given, scaling, refining, tile, folder, number, dtype, probs
-            )
+            counted = _refine_tile(job, tile, folder, number, with_probs=probs is not None)
             engine, pixels, relabeled = counted[0], pixels + counted[1], relabeled + counted[2]
             done.add(number)
             if advance is not None:
                 advance(len(done), len(plan))
-        _assemble(source, given, plan, folder, output, probs, dtype, classes, options)
+        _assemble(job, plan, folder, _Results(output, probs, overlay), options)
     return RefinedTiles(
-        size=source.size,
+        size=job.source.size,
         plan=plan,
         resumed=resumed,
         pixels=pixels,
         relabeled=relabeled,
-        kind=given.kind,
-        classes=classes,
+        kind=job.given.kind,
+        classes=job.classes,
         engine=engine,
-        notes=(*given.notes, f"image {scaling}"),
+        notes=job.notes,
         seconds=round(time.perf_counter() - start, 3),
     )
 
 
-def _open(paths: Sequence[str | Path], reading: ReadOptions) -> Source:
-    sources: list[Source] = []
-    for path in map(Path, paths):
-        if path.suffix.lower() in RASTER_SUFFIXES:
-            sources.append(Raster(path))
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            sources.append(Photograph(path, reading))
-        else:
-            raise ValueError(
-                f"{path}: expected a photograph or a raster "
-                f"({', '.join(sorted(IMAGE_SUFFIXES | RASTER_SUFFIXES))})"
-            )
-    return sources[0] if len(sources) == 1 else Stack(sources)
+class _Results(NamedTuple):
+    """The files to write."""
 
-
-def _scaling(source: Source, ranges: Sequence[Range]) -> Scaling:
-    parts: list[list[np.ndarray]] = [[] for _ in range(source.channels)]
-    for window in sample_windows(source.size, 256, 5):
-        values, valid = source.read(window), source.valid(window)
-        for part, channel in zip(parts, values, strict=True):
-            part.append(channel.reshape(-1) if valid is None else channel[valid])
-    sample = [np.concatenate(part) for part in parts]
-    if not all(part.size for part in sample):
-        raise ValueError(f"{source.path}: no valid pixel was found at 25 even places")
-    return find_scaling(sample, source.dtype, ranges, "sampled pixels")
-
-
-def _plan(
-    source: Source,
-    given: TileScores,
-    scaling: Scaling,
-    refining: RefineOptions,
-    options: TileOptions,
-) -> Plan:
-    kernels = refining.numbers.kernels
-    overlap = overlap_of(kernels) if options.overlap is None else options.overlap
-    if options.tile is not None:
-        return plan_side(source.size, options.tile, overlap)
-    memory = options.memory or (physical_memory() or 8 << 30) // 2
-    raw = source.channels * source.dtype.itemsize + given.source.channels * (
-        given.source.dtype.itemsize
-    )
-    per_pixel = bytes_per_pixel(kernels, source, scaling, given.classes, raw)
-    # A photograph is held as a whole, and so is its label map when it is written.
-    resident = 0
-    if isinstance(source, Photograph):
-        resident = source.size[0] * source.size[1] * (source.channels + 2)
-    try:
-        return plan_memory(source.size, pixels_within(memory, resident, per_pixel), overlap)
-    except ValueError as error:
-        raise ValueError(
-            f"{source.path}: {error}; a pixel takes about {per_pixel:.0f} bytes. Give more "
-            "--memory, a smaller --overlap, or smaller bandwidths"
-        ) from error
+    labels: Path
+    probs: Path | None
+    overlay: Path | None
 
 
 def _refine_tile(
-    source: Source,
-    given: TileScores,
-    scaling: Scaling,
-    refining: RefineOptions,
-    tile: Tile,
-    folder: Path,
-    number: int,
-    dtype: np.dtype,
-    probs: Path | None,
+    job: TileJob, tile: Tile, folder: Path, number: int, *, with_probs: bool
 ) -> tuple[str, int, int]:
     """Refine a tile and store its core; nothing of it stays in memory.
 
     Returns the engine, the number of pixels with data, and how many of them were relabeled.
     """
-    refined, valid, before = _refine(source, given, scaling, refining, tile)
+    refined, valid, before = _refine(job, tile)
     inner = tile.inner()
-    labels = refined.labels[inner].astype(dtype)
+    labels = refined.labels[inner].astype(job.label_type)
     if valid is not None:
         valid = valid[inner]
-        labels[~valid] = np.iinfo(dtype).max
+        labels[~valid] = np.iinfo(job.label_type).max
     old = before[inner]
     counted = np.ones(labels.shape, np.bool_) if valid is None else valid
-    if given.kind == "labels":
-        counted = counted & (old != refining.ignore_index)
+    if job.given.kind == "labels":
+        counted = counted & (old != job.refining.ignore_index)
     relabeled = int(((labels != old) & counted).sum())
-    if probs is not None:
+    if with_probs:
         values = refined.probs[all_channels(inner)].astype(np.float32)
         if valid is not None:
             values[:, ~valid] = np.nan
@@ -293,80 +195,58 @@ def _refine_tile(
     return refined.engine, int(counted.sum()), relabeled
 
 
-def _refine(
-    source: Source, given: TileScores, scaling: Scaling, refining: RefineOptions, tile: Tile
-) -> tuple[Refined[np.ndarray], np.ndarray | None, np.ndarray]:
+def _refine(job: TileJob, tile: Tile) -> tuple[Refined[np.ndarray], np.ndarray | None, np.ndarray]:
     """Refine a tile with its overlap.
 
-    Returns the result, where there are data, and the labels before.
+    Returns the result, where there are data, and the labels before, seeds included.
     """
     window = tile.outer
-    values, scores = source.read(window), given.read(window)
-    masks = [part.valid(window) for part in (source, given.source)]
+    values, scores = job.source.read(window), job.given.read(window)
+    masks = [part.valid(window) for part in (job.source, job.given.source)]
     known = [mask for mask in masks if mask is not None]
     valid = np.logical_and.reduce(known) if known else None
-    guide = scaling(values)
+    guide = job.scaling(values)
     if valid is not None:
         guide = np.where(valid, guide, 0).astype(guide.dtype)
-    origin, ids = tuple(part.start for part in window), given.ids or None
+    before, clamp = scores.labels(), None
+    if job.clamp is not None:
+        clamp = job.clamp.read(window)
+        if clamp.dtype != np.bool_:
+            before = np.where(clamp == free_value(job.classes), before, clamp)
     inputs = Inputs(
-        guide, scores.kind, scores.values, valid, channels_last=False, origin=origin, ids=ids
+        guide,
+        scores.kind,
+        scores.values,
+        valid,
+        clamp,
+        channels_last=False,
+        origin=tuple(part.start for part in window),
+        ids=job.given.ids or None,
     )
-    return refine_inputs(inputs, refining), valid, scores.labels()
-
-
-def _origin(
-    source: Source,
-    given: TileScores,
-    scaling: Scaling,
-    reading: ReadOptions,
-    refining: RefineOptions,
-    probs: Path | None,
-) -> dict[str, Any]:
-    """Return everything but the division that stored tiles depend on."""
-    paths = [*source.files(), *given.source.files()]
-    files = [[str(path.resolve()), *state_of(path)] for path in paths if path.exists()]
-    origin = {
-        "files": files,
-        "ranges": scaling.ranges,
-        "kind": given.kind,
-        "member": split_member(given.path)[1],
-        "reading": asdict(reading),
-        "parameters": refining.parameters(),
-        "probs": probs is not None,
-    }
-    return dict(json.loads(json.dumps(origin, default=str)))
+    return refine_inputs(inputs, job.refining), valid, before
 
 
 def _assemble(
-    source: Source,
-    given: TileScores,
-    plan: Plan,
-    folder: Path,
-    output: Path,
-    probs: Path | None,
-    dtype: np.dtype,
-    classes: int,
-    options: TileOptions,
+    job: TileJob, plan: Plan, folder: Path, outputs: _Results, options: TileOptions
 ) -> None:
     """Write the results from the stored tiles, labels last, and remove the tiles."""
-    holes = any(_may_have_holes(part) for part in (source, given.source))
-    nodata = float(np.iinfo(dtype).max) if holes else None
-    style = Style(nodata, given.palette, options.cloud_optimized)
-    with ExitStack() as stack:
-        if probs is not None:
-            of_probs = Style(float("nan") if holes else None, None, options.cloud_optimized)
-            write = stack.enter_context(
-                source.create(probs, classes, np.dtype(np.float32), of_probs)
-            )
+    source, dtype = job.source, job.label_type
+    nodata = float(np.iinfo(dtype).max) if job.has_holes() else None
+    style = Style(nodata, job.given.palette, options.cloud_optimized)
+    if outputs.probs is not None:
+        of_probs = replace(style, nodata=None if nodata is None else float("nan"), palette=None)
+        with source.create(outputs.probs, job.classes, np.dtype(np.float32), of_probs) as write:
             copy_tiles(plan, folder, "probs", write)
-    with source.create(output, 1, dtype, style) as write:
-        copy_tiles(plan, folder, "labels", write)
+    with source.create(outputs.labels, 1, dtype, style) as write:
+        if outputs.overlay is None:
+            copy_tiles(plan, folder, "labels", write)
+        else:
+            view = Overview(source.size)
+
+            def write_both(window: Window, labels: np.ndarray) -> None:
+                write(window, labels)
+                view.add(window, labels)
+
+            copy_tiles(plan, folder, "labels", write_both)
+            view.write(outputs.overlay, source, job.scaling, job.given.palette)
     remove(folder)
-
-
-def _may_have_holes(source: Source) -> bool:
-    parts = source.sources if isinstance(source, Stack) else (source,)
-    return any(
-        isinstance(part, Raster) and (part.has_holes() or part.dtype.kind == "f") for part in parts
-    )

@@ -21,6 +21,7 @@ from crfrnn.offline.refine import refine_inputs
 from crfrnn.offline.refined import Refined
 from crfrnn.offline.verdict import Changed
 
+from .clamp_map import ClampMap
 from .scaling import Range, find_scaling
 from .source import Source, Stack, Window
 from .volume_scores import VolumeOptions, VolumeScores, read_volume_scores
@@ -62,6 +63,7 @@ def refine_volume(
     output: str | Path,
     *,
     probs: str | Path | None = None,
+    clamp: str | Path | None = None,
     refining: RefineOptions | None = None,
     reading: ReadOptions = DEFAULTS,
     options: VolumeOptions | None = None,
@@ -76,6 +78,8 @@ def refine_volume(
             `read_volume_scores`.
         output: the `.nii` or `.nii.gz` to write. Outside of the box that the scores cover, it is 0.
         probs: also write the probabilities, as channels; None does not.
+        clamp: a NIfTI label map on the grid of the image: the class of each clamped voxel, and 255
+            (65535 from 256 classes on) for free ones.
         refining: how to refine; bandwidths of positions are in millimeters. Default: the preset
             "deeplab".
         reading: how to read scores.
@@ -103,8 +107,81 @@ def refine_volume(
         [0, 0, 0, 1, 1, 1]
     """
     start = time.perf_counter()
+    job = open_volume(
+        image,
+        scores,
+        clamp=clamp,
+        refining=refining or RefineOptions(),
+        reading=reading,
+        options=options or VolumeOptions(),
+        ranges=ranges,
+    )
+    with claimed(Path(output), "refine"):
+        refined = _refine(job)
+        labels = refined.labels[0].astype(label_type(refined.probs.shape[1]))
+        if probs is not None:
+            count = refined.probs.shape[1]
+            with job.source.create(Path(probs), count, np.dtype(np.float32)) as write:
+                write(job.given.box, refined.probs[0])
+        with job.source.create(Path(output), 1, labels.dtype) as write:
+            write(job.given.box, labels[None])
+    assert isinstance(refined.changed, list)  # of the batch
+    return RefinedVolume(
+        probs=refined.probs[0],
+        labels=labels,
+        box=job.given.box,
+        kind=job.given.scores.kind,
+        changed=refined.changed[0],
+        guarded=refined.guarded[0] if isinstance(refined.guarded, list) else None,
+        engine=refined.engine,
+        seconds=round(time.perf_counter() - start, 3),
+        kernels=job.refining.numbers.kernels,
+        notes=job.notes,
+    )
+
+
+@dataclass(frozen=True)
+class VolumeJob:
+    """What `refine_volume` is about to do.
+
+    Attributes:
+        source: the image, all modalities.
+        given: its scores, read.
+        guide: (channels, Z, Y, X) of the box of the scores, on 0..255.
+        mask: (Z, Y, X) bool, where the guide has data; None if everywhere.
+        clamp: (Z, Y, X) classes of clamped voxels, in the box; None without a map.
+        refining: how to refine, with bandwidths in voxels.
+        classes: number of classes.
+        notes: what was assumed, for the user to confirm.
+    """
+
+    source: Source
+    given: VolumeScores
+    guide: np.ndarray
+    mask: np.ndarray | None
+    clamp: np.ndarray | None
+    refining: RefineOptions
+    classes: int
+    notes: tuple[str, ...]
+
+
+def open_volume(
+    image: str | Path | Sequence[str | Path],
+    scores: str | Path,
+    *,
+    clamp: str | Path | None,
+    refining: RefineOptions,
+    reading: ReadOptions,
+    options: VolumeOptions,
+    ranges: Sequence[Range],
+) -> VolumeJob:
+    """Read the files, and settle how to refine them. The arguments are those of `refine_volume`.
+
+    Raises:
+        ImportError: nibabel is not installed.
+        ValueError: a file is damaged, or the files do not fit.
+    """
     paths = [image] if isinstance(image, (str, Path)) else list(image)
-    refining, options = refining or RefineOptions(), options or VolumeOptions()
     volumes = [Volume(Path(path)) for path in paths]
     source: Source = volumes[0] if len(volumes) == 1 else Stack(volumes)
     given = read_volume_scores(Path(scores), source, reading, options)
@@ -112,40 +189,36 @@ def refine_volume(
     kernels = refining.numbers.kernels
     if not options.voxels:
         kernels = tuple(in_grid_units(kernel, source.spacing) for kernel in kernels)
-    with claimed(Path(output), "refine"):
-        refined = _refine(guide, given.scores, mask, replace(refining, kernels=kernels))
-        labels = refined.labels[0].astype(label_type(refined.probs.shape[1]))
-        if probs is not None:
-            with source.create(Path(probs), refined.probs.shape[1], np.dtype(np.float32)) as write:
-                write(given.box, refined.probs[0])
-        with source.create(Path(output), 1, labels.dtype) as write:
-            write(given.box, labels[None])
-    assert isinstance(refined.changed, list)  # of the batch
-    return RefinedVolume(
-        probs=refined.probs[0],
-        labels=labels,
-        box=given.box,
-        kind=given.scores.kind,
-        changed=refined.changed[0],
-        guarded=refined.guarded[0] if isinstance(refined.guarded, list) else None,
-        engine=refined.engine,
-        seconds=round(time.perf_counter() - start, 3),
-        kernels=kernels,
-        notes=(
-            *(str(note) for note in given.scores.notes),
-            f"image {how}",
-            _spell_spacing(source, options),
-        ),
+    classes = _count_classes(given.scores, refining)
+    held = None
+    if clamp is not None:
+        held = ClampMap(Path(clamp), source, classes).read(given.box)
+    notes = (
+        *(str(note) for note in given.scores.notes),
+        f"image {how}",
+        _spell_spacing(source, options),
     )
+    refining = replace(refining, kernels=kernels)
+    return VolumeJob(source, given, guide, mask, held, refining, classes, notes)
 
 
-def _refine(
-    guide: np.ndarray, given: Scores, mask: np.ndarray | None, refining: RefineOptions
-) -> Refined[np.ndarray]:
+def _count_classes(given: Scores, refining: RefineOptions) -> int:
+    if given.kind != "labels":
+        return max(2, len(given.values))
+    if refining.num_classes is not None:
+        return refining.num_classes
+    known = given.values[given.values != refining.ignore_index]
+    return max(2, int(known.max(initial=0)) + 1)
+
+
+def _refine(job: VolumeJob) -> Refined[np.ndarray]:
     """Refine a batch of one: without it, four channels of slices look like a batch of images."""
-    where = None if mask is None else mask[None]
-    inputs = Inputs(guide[None], given.kind, given.values[None], where, channels_last=False)
-    return refine_inputs(inputs, refining)
+    mask, clamp = (None if part is None else part[None] for part in (job.mask, job.clamp))
+    given = job.given.scores
+    inputs = Inputs(
+        job.guide[None], given.kind, given.values[None], mask, clamp, channels_last=False
+    )
+    return refine_inputs(inputs, job.refining)
 
 
 def in_grid_units(kernel: Any, spacing: tuple[float, ...]) -> Any:

@@ -6,7 +6,7 @@ A new format is one module with a subclass of `Source`, and a line in `opening.p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from crfrnn.io.array_files import split_member
+
+#: Rows of an image that are read at once, where all have to be seen.
+_SLAB = 512
 
 #: One slice with start and stop per axis of the grid.
 Window = tuple[slice, ...]
@@ -149,6 +152,12 @@ def _spell(size: tuple[int, ...]) -> str:
     axes = "height x width" if len(size) == 2 else "x, y, z"
     shown = size if len(size) == 2 else size[::-1]
     return f"{' x '.join(map(str, shown))} ({axes})"
+
+
+def slabs(size: tuple[int, ...]) -> Iterator[Window]:
+    """Yield windows that cover the grid: whole rows of an image, whole slices of a volume."""
+    for top in range(0, size[0], _SLAB):
+        yield (slice(top, min(top + _SLAB, size[0])), *(slice(0, length) for length in size[1:]))
 
 
 def all_channels(window: Window) -> Window:

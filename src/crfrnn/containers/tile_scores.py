@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +13,11 @@ from crfrnn.io.scores import Scores, interpret_scores
 
 from .plain import ArraySource
 from .rasters import RASTER_SUFFIXES, Raster
-from .source import Source, Window, same_grid
+from .source import Source, Window, same_grid, slabs
 from .tiling import sample_windows
 
 _NAMES = ("logits", "probs", "energy", "labels", "mask", "scores")
 _SAMPLE_SIDE = 512
-_STRIP_ROWS = 512
 
 
 class TileScores:
@@ -118,16 +116,10 @@ class TileScores:
     def _find_ids(self, ignore_index: int) -> tuple[int, ...]:
         """Return the labels that occur anywhere: they decide for each tile what a label means."""
         found: set[int] = set()
-        for window in strips(self.source.size):
+        for window in slabs(self.source.size):
             labels, valid = self.source.read(window)[0], self.source.valid(window)
             found.update(np.unique(labels if valid is None else labels[valid]).tolist())
         return tuple(sorted(int(label) for label in found if label != ignore_index))
-
-
-def strips(size: tuple[int, ...]) -> Iterator[Window]:
-    """Yield windows of whole rows."""
-    for top in range(0, size[0], _STRIP_ROWS):
-        yield (slice(top, min(top + _STRIP_ROWS, size[0])), slice(0, size[1]))
 
 
 def _open(path: Path, image: Source, reading: ReadOptions) -> Source:

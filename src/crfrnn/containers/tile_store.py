@@ -19,15 +19,31 @@ from .tiling import Plan
 _PLAN = "plan.json"
 
 
+def tiles_folder(output: Path) -> Path:
+    """Name the folder that holds the tiles of a result."""
+    return output.with_name(f".{output.name}.tiles")
+
+
 def prepare(folder: Path, plan: Plan, origin: dict[str, Any]) -> tuple[Plan, set[int]]:
     """Make the folder of tiles; return the plan of an interrupted run, and the tiles it finished.
 
     The plan may have come from the memory, so an earlier one is taken over if all else is the same,
     unless its tiles are larger: a run that was killed for its memory is given less.
     """
-    file = folder / _PLAN
+    earlier = finished(folder, plan, origin)
+    if earlier is not None:
+        return earlier
+    remove(folder)
+    folder.mkdir()
+    text = json.dumps({"origin": origin, "counts": plan.counts, "overlap": plan.overlap})
+    write_text(folder / _PLAN, text)
+    return plan, set()
+
+
+def finished(folder: Path, plan: Plan, origin: dict[str, Any]) -> tuple[Plan, set[int]] | None:
+    """Return the plan of an interrupted run and the tiles that it finished; None to start anew."""
     try:
-        stored = read_json_file(file)
+        stored = read_json_file(folder / _PLAN)
         if stored["origin"] == origin and stored["overlap"] == plan.overlap:
             old = replace(plan, counts=tuple(stored["counts"]))
             numbers = range(len(old))
@@ -36,11 +52,7 @@ def prepare(folder: Path, plan: Plan, origin: dict[str, Any]) -> tuple[Plan, set
                 return old, done
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    remove(folder)
-    folder.mkdir()
-    text = json.dumps({"origin": origin, "counts": plan.counts, "overlap": plan.overlap})
-    write_text(file, text)
-    return plan, set()
+    return None
 
 
 def copy_tiles(

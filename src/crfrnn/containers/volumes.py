@@ -20,6 +20,8 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz")
 
 #: gzip and zlib reach at most this ratio.
 _MOST_COMPRESSED = 1032
+#: Bytes after the voxels that are read for the checksum behind them.
+_MOST_AFTER = 1 << 20
 _MILLIMETERS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
@@ -69,6 +71,7 @@ class Volume(Source):
         if self._values is None:
             try:
                 values = np.asanyarray(self._image.dataobj)
+                self._check_sum()
             except Exception as error:  # a truncated file, mostly
                 raise ValueError(
                     f"{self.path}: the volume cannot be read ({describe(error)}); the file may be "
@@ -145,6 +148,16 @@ class Volume(Source):
                 "its header is wrong"
             )
         require_memory(self.path, asked)
+
+    def _check_sum(self) -> None:
+        """Read a gzip file to its end, where its checksum is; nibabel stops at the last voxel."""
+        if not self.path.name.lower().endswith(".gz"):
+            return
+        values = self._image.dataobj
+        left = values.offset + int(np.prod(values.shape)) * self.dtype.itemsize + _MOST_AFTER
+        with gzip.open(self.path) as stream:
+            while left > 0 and (block := stream.read(min(left, 1 << 20))):
+                left -= len(block)
 
 
 def _grid(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:

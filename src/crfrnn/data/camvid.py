@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .masked_images import Entry, MaskedImages, pictures_by_stem, read_list, require_folder
+from .masked_images import MaskedImages, listed_entries, read_list, require_folder
 
 CAMVID_CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
@@ -32,17 +32,8 @@ def open_camvid(
     read_list(root / f"{split}.txt")  # of all that may be missing, the list says most
     images = require_folder(root / split, "the photographs")
     masks = require_folder(root / f"{split}annot", "the masks")
-    pictures, by_stem = pictures_by_stem(images), pictures_by_stem(masks)
-    entries = [
-        Entry(
-            name,
-            pictures.get(name, images / f"{name}.png"),
-            by_stem.get(name, masks / f"{name}.png"),
-        )
-        for name in read_list(root / f"{split}.txt", pictures)
-    ]
     return MaskedImages(
-        entries,
+        listed_entries(root / f"{split}.txt", images, masks, ".png"),
         len(CAMVID_CLASSES),
         classes=CAMVID_CLASSES,
         ignore=[_VOID],

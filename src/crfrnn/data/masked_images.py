@@ -296,6 +296,26 @@ def pictures_by_stem(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in paths}
 
 
+def listed_entries(listed: Path, images: Path, masks: Path, suffix: str) -> list[Entry]:
+    """Find the photographs and masks of the stems in a list.
+
+    Args:
+        listed: the list, see `read_list`.
+        images: folder of the photographs.
+        masks: folder of the masks.
+        suffix: of photographs, to name one that is missing.
+    """
+    pictures, by_stem = pictures_by_stem(images), pictures_by_stem(masks)
+    return [
+        Entry(
+            stem,
+            pictures.get(stem, images / f"{stem}{suffix}"),
+            by_stem.get(stem, masks / f"{stem}.png"),
+        )
+        for stem in read_list(listed, pictures)
+    ]
+
+
 def require_folder(path: Path, what: str) -> Path:
     """Return a folder, or raise if it is not there."""
     if not path.is_dir():

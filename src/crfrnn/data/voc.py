@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crfrnn.io.palette import VOC_CLASSES
 
-from .masked_images import Entry, MaskedImages, pictures_by_stem, read_list, require_folder
+from .masked_images import MaskedImages, listed_entries, require_folder
 
 
 def open_voc(
@@ -43,13 +43,5 @@ def open_voc(
     listed = root / "ImageSets" / "Segmentation" / f"{split}.txt" if ids is None else Path(ids)
     images = require_folder(root / "JPEGImages", "the photographs")
     folder = require_folder(root / masks, "the masks")
-    pictures, by_stem = pictures_by_stem(images), pictures_by_stem(folder)
-    entries = [
-        Entry(
-            name,
-            pictures.get(name, images / f"{name}.jpg"),
-            by_stem.get(name, folder / f"{name}.png"),
-        )
-        for name in read_list(listed, pictures)
-    ]
+    entries = listed_entries(listed, images, folder, ".jpg")
     return MaskedImages(entries, len(VOC_CLASSES), classes=VOC_CLASSES, apply_exif=apply_exif)

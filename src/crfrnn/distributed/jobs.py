@@ -29,7 +29,7 @@ _REFINING = RefineOptions()
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one photograph.
+    """The outcome for one photograph.
 
     Attributes:
         id: of its row.
@@ -48,10 +48,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of all photographs of a job.
+    """The outcome for all photographs of a job.
 
     Attributes:
-        rows: one a photograph, sorted by id.
+        rows: one per photograph, sorted by id.
         seconds: of the whole job.
     """
 
@@ -83,12 +83,12 @@ def refine(
     """Refine the photographs that a table names, on a Ray cluster.
 
     Workers read and write the files; only names and a few numbers travel. A photograph is done if
-    its label map exists, is whole, and comes from the same files and parameters, so give the same
+    its label map exists, is whole, and comes from the same files and parameters, so make the same
     call again after an interruption. A file that fails is reported and does not stop the rest.
 
     Args:
         jobs: a manifest, `.csv` or `.parquet`; or a `ray.data.Dataset`; or mappings. The columns
-            are id, image, scores and, if wanted, output and clamp. Paths may be URLs; relative
+            are id, image, scores and, optionally, output and clamp. Paths may be URLs; relative
             ones are relative to the manifest, or to the current folder.
         output: folder or bucket for the results ID.png, and for the record of the parameters.
         reading: how to read photographs and scores.
@@ -97,7 +97,7 @@ def refine(
         probs: a folder for probabilities (C, H, W), ID.npy.
         storage_options: for fsspec, as a JSON object.
         overwrite: redo what is done, even with other parameters.
-        on_row: called with each row as it comes.
+        on_row: called with each row that was refined or failed, as soon as it is known.
 
     Raises:
         ValueError: the table, the options or the files do not fit together.

@@ -1,8 +1,8 @@
-"""Workers on a Ray cluster, of which each may die or hang without loss.
+"""Workers on a Ray cluster; any of them may die or hang without loss.
 
 Ray Data would restart a worker that died, but a file that kills every worker would end the job, and
 one that hangs would stop it. So the pool keeps its own queue: it knows which pair each worker has,
-ends a worker that takes too long, and gives up a pair that two workers died of.
+ends a worker that takes too long, and gives up a pair after two workers died of it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from crfrnn.jobs.work import Outcome
 
 from .worker import Answer, Worker
 
-#: A worker always has a pair to go on with.
+#: Pairs given to a worker at once, so that the next one is always at hand.
 _AHEAD = 2
-#: So many workers that cannot start, with none that could, end the job.
+#: The job ends when so many workers failed to start and none has started.
 _MOST_FAILED_STARTS = 3
 #: Workers that may die of a pair before it fails.
 _MOST_DEATHS = 2
@@ -47,8 +47,8 @@ class Cluster:
         address: "host:port" of a Ray cluster, or "auto"; by default what RAY_ADDRESS names, the
             one that this process is connected to, or one on this machine alone.
         workers: how many; by default as many as the cluster has processors for.
-        cpus: of each worker, which uses as many threads.
-        time_limit: seconds after which a photograph fails, with reading and writing.
+        cpus: processors per worker, which are also the threads of its engine.
+        time_limit: seconds for a photograph, including reading and writing; then it fails.
 
     Example:
         >>> from crfrnn.distributed import Cluster
@@ -130,7 +130,7 @@ class _Pool:
             yield from self._overdue()
 
     def close(self) -> None:
-        """End the workers. What they were writing is then whole in its place, or not there."""
+        """End the workers. A file that one was writing is then whole, or not there."""
         for place in self.places:
             self.ray.kill(place.actor)
 
@@ -208,7 +208,7 @@ class _Pool:
         )
 
     def _replace(self, place: _Place) -> None:
-        """End a worker, start another, and take back the pairs behind the first."""
+        """End a worker, start another, and put its pairs behind the first back into the queue."""
         self.ray.kill(place.actor)
         for _, pair in list(place.queue)[:0:-1]:
             self.waiting.appendleft(pair)
@@ -218,7 +218,7 @@ class _Pool:
 
 
 def _absolute(pair: Pair) -> Pair:
-    """Return a pair that workers find: they run in another folder."""
+    """Return a pair with absolute paths: workers run in another folder."""
     outputs = {name: _absolute_path(path) for name, path in pair.outputs.paths().items()}
     return Pair(
         pair.stem,
@@ -269,7 +269,7 @@ def _connected(ray: Any, cluster: Cluster) -> Iterator[None]:
 
 
 def _require_listening(address: str) -> None:
-    """Raise unless someone listens at HOST:PORT: Ray would end this process after a long time."""
+    """Raise unless something listens at HOST:PORT: Ray would wait long, then end this process."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:  # "auto", "local", ray://...
         return

@@ -20,7 +20,7 @@ class Answer:
 
     Attributes:
         outcome: of the pair.
-        warnings: of the library, for the process that gave the order to show.
+        warnings: of the library, for the driver to show.
         threads: that the engine used.
         process: id of the worker's process.
     """

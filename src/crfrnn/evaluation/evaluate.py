@@ -41,7 +41,7 @@ class Evaluation:
         """Return all scores on 0..1, with 95 % bootstrap intervals over images, as JSON values.
 
         Differences are to the first method, and paired: a bootstrap sample scores all methods on
-        the same images. So what makes images easy or hard cancels, and intervals are narrower.
+        the same images. What makes images easy or hard thus cancels, and intervals are narrower.
 
         Args:
             resamples: number of bootstrap samples.

@@ -1,4 +1,4 @@
-"""Copies on this machine of files that lie behind URLs, for readers and writers of local files."""
+"""Local copies of files behind URLs, for code that reads and writes local files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .paths import AnyPath, Remote, read_bytes, require_store, stat, write_remot
 
 
 class Copies:
-    """Files anywhere, as local ones, for as long as the `with` block lasts.
+    """Local copies of files behind URLs, kept for as long as the `with` block lasts.
 
-    A local path stands for itself. An error within the block names the URL, and not its copy; and
-    if less of a file arrived than the store says it has, the error says so.
+    A local path stands for itself. An error within the block names the URL in place of its copy,
+    and says so if only part of the file arrived.
 
     Example:
         >>> from pathlib import Path
@@ -40,7 +40,7 @@ class Copies:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove the copies, and rename what is raised."""
+        """Remove the copies, and name URLs in the error."""
         try:
             if isinstance(error, Exception) and self._copies:
                 self._explain(error)
@@ -54,7 +54,7 @@ class Copies:
             return path
         file, member = split_member(Path(path.name))
         if file.suffix.lower() == ZARR_SUFFIX:
-            raise ValueError(f"{path}: a zarr store is read from a local folder only; copy it")
+            raise ValueError(f"{path}: a zarr store can only be read from a local folder; copy it")
         remote = path if member is None else path.with_name(file.name)
         data = read_bytes(remote)
         copy = self._place(remote)
@@ -106,7 +106,7 @@ class Copies:
         raise renamed from error
 
     def _loss(self, remote: Remote) -> str:
-        """Say that less arrived than there is; "" if not."""
+        """Say that only part of a file arrived; "" if all of it did."""
         arrived = self._arrived.get(remote)
         try:
             there = None if arrived is None else stat(remote)
@@ -114,7 +114,7 @@ class Copies:
             return ""
         if there is None or there.size in (None, arrived):
             return ""
-        return f". Of its {there.size} bytes, {arrived} arrived; try again"
+        return f". Only {arrived} of its {there.size} bytes arrived; try again"
 
     def _no_room(self, error: OSError, remote: Remote) -> OSError:
         assert self._folder is not None

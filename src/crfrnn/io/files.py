@@ -154,7 +154,10 @@ def read_pages(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray | None
     except Refused as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # a broken file makes Pillow raise almost anything
-        raise ValueError(f"{path}: not a readable image ({describe(error)})") from error
+        raise ValueError(
+            f"{path}: not a readable image ({describe(error)}). If it is a raster with a band for "
+            "each class, IMAGE and LABELS must be .tif files, too"
+        ) from error
     if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
         raise ValueError(
             f"{path}: its {len(pages)} pages must be maps of the same size, one per class; got "
@@ -314,7 +317,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.errno is None:  # NumPy's, of a short write
             raise OSError(errno.EIO, describe(error), str(path)) from error
         if isinstance(error, OSError) and error.filename in (None, str(part)):
-            error.filename, error.filename2 = str(path), None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -18,10 +18,10 @@ from typing import TypeVar
 from .files import require_writable, write_text
 from .trees import read_json
 
-#: A job shows this often that it lives, and is taken for dead after this long, in seconds.
+#: A job renews its lock this often, and counts as dead after this long without, in seconds.
 _BEAT, _DEAD = 30.0, 600.0
-#: The silence that counts where the processes of a host cannot see each other: two containers of
-#: one host name, or one that was started again.
+#: The same limit for jobs of one host name that cannot see each other's processes, as in two
+#: containers, or in one that was restarted.
 _UNSEEN = 3 * _BEAT
 
 #: Names this process where the system does not say when it started.
@@ -38,11 +38,11 @@ class Shard:
     count: int = 1
 
     def part(self, items: Sequence[Item]) -> list[Item]:
-        """Return every `count`-th item; the parts of all shards are all items."""
+        """Return every `count`-th item; together, all shards have all items."""
         return list(items[self.index - 1 :: self.count])
 
     def meets(self, other: Shard) -> bool:
-        """Whether two shards share items: unless both are different parts of as many."""
+        """Whether two shards may share items: all but different parts of the same count."""
         return self.count != other.count or self.index == other.index
 
 
@@ -55,7 +55,7 @@ class _Owner:
         host: the name of its machine.
         since: when it took the lock, in seconds of Unix time.
         start: tells it from an earlier process of the same number; "" if the system does not say.
-        space: the numbers of processes that it sees; "" if the system does not say.
+        space: its namespace of process numbers; "" if the system does not say.
         token: of the process.
         claim: differs for each lock.
     """
@@ -69,7 +69,7 @@ class _Owner:
     claim: str = ""
 
     def lives(self, silence: float) -> bool:
-        """Whether the job lives, `silence` seconds after its last beat."""
+        """Whether the job is alive, `silence` seconds after it last renewed its lock."""
         if self.process is None:  # its owner may be about to write it
             return silence <= _BEAT
         if silence > _DEAD:
@@ -88,15 +88,15 @@ class _Owner:
 
 @contextmanager
 def claimed(output: Path, command: str, shard: Shard | None = None) -> Iterator[None]:
-    """Hold an output for as long as the block lasts.
+    """Lock an output for as long as the block lasts.
 
     Args:
-        output: a folder, or a shard of it; or the file that a long job writes in the end.
+        output: a folder, of which `shard` is locked; or the file that a long job writes at its end.
         command: what writes it, such as "refine".
         shard: the part of the folder; by default all of it.
 
     Raises:
-        ValueError: another job that lives holds it.
+        ValueError: another running job holds it.
         OSError: nothing can be written there.
 
     Example:
@@ -137,11 +137,11 @@ def claimed(output: Path, command: str, shard: Shard | None = None) -> Iterator[
 
 
 def _acquire(path: Path, mine: _Owner) -> _Owner | None:
-    """Take a lock; returns who holds it if that job lives, or None once the lock is ours.
+    """Take a lock; return None once it is ours, or who holds it if that job is alive.
 
-    Of several jobs that find a dead lock at once, one takes it over: it first takes a second lock,
-    whose name stands for the content of the dead one. No one else can then replace that content,
-    and who comes later finds another content.
+    If several jobs find the lock of a dead job at once, only one takes it over: it first takes a
+    second lock, named by a hash of the dead one's content. Until it releases that, no other job
+    can replace this content, and jobs that come later find a different one.
     """
     try:
         file = path.open("x", encoding="utf-8")
@@ -177,7 +177,7 @@ def _acquire(path: Path, mine: _Owner) -> _Owner | None:
 
 
 def _release(path: Path, mine: _Owner) -> None:
-    """Remove a lock, unless another job took it over: this one may have been suspended."""
+    """Remove a lock, unless another job took it over while this one was suspended."""
     if _parse(_content(path) or b"") == mine:
         path.unlink(missing_ok=True)
 
@@ -240,7 +240,7 @@ def _start(process: int) -> str:
 
 
 def _space() -> str:
-    """The numbers of processes that this one sees; "" if the system does not say."""
+    """The namespace of this process's number; "" if the system does not say."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -254,7 +254,7 @@ def _exists(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # of another user; or of none that is known
+    except (OSError, OverflowError):  # it is another user's, or the number is too large
         return True
     return True
 

@@ -40,10 +40,9 @@ class Stretch:
 
     def __str__(self) -> str:
         """Return the text without the name of the file."""
-        cells, covered = spell_size(self.size), spell_size(self.covered)
         return (
-            f"has scores of {cells} that are stretched to {covered} pixels (height x width), which "
-            f"changes their proportions{likely_canvas(self.size, max(self.covered))}"
+            f"{_stretched(self.size, self.covered)}, which changes their proportions"
+            f"{likely_canvas(self.size, max(self.covered))}"
         )
 
     @property
@@ -63,12 +62,11 @@ class Remainder:
     def __str__(self) -> str:
         """Return the text without the name of the file."""
         height, width = self.padded
-        cells, covered = spell_size(self.size), spell_size(self.covered)
         return (
-            f"has scores of {cells} that are stretched to {covered} pixels (height x width), which "
-            "is not a whole number of pixels per cell. If the network saw the image padded to "
-            f"{spell_size(self.padded)}, labels are off by up to a stride toward the right and "
-            f"bottom; give the size that the network saw: --canvas {width}x{height}"
+            f"{_stretched(self.size, self.covered)}, which is not a whole number of pixels per "
+            f"cell. If the network saw the image padded to {spell_size(self.padded)}, labels are "
+            "off by up to a stride toward the right and bottom; give the size that the network "
+            f"saw: --canvas {width}x{height}"
         )
 
     @property
@@ -78,15 +76,37 @@ class Remainder:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """An assumption in words.
+
+    Attributes:
+        text: without the name of the file.
+        sentence: the text without what differs between the files of a job.
+    """
+
+    text: str
+    sentence: str
+
+    def __str__(self) -> str:
+        """Return the text without the name of the file."""
+        return self.text
+
+
+@dataclass(frozen=True)
 class Note:
     """An assumption about a file."""
 
     file: str
-    what: Guess | Stretch | Remainder
+    what: Guess | Stretch | Remainder | Remark
 
     def __str__(self) -> str:
         """Return the text with the name of the file."""
         return f"{self.file} {self.what}"
+
+
+def _stretched(size: Size, covered: Size) -> str:
+    cells, pixels = spell_size(size), spell_size(covered)
+    return f"has scores of {cells} that are stretched to {pixels} pixels (height x width)"
 
 
 def spell_size(size: Size) -> str:

@@ -20,10 +20,10 @@ from .files import PART_SUFFIX, describe
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
-#: Stores that show an object once it is complete. Elsewhere a file gets its name when it is.
+#: Stores that show an object only once it is complete. Elsewhere a file is renamed when it is.
 _WHOLE_AT_ONCE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 _READ_ONLY = frozenset({"http", "https"})
-#: Where a listing that fsspec keeps would hide what others write.
+#: Stores whose listings fsspec would keep, and so miss what others write.
 _KEEPS_LISTINGS = (_WHOLE_AT_ONCE | _READ_ONLY) - {"memory"}
 
 #: What the libraries call the time of the last change.
@@ -45,12 +45,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)  # slots, because a job may hold millions
 class Remote:
-    """A file or a folder behind a URL; has what the jobs need of `Path`.
+    """A file or a folder behind a URL, with the methods of `Path` that jobs need.
 
     Attributes:
         protocol: "s3" of s3://bucket/name.
         key: "bucket/name".
-        options: what fsspec's file system is made with, as JSON.
+        options: options of fsspec's file system, as JSON.
 
     Example:
         >>> from crfrnn.io.paths import parse_path
@@ -105,7 +105,7 @@ class Remote:
         return self
 
     def is_dir(self) -> bool:
-        """Whether it is a folder, or the beginning of the names of objects."""
+        """Whether it is a folder, or a prefix of the names of objects."""
         system, path = _system(self)
         with _naming(self, "looked up"):
             return bool(system.isdir(path))
@@ -134,7 +134,7 @@ def parse_path(text: str, options: str = "") -> AnyPath:
             the credentials that the store's library finds.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the URL lacks a bucket or host, or chains file systems.
 
     Example:
         >>> from crfrnn.io.paths import parse_path
@@ -142,7 +142,7 @@ def parse_path(text: str, options: str = "") -> AnyPath:
         ('photos', 'photos')
     """
     if "::" in text and "://" in text:
-        raise ValueError(f"{text}: chains of file systems (::) are not read; give a plain URL")
+        raise ValueError(f"{text}: chains of file systems (::) are not supported; give a plain URL")
     if not _URL.match(text):
         return Path(text)
     protocol, _, key = text.partition("://")
@@ -150,7 +150,7 @@ def parse_path(text: str, options: str = "") -> AnyPath:
     if protocol == "file":
         return Path(unquote(urlsplit(text).path))
     if not key and protocol != "memory":
-        raise ValueError(f"{text}: expected a bucket or a host behind {protocol}://")
+        raise ValueError(f"{text}: expected a bucket or a host after {protocol}://")
     return Remote(protocol, key, options)
 
 
@@ -158,7 +158,7 @@ def parse_options(text: str) -> str:
     """Check a JSON object of options for fsspec's file system, and return it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a JSON object.
     """
     try:
         value = json.loads(text)
@@ -188,7 +188,7 @@ def stat(path: AnyPath) -> Entry | None:
     """Return size and time of a file; None if there is none.
 
     Raises:
-        OSError: the store cannot be asked.
+        OSError: the store does not answer.
     """
     if isinstance(path, Path):
         if not path.is_file():
@@ -249,7 +249,7 @@ def write_remote(path: Remote, data: bytes) -> None:
     """Write an object, which appears whole or not at all.
 
     Raises:
-        ValueError: http(s):// is only read.
+        ValueError: the URL is http(s)://, which can only be read.
         OSError: the store refuses it.
     """
     require_store(path)
@@ -280,7 +280,7 @@ def require_local(path: AnyPath) -> Path:
 def require_store(path: AnyPath) -> None:
     """Raise ValueError if a path can only be read."""
     if isinstance(path, Remote) and path.protocol in _READ_ONLY:
-        raise ValueError(f"{path}: http(s):// is only read; write to a folder or a bucket")
+        raise ValueError(f"{path}: http(s):// can only be read; write to a folder or a bucket")
 
 
 def _system(path: Remote) -> tuple[Any, str]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from crfrnn.io.array_files import split_member
+from crfrnn.io.clamp import read_clamp
 from crfrnn.io.copies import Copies
 from crfrnn.io.files import read_image, write_array, write_image, write_labels
 from crfrnn.io.notes import Guess, Note
@@ -26,7 +27,6 @@ from crfrnn.offline.refine import refine_inputs
 from crfrnn.offline.refined import Refined
 from crfrnn.offline.verdict import Changed
 
-from .clamp import read_clamp
 from .pairs import Outputs
 from .settings import Settings
 
@@ -77,7 +77,7 @@ class Refinement:
 
 
 def spell(result: Result) -> dict[str, Any]:
-    """Return a result as JSON values; what changed, and what the guard did, are not nested."""
+    """Return a result as JSON values, with the fields of `changed` and `guarded` at the top."""
     values: dict[str, Any] = {}
     for name, value in vars(result).items():
         values |= vars(value) if isinstance(value, (Changed, Guarded)) else {name: value}
@@ -192,16 +192,16 @@ def _write(
 
 
 def fingerprint(settings: Settings, *files: Path) -> str:
-    """Describe what a result depends on, for the file itself: options, and content of the inputs.
+    """Return a hash of what a result depends on: options, and content of the inputs.
 
-    Results are recognized by it after their inputs were moved.
+    It is stored in the label map, and identifies the result even after its inputs were moved.
     """
     parts = [json.dumps(settings.parameters(), sort_keys=True), *map(digest, dict.fromkeys(files))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def fingerprint_names(files: Iterable[AnyPath]) -> str:
-    """Describe which files a result comes from, by where they lie."""
+    """Return a hash of the paths of the files that a result comes from."""
     names = json.dumps([str(path.resolve()) for path in files])
     return hashlib.sha256(names.encode()).hexdigest()[:16]
 

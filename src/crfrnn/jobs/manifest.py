@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from crfrnn._extras import load
+from crfrnn.containers.volumes import VOLUME_SUFFIXES
 from crfrnn.io.files import describe, shorten
 from crfrnn.io.paths import AnyPath, join, read_bytes, require_store
 
@@ -27,7 +28,7 @@ class Manifest:
     """The rows of a manifest as pairs.
 
     Attributes:
-        pairs: one a row, sorted by id, which is the stem.
+        pairs: one per row, sorted by id, which is their stem.
         named: ids whose row names the output.
         unused: columns that were not read.
     """
@@ -38,17 +39,17 @@ class Manifest:
 
 
 def read_manifest(path: AnyPath, folders: Outputs, options: str = "") -> Manifest:
-    """Read a `.csv` or `.parquet` with the columns id, image, scores and, if wanted, output, clamp.
+    """Read a `.csv` or `.parquet` with the columns id, image, scores; optionally output, clamp.
 
     Args:
         path: the file. Relative paths in it are relative to its folder.
-        folders: where results go whose row does not say: ID.png.
+        folders: where the results ID.png go if a row names no output.
         options: for the URLs in it, see `parse_path`.
 
     Raises:
         ImportError: a `.parquet` needs pyarrow.
         ValueError: a column is missing, a row lacks a value, or two rows have the same id or
-            output. The message counts the rows from one, without the heading.
+            output. The message counts the rows from one, not counting the heading.
     """
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
@@ -84,11 +85,11 @@ def make_manifest(
     name: str,
     options: str = "",
 ) -> Manifest:
-    """Make pairs of rows that have the columns of a manifest.
+    """Make pairs from rows with the columns of a manifest.
 
     Args:
         rows: the values by column.
-        folders: where results go whose row does not say.
+        folders: where the results ID.png go if a row names no output.
         base: relative paths are relative to this folder.
         name: of the table, for messages.
         options: for the URLs in it.
@@ -113,6 +114,12 @@ def make_manifest(
         if ids.setdefault(key, number) != number:
             problems.append(f"rows {ids[key]} and {number} have the same id {key!r}")
             continue
+        if values["image"].lower().endswith(VOLUME_SUFFIXES):
+            problems.append(
+                f"row {number}: {values['image']} is a volume, which a manifest does not take; "
+                "give crfrnn refine a folder of volumes and one of scores"
+            )
+            continue
         try:
             pair = _pair(values, folders, base, options)
         except ValueError as error:
@@ -126,7 +133,9 @@ def make_manifest(
         if values["output"]:
             named.add(key)
     if problems:
-        raise ValueError(f"{name}: {shorten(problems)}; each row needs files and a name of its own")
+        raise ValueError(
+            f"{name}: {shorten(problems)}; each row needs its files, and its own id and output"
+        )
     if not pairs:
         raise ValueError(f"{name}: expected at least one row; it has none")
     return Manifest(sorted(pairs, key=lambda pair: pair.stem), frozenset(named))

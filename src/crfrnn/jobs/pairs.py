@@ -33,17 +33,23 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A photograph, its scores, the files to write, and a map of clamped pixels."""
+    """A photograph, its scores, the files to write, and a map of clamped pixels.
+
+    Attributes:
+        more: of a volume, the other modalities.
+    """
 
     stem: str
     image: AnyPath
     scores: AnyPath
     outputs: Outputs
     clamp: AnyPath | None = None
+    more: tuple[AnyPath, ...] = ()
 
     def inputs(self) -> tuple[AnyPath, ...]:
         """Return the files that the results depend on."""
-        return (self.image, self.scores, *(() if self.clamp is None else (self.clamp,)))
+        clamp = () if self.clamp is None else (self.clamp,)
+        return (self.image, self.scores, *clamp, *self.more)
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,12 @@ class Matches:
 def match(images: AnyPath, scores: AnyPath, folders: Outputs) -> Matches:
     """Match the files of two folders by stem; subfolders and hidden files are ignored.
 
-    If a stem has an array and images among the scores, the array is used: such an image is mostly
+    If a stem has an array and images among the scores, the array is used: such an image is usually
     a picture of the array. In a folder of both photographs and scores, images are photographs.
     """
     same = images.resolve() == scores.resolve()
-    left = _by_stem(images, IMAGE_SUFFIXES)
-    right = _by_stem(scores, ARRAY_SUFFIXES if same else SCORE_SUFFIXES)
+    left = by_stem(images, IMAGE_SUFFIXES)
+    right = by_stem(scores, ARRAY_SUFFIXES if same else SCORE_SUFFIXES)
     pairs, clashes = [], []
     for stem in sorted(left.keys() & right.keys()):
         arrays = [path for path in right[stem] if path.suffix.lower() in ARRAY_SUFFIXES]
@@ -100,15 +106,17 @@ def as_arrays(matches: Matches) -> Matches:
     return replace(matches, pairs=pairs)
 
 
-def with_clamps(matches: Matches, folder: AnyPath | None) -> Matches:
-    """Give each pair the map of its stem, if there is a folder of them.
+def with_clamps(
+    matches: Matches, folder: AnyPath | None, suffixes: Collection[str] = SCORE_SUFFIXES
+) -> Matches:
+    """Give each pair the map of its stem, if there is a folder of them, with such suffixes.
 
     Raises:
         ValueError: a pair has no map, or more than one.
     """
     if folder is None:
         return matches
-    maps = _by_stem(folder, SCORE_SUFFIXES)
+    maps = by_stem(folder, suffixes)
     found = {pair.stem: maps.get(pair.stem, []) for pair in matches.pairs}
     wrong = [stem for stem, paths in found.items() if len(paths) != 1]
     if wrong:
@@ -131,16 +139,18 @@ def results(folders: Outputs, stem: str) -> Outputs:
     )
 
 
-def _by_stem(folder: AnyPath, suffixes: Collection[str]) -> dict[str, list[AnyPath]]:
+def by_stem(folder: AnyPath, suffixes: Collection[str]) -> dict[str, list[AnyPath]]:
+    """Return the files of a folder that have one of these suffixes, by the name without it."""
     paths: dict[str, list[AnyPath]] = defaultdict(list)
     for path in _inputs(folder):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            paths[path.stem].append(path)
+        suffix = next((s for s in suffixes if path.name.lower().endswith(s)), None)
+        if suffix is not None and not path.name.startswith("."):
+            paths[path.name[: -len(suffix)]].append(path)
     return paths
 
 
 def _inputs(folder: AnyPath) -> list[AnyPath]:
-    """List the files of a folder, and on this machine also zarr's folders."""
+    """List the files of a folder; if it is local, zarr stores too, which are folders."""
     if isinstance(folder, Path):
         paths = sorted(folder.iterdir())
         return [p for p in paths if p.is_file() or p.suffix.lower() == ZARR_SUFFIX]

@@ -40,7 +40,7 @@ from .files import fingerprint, fingerprint_names
 from .pairs import Outputs, Pair
 from .settings import Settings
 
-#: Writing a file takes far less time; an older partial file is of a process that was killed.
+#: Writing a file takes far less time; an older partial file is left from a killed process.
 _STALE_SECONDS = 60
 
 
@@ -59,7 +59,7 @@ class Origin:
         source: folder of scores, the model, or the manifest.
         settings: how to read and refine.
         clamp: folder of maps of clamped pixels, if there is one.
-        by_row: the rows of a manifest name the inputs, not their stems.
+        by_row: whether the rows of a manifest say which inputs belong to a result, and not stems.
     """
 
     command: str
@@ -102,13 +102,13 @@ _LIST_FROM = 50
 
 @dataclass
 class Looks:
-    """Sizes and times of the files of a job, from listings where a folder has many of them."""
+    """Sizes and times of the files of a job, from a listing where a folder holds many of them."""
 
     _listed: dict[AnyPath, dict[str, Entry]] = field(default_factory=dict)
 
     @classmethod
     def at(cls, paths: Iterable[AnyPath], least: int) -> Looks:
-        """List the stores' folders that hold `least` of `paths`; later changes are not seen."""
+        """List the remote folders with at least `least` of `paths`; later changes are not seen."""
         counts = Counter(path.parent for path in paths if isinstance(path, Remote))
         folders = [folder for folder, count in counts.items() if count >= least]
         return cls({folder: _list(folder) for folder in folders})
@@ -129,15 +129,15 @@ def _list(folder: AnyPath) -> dict[str, Entry]:
 def is_done(pair: Pair, origin: Origin, record: AnyPath, *, moved: bool, looks: Looks) -> bool:
     """Whether all outputs exist, are whole, and come from the same inputs and parameters.
 
-    They do if none is older than image, scores, clamp and record; or, where the inputs were moved
-    or touched, if the label map carries the fingerprint of what they hold.
+    They do if none is older than image, scores, clamp and record. Where the inputs were moved or
+    touched, the fingerprint in the label map must be that of their content.
 
     Args:
         pair: the files.
         origin: what the results should come from.
         record: the manifest of the output folder, see `record_of`.
-        moved: times mean nothing.
-        looks: where to look files up.
+        moved: whether the inputs were moved, so that times mean nothing.
+        looks: sizes and times of files.
     """
     outputs = [looks.of(path) for path in pair.outputs.paths().values()]
     if any(entry is None or entry.size == 0 for entry in outputs):
@@ -165,7 +165,7 @@ def _input(path: AnyPath, looks: Looks) -> Entry | None:
 
 
 def _is_of_row(pair: Pair) -> bool:
-    """Whether the label map comes from files of these names; a row may name others by now."""
+    """Whether the label map comes from files of these names: the row may have been changed."""
     if pair.outputs.labels.suffix.lower() != ".png":
         return True
     with Copies() as copies:
@@ -178,7 +178,7 @@ def _note(labels: Path) -> list[str]:
 
 
 def _is_whole(labels: AnyPath) -> bool:
-    """Whether a label map has its end; it is written as a whole, but others may have copied it."""
+    """Whether a label map has its end: it was written whole, but a copy may have been cut short."""
     return labels.suffix.lower() != ".png" or read_end(labels, len(_END)) == _END
 
 
@@ -209,7 +209,7 @@ def prepare(
         pairs: the pairs to work on.
         folders: where the results go.
         overwrite: accept results of another origin. The manifest is then written again. All older
-            results thus count as not done, also when this call is interrupted and resumed.
+            results thus count as not done, even when this call is interrupted and resumed.
 
     Returns:
         Whether the inputs of older results were moved, so that only their content identifies them;
@@ -242,7 +242,7 @@ def _require_same(
     """Raise unless the existing results come from the same inputs and parameters.
 
     Returns:
-        Whether the inputs lie in other folders than before, and hold the same.
+        Whether the inputs were moved to other folders, with the same content.
     """
     remedy = "use another output folder, or add --overwrite"
     if not exists:
@@ -287,7 +287,7 @@ def _require_same(
     return bool(moved)
 
 
-#: Where the inputs lie; what they hold counts, wherever that is.
+#: Where the inputs lie. They may be moved, as only their content counts.
 _PLACES = ("images", "scores", "clamp")
 
 

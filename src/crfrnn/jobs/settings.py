@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from crfrnn.io.options import Kind, ReadOptions
@@ -18,18 +19,21 @@ class Settings:
         refining: how to refine.
         job_kind: the kind of all files of scores, once they were looked at.
         ids: those that occur in the label maps of the job.
+        container: the options of volumes or tiles, as JSON values; none for photographs.
     """
 
     reading: ReadOptions
     refining: RefineOptions
     job_kind: Kind | None = None
     ids: tuple[int, ...] | None = None
+    container: Mapping[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings that the command line can change, as JSON values."""
         parameters = {**asdict(self.reading), **self.refining.parameters()}
         hidden = python_only(RefineOptions)
-        return {name: value for name, value in parameters.items() if name not in hidden}
+        shown = {name: value for name, value in parameters.items() if name not in hidden}
+        return {**shown, **self.container}
 
 
 def python_only(definition: type[ReadOptions] | type[RefineOptions]) -> set[str]:

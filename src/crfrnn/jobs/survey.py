@@ -29,7 +29,7 @@ from crfrnn.offline.refine import refine_inputs
 
 from .settings import Settings
 
-#: Files of scores to look at; all label maps and masks are looked at, which are small.
+#: Files of scores to look at. Label maps and masks are small, so all of them are looked at.
 _LOOK_AT = 8
 _AT_ONCE = 8
 _IDS_SHOWN = 8
@@ -69,7 +69,7 @@ class Understood:
     guide: tuple[str, float, float]
 
     def lines(self) -> list[str]:
-        """Say it, for the beginning of a job."""
+        """Say what the files hold, at the beginning of a job."""
         first = f" (first of {self.files} files: {self.file})" if self.files > 1 else ""
         kind, low, high = self.guide
         return [
@@ -108,7 +108,7 @@ def survey(pairs: Sequence[tuple[AnyPath, AnyPath]], settings: Settings) -> Unde
         settings: how they will be read and refined.
 
     Raises:
-        ValueError: the kind cannot be told, the files are of several kinds, or an option cannot
+        ValueError: the kind is unclear, the files are of several kinds, or an option cannot
             work with them.
     """
     settled = _is_settled(settings)
@@ -150,14 +150,14 @@ def survey(pairs: Sequence[tuple[AnyPath, AnyPath]], settings: Settings) -> Unde
 
 
 def settle(settings: Settings, understood: Understood) -> Settings:
-    """Return the settings with what belongs to the job, not to its single files."""
+    """Return the settings with what all files of the job share: their kind and their ids."""
     return replace(settings, job_kind=understood.kind, ids=understood.ids or None)
 
 
 def _is_settled(settings: Settings) -> bool:
-    """Whether the options say all that label maps and masks would be looked at for.
+    """Whether the options already say what label maps and masks would be looked at for.
 
-    With two classes, the maps decide together what 255 means.
+    With two classes, all maps together decide what 255 means.
     """
     kind, classes = settings.reading.kind, settings.refining.num_classes
     return kind == "mask" or (kind == "labels" and classes is not None and classes > 2)
@@ -183,7 +183,7 @@ def _look(
     looks: dict[AnyPath, Glance] = {}
     problems: list[Exception] = []
     few = len(chosen) <= _LOOK_AT
-    # Files of a bucket are mostly waited for.
+    # Reading from a bucket is mostly waiting.
     at_once = _AT_ONCE if any(isinstance(path, Remote) for path in chosen[0]) else 1
     with (
         Progress("looking at", len(chosen), "files", quiet=few) as progress,

@@ -30,7 +30,7 @@ class Outcome:
     """The outcome for one pair.
 
     Attributes:
-        stem: the stem of the pair's files; of a manifest, the id.
+        stem: the stem of the pair's files; with a manifest, the id.
         status: "refined" or "segmented", "skipped", or "failed".
         result: what the work returned, if the pair was finished.
         error: why the pair failed.

@@ -53,11 +53,12 @@ class PottsLoss(nn.Module):
             this is for "bilinear" and "quadratic" over all pairs.
         relaxation: "bilinear" prefers certain labels, "quadratic" undecided ones at boundaries,
             "normalized" neither.
-        log: take the logarithm, whose gradient does not vanish; needs `neighbors`.
-        neighbors: compare each pixel with those near it, and not with all. Weights are divided by
-            the number of neighbors, and not normalized otherwise.
+        log: take -log(1 - P), whose gradient does not vanish where pixels are certain; needs
+            `neighbors`.
+        neighbors: compare each pixel only with those near it. Weights are divided by the number of
+            neighbors, and not normalized otherwise.
         entropy: "shannon", or "collision" for -log Σ_c p_c²; None leaves the term out.
-        entropy_weight: its factor.
+        entropy_weight: factor of the entropy term.
         normalization: "symmetric" (default), "after", "before" or "none", over all pairs. With
             "symmetric" the Potts term lies between 0 and about the sum of the weights.
         filter: "lattice" or "exact", over all pairs.
@@ -110,8 +111,8 @@ class PottsLoss(nn.Module):
             for name, value in (("normalization", normalization), ("filter", filter)):
                 if value is not None:
                     raise ValueError(
-                        f"{self._owner}: {name}={value!r} is for filters over all pairs; leave it "
-                        f"out, or neighbors="
+                        f"{self._owner}: {name}={value!r} is for filters over all pairs; leave out "
+                        f"either it or neighbors="
                     )
             if not chosen:
                 raise ValueError(f"{self._owner}: neighbors= needs at least one kernel; got none")
@@ -139,8 +140,8 @@ class PottsLoss(nn.Module):
         Args:
             logits: (B, C, *S) scores before softmax.
             image: (B, F, *S) on 0..255, as `CRFRNN` takes it, or the result of `prepare`.
-            mask: bool; False leaves out a pixel, such as padding or void. Unlabeled pixels belong
-                inside: this loss is for them.
+            mask: bool; False leaves out a pixel, such as padding or void. Keep unlabeled pixels:
+                this loss is for them.
             features: maps (B, F, *s) of any resolution that `FeatureGaussian` kernels refer to.
 
         Example:
@@ -181,9 +182,9 @@ class PottsLoss(nn.Module):
         """Find soft labels that agree with the predictions, the image and the labeled pixels.
 
         They minimize `attachment · 1/N Σ_i H(y_i, S_i) + 1/N Σ_ij K_ij P(y_i, y_j)` over
-        distributions y, with y fixed at labeled pixels, by gradient descent on the logits of y from
-        those of the network. A step that would raise the energy of an image is not made, and the
-        next one is half as long. No gradient reaches the logits.
+        distributions y, with y fixed at labeled pixels, by gradient descent on the logits of y,
+        which start as those of the network. A step that would raise the energy of an image is
+        skipped, and the next one is half as long. No gradient reaches the logits.
 
         Train on them with `soft_cross_entropy(logits, y, kind=cross)`, and on the labeled pixels
         with the ordinary cross-entropy.
@@ -194,9 +195,9 @@ class PottsLoss(nn.Module):
             labels: class ids (B, *S), 255 where a pixel has no label.
             mask: as in `forward`; pixels outside keep their predictions.
             features: as in `forward`.
-            cross: H, a `kind` of `soft_cross_entropy`.
+            cross: the H above, a `kind` of `soft_cross_entropy`.
             attachment: weight of the predictions. The weights of the kernels are relative to it.
-            steps: of gradient descent.
+            steps: number of steps of gradient descent.
 
         Returns:
             Probabilities y of the type of `logits`, float32 at least.
@@ -282,7 +283,7 @@ class PottsLoss(nn.Module):
     def _energy(self, z: Tensor, prepared: Prepared) -> Tensor:
         """The Potts term (B) of softmax(z), per pixel.
 
-        The factor beside a mean cross-entropy then holds for every image size.
+        Its weight beside a mean cross-entropy then suits every image size.
         """
         weights = self._weights(z)
         if self.recipe.neighbors is not None:

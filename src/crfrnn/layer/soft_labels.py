@@ -17,7 +17,7 @@ from crfrnn.io.label_maps import VOID
 from . import relaxations
 from .inputs import check_device, check_logits, check_mask
 
-#: The least probability of a soft label. A certain one would forbid every other class for ever.
+#: The least probability in a soft label. Zero would rule out a class for good.
 _LEAST = 1e-6
 
 #: How much longer a step may become when the last one lowered the energy.
@@ -47,7 +47,7 @@ def soft_cross_entropy(
 
     Args:
         logits: (B, C, *S) scores before softmax.
-        soft_labels: (B, C, *S) probabilities y over C; gradients reach them where they ask for one.
+        soft_labels: (B, C, *S) probabilities y over C; they receive a gradient if they require one.
         kind: one of the table.
         mask: bool; False leaves out a pixel, such as a labeled one, which has a loss of its own.
 
@@ -141,7 +141,7 @@ def minimize(
     if not steps:
         return constrained(log_p)
     column = (-1,) + (1,) * (log_p.dim() - 1)
-    # The energies are per pixel, and so small: in proportion to N, a step is one of a pixel's own.
+    # An energy is a mean over N pixels, so a gradient is 1/N of the pixel's own: N undoes that.
     length = log_p.new_full((len(log_p),), float(log_p[0, 0].numel()))
     logits = log_p
     lowest, slope = _with_slope(energy, constrained, logits)

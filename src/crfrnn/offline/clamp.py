@@ -28,7 +28,9 @@ def free_value(classes: int) -> int:
     return 255 if classes < 256 else 65535
 
 
-def arrange_clamp(clamp: Array, layout: Layout, like: Array, classes: int) -> Array:
+def arrange_clamp(
+    clamp: Array, layout: Layout, like: Array, classes: int, *, part: bool = False
+) -> Array:
     """Bring `clamp` to (B, *S): bool, or int64 classes and `FREE`.
 
     Args:
@@ -36,6 +38,7 @@ def arrange_clamp(clamp: Array, layout: Layout, like: Array, classes: int) -> Ar
         layout: of the scores.
         like: the unary logits, or any array of their batch, container and device.
         classes: the number of classes; 0 if only a bool map makes sense.
+        part: whether it is cut from a larger map, which leaves pixels free elsewhere.
     """
     array = arrange_map("clamp", clamp, layout, like)
     if "bool" in str(array.dtype):
@@ -53,19 +56,33 @@ def arrange_clamp(clamp: Array, layout: Layout, like: Array, classes: int) -> Ar
     space = namespace(array)
     labels, free = cast(array, space.int64), free_value(classes)
     held = labels != free
-    if not bool((~held).any()):
+    low = high = None
+    if bool(held.any()):
+        low, high = int(labels[held].min()), int(labels[held].max())
+    check_seeds(low, high, classes, some_free=part or bool((~held).any()))
+    return space.where(held, labels, FREE)
+
+
+def check_seeds(low: int | None, high: int | None, classes: int, *, some_free: bool) -> None:
+    """Raise unless a map of classes leaves pixels free, and clamps the others to classes.
+
+    Args:
+        low: the smallest class of a clamped pixel; None if none is clamped.
+        high: the largest.
+        classes: the number of classes.
+        some_free: whether a pixel is free.
+    """
+    free = free_value(classes)
+    if not some_free:
         raise ValueError(
             f"clamp leaves no pixel free: in a map of {classes} classes, {free} marks free pixels. "
             f"If yours marks clamped pixels with 1, convert it to bool: clamp != 0."
         )
-    if bool(held.any()):
-        low, high = int(labels[held].min()), int(labels[held].max())
-        if low < 0 or high >= classes:
-            raise ValueError(
-                f"clamp must hold classes 0..{classes - 1}, or {free} for free pixels; got {low} "
-                f"to {high}"
-            )
-    return space.where(held, labels, FREE)
+    if low is not None and high is not None and (low < 0 or high >= classes):
+        raise ValueError(
+            f"clamp must hold classes 0..{classes - 1}, or {free} for free pixels; got {low} to "
+            f"{high}"
+        )
 
 
 def put_seeds(unary: Array, clamp: Array) -> Array:

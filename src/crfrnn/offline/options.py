@@ -124,7 +124,10 @@ class RefineOptions:
     engine: Annotated[
         EngineName | None,
         Option(
-            "reference, cpu or triton (default: the fastest available)", metavar="NAME", about="crf"
+            "cpu, or reference, which is slow (default: the fastest available). The commands "
+            "refine on processors; in Python, refine takes tensors on a GPU",
+            metavar="NAME",
+            about="crf",
         ),
     ] = None
     numbers: Preset = field(init=False, repr=False, compare=False)

@@ -212,7 +212,10 @@ def refine_inputs(
         check_range(picture, finest_color(options.numbers.kernels))
     where = None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary)
     classes = 0 if inputs.name == "masks" else unary.shape[1]
-    clamp = None if inputs.clamp is None else arrange_clamp(inputs.clamp, layout, unary, classes)
+    clamp = None
+    if inputs.clamp is not None:
+        part = bool(inputs.origin)
+        clamp = arrange_clamp(inputs.clamp, layout, unary, classes, part=part)
     unary = unary if clamp is None else put_seeds(unary, clamp)
     guide = None if picture is None else arrange_image("image", picture, layout, unary)
     maps = [arrange_image("features", feature, layout, unary) for feature in inputs.features]

@@ -68,7 +68,7 @@ def overlay(
     if labels is None:
         return photo
     labels = _resize_labels(labels, size)
-    colors = _colors(palette)[labels % 256].astype(np.float32)
+    colors = _colors(palette)[labels.astype(np.int64) % 256].astype(np.float32)
     tinted = colors.any(axis=2, keepdims=True)
     pixels = np.asarray(photo).astype(np.float32)
     target = np.where(tinted, colors, np.float32(255))

@@ -9,7 +9,6 @@ from typing import Any
 
 from crfrnn._extras import require_torch
 from crfrnn.core.threads import limited_threads
-from crfrnn.evaluation.metrics import mean_iou
 from crfrnn.io.files import require_writable
 from crfrnn.io.progress import Progress
 from crfrnn.presets import PRESETS, Preset, write_preset
@@ -17,7 +16,7 @@ from crfrnn.training.processes import require_alone
 from crfrnn.training.source import Source
 
 from .config import TuneConfig
-from .gains import gain_interval
+from .gains import SCORE_TITLES, SCORES, gain_interval, scores_of
 from .scored import Scored
 from .search import Found, search
 
@@ -28,13 +27,14 @@ class Tuned:
 
     Attributes:
         found: the best parameters, and their score on the training images.
-        held_out: scores on the validation images in percent; None without validation images. Mean
-            IoU `before`, with the `default` preset of `refine`, and `after`; the `gain` from
-            `before` to `after` with its 95 % interval `low`, `high`, paired over images.
+        held_out: `mean_iou` and `trimap_iou` of the validation images in percent; None without
+            validation images. For each, the value `before`, with the `default` preset of `refine`,
+            and `after`; the `gain` from `before` to `after` with its 95 % interval `low`, `high`,
+            paired over images.
     """
 
     found: Found
-    held_out: dict[str, float] | None
+    held_out: dict[str, dict[str, float]] | None
 
 
 def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> Tuned:
@@ -68,7 +68,7 @@ def _tune(config: TuneConfig, network: tuple[Any, Any], storage: Path, *, quiet:
     with Progress("tuning", config.search.trials, "trials", quiet=quiet) as progress:
 
         def advance(trials: int, best: float) -> None:
-            progress.update(trials, f"best mean IoU {best:.2f}")
+            progress.update(trials, f"best {SCORE_TITLES[config.search.score]} {best:.2f}")
 
         found = search(
             scored,
@@ -86,8 +86,8 @@ def _tune(config: TuneConfig, network: tuple[Any, Any], storage: Path, *, quiet:
     return Tuned(found, held_out)
 
 
-def compare(scored: Scored, preset: Preset, *, quiet: bool = True) -> dict[str, float]:
-    """Mean IoU in percent without a CRF, with the default preset of `refine`, and with `preset`."""
+def compare(scored: Scored, preset: Preset, *, quiet: bool = True) -> dict[str, dict[str, float]]:
+    """Scores without a CRF, with the default preset of `refine`, and with `preset`: `held_out`."""
     presets = {"before": None, "default": PRESETS["deeplab"], "after": preset}
     indices = range(len(scored))
     with Progress("validating", len(presets) * len(indices), "images", quiet=quiet) as progress:
@@ -95,9 +95,18 @@ def compare(scored: Scored, preset: Preset, *, quiet: bool = True) -> dict[str, 
             name: scored.confusions(chosen, indices, advance=progress.advance)
             for name, chosen in presets.items()
         }
-    values = {name: 100 * float(mean_iou(counts.sum(axis=0))) for name, counts in rows.items()}
-    low, high = gain_interval(rows["before"], rows["after"])
-    return {**values, "gain": values["after"] - values["before"], "low": low, "high": high}
+    of_rows = {name: scores_of(counts) for name, counts in rows.items()}
+    result: dict[str, dict[str, float]] = {}
+    for score in SCORES:
+        values = {name: scores[score] for name, scores in of_rows.items()}
+        low, high = gain_interval(rows["before"], rows["after"], score)
+        result[score] = {
+            **values,
+            "gain": values["after"] - values["before"],
+            "low": low,
+            "high": high,
+        }
+    return result
 
 
 def _network(config: TuneConfig) -> tuple[Any, Any]:

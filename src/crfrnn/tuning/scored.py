@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from crfrnn.core.threads import limit_threads, limited_threads, threads
 from crfrnn.data.masked_images import Sample
-from crfrnn.evaluation.metrics import confusion_matrix
+from crfrnn.evaluation.boundaries import other_label_distance
+from crfrnn.evaluation.metrics import IGNORE, confusion_matrix
 from crfrnn.offline.refine import refine
 from crfrnn.presets import Preset
 from crfrnn.training.source import Source
 
+from .gains import WIDTH
+
 #: Bytes of half-precision logits to keep in memory; others are computed again when needed.
 _MEMORY = 2 << 30
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """An image with its mask, its logits (C, H, W) in half precision, and its trimap (H, W)."""
+
+    sample: Sample
+    logits: np.ndarray
+    trimap: np.ndarray
 
 
 class Scored:
@@ -33,7 +46,7 @@ class Scored:
         self.objective = objective
         self.device = device or "cpu"
         self.num_classes = source.num_classes
-        self._kept: dict[int, tuple[Sample, np.ndarray]] = {}
+        self._kept: dict[int, _Kept] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -42,19 +55,25 @@ class Scored:
 
     def get(self, index: int) -> tuple[Sample, np.ndarray]:
         """An image with its mask, and its logits (C, H, W) in float32, as NumPy arrays."""
+        kept = self._get(index)
+        return kept.sample, kept.logits.astype(np.float32)
+
+    def _get(self, index: int) -> _Kept:
         if index in self._kept:
-            sample, half = self._kept[index]
-            return sample, half.astype(np.float32)
+            return self._kept[index]
         sample, logits = self.source.read(index)
         if logits is None:
             logits = self._predict(sample)
         # Softmax ignores a constant per pixel. With the largest logit at zero, half precision
         # is finest where it matters, at the likely classes.
         half = np.maximum(logits - logits.max(axis=0), -1e4).astype(np.float16)
+        label = np.asarray(sample.label)
+        trimap = (label != IGNORE) & (other_label_distance(label, WIDTH) <= WIDTH**2)
+        kept = _Kept(sample, half, trimap)
         if self._bytes < _MEMORY:
-            self._bytes += half.nbytes
-            self._kept[index] = (sample, half)
-        return sample, half.astype(np.float32)
+            self._bytes += half.nbytes + trimap.nbytes
+            self._kept[index] = kept
+        return kept
 
     def _predict(self, sample: Sample) -> np.ndarray:
         """The logits (C, H, W) of the network."""
@@ -78,17 +97,23 @@ class Scored:
         tol: float | None = None,
         advance: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        """Confusion matrices (N, C, C) of images, refined with `preset` or unrefined for None.
+        """Confusion matrices (N, 2, C, C) of images, refined with `preset` or unrefined for None.
 
+        The first is of all pixels, the second of those within `WIDTH` pixels of another label.
         `advance` is called after each image.
         """
 
         def count(index: int) -> np.ndarray:
-            sample, logits = self.get(index)
+            kept = self._get(index)
+            logits, truth = kept.logits.astype(np.float32), np.asarray(kept.sample.label)
             labels = (
-                logits.argmax(axis=0) if preset is None else _refine(preset, sample, logits, tol)
+                logits.argmax(axis=0)
+                if preset is None
+                else _refine(preset, kept.sample, logits, tol)
             )
-            counts: np.ndarray = confusion_matrix(labels, sample.label, self.num_classes)
+            near = kept.trimap
+            pairs = ((labels, truth), (labels[near], truth[near]))
+            counts = np.stack([confusion_matrix(a, b, self.num_classes) for a, b in pairs])
             advance()
             return counts
 

@@ -3,14 +3,15 @@
 Optuna proposes the parameters (TPE: Bergstra et al., NIPS 2011) and stores the trials in a file.
 SciPy's optimizers are lighter, but can neither stop trials nor resume. This module decides which
 trials continue, by a race against the best trial so far on the same images. Successive halving
-would rank trials by their mean IoU on a few images, a poor estimate of their mean IoU on many.
+would rank trials by their score on a few images, a poor estimate of their score on many. Presets
+are tried first, as they are published, so that nothing worse than the best of them is found.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,11 +20,11 @@ import numpy as np
 
 from crfrnn._extras import install
 from crfrnn.crf.kernels import Bilateral, Gaussian
-from crfrnn.evaluation.metrics import mean_iou
 from crfrnn.presets import PRESETS, Preset
 
+from .caution import SHARES, as_good, between
 from .config import SearchConfig
-from .gains import drawn_gains
+from .gains import SCORE_TITLES, SCORES, combined, drawn_gains, scores_of
 from .scored import Scored
 
 #: A trial stops if it is worse than the best so far in this share of the bootstrap samples.
@@ -31,6 +32,7 @@ _SURE = 0.8
 
 _STUDY = "crfrnn"
 _SETTINGS = "settings"
+_PRESET = "preset"
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,23 @@ class Found:
 
     Attributes:
         preset: the best parameters.
-        before: mean IoU in percent without a CRF, on the images of the search.
+        before: `mean_iou` and `trimap_iou` in percent without a CRF, on the images of the search.
         after: likewise with the best parameters.
         trials: number of trials.
         stopped: number of trials that stopped early.
+        start: the preset that was best on these images; None without presets.
+        share: how far `preset` lies from `start`, 0, to the best parameters, 1, on a logarithmic
+            scale: the nearest of 0, 0.25, 0.5, 0.75 and 1 whose score is at most one standard
+            error below the best.
     """
 
     preset: Preset
-    before: float
-    after: float
+    before: dict[str, float]
+    after: dict[str, float]
     trials: int
     stopped: int
+    start: str | None
+    share: float
 
 
 def search(
@@ -60,7 +68,7 @@ def search(
     name: str = "tuned",
     advance: Callable[[int, float], None] = lambda trials, best: None,
 ) -> Found:
-    """Search for the kernel bandwidths and weights with the best mean IoU.
+    """Search for the kernel bandwidths and weights with the best score.
 
     The same seed gives the same result, with or without interruptions.
 
@@ -69,7 +77,8 @@ def search(
         config: bounds and length of the search.
         storage: file of the trials, from which a search resumes; None keeps them in memory.
         name: of the preset.
-        advance: called after each trial with the number of trials and the best mean IoU so far.
+        advance: called after each trial with the number of trials and the best score so far, as
+            `config.score` defines it.
 
     Raises:
         ImportError: optuna is not installed.
@@ -85,7 +94,7 @@ def search(
     optuna = _optuna()
     sizes = config.sizes(len(scored))
     chosen = balanced(scored, config.seed)[: sizes[-1]]
-    before = _score(scored.confusions(None, chosen))
+    before = scores_of(scored.confusions(None, chosen))
     study = _open(optuna, config, storage, before)
     states = optuna.trial.TrialState
     leader = _Leader(scored, chosen, config)
@@ -100,29 +109,69 @@ def search(
             study.sampler = optuna.samplers.TPESampler(
                 seed=config.seed + 1000 * len(finished), multivariate=True
             )
+        waiting = study.get_trials(deepcopy=False, states=(states.WAITING,))
+        if len(finished) < len(config.start) and not waiting:
+            name_of_start = config.start[len(finished)]
+            numbers = _numbers(PRESETS[name_of_start], config)
+            study.enqueue_trial(numbers, user_attrs={_PRESET: name_of_start})
         trial = study.ask()
         complete = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
         rival = leader.counts(max(complete, key=lambda t: t.value)) if complete else None
-        counts = _race(trial, _propose(trial, config), scored, chosen, sizes, config.tol, rival)
+        counts = _race(trial, _propose(trial, config), scored, chosen, sizes, config, rival)
         if len(counts) < len(chosen):
             study.tell(trial, state=states.PRUNED)
         else:
-            study.tell(trial, _score(counts))
+            study.tell(trial, combined(scores_of(counts), config.score))
             leader.keep(trial.number, counts)
         advance(len(finished) + 1, study.best_value)
     stopped = len(study.get_trials(deepcopy=False, states=(states.PRUNED,)))
     best = study.best_trial
-    preset = _propose(optuna.trial.FixedTrial(best.params), config)
+    origin = _origin(study)
+    share, preset, counts = 1.0, _propose(best, config), leader.counts(best)
+    if origin is not None and config.cautious:
+        share, preset, counts = _nearest(origin, best, counts, scored, chosen, config)
+    after = scores_of(counts)
     what = f"{sizes[-1]} training images, {len(finished)} trials, seed {config.seed}"
+    gains = ", ".join(
+        f"{SCORE_TITLES[name]} {before[name]:.2f} -> {after[name]:.2f}" for name in SCORES
+    )
     described = Preset(
         name,
         preset.kernels,
         preset.iterations,
         preset.normalization,
         "the scores that it was tuned on",
-        f"crfrnn tune: {what}; mean IoU {before:.2f} -> {best.value:.2f}",
+        f"crfrnn tune: {what}; {gains}",
     )
-    return Found(described, before, float(best.value), len(finished), stopped)
+    start = None if origin is None else origin.user_attrs[_PRESET]
+    return Found(described, before, after, len(finished), stopped, start, share)
+
+
+def _origin(study: Any) -> Any:
+    """The trial of the preset that got furthest, and of these the best; None without presets."""
+    presets = [trial for trial in study.trials if trial.state.is_finished() and trial.value]
+    presets = [trial for trial in presets if _PRESET in trial.user_attrs]
+    return max(presets, key=lambda t: (len(t.intermediate_values), t.value), default=None)
+
+
+def _nearest(
+    origin: Any,
+    best: Any,
+    counts: np.ndarray,
+    scored: Scored,
+    chosen: list[int],
+    config: SearchConfig,
+) -> tuple[float, Preset, np.ndarray]:
+    """The parameters nearest to a preset that are about as good as the best, and their counts."""
+    if best.number == origin.number:
+        return 0.0, _propose(best, config), counts
+    for share in SHARES:
+        numbers = between(origin.params, best.params, share)
+        preset = _preset(numbers, config) if share else _propose(origin, config)
+        nearer = scored.confusions(preset, chosen, config.tol)
+        if as_good(counts, nearer, config.score):
+            return share, preset, nearer
+    return 1.0, _propose(best, config), counts
 
 
 class _Leader:
@@ -134,17 +183,19 @@ class _Leader:
 
     def keep(self, number: int, confusions: np.ndarray) -> None:
         """Keep the counts of a complete trial if it is the best."""
-        if len(self.confusions) == 0 or _score(confusions) > _score(self.confusions):
+        if len(self.confusions) == 0 or self._score(confusions) > self._score(self.confusions):
             self.number, self.confusions = number, confusions
 
     def counts(self, trial: Any) -> np.ndarray:
         """The counts of a complete trial."""
         if trial.number != self.number:
-            fixed = _optuna().trial.FixedTrial(trial.params)
-            preset = _propose(fixed, self.config)
+            preset = _propose(trial, self.config)
             self.number = trial.number
             self.confusions = self.scored.confusions(preset, self.chosen, self.config.tol)
         return self.confusions
+
+    def _score(self, counts: np.ndarray) -> float:
+        return combined(scores_of(counts), self.config.score)
 
 
 def balanced(scored: Scored, seed: int) -> list[int]:
@@ -180,35 +231,41 @@ def _race(
     scored: Scored,
     chosen: list[int],
     sizes: list[int],
-    tol: float | None,
+    config: SearchConfig,
     rival: np.ndarray | None,
 ) -> np.ndarray:
     """The counts of a trial on all images, or on the first few if it stops early."""
-    counts = np.zeros((0, scored.num_classes, scored.num_classes), np.int64)
+    counts = np.zeros((0, 2, scored.num_classes, scored.num_classes), np.int64)
     for size in sizes:
-        more = scored.confusions(preset, chosen[len(counts) : size], tol)
+        more = scored.confusions(preset, chosen[len(counts) : size], config.tol)
         counts = np.concatenate([counts, more])
         if size == sizes[-1]:
             break
-        trial.report(_score(counts), step=size)
+        trial.report(combined(scores_of(counts), config.score), step=size)
         if rival is not None:
-            worse = drawn_gains(rival[:size], counts) < 0
+            worse = drawn_gains(rival[:size], counts, config.score) < 0
             if worse.mean() >= _SURE:
                 break
     return counts
 
 
-def _score(counts: np.ndarray) -> float:
-    return 100 * float(mean_iou(counts.sum(axis=0)))
-
-
 def _propose(trial: Any, config: SearchConfig) -> Preset:
+    """The parameters of a trial: a preset as published, or new ones."""
     # Ratios of bandwidths and weights matter, not differences: 160 pixels are to 80 as 40 to 20. On
     # a logarithmic scale as many trials fall between the one pair as between the other.
-    numbers = {
-        name: trial.suggest_float(name, low, high, log=True)
-        for name, (low, high) in config.ranges().items()
-    }
+    if trial.params:
+        numbers = trial.params
+    else:
+        numbers = {
+            name: trial.suggest_float(name, low, high, log=True)
+            for name, (low, high) in config.ranges().items()
+        }
+    if _PRESET in trial.user_attrs:
+        return PRESETS[trial.user_attrs[_PRESET]]
+    return _preset(numbers, config)
+
+
+def _preset(numbers: Mapping[str, float], config: SearchConfig) -> Preset:
     kernels = (
         Bilateral(
             numbers["bilateral_position"], numbers["bilateral_color"], numbers["bilateral_weight"]
@@ -218,7 +275,7 @@ def _propose(trial: Any, config: SearchConfig) -> Preset:
     return Preset("trial", kernels, config.iterations, config.normalization, "", "")
 
 
-def _open(optuna: Any, config: SearchConfig, storage: Path | None, before: float) -> Any:
+def _open(optuna: Any, config: SearchConfig, storage: Path | None, before: dict[str, float]) -> Any:
     """Create a study, or open the one on disk and drop its unfinished trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = None
@@ -236,12 +293,11 @@ def _open(optuna: Any, config: SearchConfig, storage: Path | None, before: float
     )
     # More trials may be added later, so their number is no setting. The score without a CRF stands
     # for the scores themselves: other scores give another number.
-    settings = json.dumps({**asdict(config), "trials": 0, "before": round(before, 6)})
+    rounded = [round(score, 6) for score in before.values()]
+    settings = json.dumps({**asdict(config), "trials": 0, "before": rounded})
     stored = study.user_attrs.get(_SETTINGS)
     if stored is None:
         study.set_user_attr(_SETTINGS, settings)
-        for name in config.start:
-            _enqueue(study, _numbers(PRESETS[name], config))
     elif stored != settings:
         raise ValueError(
             f"{storage}: the trials there were made with other settings or scores; use another "
@@ -250,19 +306,11 @@ def _open(optuna: Any, config: SearchConfig, storage: Path | None, before: float
     states = optuna.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
         study.tell(trial.number, state=states.FAIL)
-        # A preset that was interrupted is tried again; a proposal is made anew by its sampler.
-        fixed = trial.system_attrs.get("fixed_params")
-        if fixed:
-            _enqueue(study, fixed)
     return study
 
 
-def _enqueue(study: Any, numbers: dict[str, float]) -> None:
-    study.enqueue_trial(numbers)
-
-
 def _numbers(preset: Preset, config: SearchConfig) -> dict[str, float]:
-    """The parameters of a preset, clamped to the bounds."""
+    """What Optuna learns of a preset: its parameters, clamped to the bounds."""
     numbers = {
         f"{type(kernel).__name__.lower()}_{name}": float(cast(float, value))
         for kernel in preset.kernels

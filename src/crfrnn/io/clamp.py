@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from crfrnn.io.arrays import read_arrays
-from crfrnn.io.options import ReadOptions, Size
-from crfrnn.io.scores import ARRAY_SUFFIXES, read_scores
+from .arrays import read_arrays
+from .options import ReadOptions, Size
+from .scores import ARRAY_SUFFIXES, read_scores
 
 _LABELS = ReadOptions(kind="labels")
 
