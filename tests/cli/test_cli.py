@@ -354,7 +354,7 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "output the image": (
         lambda: None,
         {"out": "./a.png"},
-        "a.png is already an input; write the labels",
+        "a.png is an input; write the labels",
     ),
     "probs nowhere": (lambda: None, {"options": ["--probs", "no/p.npy"]}, "no is missing"),
     "preset": (lambda: None, {"options": ["--preset", "best"]}, "unknown preset 'best'"),
@@ -650,7 +650,7 @@ def test_a_stem_of_two_files_is_told(folders: Path, capsys: pytest.CaptureFixtur
         (["--workers", "0"], "out", "--workers must be at least 1"),
         ([], "images", "images is the folder of images; write the labels elsewhere"),
         ([], "scores", "scores is the folder of scores; write the labels elsewhere"),
-        (["--overlay", "out"], "out", "out is the output folder for labels"),
+        (["--overlay", "out"], "out", "out is the output for labels"),
         ([], "a.npy/out", "cannot create this folder"),
         ([], "foreign", "exists and is not a result of crfrnn refine"),
         ([], "broken", "crfrnn-refine.json: not a readable manifest"),
