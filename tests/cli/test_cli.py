@@ -515,7 +515,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    original = files.refine_inputs
+    original = files.refine_on
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -525,7 +525,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "refine_inputs", interrupted)
+        patch.setattr(files, "refine_on", interrupted)
         assert refine_folders("--workers", "1") == 130
     *notes, last = capsys.readouterr().err.splitlines()
     assert last == "crfrnn refine: interrupted"
@@ -595,7 +595,7 @@ def test_an_interrupted_overwrite_leaves_no_old_result_for_done(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "refine_inputs", interrupt)
+        patch.setattr(files, "refine_on", interrupt)
         assert refine_folders("--iterations", "0", "--overwrite") == 130
     capsys.readouterr()
     assert refine_folders("--iterations", "0") == 0
