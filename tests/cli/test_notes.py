@@ -94,9 +94,9 @@ def test_what_a_folder_leaves_out_is_said_before_the_work(
     lines: list[str] = []
     refine = files.refine_on
 
-    def look(inputs: Inputs, options: RefineOptions) -> crfrnn.Refined:
+    def look(device: str, inputs: Inputs, options: RefineOptions) -> crfrnn.Refined:
         lines.extend(said())
-        return refine(inputs, options)
+        return refine(device, inputs, options)
 
     monkeypatch.setattr(files, "refine_on", look)
     arguments = ["refine", "images", "scores", "-o", "out", "--kind", "logits", "--workers", "1"]

@@ -111,11 +111,11 @@ def refine(
         {'img_0007': 's3://bucket/photos/img_0007.jpg: not a readable image ...'}
     """
     start = time.perf_counter()
+    cluster = cluster or Cluster()
+    require_suited(cluster.device, refining.engine)
     place = parse_path(str(probs), storage_options) if probs is not None else None
     folders = Outputs(parse_path(str(output), storage_options), place)
     manifest, source = _read(jobs, folders, storage_options)
-    cluster = cluster or Cluster()
-    require_suited(cluster.device, refining.engine)
     settings = Settings(reading, refining, device=cluster.device)
     matches = Matches(manifest.pairs)
     files = [(pair.image, pair.scores) for pair in matches.pairs]
