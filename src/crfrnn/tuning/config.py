@@ -35,7 +35,7 @@ class SearchConfig:
         gaussian_position: bounds in pixels.
         gaussian_weight: bounds.
         tol: inference on an image stops when its marginals change by less than this on average;
-            None for all steps. With 0.001 a search takes about two thirds of the time, and the
+            None for all steps. With 0.001 a call takes 0.6 of the time, and the
             default preset loses 0.2 points of mean IoU on VOC, and 0.7 of trimap IoU.
         start: presets to try first, with their own steps and normalization.
         cautious: of parameters about as good as the best ones, within one standard error, take
