@@ -95,7 +95,7 @@ bench: $(BENCH)  ## measure against the other implementations
 	$(PY) -m benchmarks $(ARGS)
 
 test-gpu: $(GPU_SITE)/.installed  ## the Triton engine's tests on a CUDA device, with GPU_PYTHON
-	$(GPU_RUN) -m pytest -p no:cacheprovider -W default -m gpu tests/ops/test_triton.py tests/ops/test_on_device.py $(ARGS)
+	$(GPU_RUN) -m pytest -p no:cacheprovider -W default -m gpu tests/ops/test_triton.py tests/ops/test_on_device.py tests/cli/test_device.py $(ARGS)
 
 bench-gpu: $(GPU_SITE)/.installed  ## measure the Triton engine on a CUDA device, with GPU_PYTHON
 	$(GPU_RUN) -m benchmarks gpu $(ARGS)

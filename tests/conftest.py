@@ -70,6 +70,7 @@ if torch is not None:
 #: all other files; the tests in them that need torch are marked `needs_torch` of cases.py.
 NEED_TORCH = [
     "ablation/test_ablate.py",
+    "cli/test_device.py",
     "cli/test_segment.py",
     "crf/test_filter.py",
     "crf/test_filter_laws.py",

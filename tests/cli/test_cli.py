@@ -354,7 +354,7 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "output the image": (
         lambda: None,
         {"out": "./a.png"},
-        "a.png is already an input; write the labels",
+        "a.png is an input; write the labels",
     ),
     "probs nowhere": (lambda: None, {"options": ["--probs", "no/p.npy"]}, "no is missing"),
     "preset": (lambda: None, {"options": ["--preset", "best"]}, "unknown preset 'best'"),
@@ -515,7 +515,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    original = files.refine_inputs
+    original = files.refine_on
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -525,7 +525,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "refine_inputs", interrupted)
+        patch.setattr(files, "refine_on", interrupted)
         assert refine_folders("--workers", "1") == 130
     *notes, last = capsys.readouterr().err.splitlines()
     assert last == "crfrnn refine: interrupted"
@@ -595,7 +595,7 @@ def test_an_interrupted_overwrite_leaves_no_old_result_for_done(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "refine_inputs", interrupt)
+        patch.setattr(files, "refine_on", interrupt)
         assert refine_folders("--iterations", "0", "--overwrite") == 130
     capsys.readouterr()
     assert refine_folders("--iterations", "0") == 0
@@ -650,7 +650,7 @@ def test_a_stem_of_two_files_is_told(folders: Path, capsys: pytest.CaptureFixtur
         (["--workers", "0"], "out", "--workers must be at least 1"),
         ([], "images", "images is the folder of images; write the labels elsewhere"),
         ([], "scores", "scores is the folder of scores; write the labels elsewhere"),
-        (["--overlay", "out"], "out", "out is the output folder for labels"),
+        (["--overlay", "out"], "out", "out is the output for labels"),
         ([], "a.npy/out", "cannot create this folder"),
         ([], "foreign", "exists and is not a result of crfrnn refine"),
         ([], "broken", "crfrnn-refine.json: not a readable manifest"),

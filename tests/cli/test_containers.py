@@ -168,7 +168,7 @@ def test_a_folder_of_dictionaries_of_class_maps(
         (["a.png", "a.npy", "-o", "o.png", "--tile", "9", "--range", "9"], "LOW..HIGH"),
         (["x.nii.gz", "a.npy", "-o", "o.nii"], "x.nii.gz: expected"),
         (["a.png", "a.json", "-o", "o.png"], "--output must be a .json file"),
-        (["a.png", "a.npy", "-o", "a.png", "--tile", "9"], "is already an input"),
+        (["a.png", "a.npy", "-o", "a.png", "--tile", "9"], "is an input"),
     ],
 )
 def test_what_cannot_work_is_one_line(

@@ -92,13 +92,13 @@ def test_what_a_folder_leaves_out_is_said_before_the_work(
     for name, values in (("b", np.zeros((3, 6, 8), np.float32)), ("c", np.zeros(7))):
         np.save(f"scores/{name}.npy", values)
     lines: list[str] = []
-    refine = files.refine_inputs
+    refine = files.refine_on
 
-    def look(inputs: Inputs, options: RefineOptions) -> crfrnn.Refined:
+    def look(device: str, inputs: Inputs, options: RefineOptions) -> crfrnn.Refined:
         lines.extend(said())
-        return refine(inputs, options)
+        return refine(device, inputs, options)
 
-    monkeypatch.setattr(files, "refine_inputs", look)
+    monkeypatch.setattr(files, "refine_on", look)
     arguments = ["refine", "images", "scores", "-o", "out", "--kind", "logits", "--workers", "1"]
     assert main(arguments) == 1
     assert lines[3:] == ["crfrnn refine: note: images without scores (1): a"]

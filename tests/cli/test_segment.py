@@ -155,7 +155,7 @@ def change_config(old: str, new: str) -> None:
             "is not a directory; expected one that holds a model",
         ),
         ("photos/a.png", ["--model", "photos"], "photos has no config.json"),
-        ("photos/a.png", ["-o", "photos/a.png"], "photos/a.png is already an input"),
+        ("photos/a.png", ["-o", "photos/a.png"], "photos/a.png is an input"),
         ("photos/a.png", ["-o", "o.jpg"], "--output must be a .png file"),
         ("photos", ["-o", "photos"], "photos is the folder of images; write the labels elsewhere"),
         ("photos", ["--workers", "0"], "--workers must be at least 1"),

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +173,143 @@ def test_files_that_hang_or_kill_their_worker_fail_alone(tmp_path: Path) -> None
     assert result["bytes"] < 4000, "no pixels travel"
 
 
+GPU_SCRIPT = """
+import json, os, sys, warnings
+from dataclasses import replace
+from pathlib import Path
+
+import ray
+
+from crfrnn.cli import main
+from crfrnn.distributed import Cluster, pool, refine
+from crfrnn.distributed.worker import Worker
+
+class OnProcessors(Worker):
+    # Notes down what Ray gave it, and refines tensors on processors in place of the GPU.
+    def __init__(self, origin, record, cpus):
+        settings = origin.settings
+        given = {"device": settings.device, "gpus": ray.get_gpu_ids()}
+        given["visible"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+        given["share"] = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+        Path(HERE, f"given-{os.getpid()}.json").write_text(json.dumps(given))
+        super().__init__(replace(origin, settings=replace(settings, device="cpu:0")), record, cpus)
+
+HERE = os.getcwd()
+ray.init(
+    num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False,
+    object_store_memory=100 << 20,
+)
+code = main(["refine", "p", "s", "-o", "real", "--on", "ray", "--gpus", "1", "--kind", "logits"])
+print("real", code)
+pool.Worker = OnProcessors
+options = ["--kind", "logits", "--probs", "probs"]
+code = main(["refine", "p", "s", "-o", "fake", "--on", "ray", "--gpus", "0.5", *options])
+print("fake", code)
+rows = [{"id": "x", "image": "p/a.png", "scores": "s/a.npy"}]
+print("rows", refine(rows, "rows", cluster=Cluster(gpus=1)).count("refined"))
+"""
+
+
+@needs_ray
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch for a device")
+def test_workers_on_gpus(tmp_path: Path) -> None:
+    """On a cluster that only says that it has a GPU: workers get it from Ray, or say why not."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("for a machine without a GPU")
+    for name, data in (("p", photograph()), ("s", logits())):
+        (tmp_path / name).mkdir()
+        for stem in "abcd":
+            (tmp_path / name / f"{stem}.{'png' if name == 'p' else 'npy'}").write_bytes(data)
+    command = [sys.executable, "-c", textwrap.dedent(GPU_SCRIPT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    codes = [
+        line for line in done.stdout.splitlines() if line.split()[0] in ("real", "fake", "rows")
+    ]
+    assert codes == ["real 2", "fake 0", "rows 1"], done.stderr
+    assert (
+        "no worker can start on the cluster: ValueError: cuda is not available on this machine: "
+        f"torch {torch.__version__}"
+    ) in done.stderr
+    assert not list((tmp_path / "real").glob("*.png"))
+    given = [json.loads(path.read_text()) for path in tmp_path.glob("given-*.json")]
+    assert sorted(worker["share"] for worker in given) == [0.5, 0.5, 1]  # of 4 that processors fit
+    assert all(worker["device"] == "cuda" for worker in given)
+    assert all([str(gpu) for gpu in worker["gpus"]] == ["0"] for worker in given)
+    assert all(worker["visible"] == "0" for worker in given)
+    here = ["refine", str(tmp_path / "p"), str(tmp_path / "s"), "-o", str(tmp_path / "here")]
+    assert main([*here, "--kind", "logits", "--probs", str(tmp_path / "here-probs")]) == 0
+    for stem in "abcd":
+        for path, other in ((f"fake/{stem}.png", "here"), (f"probs/{stem}.npy", "here-probs")):
+            theirs = tmp_path / other / Path(path).name
+            if path.endswith(".npy"):
+                np.testing.assert_array_equal(np.load(tmp_path / path), np.load(theirs))
+                continue
+            with Image.open(tmp_path / path) as image, Image.open(theirs) as expected:
+                np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
+
+
+class Machines:
+    """A cluster as Ray describes it."""
+
+    def __init__(self, *resources: dict[str, float]) -> None:
+        self.machines = [{"Alive": True, "Resources": given} for given in resources]
+        self.machines.append({"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}})
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.machines
+
+
+@pytest.mark.parametrize(
+    ("machines", "wanted", "count"),
+    [
+        ([{"CPU": 8.0}], {}, 8),
+        ([{"CPU": 8.0}], {"workers": 3}, 3),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], {"cpus": 2}, 2),
+        ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], {"gpus": 1}, 2),
+        ([{"CPU": 8.0, "GPU": 2.0}], {"gpus": 0.5}, 4),
+        ([{"CPU": 8.0, "GPU": 2.0}], {"gpus": 0.4}, 4),
+        ([{"CPU": 99.0, "GPU": 1.0}], {"gpus": 0.1}, 10),
+        ([{"CPU": 1.0, "GPU": 4.0}, {"GPU": 1.0}], {"gpus": 0.5}, 1),
+    ],
+)
+def test_the_workers_that_fit(
+    machines: list[dict[str, float]], wanted: dict[str, Any], count: int
+) -> None:
+    from crfrnn.distributed import Cluster
+    from crfrnn.distributed.pool import _workers
+
+    assert _workers(Machines(*machines), Cluster(**wanted)) == count
+
+
+@pytest.mark.parametrize(
+    ("machines", "wanted", "message"),
+    [
+        ([{"CPU": 4.0}], {"gpus": 0.5}, "a worker with 0.5 GPUs does not fit .* finds none"),
+        ([{"CPU": 2.0}, {"CPU": 2.0}], {"cpus": 4}, "with 4 processors does not .* 2 at most"),
+        ([{"CPU": 2.0}, {"GPU": 1.0}], {"gpus": 1}, "with 1 processors beside 1 GPUs does not"),
+    ],
+)
+def test_workers_that_no_machine_fits(
+    machines: list[dict[str, float]], wanted: dict[str, Any], message: str
+) -> None:
+    from crfrnn.distributed import Cluster
+    from crfrnn.distributed.pool import _workers
+
+    with pytest.raises(ValueError, match=message):
+        _workers(Machines(*machines), Cluster(**wanted))
+
+
+def test_an_engine_that_gpus_do_not_suit() -> None:
+    from crfrnn.distributed import Cluster, refine
+    from crfrnn.offline.options import RefineOptions
+
+    with pytest.raises(ValueError, match="the engine 'cpu' runs on processors"):
+        refine([], "o", refining=RefineOptions(engine="cpu"), cluster=Cluster(gpus=1))
+
+
 @needs_ray
 def test_a_cluster_that_is_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -232,6 +370,9 @@ def test_a_full_disk_stops_the_workers_and_the_job_goes_on_with_more_room(tmp_pa
         ({"workers": 0}, "workers must be at least 1"),
         ({"cpus": 0}, "cpus must be at least 1"),
         ({"time_limit": 0.0}, "time_limit must be positive"),
+        ({"gpus": 2}, "gpus must be 0, or from 0.01 to 1"),
+        ({"gpus": -1}, "gpus must be 0, or from 0.01 to 1"),
+        ({"gpus": float("nan")}, "gpus must be 0, or from 0.01 to 1"),
     ],
 )
 def test_clusters_that_cannot_work(values: dict[str, float], message: str) -> None:

@@ -119,6 +119,11 @@ def container_of(args: argparse.Namespace) -> str:
             f"--on {args.on} is for photographs; {args.image} with {args.scores} is refined as "
             f"{kind}. Leave it out, and share the work with --shard I/N"
         )
+    if kind and args.device != "cpu":
+        raise ValueError(
+            f"--device {args.device} is for photographs; {args.image} with {args.scores} is "
+            f"refined as {kind}, on processors. Leave it out"
+        )
     if kind in ("volume", "tiles") and args.image.is_dir():
         for name, why in _ONE_FILE.items():
             if getattr(args, name):
@@ -140,6 +145,7 @@ def check_no_container(args: argparse.Namespace) -> None:
 def check_container_paths(kind: str, args: argparse.Namespace) -> None:
     """Raise if an output has a wrong suffix or would replace an input."""
     from crfrnn.jobs.containers import ONLY_RASTERS, TIFF_SUFFIXES
+    from crfrnn.jobs.pairs import Outputs, require_apart
 
     raster = kind == "tiles" and args.image.suffix.lower() in ONLY_RASTERS | TIFF_SUFFIXES
     results: dict[str, tuple[str, ...]] = {
@@ -149,20 +155,15 @@ def check_container_paths(kind: str, args: argparse.Namespace) -> None:
     }
     probs = (".npy",) if kind == "tiles" and not raster else results[kind]
     overlay = () if args.image.is_dir() else (".png", ".jpg", ".jpeg")
-    inputs = (args.image, args.scores, args.clamp, *(args.more or ()))
-    taken = {path.resolve(): "an input" for path in inputs if path is not None}
     for flag, path, suffixes in (
         ("--output", args.output, results[kind]),
         ("--probs", args.probs, probs),
         ("--overlay", args.overlay, overlay),
     ):
-        if path is None:
-            continue
-        if suffixes and not path.name.lower().endswith(suffixes):
+        if path is not None and suffixes and not path.name.lower().endswith(suffixes):
             raise ValueError(f"{flag} must be a {' or '.join(suffixes)} file; got {path}")
-        if path.resolve() in taken:
-            raise ValueError(f"{path} is already {taken[path.resolve()]}; write elsewhere")
-        taken[path.resolve()] = f"the result of {flag}"
+    outputs = Outputs(args.output, args.probs, args.overlay)
+    require_apart(outputs, {"an input": (args.image, args.scores, args.clamp, *(args.more or ()))})
 
 
 def _find(args: argparse.Namespace) -> str:

@@ -14,7 +14,7 @@ from crfrnn.io.array_files import split_member
 from crfrnn.io.files import make_folder, require_writable
 from crfrnn.io.paths import AnyPath, Remote, require_store
 from crfrnn.jobs.files import refine_file, spell
-from crfrnn.jobs.pairs import Outputs
+from crfrnn.jobs.pairs import Outputs, require_apart
 from crfrnn.jobs.settings import Settings
 from crfrnn.jobs.survey import Understood, settle, survey
 
@@ -98,16 +98,12 @@ def check_outputs(outputs: Outputs, inputs: tuple[AnyPath, ...], *, masks: bool 
     suffixes = {"labels": (".png",), "probs": (".npy",), "overlay": (".png", ".jpg", ".jpeg")}
     if masks:
         suffixes["labels"] = (".npy",)
-    taken: dict[AnyPath, str] = {path.resolve(): "an input" for path in inputs}
     for name, path in outputs.paths().items():
         if path.suffix.lower() not in suffixes[name]:
             option = "--output" if name == "labels" else f"--{name}"
             raise ValueError(f"{option} must be a {' or '.join(suffixes[name])} file; got {path}")
-        if path.resolve() in taken:
-            raise ValueError(
-                f"{path} is already {taken[path.resolve()]}; write the {name} elsewhere"
-            )
-        taken[path.resolve()] = f"the output for {name}"
+    require_apart(outputs, {"an input": inputs})
+    for path in outputs.paths().values():
         if isinstance(path, Path):
             require_writable(path)
         else:

@@ -24,6 +24,7 @@ from crfrnn.jobs.resume import Origin, make_folders, prepare, record_of
 from crfrnn.jobs.settings import Settings
 from crfrnn.jobs.survey import Understood, settle, survey
 from crfrnn.jobs.work import Outcome, attempt, split_done, work_in_threads
+from crfrnn.offline.device import require_suited
 
 from ._file import tell_understood
 from ._notes import Notes, say, tell
@@ -64,6 +65,9 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
     check_workers(args.workers)
     check_folders(folders)
     cluster = cluster_of(args) if args.on == "ray" else None
+    if cluster is not None:
+        require_suited(cluster.device, settings.refining.engine)
+        settings = replace(settings, device=cluster.device)
     manifest = None
     if args.manifest is not None:
         manifest = read_manifest(args.manifest, folders, args.storage_options or "")
@@ -72,7 +76,8 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
         matches = with_clamps(match(args.image, args.scores, folders), args.clamp)
     understood = None
     if matches.pairs:
-        understood = survey([(pair.image, pair.scores) for pair in matches.pairs], settings)
+        files = [(pair.image, pair.scores) for pair in matches.pairs]
+        understood = survey(files, settings, here=cluster is None)
         settings = settle(settings, understood)
         masks = understood.kind == "masks"
         if manifest is not None:

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 #: The arguments of `crfrnn refine` that may be URLs.
 _PLACES = ("image", "scores", "output", "probs", "overlay", "clamp", "manifest")
 #: Options that need `--on ray`.
-_OF_RAY = {"address": "--address", "cpus": "--cpus", "time_limit": "--time-limit"}
+_OF_RAY = {
+    "address": "--address",
+    "cpus": "--cpus",
+    "gpus": "--gpus",
+    "time_limit": "--time-limit",
+}
 
 
 def any_path(text: str) -> AnyPath:
@@ -26,16 +31,17 @@ def any_path(text: str) -> AnyPath:
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
-    """Declare manifests, options of stores, and the cluster."""
-    group = parser.add_argument_group("manifests, buckets and clusters")
+    """Declare manifests, options of stores, the device, and the cluster."""
+    from crfrnn.jobs.manifest import spell_columns
+
+    group = parser.add_argument_group("manifests, buckets, GPUs and clusters")
     add = group.add_argument
     add(
         "--manifest",
         metavar="FILE",
         type=any_path,
-        help="a .csv or .parquet with the columns id, image, scores and, if wanted, output and "
-        "clamp, in place of IMAGE and SCORES. Relative paths are relative to it. The result of a "
-        "row without an output is LABELS/ID.png",
+        help=f"a .csv or .parquet with {spell_columns()}, in place of IMAGE and SCORES. Relative "
+        "paths are relative to it. The result of a row without an output is LABELS/ID.png",
     )
     add(
         "--storage-options",
@@ -43,6 +49,13 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
         type=_options,
         help="options of fsspec for all URLs, such as '{\"anon\": true}' (default: fsspec's "
         "configuration, and the credentials that the store's library finds)",
+    )
+    add(
+        "--device",
+        metavar="DEVICE",
+        default="cpu",
+        help="photographs: where to refine, as torch names it, such as cuda or cuda:1; needs "
+        "crfrnn[gpu] (default cpu)",
     )
     add("--on", choices=("ray",), help="folders and manifests: work on a Ray cluster")
     add(
@@ -55,6 +68,13 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         help="on Ray: processors of each worker, which uses as many threads (default 1)",
+    )
+    add(
+        "--gpus",
+        metavar="N",
+        type=float,
+        help="on Ray: 1 to refine on a GPU for each worker, or the share that a worker has of one, "
+        "such as 0.5 (default 0)",
     )
     add(
         "--time-limit",
@@ -87,6 +107,10 @@ def settle_paths(args: argparse.Namespace) -> None:
         given = [flag for name, flag in _OF_RAY.items() if getattr(args, name) is not None]
         if given:
             raise ValueError(f"{given[0]} is for a cluster; give --on ray too")
+    elif args.device != "cpu":
+        raise ValueError(
+            f"--device {args.device} is for this machine; with --on {args.on}, give --gpus 1"
+        )
 
 
 def cluster_of(args: argparse.Namespace) -> Cluster:
@@ -100,7 +124,7 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
 
     load("ray", "ray", "--on ray")
     given: dict[str, Any] = {"address": args.address, "workers": args.workers}
-    given |= {name: getattr(args, name) for name in ("cpus", "time_limit")}
+    given |= {name: getattr(args, name) for name in ("cpus", "gpus", "time_limit")}
     return Cluster(**{name: value for name, value in given.items() if value is not None})
 
 

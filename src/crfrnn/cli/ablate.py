@@ -19,6 +19,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ._config import add_set, read_set
 from ._import import add_import, import_modules
 from ._notes import tell
 
@@ -30,13 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="DIR", help="folder to write to; overrides `output`")
     add("--seeds", metavar="N", type=int, nargs="+", help="random seeds; overrides `seeds`")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; overrides `device`")
-    add(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override any key, such as joint.0.epochs=3; may be repeated",
-    )
+    add_set(parser, "joint.0.epochs=3")
     add_import(parser)
     add("--json", action="store_true", help="print the report as JSON instead of Markdown")
 
@@ -48,12 +43,10 @@ def run(args: argparse.Namespace) -> int:
     require_torch("crfrnn ablate")
     from crfrnn.ablation import AblateConfig, ablate
     from crfrnn.ablation.report import PAGE
-    from crfrnn.training import read_config
 
     import_modules(args.imports)
     given = {"output": args.output, "seeds": args.seeds, "device": args.device}
-    flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    config = read_config(AblateConfig, args.config, [*args.set, *flags])
+    config = read_set(AblateConfig, args, given)
     report = ablate(config)
     if args.json:
         tell(json.dumps(report, indent=2))

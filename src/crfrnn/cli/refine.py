@@ -42,6 +42,7 @@ Photographs may lie in buckets, a table may name them, and a cluster may work:
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,16 +109,18 @@ def run(args: argparse.Namespace) -> int:
     from crfrnn.io.paths import Remote
     from crfrnn.io.scores import SCORE_SUFFIXES
     from crfrnn.jobs.pairs import Outputs
+    from crfrnn.offline.device import require_device
 
     from ._file import check_inputs
     from ._paths import settle_paths
     from ._settings import make_settings
 
-    settings = make_settings(args)
+    settings = replace(make_settings(args), device=args.device)
     settle_paths(args)
     outputs = Outputs(args.output, args.probs, args.overlay)
     if args.manifest is not None:
         check_no_container(args)
+        require_device(settings.device, settings.refining.engine)
         return _run_folder(args, outputs, settings)
     kind = container_of(args)
     if kind:
@@ -126,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
         check_inputs(args.image, args.scores, *(args.more or ()))
         check_clamp(args, folder=args.image.is_dir())
         return run_container(kind, args, settings)
+    require_device(settings.device, settings.refining.engine)
 
     def is_folder(path: AnyPath) -> bool:
         """Whether it is one; a URL without a known suffix is."""

@@ -14,6 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ._config import add_set, read_set
 from ._import import add_import, import_modules
 from ._notes import tell
 
@@ -25,13 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="DIR", help="folder to write to; overrides `output`")
     add("--seed", metavar="N", type=int, help="random seed; overrides `seed`")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; overrides `device`")
-    add(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override any key, such as stages.0.epochs=3; may be repeated",
-    )
+    add_set(parser, "stages.0.epochs=3")
     add("--restart", action="store_true", help="start over instead of continuing")
     add_import(parser)
     add("--json", action="store_true", help="print the result as one JSON object")
@@ -44,12 +39,11 @@ def run(args: argparse.Namespace) -> int:
     require_torch("crfrnn train")
     import torch
 
-    from crfrnn.training import TrainConfig, read_config, train
+    from crfrnn.training import TrainConfig, train
 
     import_modules(args.imports)
     given = {"output": args.output, "seed": args.seed, "device": args.device}
-    flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    config = read_config(TrainConfig, args.config, [*args.set, *flags])
+    config = read_set(TrainConfig, args, given)
     trained = train(config, restart=args.restart)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._config import add_set
 from ._import import add_import, import_modules
 from ._notes import tell
 
@@ -38,13 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trials", metavar="N", type=int, help="parameter sets to try (default 60)")
     add("--images", metavar="N", type=int, help="training images to use (default 128)")
     add("--seed", metavar="N", type=int, help="random seed (default 0)")
-    add(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="set any key, such as search.bilateral_color=[2,20]; may be repeated",
-    )
+    add_set(parser, "search.bilateral_color=[2,20]")
     add("--restart", action="store_true", help="start over instead of continuing")
     add_import(parser)
     add("--json", action="store_true", help="print the result as one JSON object")

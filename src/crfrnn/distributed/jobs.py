@@ -19,6 +19,7 @@ from crfrnn.jobs.resume import Origin, make_folders, prepare, record_of
 from crfrnn.jobs.settings import Settings
 from crfrnn.jobs.survey import settle, survey
 from crfrnn.jobs.work import Outcome, split_done
+from crfrnn.offline.device import require_suited
 from crfrnn.offline.options import RefineOptions
 
 from .pool import Cluster, refine_pairs
@@ -110,12 +111,15 @@ def refine(
         {'img_0007': 's3://bucket/photos/img_0007.jpg: not a readable image ...'}
     """
     start = time.perf_counter()
+    cluster = cluster or Cluster()
+    require_suited(cluster.device, refining.engine)
     place = parse_path(str(probs), storage_options) if probs is not None else None
     folders = Outputs(parse_path(str(output), storage_options), place)
     manifest, source = _read(jobs, folders, storage_options)
-    settings = Settings(reading, refining)
+    settings = Settings(reading, refining, device=cluster.device)
     matches = Matches(manifest.pairs)
-    understood = survey([(pair.image, pair.scores) for pair in matches.pairs], settings)
+    files = [(pair.image, pair.scores) for pair in matches.pairs]
+    understood = survey(files, settings, here=False)
     masks = understood.kind == "masks"
     check_named(manifest, masks=masks)
     matches = as_arrays(matches) if masks else matches
@@ -131,7 +135,7 @@ def refine(
             record = record_of(origin, folders)
             done, waiting = split_done(waiting, origin, record, moved=moved, looks=looks)
         rows += [_row(outcome) for outcome in done]
-        with closing(refine_pairs(waiting, origin, folders, cluster or Cluster())) as coming:
+        with closing(refine_pairs(waiting, origin, folders, cluster)) as coming:
             for outcome in coming:
                 rows.append(_row(outcome))
                 if on_row is not None:

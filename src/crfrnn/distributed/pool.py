@@ -12,7 +12,7 @@ import socket
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from crfrnn.io.paths import AnyPath
 from crfrnn.jobs.pairs import Outputs, Pair
 from crfrnn.jobs.resume import Origin, record_of
 from crfrnn.jobs.work import Outcome
+from crfrnn.offline.device import PROCESSORS
 
 from .worker import Answer, Worker
 
@@ -35,6 +36,8 @@ _MOST_FAILED_STARTS = 3
 _MOST_DEATHS = 2
 #: Seconds between looks at the clock.
 _BEAT = 0.5
+#: Of a GPU.
+_LEAST_SHARE = 0.01
 #: Bytes for Ray's store of objects, which holds no pixels.
 _STORE = 100 << 20
 
@@ -49,6 +52,8 @@ class Cluster:
         workers: how many; by default as many as the cluster has processors for.
         cpus: processors per worker, which are also the threads of its engine.
         time_limit: seconds for a photograph, including reading and writing; then it fails.
+        gpus: of a worker: 1 to refine on a GPU of its own, or its share of one, such as 0.5; 0 to
+            refine on processors.
 
     Example:
         >>> from crfrnn.distributed import Cluster
@@ -60,6 +65,7 @@ class Cluster:
     workers: int | None = None
     cpus: int = 1
     time_limit: float = 600.0
+    gpus: float = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -69,6 +75,16 @@ class Cluster:
                 raise ValueError(f"{name} must be at least {least}; got {value}")
         if not self.time_limit > 0:
             raise ValueError(f"time_limit must be positive, in seconds; got {self.time_limit}")
+        if self.gpus and not _LEAST_SHARE <= self.gpus <= 1:
+            raise ValueError(
+                f"gpus must be 0, or from {_LEAST_SHARE} to 1, as a worker uses one GPU or a share "
+                f"of it; got {self.gpus}"
+            )
+
+    @property
+    def device(self) -> str:
+        """The device of a worker; Ray shows it only the GPU that it was given."""
+        return "cuda" if self.gpus else PROCESSORS
 
 
 @dataclass
@@ -112,7 +128,8 @@ class _Pool:
         self.deaths: dict[str, int] = {}
         self.started, self.failed_starts = False, 0
         count = min(_workers(ray, cluster), len(pairs))
-        kind = ray.remote(Worker).options(num_cpus=cluster.cpus, max_restarts=0)
+        given = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "max_restarts": 0}
+        kind = ray.remote(Worker).options(**given)
         record = _absolute_path(record_of(origin, folders))
         self._make: Callable[[], Any] = lambda: kind.remote(origin, record, cluster.cpus)
         self.places = [self._place() for _ in range(count)]
@@ -234,14 +251,35 @@ def _absolute_path(path: AnyPath) -> AnyPath:
 
 
 def _workers(ray: Any, cluster: Cluster) -> int:
-    available = int(ray.cluster_resources().get("CPU", 0))
-    fitting = available // cluster.cpus
-    if fitting < 1:
+    """Return how many workers to start.
+
+    Raises:
+        ValueError: none fits a machine, so Ray would wait for another one forever.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = sum(_fitting(machine, cluster) for machine in machines)
+    if fitting:
+        return min(cluster.workers or fitting, fitting)
+    gpus = int(sum(machine.get("GPU", 0) for machine in machines))
+    if cluster.gpus and not gpus:
         raise ValueError(
-            f"a worker with {cluster.cpus} processors does not fit the cluster, which has "
-            f"{available}; give a smaller number of processors"
+            f"a worker with {cluster.gpus:g} GPUs does not fit the cluster, in which Ray finds "
+            "none; leave the GPUs out to refine on processors"
         )
-    return min(cluster.workers or fitting, fitting)
+    most = int(max((machine.get("CPU", 0) for machine in machines), default=0))
+    beside = f" beside {cluster.gpus:g} GPUs" if cluster.gpus else ""
+    raise ValueError(
+        f"a worker with {cluster.cpus} processors{beside} does not fit the cluster, whose machines "
+        f"have {most} at most; give a smaller number of processors"
+    )
+
+
+def _fitting(machine: Mapping[str, float], cluster: Cluster) -> int:
+    """Return how many workers fit a machine; a worker has no shares of two GPUs."""
+    fitting = int(machine.get("CPU", 0)) // cluster.cpus
+    if cluster.gpus:
+        fitting = min(fitting, int(machine.get("GPU", 0)) * int(1 / cluster.gpus))
+    return fitting
 
 
 @contextmanager

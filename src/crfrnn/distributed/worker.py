@@ -12,6 +12,7 @@ from crfrnn.jobs.files import Refinement, refine_file
 from crfrnn.jobs.pairs import Pair
 from crfrnn.jobs.resume import Looks, Origin, is_done
 from crfrnn.jobs.work import Outcome, attempt
+from crfrnn.offline.device import require_device
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,14 @@ class Worker:
         self.origin, self.record, self.cpus = origin, record, cpus
 
     def ready(self) -> int:
-        """Return the id of the process, once it has started and the library is imported."""
+        """Return the id of the process, once it has started and found its device.
+
+        Raises:
+            ImportError: a package for the device is missing.
+            ValueError: the device is not there.
+        """
+        settings = self.origin.settings
+        require_device(settings.device, settings.refining.engine)
         return os.getpid()
 
     def work(self, pair: Pair, again: bool) -> Answer:

@@ -20,10 +20,10 @@ from crfrnn.io.files import read_image, write_array, write_image, write_labels
 from crfrnn.io.notes import Guess, Note
 from crfrnn.io.paths import AnyPath, Remote
 from crfrnn.io.scores import Scores, read_scores
+from crfrnn.offline.device import PROCESSORS, refine_on
 from crfrnn.offline.guard import Guarded
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
-from crfrnn.offline.refine import refine_inputs
 from crfrnn.offline.refined import Refined
 from crfrnn.offline.verdict import Changed
 
@@ -118,7 +118,7 @@ def _refine(inputs: list[Path], outputs: Outputs, settings: Settings, names: str
     given = read_scores(scores, photo.shape[:2], reading, job_kind=settings.job_kind)
     held = read_clamp(clamps[0], photo.shape[:2]) if clamps else None
     start = time.perf_counter()
-    refined = refine_scores(photo, given, settings.refining, held, settings.ids)
+    refined = refine_scores(photo, given, settings.refining, held, settings.ids, settings.device)
     seconds = time.perf_counter() - start
     note = f"{fingerprint(settings, *inputs)} {names}"
     _write(photo, given, refined, outputs, note)
@@ -144,13 +144,14 @@ def refine_scores(
     options: RefineOptions,
     clamp: np.ndarray | None = None,
     ids: tuple[int, ...] | None = None,
+    device: str = PROCESSORS,
 ) -> Refined[Any]:
     """Refine scores that `read_scores` gave, with a map that `read_clamp` gave.
 
-    `ids` are those of the label maps of a job.
+    `ids` are those of the label maps of a job; `device` is where to refine.
     """
     inputs = Inputs(photo, given.kind, given.values, clamp=clamp, channels_last=True, ids=ids)
-    return refine_inputs(inputs, options)
+    return refine_on(device, inputs, options)
 
 
 def _sum(verdicts: list[Changed]) -> Changed:

@@ -16,9 +16,10 @@ from crfrnn.io.paths import AnyPath, join, read_bytes, require_store
 
 from .pairs import Outputs, Pair, results
 
-#: The columns that are read; the first three are needed.
-COLUMNS = ("id", "image", "scores", "output", "clamp")
-_NEEDED = COLUMNS[:3]
+_NEEDED = ("id", "image", "scores")
+_OPTIONAL = ("output", "clamp")
+#: The columns that are read.
+COLUMNS = (*_NEEDED, *_OPTIONAL)
 _SUFFIXES = (".csv", ".parquet")
 _LABELS = (".png", ".npy")
 
@@ -38,8 +39,19 @@ class Manifest:
     unused: tuple[str, ...] = ()
 
 
+def spell_columns() -> str:
+    """Name the columns of a manifest, for a sentence.
+
+    Example:
+        >>> from crfrnn.jobs.manifest import spell_columns
+        >>> spell_columns()
+        'the columns id, image, scores and, if wanted, output, clamp'
+    """
+    return f"the columns {', '.join(_NEEDED)} and, if wanted, {', '.join(_OPTIONAL)}"
+
+
 def read_manifest(path: AnyPath, folders: Outputs, options: str = "") -> Manifest:
-    """Read a `.csv` or `.parquet` with the columns id, image, scores; optionally output, clamp.
+    """Read a `.csv` or `.parquet` with the columns of `spell_columns`.
 
     Args:
         path: the file. Relative paths in it are relative to its folder.
@@ -67,8 +79,8 @@ def read_manifest(path: AnyPath, folders: Outputs, options: str = "") -> Manifes
     missing = [name for name in _NEEDED if name not in columns]
     if missing:
         raise ValueError(
-            f"{path}: expected the columns {', '.join(_NEEDED)} (and output, clamp if wanted); "
-            f"{', '.join(missing)} missing, got {', '.join(columns) or 'none'}"
+            f"{path}: expected {spell_columns()}; {', '.join(missing)} missing, got "
+            f"{', '.join(columns) or 'none'}"
         )
     unused = tuple(name for name in columns if name not in COLUMNS)
     manifest = make_manifest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +29,23 @@ class Outputs:
     def to_json(self) -> dict[str, str]:
         """Return the requested paths by name, as JSON values."""
         return {name: str(path) for name, path in self.paths().items()}
+
+
+def require_apart(outputs: Outputs, inputs: Mapping[str, Sequence[AnyPath | None]]) -> None:
+    """Raise ValueError if an output would replace an input or another output.
+
+    Args:
+        outputs: files or folders.
+        inputs: paths by what they are, such as "the folder of images"; None for one not given.
+    """
+    taken = {
+        path.resolve(): what for what, paths in inputs.items() for path in paths if path is not None
+    }
+    for name, path in outputs.paths().items():
+        place = path.resolve()
+        if place in taken:
+            raise ValueError(f"{path} is {taken[place]}; write the {name} elsewhere")
+        taken[place] = f"the output for {name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from crfrnn.io.trees import read_json
 from crfrnn.offline.options import RefineOptions
 
 from .files import fingerprint, fingerprint_names
-from .pairs import Outputs, Pair
+from .pairs import Outputs, Pair, require_apart
 from .settings import Settings
 
 #: Writing a file takes far less time; an older partial file is left from a killed process.
@@ -189,7 +189,12 @@ def record_of(origin: Origin, folders: Outputs) -> AnyPath:
 
 def make_folders(origin: Origin, folders: Outputs) -> None:
     """Create the output folders; raise if one cannot be written, or holds inputs."""
-    _require_apart(origin, folders)
+    inputs: dict[str, list[AnyPath | None]] = {
+        "the folder of images": [origin.images],
+        "the folder of scores": [origin.source],
+        "the folder of clamped pixels": [origin.clamp],
+    }
+    require_apart(folders, inputs)
     for folder in folders.paths().values():
         require_store(folder)
         if isinstance(folder, Path):
@@ -303,19 +308,6 @@ def _decisive(manifest: dict[str, Any]) -> dict[str, Any]:
     where["clamp"] = manifest.get("clamp")  # None in earlier versions
     ids = {"ids": manifest["ids"]} if "ids" in manifest else {}
     return {**where, **ids, **parameters, "kernels": kernels}
-
-
-def _require_apart(origin: Origin, folders: Outputs) -> None:
-    taken = {
-        origin.images.resolve(): "the folder of images",
-        origin.source.resolve(): "the folder of scores",
-    }
-    if origin.clamp is not None:
-        taken[origin.clamp.resolve()] = "the folder of clamped pixels"
-    for name, folder in folders.paths().items():
-        if folder.resolve() in taken:
-            raise ValueError(f"{folder} is {taken[folder.resolve()]}; write the {name} elsewhere")
-        taken[folder.resolve()] = f"the output folder for {name}"
 
 
 def _remove_stale_parts(folder: AnyPath) -> None:

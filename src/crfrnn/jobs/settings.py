@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from crfrnn.io.options import Kind, ReadOptions
+from crfrnn.offline.device import PROCESSORS
 from crfrnn.offline.options import RefineOptions
 
 
@@ -20,6 +21,8 @@ class Settings:
         job_kind: the kind of all files of scores, once they were looked at.
         ids: those that occur in the label maps of the job.
         container: the options of volumes or tiles, as JSON values; none for photographs.
+        device: where to refine, as torch names it. Results do not depend on it beyond rounding, so
+            it is not one of the parameters, and a job may continue on another device.
     """
 
     reading: ReadOptions
@@ -27,6 +30,7 @@ class Settings:
     job_kind: Kind | None = None
     ids: tuple[int, ...] | None = None
     container: Mapping[str, Any] = field(default_factory=dict)
+    device: str = PROCESSORS
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings that the command line can change, as JSON values."""

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from crfrnn.io.copies import Copies
-from crfrnn.io.files import image_size, read_image, shorten
+from crfrnn.io.files import describe, image_size, read_image, shorten
 from crfrnn.io.notes import spell_size
 from crfrnn.io.options import Kind, ReadOptions, Size
 from crfrnn.io.paths import AnyPath, Remote
 from crfrnn.io.progress import Progress
 from crfrnn.io.score_kinds import MANY_CLASSES, Ambiguous
 from crfrnn.io.scores import Glance, glance
+from crfrnn.offline.device import PROCESSORS, refine_on
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
-from crfrnn.offline.refine import refine_inputs
 
 from .settings import Settings
 
@@ -100,16 +100,19 @@ class Understood:
         }
 
 
-def survey(pairs: Sequence[tuple[AnyPath, AnyPath]], settings: Settings) -> Understood:
+def survey(
+    pairs: Sequence[tuple[AnyPath, AnyPath]], settings: Settings, *, here: bool = True
+) -> Understood:
     """Look at the files of a job.
 
     Args:
         pairs: photographs and their scores.
         settings: how they will be read and refined.
+        here: whether this process will refine them, on its own device.
 
     Raises:
-        ValueError: the kind is unclear, the files are of several kinds, or an option cannot
-            work with them.
+        ValueError: the kind is unclear, the files are of several kinds, or an option or the device
+            cannot work with them.
     """
     settled = _is_settled(settings)
     looks = _look(pairs, settings.reading, settled=settled)
@@ -144,7 +147,7 @@ def survey(pairs: Sequence[tuple[AnyPath, AnyPath]], settings: Settings) -> Unde
         image=(photo.shape[0], photo.shape[1]),
         guide=("8 bits" if photo.dtype == np.uint8 else "16 bits, as floats", *_range(photo)),
     )
-    rehearse(kind, classes, settings.refining, ids)
+    _rehearse(kind, classes, settings, ids, here=here)
     _check_canvas(pairs, settings.reading)
     return understood
 
@@ -274,7 +277,33 @@ def _range(photo: np.ndarray) -> tuple[float, float]:
     return float(photo.min()), float(photo.max())
 
 
-def rehearse(kind: Kind, count: int, options: RefineOptions, ids: tuple[int, ...] = ()) -> None:
+def _rehearse(
+    kind: Kind, count: int, settings: Settings, ids: tuple[int, ...], *, here: bool
+) -> None:
+    """Rehearse on processors, where an error is about the options, and then on the device."""
+    options, device = settings.refining, settings.device
+    if device == PROCESSORS:
+        rehearse(kind, count, options, ids)
+        return
+    rehearse(kind, count, replace(options, engine=None), ids)
+    if not here:
+        return
+    try:
+        rehearse(kind, count, options, ids, device)
+    except Exception as error:  # torch raises several kinds
+        raise ValueError(
+            f"the device {device} cannot refine these scores: {describe(error)}. Refine on "
+            "processors, which is the default"
+        ) from error
+
+
+def rehearse(
+    kind: Kind,
+    count: int,
+    options: RefineOptions,
+    ids: tuple[int, ...] = (),
+    device: str = PROCESSORS,
+) -> None:
     """Refine two by two pixels, so that an option that cannot work fails before the first file."""
     name: str = {"mask": "probs"}.get(kind, kind)
     scores: np.ndarray
@@ -286,7 +315,7 @@ def rehearse(kind: Kind, count: int, options: RefineOptions, ids: tuple[int, ...
         scores = np.full((count, 2, 2), 1 / max(count, 2), np.float32)
         name = "logits" if name == "energy" else name
     image = np.zeros((2, 2, 3), np.uint8)
-    refine_inputs(Inputs(image, name, scores, channels_last=True, ids=ids or None), options)
+    refine_on(device, Inputs(image, name, scores, channels_last=True, ids=ids or None), options)
 
 
 def _check_canvas(pairs: Sequence[tuple[AnyPath, AnyPath]], reading: ReadOptions) -> None:

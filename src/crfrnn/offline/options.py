@@ -124,8 +124,7 @@ class RefineOptions:
     engine: Annotated[
         EngineName | None,
         Option(
-            "cpu, or reference, which is slow (default: the fastest available). The commands "
-            "refine on processors; in Python, refine takes tensors on a GPU",
+            "cpu, or reference, which is slow; triton on a GPU (default: the fastest available)",
             metavar="NAME",
             about="crf",
         ),

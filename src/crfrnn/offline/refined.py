@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic
 
-from crfrnn._arrays import Container
+from crfrnn._arrays import Container, to_numpy
 from crfrnn.crf.marginals import Pruned
 
 from .guard import Guarded
@@ -80,3 +80,11 @@ class Refined(Generic[Container]):
         if self._before is not None:
             _ = self.changed
         return {**vars(self), "_before": None}
+
+
+def brought_back(refined: Refined[Any]) -> Refined[Any]:
+    """Copy a result from a device to NumPy; it holds what changed, and frees the scores there."""
+    probs, labels = to_numpy(refined.probs), to_numpy(refined.labels)
+    back = replace(refined, probs=probs, labels=labels, _before=None)
+    vars(back)["changed"] = refined.changed
+    return back
