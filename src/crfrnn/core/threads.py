@@ -53,7 +53,7 @@ def share_out(images: int, pixels: int) -> tuple[int, int]:
     computed one by one, because each needs memory of its own.
     """
     total = threads()
-    together = min(images, total) if pixels <= SMALL_IMAGE else 1
+    together = max(1, min(images, total)) if pixels <= SMALL_IMAGE else 1
     return together, total // together
 
 
