@@ -122,7 +122,8 @@ sanitize-%: $(INSTALLED)
 	LD_PRELOAD="$(foreach library,$(LIBRARIES),$(shell $(CXX) -print-file-name=$(library)))" \
 		ASAN_OPTIONS=detect_leaks=0:log_path=build/$@/report \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=build/$@/report \
-		TSAN_OPTIONS=halt_on_error=0:exitcode=0:log_path=build/$@/report PYTHONPATH=build/$@:$(SITE) \
+		TSAN_OPTIONS=halt_on_error=0:exitcode=0:suppressions=$(CURDIR)/csrc/thread_sanitizer.txt:log_path=build/$@/report \
+		PYTHONPATH=build/$@:$(SITE) \
 		setarch -R $(PY) -S -m pytest -q -p no:cacheprovider -k "not memory_of" $(SANITIZED_TESTS) \
 		$(ARGS) \
 		|| { cat build/$@/report.*; exit 1; }
