@@ -228,11 +228,38 @@ def test_a_cautious_search_stays_near_a_preset(data: Any, tmp_path: Path) -> Non
     first = found.preset.kernels[0]
     far, near = bold.preset.kernels[0].weight, PRESETS["deeplab"].kernels[0].weight
     assert first.weight == pytest.approx(near ** (1 - found.share) * far**found.share)
-    # The rule, with the numbers of NumPy: it holds for what was found, and for nothing nearer.
     best = scored(data).confusions(bold.preset, images, tol=SEARCH.tol)
     chosen = scored(data).confusions(found.preset, images, tol=SEARCH.tol)
     assert found.after == scores_of(chosen)
     assert as_good(best, chosen, "both")
+    assert found.share > 0  # else the next lines check nothing
+    start, end = (
+        {
+            "position": preset.kernels[0].position,
+            "color": preset.kernels[0].color,
+            "weight": preset.kernels[0].weight,
+            "near": preset.kernels[1].position,
+            "near_weight": preset.kernels[1].weight,
+        }
+        for preset in (PRESETS[found.start], bold.preset)
+    )
+    for share in SHARES[: SHARES.index(found.share)]:
+        nearer = PRESETS[found.start]
+        if share:
+            n = between(start | {"position": 40.0, "color": 5.0}, end, share)
+            nearer = Preset(
+                "nearer",
+                (
+                    Bilateral(n["position"], n["color"], n["weight"]),
+                    Gaussian(n["near"], n["near_weight"]),
+                ),
+                SEARCH.iterations,
+                SEARCH.normalization,
+                "",
+                "",
+            )
+        counts = scored(data).confusions(nearer, images, tol=SEARCH.tol)
+        assert not as_good(best, counts, "both")
     assert search(scored(data), cautious, storage=tmp_path / "a") == found
     # One preset alone is its own best.
     alone = dataclasses.replace(cautious, start=("irn",), trials=1)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crfrnn.io.paths import Remote
+
+if TYPE_CHECKING:
+    from crfrnn.jobs.settings import Settings
 
 #: The options of this module with the value that stands for "not given", and where each counts.
 _OPTIONS: dict[str, tuple[Any, frozenset[str]]] = {
@@ -92,6 +95,17 @@ def add_containers(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="volumes: bandwidths of positions are in voxels, not in millimeters",
     )
+
+
+def inputs_of(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """Return the arguments that opening and refining a raster or volume have in common."""
+    return {
+        "image": [args.image, *(args.more or ())],
+        "scores": args.scores,
+        "clamp": args.clamp,
+        "refining": settings.refining,
+        "reading": settings.reading,
+    }
 
 
 def container_of(args: argparse.Namespace) -> str:

@@ -13,6 +13,7 @@ from crfrnn.io.notes import spell_size
 from crfrnn.jobs.containers import ContainerOptions
 from crfrnn.jobs.settings import Settings
 
+from ._container_options import inputs_of
 from ._notes import tell
 
 
@@ -51,11 +52,7 @@ def _plan_tiles(
     from crfrnn.containers.tile_store import finished, tiles_folder
 
     job = open_tiles(
-        [args.image, *(args.more or ())],
-        args.scores,
-        clamp=args.clamp,
-        refining=settings.refining,
-        reading=settings.reading,
+        **inputs_of(args, settings),
         options=options.tiles,
     )
     earlier = finished(tiles_folder(args.output), job.plan, job.origin(args.probs))
@@ -97,11 +94,7 @@ def _plan_volume(
     from crfrnn.containers.refine_volume import label_type, open_volume
 
     job = open_volume(
-        [args.image, *(args.more or ())],
-        args.scores,
-        clamp=args.clamp,
-        refining=settings.refining,
-        reading=settings.reading,
+        **inputs_of(args, settings),
         options=options.volume,
         ranges=options.ranges,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from crfrnn.io.progress import Progress
 
-from ._container_options import check_container_paths
+from ._container_options import check_container_paths, inputs_of
 from ._notes import say, tell
 
 if TYPE_CHECKING:
@@ -82,13 +82,9 @@ def _run_volume(args: argparse.Namespace, settings: Settings) -> int:
 
     options = _options("volume", args)
     result = refine_volume(
-        [args.image, *(args.more or ())],
-        args.scores,
-        args.output,
+        **inputs_of(args, settings),
+        output=args.output,
         probs=args.probs,
-        refining=settings.refining,
-        reading=settings.reading,
-        clamp=args.clamp,
         options=options.volume,
         ranges=options.ranges,
     )
@@ -119,15 +115,11 @@ def _run_tiles(args: argparse.Namespace, settings: Settings) -> int:
 
     with _Bar("tiles") as bar:
         result = refine_tiles(
-            [args.image, *(args.more or ())],
-            args.scores,
-            args.output,
+            **inputs_of(args, settings),
+            output=args.output,
             probs=args.probs,
-            refining=settings.refining,
-            reading=settings.reading,
             options=_options("tiles", args).tiles,
             overlay=args.overlay,
-            clamp=args.clamp,
             advance=bar.advance,
         )
     megapixels = result.size[0] * result.size[1] / 1e6

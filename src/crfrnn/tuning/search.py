@@ -149,8 +149,7 @@ def search(
 
 def _origin(study: Any) -> Any:
     """The trial of the preset that got furthest, and of these the best; None without presets."""
-    presets = [trial for trial in study.trials if trial.state.is_finished() and trial.value]
-    presets = [trial for trial in presets if _PRESET in trial.user_attrs]
+    presets = [t for t in study.trials if _PRESET in t.user_attrs and t.value is not None]
     return max(presets, key=lambda t: (len(t.intermediate_values), t.value), default=None)
 
 
