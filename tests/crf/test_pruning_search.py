@@ -57,7 +57,7 @@ class Found:
 
 
 def start(random: np.random.Generator) -> Input:
-    """Patches of colors, three likely classes, and nine that are ever less likely."""
+    """Patches of colors, three likely classes, and nine ever less likely ones."""
 
     def patches(values: np.ndarray) -> np.ndarray:
         return values.repeat(4, -2).repeat(4, -1)[..., : SIZE[0], : SIZE[1]]
@@ -79,7 +79,7 @@ def check(given: Input, normalization: str) -> Found | None:
         return None
     whole = refine(given.image, logits=logits, prune=False, **options)
     out = [c for c in range(CLASSES) if c not in pruned.pruned.kept]
-    # What is proven of the full inference.
+    # Proven: the classes that are left out win no pixel, and their marginals stay below the bound.
     assert pruned.pruned.bound <= 0.5
     assert not np.isin(whole.labels, out).any()
     assert not np.isin(pruned.labels, out).any()
@@ -87,7 +87,7 @@ def check(given: Input, normalization: str) -> Found | None:
     marginals /= marginals.sum(0)
     most = np.exp(pruned.pruned.bound) * marginals[out]
     assert (whole.probs[out] <= most * 1.001 + 1e-7).all()
-    # What is not: only pixels that were undecided may get another label.
+    # Not proven, but observed: labels change only where the two likeliest classes are close.
     other = pruned.labels != whole.labels
     two = np.sort(whole.probs, axis=0)[-2:, other]
     change = float(np.abs(pruned.probs - whole.probs).max())

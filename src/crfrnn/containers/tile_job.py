@@ -104,7 +104,7 @@ class TileJob:
         return any(_may_have_holes(part) for part in (self.source, self.given.source))
 
     def origin(self, probs: Path | None) -> dict[str, Any]:
-        """Return everything but the division that stored tiles depend on, as JSON values."""
+        """Return all that stored tiles depend on but the division into tiles, as JSON values."""
         clamped = [] if self.clamp is None else self.clamp.files()
         paths = [*self.source.files(), *self.given.source.files(), *clamped]
         files = [[str(path.resolve()), *state_of(path)] for path in paths if path.exists()]

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-#: Images of so many pixels or fewer are computed several at a time.
+#: Images of at most this many pixels are computed several at a time.
 SMALL_IMAGE = 1 << 16
 
 _Item = TypeVar("_Item")
@@ -49,8 +49,8 @@ def threads() -> int:
 def share_out(images: int, pixels: int) -> tuple[int, int]:
     """How many images of a batch to compute at a time, and the threads that each of them gets.
 
-    One thread for each small image: threads that share one wait for each other. Large images are
-    computed one by one, because each needs memory of its own.
+    Small images get one thread each, because threads that share one mostly wait for each other.
+    Large images are computed one by one, because each needs memory of its own.
     """
     total = threads()
     together = max(1, min(images, total)) if pixels <= SMALL_IMAGE else 1

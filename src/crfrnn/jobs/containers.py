@@ -1,4 +1,4 @@
-"""Folders of volumes or of rasters: a file refined after the other, each with its metadata."""
+"""Folders of volumes or of rasters: one file refined after another, each with its metadata."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class ContainerRefinement:
 def folder_kind(images: Path, scores: AnyPath) -> ContainerKind | None:
     """Return what a folder of images holds: volumes, rasters, or None for photographs.
 
-    TIFFs are rasters if the first has a place in the world and the scores are TIFFs, too; scores in
-    other files have mostly the resolution of a network, and rasters are not resampled.
+    TIFFs are rasters if the first is georeferenced and the scores are TIFFs, too; scores in
+    other files mostly have the network's resolution, and rasters are not resampled.
     """
     if by_stem(images, VOLUME_SUFFIXES):
         return "volume"
@@ -218,6 +218,6 @@ def refine_container(
 
 
 def _note(text: str, pair: Pair) -> Note:
-    """Return a note that is said once for all files, where it differs in numbers alone."""
+    """Return a note about one file; those that differ only in numbers are reported once for all."""
     text = text.removeprefix(f"{pair.scores.name} ")
     return Note(f"{pair.stem}:", Remark(text, _VARYING.sub(" from a range of its own (", text)))

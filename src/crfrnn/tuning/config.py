@@ -23,8 +23,8 @@ class SearchConfig:
 
     Attributes:
         score: what to make as large as possible: "mean_iou", "trimap_iou" (mean IoU of the pixels
-            within 3 pixels of another label), or "both", their mean. Mean IoU of a few images
-            hangs on a few regions; near boundaries every image has a say.
+            within 3 pixels of another label), or "both", their mean. Mean IoU of a few
+            images depends on a few regions; trimap IoU depends on every image.
         trials: parameter sets to try, including the presets.
         images: training images for the score, drawn at random; all if there are fewer.
         iterations: mean-field steps.

@@ -4,7 +4,8 @@ Optuna proposes the parameters (TPE: Bergstra et al., NIPS 2011) and stores the 
 SciPy's optimizers are lighter, but can neither stop trials nor resume. This module decides which
 trials continue, by a race against the best trial so far on the same images. Successive halving
 would rank trials by their score on a few images, a poor estimate of their score on many. Presets
-are tried first, as they are published, so that nothing worse than the best of them is found.
+are tried first, as they are published, so that the best trial is at least as good as each of them
+on these images.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ class Found:
     """The result of a search.
 
     Attributes:
-        preset: the best parameters.
+        preset: the chosen parameters; with `config.cautious`, not always the best.
         before: `mean_iou` and `trimap_iou` in percent without a CRF, on the images of the search.
-        after: likewise with the best parameters.
+        after: the same two scores with `preset`.
         trials: number of trials.
         stopped: number of trials that stopped early.
         start: the preset that was best on these images; None without presets.
@@ -148,7 +149,7 @@ def search(
 
 
 def _origin(study: Any) -> Any:
-    """The trial of the preset that got furthest, and of these the best; None without presets."""
+    """The preset's trial that got furthest, the best of them on a tie; None without presets."""
     presets = [t for t in study.trials if _PRESET in t.user_attrs and t.value is not None]
     return max(presets, key=lambda t: (len(t.intermediate_values), t.value), default=None)
 
@@ -174,7 +175,7 @@ def _nearest(
 
 
 class _Leader:
-    """The counts of the best trial, computed again if an earlier process computed them."""
+    """The counts of the best trial; a search that resumes computes them again."""
 
     def __init__(self, scored: Scored, chosen: list[int], config: SearchConfig) -> None:
         self.scored, self.chosen, self.config = scored, chosen, config
