@@ -23,10 +23,10 @@ inline std::size_t threads_for(std::size_t work, std::size_t threads) {
 /// outlives every loop: a step of the recurrence has some dozen loops of about a millisecond, too
 /// short to start threads for each.
 ///
-/// Nobody waits for a worker that has nothing in hand. The system may start a thread late, or take
-/// the processor from it; it then finds loops that the others have finished, passes over them, and
-/// joins in where they are. The caller returns without it. So what a body does between its loops
-/// may happen late: there it may read only what no later loop changes, and all workers have to meet
+/// No worker waits for another that has drawn nothing. The system may start a thread late, or take
+/// the processor from it. Such a worker skips the loops that the others have finished and joins the
+/// current one; when the work is done, the caller returns without it. So code between the loops of
+/// a body may run late. It may read only what no later loop changes, and all workers have to call
 /// the same loops.
 class Team {
 public:
@@ -100,7 +100,8 @@ public:
         for_each(1, [&](std::size_t) { body(); });
     }
 
-    /// Within a loop, wait for what another worker does with a number that was drawn earlier.
+    /// Within a loop, wait until `holds()`. Wait only for work on numbers that were drawn earlier:
+    /// somebody is doing it, so the wait ends.
     template <typename Condition>
     void until(Condition&& holds) const {
         for (unsigned spins = 0; !holds(); ++spins) {

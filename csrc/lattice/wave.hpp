@@ -18,9 +18,10 @@ namespace crfrnn {
 /// the cache, in place of one pass from memory per axis. Each row is computed as before, from the
 /// same values.
 ///
-/// Blurs alternate between two tables. Blur s of a row reads its neighbors along the axis, which
-/// blur s-1 has written. It overwrites what blur s-1 of its neighbors along the axis of s-1 has
-/// read. Neighbors are mutual: when blur s-1 has reached the last of both, blur s may go on.
+/// Blurs alternate between two tables. Blur s of a row reads the row's neighbors along its own
+/// axis, which blur s-1 has written. It overwrites the row in the table that blur s-1 reads, and
+/// there only the row's neighbors along the axis of s-1 need it, as neighbors are mutual. So blur s
+/// of a row may start once blur s-1 has finished the neighbors along both axes.
 class BlurWave {
 public:
     static constexpr std::size_t kBlock = 512;  // rows
@@ -99,13 +100,14 @@ private:
         for (; passed <= last; ++passed)
             team.until(
                 [&] { return finished_[step * blocks_ + passed].load(std::memory_order_acquire); });
-        passed_[step].store(passed, std::memory_order_release);  // a hint: it may also go back
+        passed_[step].store(
+            passed, std::memory_order_release);  // a hint: if it goes back, only time is lost
     }
 
     std::size_t blocks_ = 0, axes_ = 0;
     std::vector<std::size_t> last_;  // block in which the neighbors of a block end, by axis
     std::vector<std::atomic<bool>> finished_;
-    std::vector<std::atomic<std::size_t>> passed_;  // finished blocks at the begin of a step
+    std::vector<std::atomic<std::size_t>> passed_;  // blocks known to be finished, per step
     std::vector<Item> order_;
 };
 
