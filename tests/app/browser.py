@@ -31,7 +31,10 @@ _SWITCHES = (
 
 #: Serves the page in a process that sees no torch, and that may reach no other machine.
 _SERVER = """
-import socket, sys
+import signal, socket, sys
+
+# A process started in the background ignores SIGINT; this one shall not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Hiding:
     def __init__(self, finder):
