@@ -34,6 +34,7 @@ from crfrnn.io.files import write_text
 from crfrnn.io.progress import Progress
 
 from . import photographs
+from .forward_backward_vs_pydensecrf import KERNELS, layer_on
 from .refine_vs_pydensecrf import ours_on, theirs_on, with_classes
 
 PAPER = ((160, 3, 5), (3, 3))
@@ -52,6 +53,8 @@ class Case:
     noise: float = 0.0
     side: int | None = None
     prune: bool = True
+    batch: int | None = None  # as many photographs in one call of ours, one by one in theirs
+    train: bool = False  # forward and backward of the layer, beside their forward
 
     def inputs(self, image: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The image (H, W, 3) and logits (C, H, W) of this case."""
@@ -76,18 +79,24 @@ CASES = (
     Case("150 classes, T = 5", 2, classes=150, iterations=5),
     Case("224 x 224 pixels", 2, side=224),
     Case("64 x 64 pixels", 2, side=64),
+    Case("16 images of 224 x 224 pixels", 2, side=224, batch=16),
+    Case("forward + backward, T = 5", 2, iterations=5, train=True),
 )
 
 
 def measure(case: Case, pictures: list[tuple[str, np.ndarray, np.ndarray]]) -> Iterator[Any]:
     """Ratio, seconds of ours, and share of equal labels, photograph by photograph."""
     torch.set_num_threads(case.threads)
-    for name, image, logits in pictures:
-        seen, scores = case.inputs(image, logits)
-        bilateral, spatial = case.kernels
-        arguments = (seen, scores, case.iterations, bilateral, spatial)
-        ours, theirs = ours_on(*arguments, prune=case.prune), theirs_on(*arguments)
+    for number, (name, image, logits) in enumerate(pictures):
+        if case.batch is None:
+            ours, theirs = single(case, *case.inputs(image, logits))
+        else:  # with the photographs that follow, from the first again after the last
+            following = (pictures[(number + i) % len(pictures)] for i in range(case.batch))
+            ours, theirs = batched(case, [case.inputs(*picture[1:]) for picture in following])
         equal = float(np.mean(ours() == theirs()))  # the warm-up of both
+        if case.train:
+            ours = trained(case, *case.inputs(image, logits))
+            ours()
         seconds, others = _timed(ours), _timed(theirs)
         yield {
             "photograph": name,
@@ -95,6 +104,30 @@ def measure(case: Case, pictures: list[tuple[str, np.ndarray, np.ndarray]]) -> I
             "seconds": seconds,
             "labels_equal": equal,
         }
+
+
+Calls = tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]
+
+
+def single(case: Case, image: np.ndarray, logits: np.ndarray) -> Calls:
+    """Our call and theirs, for the labels of one photograph."""
+    arguments = (image, logits, case.iterations, *case.kernels)
+    return ours_on(*arguments, prune=case.prune), theirs_on(*arguments)
+
+
+def batched(case: Case, inputs: list[tuple[np.ndarray, np.ndarray]]) -> Calls:
+    """One call of ours for photographs of equal size, and their calls one after the other."""
+    images, logits = (np.stack(arrays) for arrays in zip(*inputs, strict=True))
+    ours = ours_on(images, logits, case.iterations, *case.kernels, prune=case.prune)
+    theirs = [theirs_on(*pair, case.iterations, *case.kernels) for pair in inputs]
+    return ours, lambda: np.stack([call() for call in theirs])
+
+
+def trained(case: Case, image: np.ndarray, logits: np.ndarray) -> Callable[[], Any]:
+    """Our forward and backward."""
+    if case.kernels != KERNELS:
+        raise ValueError(f"the layer has kernels {KERNELS}, not {case.kernels}")
+    return layer_on(image, logits, case.iterations)[1]
 
 
 def _timed(call: Callable[[], Any]) -> float:

@@ -1,6 +1,7 @@
 """The performance gate: what its rows say, and when it fails."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import gate
+from benchmarks.refine_vs_pydensecrf import ours_on
 
 
 def runs(*ratios: float) -> list[dict[str, float]]:
@@ -54,3 +56,51 @@ def test_another_machine_and_a_slower_version_stop_it(
     with pytest.raises(SystemExit, match="2"):
         gate.main([*arguments, "--against", str(saved)])
     assert "another machine" in capsys.readouterr().err
+
+
+def test_a_batch_is_refined_at_once_by_ours_and_one_by_one_by_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[tuple[int, ...]] = []
+
+    def theirs_on(image: np.ndarray, *arguments: object) -> Callable[[], np.ndarray]:
+        called.append(image.shape)
+        return ours_on(image, *arguments)  # type: ignore[arg-type]  # the same labels
+
+    monkeypatch.setattr(gate, "theirs_on", theirs_on)
+    random = np.random.default_rng(0)
+    pictures = [
+        (
+            f"{number}",
+            random.integers(0, 256, (24, 20, 3), np.uint8),
+            random.normal(size=(3, 24, 20)).astype(np.float32),
+        )
+        for number in range(2)
+    ]
+    case = gate.Case("batch", 1, side=16, batch=3)
+    rows = list(gate.measure(case, pictures))
+    assert [row["photograph"] for row in rows] == ["0", "1"]
+    assert [row["labels_equal"] for row in rows] == [1, 1]
+    assert called == 6 * [(16, 16, 3)]  # three photographs a row: 0 1 0, 1 0 1
+
+
+def test_training_is_timed_with_the_layer_and_compared_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate, "theirs_on", ours_on)
+    steps: list[int] = []
+    trained = gate.trained
+
+    def counted(case: gate.Case, *inputs: np.ndarray) -> Callable[[], object]:
+        steps.append(case.iterations)
+        return trained(case, *inputs)
+
+    monkeypatch.setattr(gate, "trained", counted)
+    logits = np.random.default_rng(0).normal(size=(4, 12, 10)).astype(np.float32)
+    picture = ("0", np.zeros((12, 10, 3), np.uint8), logits)
+    case = next(case for case in gate.CASES if case.train)
+    (row,) = gate.measure(case, [picture])
+    assert steps == [5]
+    assert row["labels_equal"] == 1
+    with pytest.raises(ValueError, match="the layer has kernels"):
+        list(gate.measure(gate.Case("other", 1, gate.DEEPLAB, train=True), [picture]))
