@@ -120,8 +120,8 @@ KernelFilter<T> grid_filter(const std::vector<std::size_t>& sizes,
 /// @param row     pixels in a row of the grid; n if there is no grid
 /// @param held    images x n, the clamped pixels, or none
 /// @param together images that are computed at a time, each by `threads`
-/// @returns marginals, labels, steps per image, classes that took part (empty for all), the bound
-///          of the messages to the others, and whether all marginals are finite
+/// @returns marginals, labels, and for each image the steps, the classes that took part (empty for
+///          all) and the bound of the messages to the others; whether all marginals are finite
 template <typename T>
 auto infer(In<T, 3> logits, std::size_t row,
            const std::vector<std::vector<const KernelFilter<T>*>>& filters, AnyIn<T> weights,
@@ -142,9 +142,15 @@ auto infer(In<T, 3> logits, std::size_t row,
                                {iterations, tolerance, prune, half, together, threads}, probs.get(),
                                labels.get(), held ? held->data() : nullptr);
     }
+    std::vector<std::vector<std::size_t>> kept;
+    std::vector<double> bounds;
+    for (const Certificate& certificate : report.certificates) {
+        kept.push_back(certificate.kept);
+        bounds.push_back(certificate.bound);
+    }
     return std::make_tuple(to_numpy(std::move(probs), {crf.images, crf.classes, crf.n}),
-                           to_numpy(std::move(labels), {crf.images, crf.n}), report.steps,
-                           report.certificate.kept, report.certificate.bound, report.is_finite);
+                           to_numpy(std::move(labels), {crf.images, crf.n}), report.steps, kept,
+                           bounds, report.is_finite);
 }
 
 /// Independent masks of one image: the marginals of the foreground. Returns whether they are

@@ -74,48 +74,31 @@ inline std::vector<std::vector<std::size_t>> testable_groups(const std::vector<d
 /// pixel and their largest weight per kernel. Fewer classes then share the softmax, so its Q_0 is
 /// at least that of each member, and so is the message.
 ///
-/// @param logits   of each image, classes x n
-/// @param terms    of each image
-/// @param weights  terms x classes
-/// @param together images that are computed at a time, each by `threads`
+/// @param logits  of an image, classes x n
+/// @param weights terms x classes
 template <typename T>
-Certificate certify(const std::vector<const T*>& logits, std::size_t classes, std::size_t n,
-                    std::size_t row, const std::vector<std::vector<Term<T>>>& terms,
-                    const std::vector<T>& weights, std::size_t iterations, std::size_t together,
-                    std::size_t threads) {
-    const std::size_t kernels = classes == 0 ? 0 : weights.size() / classes;
+Certificate certify(const T* logits, std::size_t classes, std::size_t n, std::size_t row,
+                    const std::vector<Term<T>>& terms, const std::vector<T>& weights,
+                    std::size_t iterations, std::size_t threads) {
     const bool is_negative =
         std::any_of(weights.begin(), weights.end(), [](T weight) { return weight < 0; });
-    if (classes < 4 || kernels == 0 || iterations < 1 || is_negative) return {};
-    // Call `body(image, out)` for each image, and take the largest of each of `count` numbers out.
-    const auto largest_of_images = [&](std::size_t count, auto&& body) {
-        std::vector<double> top(count, 0.0), all(logits.size() * count);
-        Team::run(std::min(together, logits.size()), [&](Team& team) {
-            team.for_each(logits.size(), [&](std::size_t b) { body(b, all.data() + b * count); });
-        });
-        for (std::size_t k = 0; k < all.size(); ++k)
-            top[k % count] = std::max(top[k % count], all[k]);
-        return top;
-    };
-    const auto peaks = largest_of_images(classes, [&](std::size_t b, double* ratios) {
-        class_peaks(logits[b], classes, n, ratios, threads);
-    });
+    if (classes < 4 || terms.empty() || iterations < 1 || is_negative) return {};
+    std::vector<double> peaks(classes);
+    class_peaks(logits, classes, n, peaks.data(), threads);
     const auto groups = testable_groups(peaks);
     std::size_t members = 0;
     for (const auto& group : groups) members += group.size();
     // Leaving out a single class saves nothing: the class that stands for it takes its place.
     if (members < 2) return {};
     std::vector<T> largest;
-    for (std::size_t k = 0; k < kernels; ++k)
+    for (std::size_t k = 0; k < terms.size(); ++k)
         for (const auto& group : groups) {
             T top = weights[k * classes + group[0]];
             for (const std::size_t c : group) top = std::max(top, weights[k * classes + c]);
             largest.push_back(top);
         }
-    const auto first = largest_of_images(groups.size(), [&](std::size_t b, double* message) {
-        message_peaks(logits[b], classes, groups, n, row, terms[b], largest.data(), message,
-                      threads);
-    });
+    std::vector<double> first(groups.size());
+    message_peaks(logits, classes, groups, n, row, terms, largest.data(), first.data(), threads);
     std::vector<bool> left_out(classes, false);
     Certificate certificate;
     for (std::size_t g = 0; g < groups.size(); ++g) {

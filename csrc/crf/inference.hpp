@@ -40,8 +40,8 @@ struct InferenceOptions {
 
 /// What an inference reports besides marginals and labels.
 struct InferenceReport {
-    std::vector<std::size_t> steps;  ///< updates computed for each image
-    Certificate certificate;
+    std::vector<std::size_t> steps;          ///< updates computed for each image
+    std::vector<Certificate> certificates;  ///< of each image
     bool is_finite = true;
 };
 
@@ -72,7 +72,22 @@ std::vector<T> penalty_weights(const Crf<T>& crf, bool& is_potts) {
     return product;
 }
 
-/// Marginals and labels of every image: pruning, then the recurrence.
+/// The weights of the kept classes, and zero for the class that stands for all others.
+template <typename T>
+std::vector<T> kept_weights(const std::vector<T>& weights, std::size_t classes,
+                            const std::vector<std::size_t>& kept) {
+    // Weight zero: the message to the class that stands for all others is zero. Its logit is the
+    // log of the sum of the exponentials of those that it replaces, so their softmax is exact.
+    std::vector<T> columns;
+    for (std::size_t k = 0; k < weights.size() / classes; ++k) {
+        for (const std::size_t c : kept) columns.push_back(weights[k * classes + c]);
+        columns.push_back(T(0));
+    }
+    return columns;
+}
+
+/// Marginals and labels of every image: pruning, then the recurrence. Each image is pruned on its
+/// own, so its result is that of a batch of one.
 ///
 /// @throws std::invalid_argument if a logit is not finite
 /// @param logits  images x classes x n
@@ -89,57 +104,45 @@ InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions
     model.n = crf.n;
     model.row = crf.row;
     model.all = crf.classes;
-    std::vector<T> weights = penalty_weights(crf, model.is_potts);
+    const std::vector<T> weights = penalty_weights(crf, model.is_potts);
     InferenceReport report;
-    if (options.prunes && model.is_potts) {
-        std::vector<const T*> starts;
-        std::vector<std::vector<Term<T>>> terms(crf.images);
-        for (std::size_t b = 0; b < crf.images; ++b) {
-            starts.push_back(logits + b * image_size);
-            for (const auto* filter : crf.filters[b]) terms[b].push_back(filter->term());
-        }
-        report.certificate = certify(starts, crf.classes, crf.n, crf.row, terms, weights,
-                                     options.iterations, options.together, options.threads);
-    }
-    const std::vector<std::size_t>& kept = report.certificate.kept;
-    model.kept = kept;
-    model.classes = kept.empty() ? crf.classes : kept.size() + 1;
-    model.is_even = kept.empty();
-    if (!kept.empty()) {
-        // Weight zero: the message to the class that stands for all others is zero. Its logit is
-        // the log of the sum of the exponentials of those that it replaces, so their softmax is
-        // exact.
-        std::vector<T> columns;
-        for (std::size_t k = 0; k < weights.size() / crf.classes; ++k) {
-            for (const std::size_t c : kept) columns.push_back(weights[k * crf.classes + c]);
-            columns.push_back(T(0));
-        }
-        weights = std::move(columns);
-    }
-    model.weights = weights.data();
     report.steps.resize(crf.images);
+    report.certificates.resize(crf.images);
     std::vector<char> finite(crf.images);
-    Team::run(std::min(options.together, crf.images), [&](Team& team) {
-        team.for_each(crf.images, [&](std::size_t b) {
-            Model<T> of_image = model;
-            for (const auto* filter : crf.filters[b]) {
-                of_image.terms.push_back(options.half ? filter->half_term() : filter->term());
-                if (model.is_even && model.classes == 2)
-                    of_image.terms.back().total = filter->total(options.threads);
-            }
-            Result<T> result{probs + b * image_size, labels + b * crf.n};
-            if (held != nullptr) {
-                infer_clamped(of_image, crf.filters[b], logits + b * image_size, held + b * crf.n,
-                              result, options.iterations, options.tolerance, options.threads);
-            } else {
-                MeanField<T>(of_image, logits + b * image_size, result, options.iterations, nullptr,
-                             options.tolerance, options.threads)
-                    .infer();
-            }
-            report.steps[b] = result.iterations;
-            finite[b] = result.is_finite;
-        });
-    });
+    const auto infer_image = [&](std::size_t b) {
+        Certificate& certificate = report.certificates[b];
+        if (options.prunes && model.is_potts) {
+            std::vector<Term<T>> terms;
+            for (const auto* filter : crf.filters[b]) terms.push_back(filter->term());
+            certificate = certify(logits + b * image_size, crf.classes, crf.n, crf.row, terms,
+                                  weights, options.iterations, options.threads);
+        }
+        Model<T> of_image = model;
+        of_image.kept = certificate.kept;
+        of_image.is_even = of_image.kept.empty();
+        of_image.classes = of_image.is_even ? crf.classes : of_image.kept.size() + 1;
+        const std::vector<T> columns =
+            of_image.is_even ? weights : kept_weights(weights, crf.classes, of_image.kept);
+        of_image.weights = columns.data();
+        for (const auto* filter : crf.filters[b]) {
+            of_image.terms.push_back(options.half ? filter->half_term() : filter->term());
+            if (of_image.is_even && of_image.classes == 2)
+                of_image.terms.back().total = filter->total(options.threads);
+        }
+        Result<T> result{probs + b * image_size, labels + b * crf.n};
+        if (held != nullptr) {
+            infer_clamped(of_image, crf.filters[b], logits + b * image_size, held + b * crf.n,
+                          result, options.iterations, options.tolerance, options.threads);
+        } else {
+            MeanField<T>(of_image, logits + b * image_size, result, options.iterations, nullptr,
+                         options.tolerance, options.threads)
+                .infer();
+        }
+        report.steps[b] = result.iterations;
+        finite[b] = result.is_finite;
+    };
+    Team::run(std::min(options.together, crf.images),
+              [&](Team& team) { team.for_each(crf.images, infer_image); });
     report.is_finite = std::all_of(finite.begin(), finite.end(), [](char is) { return is != 0; });
     return report;
 }

@@ -92,10 +92,11 @@ def test_little_changes(engine: str) -> None:
     options = {"kernels": KERNELS, "iterations": 10, "normalization": "symmetric", "engine": engine}
     pruned = refine(image, logits=logits, **options)
     whole = refine(image, logits=logits, prune=False, **options)
-    assert pruned.pruned is not None
-    assert whole.pruned is None
-    assert {0, 1, 2} <= set(pruned.pruned.kept)
-    assert len(pruned.pruned.kept) < 15
+    (certificate,) = pruned.pruned
+    assert certificate is not None
+    assert whole.pruned == [None]
+    assert {0, 1, 2} <= set(certificate.kept)
+    assert len(certificate.kept) < 15
     assert torch.equal(pruned.labels, whole.labels)
     torch.testing.assert_close(pruned.probs, whole.probs, atol=1e-3, rtol=0)
     torch.testing.assert_close(pruned.probs.sum(1), torch.ones(1, *SIZE))
@@ -136,24 +137,36 @@ def test_the_core_certifies_what_the_reference_does(
         dataclasses.replace(kernel, weight=weight)
         for kernel, weight in zip(KERNELS, weights, strict=True)
     ]
-    batch = torch.cat([logits, logits.flip(3)]), torch.cat([image, image])
-    ours, theirs = (
-        refine(
-            batch[1].numpy(),
-            logits=batch[0].numpy(),
-            kernels=kernels,
-            iterations=6,
-            normalization=normalization,
-            engine=engine,
-        ).pruned
-        for engine in ("cpu", "reference")
+    options = {"kernels": kernels, "iterations": 6, "normalization": normalization}
+    for scores in (logits[0].numpy(), logits[0].flip(2).numpy()):
+        ours, theirs = (
+            refine(image[0].numpy(), logits=scores, engine=engine, **options).pruned
+            for engine in ("cpu", "reference")
+        )
+        if theirs is None:
+            assert ours is None
+        else:
+            assert isinstance(theirs, Pruned)
+            assert isinstance(ours, Pruned)
+            assert ours.kept == theirs.kept
+            np.testing.assert_allclose(ours.bound, theirs.bound, rtol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_batch_has_a_certificate_per_image(engine: str) -> None:
+    logits, image = scene(12)
+    flat = torch.zeros_like(logits)  # nothing can be left out
+    whole, none = (
+        refine(image, logits=scores, kernels=KERNELS, engine=engine).pruned
+        for scores in (logits, flat)
     )
-    if theirs is None:
-        assert ours is None
-    else:
-        assert ours is not None
-        assert ours.kept == theirs.kept
-        np.testing.assert_allclose(ours.bound, theirs.bound, rtol=1e-3)
+    assert isinstance(whole, list)
+    assert isinstance(whole[0], Pruned)
+    assert none == [None]
+    batch = torch.cat([logits, flat, logits])
+    found = refine(torch.cat([image] * 3), logits=batch, kernels=KERNELS, engine=engine).pruned
+    # Engines that compute images together keep the classes that any of them needs.
+    assert found == ([whole[0], None, whole[0]] if engine == "cpu" else [None] * 3)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +189,7 @@ def test_off_where_nothing_can_be_proven(change: str, weights: tuple[float, floa
 
 
 def test_off_with_a_compatibility_or_no_steps() -> None:
-    logits, image = scene(12)
+    logits, image = (tensor[0] for tensor in scene(12))
     potts = 1 - torch.eye(12)
     assert isinstance(refine(image, logits=logits, kernels=KERNELS).pruned, Pruned)
     assert refine(image, logits=logits, kernels=KERNELS, compatibility=potts).pruned is None
@@ -212,7 +225,6 @@ def test_a_class_that_a_small_message_lets_win_stays() -> None:
     kernel = Bilateral(position=12, color=20, weight=(0, 1, 0, 0))
     given = {"logits": logits, "kernels": [kernel], "iterations": 1, "normalization": "after"}
     pruned, whole = (refine(image, **given, prune=prune) for prune in (True, False))
-    assert pruned.pruned is not None
-    assert pruned.pruned.kept == (0, 1)
+    assert pruned.pruned[0].kept == (0, 1)
     assert (whole.labels == 1).all()
     assert (pruned.labels == 1).all()

@@ -167,7 +167,7 @@ def judged(moved: int, unsure: int, new: float, *, graded: bool = True) -> tuple
     second = np.where(np.arange(40) < unsure, new, 0.02)
     unary = np.log(np.stack([old, second, 1 - old - second]))[None]
     labels = (np.arange(40) < moved).astype(np.int64)[None]
-    result = Marginals(np.full((1, 3, 40), 1 / 3), labels, [1], None)
+    result = Marginals(np.full((1, 3, 40), 1 / 3), labels, [1], [None])
     return result, protect(result, unary, None, graded=graded)[0]
 
 

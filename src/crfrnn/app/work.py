@@ -14,6 +14,7 @@ from crfrnn.core.inference import apply
 from crfrnn.crf.compiled import build_filters
 from crfrnn.crf.kept import KeptFilters
 from crfrnn.crf.kernel import Scene
+from crfrnn.crf.marginals import Pruned
 from crfrnn.crf.recipe import Recipe
 from crfrnn.evaluation.metrics import Judge, Settings, stack, summarize
 from crfrnn.offline.clamp import FREE, free_value
@@ -190,7 +191,7 @@ class Work:
             for t in range(choice.iterations + 1)
         ]
         pruned = states[-1].pruned
-        classes = list(range(self.num_classes)) if pruned is None else list(pruned.kept)
+        classes = list(pruned.kept) if isinstance(pruned, Pruned) else list(range(self.num_classes))
         marginals = [state.probs[classes].reshape(len(classes), -1) for state in states]
         with np.errstate(divide="ignore"):
             unary = -np.log(marginals[0])

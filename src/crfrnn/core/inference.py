@@ -52,16 +52,16 @@ class Inferred(NamedTuple):
         probs: (B C N) marginals.
         labels: (B N) int64, the likeliest class of each pixel.
         steps: the updates computed for each image.
-        kept: the classes that took part; empty if all did.
-        bound: an upper bound of every message to the other classes.
+        kept: for each image, the classes that took part; empty if all did.
+        bounds: for each image, an upper bound of every message to the other classes.
         is_finite: whether all marginals are finite.
     """
 
     probs: np.ndarray
     labels: np.ndarray
     steps: list[int]
-    kept: list[int]
-    bound: float
+    kept: list[list[int]]
+    bounds: list[float]
     is_finite: bool
 
 

@@ -133,7 +133,10 @@ def marginals(
         result.probs.reshape(logits.shape),
         result.labels.reshape(len(logits), *logits.shape[2:]),
         result.steps,
-        Pruned(tuple(result.kept), result.bound) if result.kept else None,
+        [
+            Pruned(tuple(kept), bound) if kept else None
+            for kept, bound in zip(result.kept, result.bounds, strict=True)
+        ],
         result.is_finite,
         joined is not None
         and recipe.filter == "lattice"

@@ -42,7 +42,8 @@ class Marginals:
         probs: (B, C, *S) marginals.
         labels: (B, *S) int64, the likeliest class of each pixel.
         steps: the updates computed for each image of the batch.
-        pruned: the certificate of the classes that were left out; None if all took part.
+        pruned: the certificate of the classes that were left out, for each image; None where all
+            took part.
         is_finite: whether all marginals are finite.
         joined: whether clamped pixels that are alike sent as one.
     """
@@ -50,7 +51,7 @@ class Marginals:
     probs: Array
     labels: Array
     steps: list[int]
-    pruned: Pruned | None
+    pruned: list[Pruned | None]
     is_finite: bool = True
     joined: bool = False
 

@@ -48,6 +48,9 @@ def run(
 ) -> Marginals:
     """Run the recurrence from `logits` (B C *S), and leave out the classes that `certify` permits.
 
+    Images are computed together, so they share the classes that are kept: those that any image
+    needs.
+
     A single class stands for all that are left out. It takes part in the softmax and sends no
     messages. At the end, the logit of each class that was left out is shifted by as much as the
     logit of that single class. The proof holds for clamped pixels, `held` (B *S), as well: their
@@ -69,4 +72,5 @@ def run(
             flat, model, options, held.flatten(1)
         )
     labels = labels.view(-1, *logits.shape[2:])
-    return Marginals(probs.view(logits.shape), labels, steps.tolist(), pruned, is_finite)
+    of_images = [pruned] * len(probs)
+    return Marginals(probs.view(logits.shape), labels, steps.tolist(), of_images, is_finite)

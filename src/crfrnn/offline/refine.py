@@ -283,7 +283,7 @@ def _refine_masks(
         mask=where,
         held=held_masks(masks, to_logits, clamp, options.band, inside=where),
     )
-    return Marginals(probs, probs > 0.5, [steps] * len(probs), None)
+    return Marginals(probs, probs > 0.5, [steps] * len(probs), [None] * len(probs))
 
 
 def _pick_scores(**scores: Array | None) -> tuple[str, Array]:
@@ -341,4 +341,5 @@ def _pack(
     if not layout.batched:
         probs, labels = probs[0], labels[0]
     steps_of = steps if layout.batched else steps[0]
-    return Refined(probs, labels, engine, steps_of, result.pruned, joined=result.joined)
+    pruned = result.pruned if layout.batched else result.pruned[0]
+    return Refined(probs, labels, engine, steps_of, pruned, joined=result.joined)

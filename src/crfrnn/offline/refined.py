@@ -29,7 +29,9 @@ class Refined(Generic[Container]):
             float16, where classes may become equal. For `masks`, (K, *S) or (B, K, *S) bool.
         engine: the engine that was used.
         steps: mean-field steps taken; a number, or a list of one per image of a batch.
-        pruned: the classes that took part and the proven bound of the others; None if all did.
+        pruned: the classes that took part and the proven bound of the others; None if all did. A
+            list with one entry per image for a batch, whose images are pruned one by one on the
+            CPU, and together on a GPU.
         guarded: what the guard did, or a list of it for each image; None without `guard=True`.
         joined: whether clamped pixels that are alike sent as one, which changes the result a
             little; `prune=False` turns that off. See docs/guide/clamp.md.
@@ -45,7 +47,7 @@ class Refined(Generic[Container]):
     labels: Container
     engine: str
     steps: int | list[int]
-    pruned: Pruned | None = None
+    pruned: Pruned | list[Pruned | None] | None = None
     guarded: Guarded | list[Guarded] | None = None
     joined: bool = False
     _before: Before | MasksBefore | None = field(default=None, repr=False, compare=False)
