@@ -41,6 +41,7 @@ from crfrnn.training.batches import Batch, order
 from crfrnn.training.objective import Objective
 from crfrnn.training.packed import PackedLogits
 from crfrnn.training.run import Run
+from crfrnn.training.runtime import make_runtime
 from crfrnn.training.schedule import factor
 from crfrnn.training.settings import to_yaml
 from crfrnn.training.source import Source
@@ -588,6 +589,12 @@ def test_devices_that_are_not_there(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"device: cuda was requested, but torch finds no"):
             train(config(tmp_path, stage(), device="cuda"), quiet=True)
+
+
+def test_a_mac_trains_on_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert make_runtime(None, "auto").device == torch.device("cpu")
 
 
 def test_batches_stay_where_they_are_on_the_cpu() -> None:

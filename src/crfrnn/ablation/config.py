@@ -75,7 +75,7 @@ class AblateConfig:
         from_tuned: initialize the kernels of the trained rows from the search.
         variants: further rows.
         trimap: distance in pixels of the band for trimap IoU from a boundary.
-        device: default is the first available of cuda, mps, cpu.
+        device: default is "cuda" where there is a GPU, else "cpu".
         precision: of training, as in `TrainConfig`.
         threads: of torch.
         workers: processes that load images ahead.

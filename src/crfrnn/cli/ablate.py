@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("config", metavar="CONFIG.yaml", type=Path, help="its keys are in docs/guide/training.md")
     add("-o", "--output", metavar="DIR", help="folder to write to; overrides `output`")
     add("--seeds", metavar="N", type=int, nargs="+", help="random seeds; overrides `seeds`")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; overrides `device`")
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:1; overrides `device`")
     add_set(parser, "joint.0.epochs=3")
     add_import(parser)
     add("--json", action="store_true", help="print the report as JSON instead of Markdown")

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("config", metavar="CONFIG.yaml", type=Path, help="its keys are in docs/guide/training.md")
     add("-o", "--output", metavar="DIR", help="folder to write to; overrides `output`")
     add("--seed", metavar="N", type=int, help="random seed; overrides `seed`")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; overrides `device`")
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:1; overrides `device`")
     add_set(parser, "stages.0.epochs=3")
     add("--restart", action="store_true", help="start over instead of continuing")
     add_import(parser)

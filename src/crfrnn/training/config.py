@@ -114,7 +114,7 @@ class TrainConfig:
         model: the network and the CRF.
         stages: the stages of training, in order.
         seed: of the initial weights, the order of images, their augmentation and dropout.
-        device: "cpu", "cuda", "cuda:1" or "mps"; default is the first available of cuda, mps, cpu.
+        device: "cpu", "cuda" or "cuda:1"; default is "cuda" where there is a GPU, else "cpu".
         precision: "32", "bf16" or "16" (mixed, on cuda only), or "auto": bf16 where the device
             supports it, else 32.
         threads: of torch; default is torch's choice. A bit-exact resume needs the same number.

@@ -188,6 +188,5 @@ def _clip(parameters: Iterable[nn.Parameter], clip: float | None) -> Tensor:
 
 
 def _first_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    # Not mps, which has no float64: spatial kernels need it.
+    return "cuda" if torch.cuda.is_available() else "cpu"

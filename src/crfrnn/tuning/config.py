@@ -106,7 +106,7 @@ class TuneConfig:
             precomputed scores.
         model: a checkpoint directory that computes the scores, in place of `data.scores`.
         search: bounds and length of the search.
-        device: of the model; default is the first available of cuda, mps, cpu.
+        device: of the model; default is "cuda" where there is a GPU, else "cpu".
         threads: at most; default is all processors, or torch's number where torch is loaded.
     """
 
