@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import crfrnn
-from crfrnn import Bilateral, FeatureGaussian, Gaussian, refine
+from crfrnn import Bilateral, FeatureGaussian, Gaussian, refine, upsample
 from tests.cases import ENGINES, containers, needs_torch, torch
 
 pytestmark = pytest.mark.unchecked
@@ -178,6 +178,22 @@ def test_sizes_that_differ(logits, shape: tuple[int, ...]) -> None:
     parts = ["the same size", f"image {shape}", f"logits {(C, H, W)}", "Upsample the scores"]
     with refuses(ValueError, *parts):
         refine(np.zeros(shape, np.uint8), logits=logits)
+
+
+def test_coarse_scores(image, logits) -> None:
+    coarse = logits[:, ::2, ::2]
+    with refuses(ValueError, "crfrnn.upsample(logits, image)"):
+        refine(image, logits=coarse)
+    fine(refine(image, logits=upsample(coarse, image)), (C, H, W))
+
+
+def test_one_map_of_the_foreground(image, logits) -> None:
+    probs = 1 / (1 + np.exp(-logits[0]))
+    with refuses(ValueError, "class axis is missing", "probs[None]"):
+        refine(image, probs=probs)
+    fine(refine(image, probs=probs[None]), (2, H, W))
+    with refuses(ValueError, "masks must be bools", "Apply the sigmoid"):
+        refine(image, masks=logits)
 
 
 def test_batches_that_differ(image, logits) -> None:

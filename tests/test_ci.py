@@ -1,5 +1,6 @@
 """What CI is told to do exists: scripts, verbs, constraints and versions; smoke.py can refuse."""
 
+import importlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import yaml
 
 import crfrnn
 from crfrnn.cli import TORCH_EXTRA
+from tests.cases import needs_core
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -176,6 +178,17 @@ def test_without_apt_the_browser_is_asked_for_by_name(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "chromium-browser, or google-chrome) and chromedriver" in done.stderr
     assert "package manager" in done.stderr
+
+
+@needs_core
+def test_the_stub_is_that_of_the_core() -> None:
+    """An editable build writes it anew, which would leave every fresh clone with a change."""
+    stubgen = pytest.importorskip("nanobind.stubgen")
+    core = importlib.import_module("crfrnn._core")
+    stub = stubgen.StubGen(core)
+    stub.put(core)
+    committed = (ROOT / "src" / "crfrnn" / "_core.pyi").read_text(encoding="utf-8")
+    assert stub.get() == committed, "build it (make dev), and commit src/crfrnn/_core.pyi"
 
 
 #: Extras of the package that the oldest constraints leave to a resolver: tools of documentation.

@@ -127,7 +127,9 @@ def test_five_rows_a_variant_and_two_seeds(
     assert made == [(3, "default")]
     for key in ("mean_iou_by_steps", "scores"):
         assert again["rows"]["default"][key] == rows["default"][key]
-    with pytest.raises(ValueError, match=r"seed0.network: this row has another trimap"):
+    with pytest.raises(
+        ValueError, match=r"seed0.network: this row was computed with other settings \(trimap\)"
+    ):
         ablate(dataclasses.replace(chosen, trimap=2), quiet=True)
 
 

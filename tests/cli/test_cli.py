@@ -674,7 +674,9 @@ def test_bad_folders(
 def test_folders_without_a_pair(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     assert main(["refine", "empty", ".", "-o", "out"]) == 2
-    assert "no image in empty (0) has the stem of a score file" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "no image in empty (0) has the stem of a score file" in err
+    assert "the folder of photographs comes first" in err
 
 
 def test_arrays_win_over_pictures_and_one_folder_may_hold_both(folder: Path) -> None:

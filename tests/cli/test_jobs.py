@@ -248,6 +248,18 @@ def test_a_dry_run_only_says_what_was_understood(
     assert not Path("out").exists()
 
 
+def test_a_dry_run_says_what_is_assumed_of_coarse_scores(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_scores(b=logits()[:, :9, :9])
+    assert refine("--dry-run") == 0
+    note = capsys.readouterr().out.splitlines()[-1]
+    assert note.startswith("note: b.npy has scores of 9x9 that are stretched to 18x26 pixels")
+    assert "--canvas" in note
+    assert refine("--dry-run", "--canvas", "26") == 0
+    assert "note" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from crfrnn import CRFRNN, Bilateral, Gaussian, Step, refine
+from crfrnn import CRFRNN, Bilateral, Gaussian, InputWarning, Step, refine
 
 SIZE = (13, 17)
 KERNELS = [Bilateral(position=6, color=25, weight=2), Gaussian(position=2, weight=1)]
@@ -43,6 +43,13 @@ def test_equals_two_exclusive_classes() -> None:
     both = torch.cat([torch.zeros_like(logits), logits], dim=1)
     pair = CRFRNN(2, KERNELS)(both, image)
     torch.testing.assert_close(alone, pair[:, 1:] - pair[:, :1], atol=1e-4, rtol=1e-4)
+
+
+def test_one_exclusive_class_warns() -> None:
+    logits, image = inputs(1, 1)
+    with pytest.warns(InputWarning, match="one class.*independent=True"):
+        layer = CRFRNN(1, KERNELS)
+    assert torch.equal(layer(logits, image), logits)  # a softmax over one class is 1
 
 
 @pytest.mark.parametrize("weights", ["scalar", "class"])

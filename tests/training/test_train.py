@@ -418,7 +418,10 @@ def test_data_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert said.count("\n") == 1
     assert main(["train", str(file)]) == 0
     assert main(["train", str(file), "--seed", "1"]) == 2
-    assert "has another seed; use another output, or --restart" in capsys.readouterr().err
+    assert (
+        "started with other settings (seed); use another output, or --restart"
+        in capsys.readouterr().err
+    )
     assert main(["train", str(file), "--seed", "1", "--restart", "--json"]) == 0
     (tmp_path / "run" / "state.pt").write_bytes(b"PK nothing")
     assert main(["train", str(file), "--seed", "1"]) == 2
@@ -452,7 +455,9 @@ def test_a_run_goes_on_however_its_files_are_spelled(
     monkeypatch.chdir(tmp_path / "elsewhere")
     for name in ("w.pt", "run.yaml"):
         (tmp_path / name).rename(tmp_path / "elsewhere" / name)
-    with pytest.raises(ValueError, match=r"the run there has another model; use another output"):
+    with pytest.raises(
+        ValueError, match=r"the run there was started with other settings \(model\); use another"
+    ):
         run(Path())
 
 

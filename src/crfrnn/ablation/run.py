@@ -115,8 +115,8 @@ def _read(folder: Path, key: str, title: str, seed: int, settings: dict[str, Any
     changed = [name for name, value in settings.items() if not same(reported.get(name), value)]
     if changed:
         raise ValueError(
-            f"{folder}: this row has another {' and '.join(changed)}; remove the folder to compute "
-            f"it again, or use another output"
+            f"{folder}: this row was computed with other settings ({', '.join(changed)}); remove "
+            f"the folder to compute it again, or use another output"
         )
     arrays = {name: torch.from_numpy(a) for name, a in read_arrays(folder / COUNTS).items()}
     confusions = arrays.pop("confusions")

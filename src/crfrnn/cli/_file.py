@@ -80,7 +80,7 @@ def tell_understood(
         report = {"understood": understood.to_json(), **more}
         tell(json.dumps({**report, "parameters": settings.parameters()}, indent=2))
     else:
-        tell(understood.lines())
+        tell([*understood.lines(), *([f"note: {understood.note}"] if understood.note else [])])
 
 
 def _array_in(output: AnyPath, scores: AnyPath) -> AnyPath:

@@ -35,10 +35,11 @@ rest; see crfrnn evaluate. Without such masks, --guard avoids most of the harm."
 
 _FOLDERS = """\
 Folders: give the same command again to continue after an interruption; finished
-files are skipped. A file is redone if its image, scores or model are newer than
-its result. The parameters are kept next to the results (crfrnn-refine.json or
-crfrnn-segment.json); other parameters are refused without --overwrite. A file
-that fails is reported and does not stop the rest.
+files are skipped. A file is redone if its image, scores or model have changed,
+or if one of its results is missing. The parameters are kept next to the results
+(crfrnn-refine.json or crfrnn-segment.json); other parameters are refused
+without --overwrite. A file that fails is reported and does not stop the rest;
+the same command tries it again.
 
 Exit codes: 0 after success, 1 if some files of a folder failed, 2 after a usage
 or input error, 130 after Ctrl-C."""

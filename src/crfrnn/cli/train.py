@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         tell(json.dumps(record, indent=2))
         return 0
-    scores = ", ".join(f"{name} {value:.2f}" for name, value in trained.scores.items())
+    scores = ", ".join(f"{name} {value:.2f} %" for name, value in trained.scores.items())
     tell(
         f"{trained.model}: {trained.steps} steps, loss {trained.loss:.4f}"
         + (f"; mean IoU on the validation images: {scores}" if scores else "")

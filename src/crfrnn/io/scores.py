@@ -163,6 +163,8 @@ class Glance:
         low: the smallest value.
         high: the largest.
         ids: those that occur, if it may be a label map.
+        cells: height and width of the maps.
+        note: an assumption about their place in the image; "" if there is none.
     """
 
     kind: Kind
@@ -174,6 +176,7 @@ class Glance:
     high: float
     ids: tuple[int, ...] = ()
     cells: Size = (0, 0)
+    note: str = ""
 
 
 def glance(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Glance:
@@ -207,6 +210,7 @@ def glance(path: Path, size: Size, options: ReadOptions = DEFAULTS) -> Glance:
         float(values.max()),
         ids,
         _size(values),
+        next((str(what) for what in _assumptions(raw, options.covered(size), options)), ""),
     )
 
 
@@ -321,15 +325,21 @@ def _settle(raw: _Raw, asked: Kind, job_kind: Kind | None) -> _Raw:
 def _notes(file: str, raw: _Raw, covered: Size, options: ReadOptions) -> Iterator[Note]:
     if raw.guess is not None:
         yield Note(file, raw.guess)
+    for what in _assumptions(raw, covered, options):
+        yield Note(file, what)
+
+
+def _assumptions(raw: _Raw, covered: Size, options: ReadOptions) -> Iterator[Stretch | Remainder]:
+    """Yield what is assumed about the place of the maps in the image."""
     size = _size(raw.values)
     if raw.kind == "labels" or size == covered:
         return
     if not same_shape(size, covered):
-        yield Note(file, Stretch(size, covered))
+        yield Stretch(size, covered)
     elif options.align_corners or options.canvas is not None:
         return
     elif (padded := padded_size(size, covered)) != covered:
-        yield Note(file, Remainder(size, covered, padded))
+        yield Remainder(size, covered, padded)
 
 
 def _size(values: np.ndarray) -> Size:

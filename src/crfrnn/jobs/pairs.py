@@ -107,7 +107,12 @@ def match(images: AnyPath, scores: AnyPath, folders: Outputs) -> Matches:
     if not pairs and not clashes:
         raise ValueError(
             f"no image in {images} ({len(left)}) has the stem of a score file in {scores} "
-            f"({len(right)}); name files that belong together alike, such as a.jpg and a.npy"
+            f"({len(right)}); "
+            + (
+                "name files that belong together alike, such as a.jpg and a.npy"
+                if left
+                else "the folder of photographs comes first, the folder of scores second"
+            )
         )
     return Matches(
         pairs, sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys()), clashes

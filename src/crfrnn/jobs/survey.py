@@ -53,6 +53,7 @@ class Understood:
         files: how many there are.
         image: height and width of its photograph.
         guide: type, smallest and largest value of the photograph, as refined.
+        note: the first assumption about the place of scores in an image; "" if there is none.
     """
 
     kind: Kind
@@ -67,6 +68,7 @@ class Understood:
     files: int
     image: Size
     guide: tuple[str, float, float]
+    note: str = ""
 
     def lines(self) -> list[str]:
         """Say what the files hold, at the beginning of a job."""
@@ -146,6 +148,7 @@ def survey(
         files=len(pairs),
         image=(photo.shape[0], photo.shape[1]),
         guide=("8 bits" if photo.dtype == np.uint8 else "16 bits, as floats", *_range(photo)),
+        note=next((f"{path.name} {look.note}" for path, look in looks.items() if look.note), ""),
     )
     _rehearse(kind, classes, settings, ids, here=here)
     _check_canvas(pairs, settings.reading)

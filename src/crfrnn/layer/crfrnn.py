@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from crfrnn import _checks
+from crfrnn._guards import warn
 from crfrnn.core import names
 from crfrnn.core.inference import Options
 from crfrnn.crf.frank_wolfe import Inference, Step
@@ -37,7 +38,8 @@ class CRFRNN(StoredLayer, nn.Module):
     arXiv 1210.5644), unrolled `iterations` times and trained end to end with the network below.
 
     Args:
-        num_classes: C, the channels of the logits.
+        num_classes: C, the channels of the logits, at least 2. For a network with one logit, of
+            the foreground, give 1 and `independent=True`.
         kernels: any mix of `Bilateral`, `Gaussian`, `FeatureGaussian` and your own. Default the
             paper's: bilateral 160 / 3 with weight 5, spatial 3 with weight 3.
         iterations: mean-field steps while training. Default 5 (the paper).
@@ -102,6 +104,11 @@ class CRFRNN(StoredLayer, nn.Module):
             learn_compatibility = False
         self.independent = independent
         self.num_classes = _checks.count("num_classes", num_classes, least=1)
+        if self.num_classes == 1 and not independent:
+            warn(
+                "a CRF with one class returns the logits as they are; give two classes, or "
+                "independent=True for a network with one logit, of the foreground"
+            )
         _checks.fits_memory("num_classes", self.num_classes, self.num_classes, self.num_classes)
         self.iterations = _checks.count("iterations", iterations)
         self.eval_iterations = _checks.count("eval_iterations", eval_iterations)

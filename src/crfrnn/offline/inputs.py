@@ -188,7 +188,13 @@ def check_masks(masks: Array, confidence: float) -> float:
     low, high = float(masks.min()), float(masks.max())
     most = 1 + _SUM_TOLERANCE if is_floating(masks) else 255
     if low < (-1e-3 if is_floating(masks) else 0) or high > most:
-        remedy = "Divide by 255" if is_floating(masks) else "Give them as bools"
+        remedy = (
+            "Give them as bools"
+            if not is_floating(masks)
+            else "Divide by 255"
+            if low >= 0
+            else "Apply the sigmoid to logits of the foreground"
+        )
         raise ValueError(
             f"masks must be bools, integers on 0..255, or floats on 0..1; got {masks.dtype} from "
             f"{low:.4g} to {high:.4g}. {remedy}."
@@ -324,13 +330,19 @@ def _mismatch(name: str, scores: Array, image: tuple[int, ...], size: tuple[int,
         return text + f"The class axis must come first: np.moveaxis({name}, -1, 0)."
     if name != "labels" and _channels(image, (), tuple(scores.shape), None):
         missing = "mask" if name == "masks" else "class"
-        return text + f"The {missing} axis is missing: {name} must be {_expected(name)}."
+        text += f"The {missing} axis is missing: {name} must be {_expected(name)}."
+        one = f" Give one map of the foreground as {name}[None]."
+        return text + (one if name in ("logits", "probs") else "")
     swapped = (*size[:-2], *size[:-3:-1])
     if len(size) > 1 and (
         _channels(image, (), swapped, None) or _channels(image[1:], (), swapped, None)
     ):
         return text + "Height and width look swapped: transpose one of the two."
-    return text + "Upsample the scores first, for example with torch.nn.functional.interpolate."
+    if name == "labels":
+        return text + "Resize one of them; labels without interpolation."
+    if len(size) == 2 and is_floating(scores):
+        return text + f"Upsample the scores first, for example with crfrnn.upsample({name}, image)."
+    return text + "Resize the scores first."
 
 
 def _from_probs(probs: Array, batched: bool) -> Array:

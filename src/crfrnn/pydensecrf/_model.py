@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
-from crfrnn._guards import warn_of_scores
+from crfrnn._guards import warn, warn_of_scores
 from crfrnn.core.threads import settle
 from crfrnn.crf.points import PointFilter, point_marginals
 
@@ -42,10 +41,8 @@ class DenseCRF:
         self._logits: Floats | None = None
         self._terms: list[tuple[PointFilter, Floats]] = []
         if self._nlabel == 1:
-            warnings.warn(
-                "a CRF with one label gives every pixel that label; a binary mask needs two labels",
-                UserWarning,
-                stacklevel=2,
+            warn(
+                "a CRF with one label gives every pixel that label; a binary mask needs two labels"
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -242,6 +242,6 @@ def _require_same(path: Path, old: dict[str, Any], new: TrainConfig) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{path}: the run there has another {' and '.join(changed)}; use another output, "
-            f"or --restart to start over"
+            f"{path}: the run there was started with other settings ({', '.join(changed)}); use "
+            f"another output, or --restart to start over"
         )
