@@ -15,8 +15,9 @@ from crfrnn.ablation import run as ablation_run
 from crfrnn.ablation.measure import measure
 from crfrnn.ablation.plot import Line, draw_lines
 from crfrnn.ablation.predict import Predictor
+from crfrnn.ablation.report import Result, _drawn
 from crfrnn.cli import main
-from crfrnn.evaluation.metrics import confusion_matrix, mean_iou
+from crfrnn.evaluation.metrics import Counts, Settings, confusion_matrix, mean_iou
 from crfrnn.models.checkpoint import load_checkpoint
 from crfrnn.presets import find_preset
 from crfrnn.training import CrfConfig, ModelConfig, RatesConfig, StageConfig, read_config
@@ -89,6 +90,11 @@ def test_five_rows_a_variant_and_two_seeds(
     gain = report["gains"]["joint"]["network"]["mean_iou"]
     means = [rows[key]["scores"]["mean_iou"]["mean"] for key in ("joint", "network")]
     assert gain["value"] == pytest.approx(means[0] - means[1])
+    parts = report["parts"]
+    whole = parts["end to end, over tuning"]["mean_iou"]
+    pieces = ("training its parameters, over tuning", "training the network with it")
+    assert whole["value"] == pytest.approx(sum(parts[p]["mean_iou"]["value"] for p in pieces))
+    assert whole == report["gains"]["joint"]["tuned"]["mean_iou"]
     # Steps are trained as often by the network alone as by all together, from one start.
     lines = {
         key: len((tmp_path / "seed3" / key / "steps.csv").read_text().splitlines())
@@ -165,6 +171,29 @@ def test_the_middle_rows_need_no_network(
     assert "network" not in rows["crf"]["costs"]
     assert main(["ablate", str(file)]) == 0
     assert capsys.readouterr().out.startswith("# Gain of each part")
+
+
+def test_intervals_cover_the_seeds() -> None:
+    """Two seeds whose every image is all wrong, or all right: only the draw of seeds varies."""
+    right = torch.tensor([[8, 0], [0, 8]])
+    values = []
+    for seeds in ((0, 1), (0,)):
+        results = [
+            made_result("row", seed, torch.stack([right if seed else right.flip(1)] * 5))
+            for seed in seeds
+        ]
+        drawn = _drawn(results, Settings(widths=(3,)), 400)["row"]["mean_iou"]
+        values.append(sorted(set(drawn.tolist())))
+    assert values == [[0, 50, 100], [0]]
+
+
+def made_result(key: str, seed: int, confusion: torch.Tensor) -> Result:
+    images, classes = len(confusion), confusion.shape[-1]
+    ones = torch.ones
+    counts = Counts(
+        confusion, confusion[:, None], ones(images, 2, classes), ones(images, 4, classes)
+    )
+    return Result(key, key, seed, confusion[:, None], counts, {})
 
 
 def test_a_predictor_counts_for_each_number_of_steps() -> None:

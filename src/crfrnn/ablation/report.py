@@ -32,6 +32,15 @@ _SCORE_HEADS = (
     "row", "mean IoU", "trimap IoU", "boundary F", "over the network", "over the tuned CRF",
 )  # fmt: skip
 
+#: What one row has and another has not.
+_PARTS = {
+    "the CRF, with the preset": ("default", "network"),
+    "tuning its parameters": ("tuned", "default"),
+    "training its parameters, over tuning": ("crf", "tuned"),
+    "training the network with it": ("joint", "crf"),
+    "end to end, over tuning": ("joint", "tuned"),
+}
+
 PAGE, TABLE, PLOT = "report.md", "report.json", "report.png"
 
 
@@ -86,14 +95,20 @@ def write_report(
         }
         for key in keys
     }
+    parts = {
+        name: _gain(rows[key], rows[base], drawn[key], drawn[base])
+        for name, (key, base) in _PARTS.items()
+        if key in rows and base in rows
+    }
     tree = {
         "images": len(source),
         "seeds": list(config.seeds),
         "iterations": list(config.iterations),
         "report": config.report,
-        "bootstrap": {"resamples": resamples, "interval": 0.95, "over": "images, paired"},
+        "bootstrap": {"resamples": resamples, "interval": 0.95, "over": "images and seeds, paired"},
         "rows": rows,
         "gains": gains,
+        "parts": parts,
         "settings": to_tree(config),
     }
     write_text(config.output / TABLE, json.dumps(tree, indent=2) + "\n")
@@ -116,19 +131,24 @@ def write_report(
 def _drawn(
     results: Sequence[Result], settings: Settings, resamples: int
 ) -> dict[str, dict[str, Tensor]]:
-    """Bootstrap scores of each row in percent, averaged over its seeds; all share the draws."""
+    """Bootstrap scores of each row in percent: images drawn anew, and as many seeds as there are.
+
+    All rows share the draws, of images and of seeds.
+    """
     named = {f"{r.key} {r.seed}": r.counts for r in results}
     drawn = resample(named, settings, resamples=resamples)
-    keys = dict.fromkeys(result.key for result in results)
+    seeds = list(dict.fromkeys(result.seed for result in results))
+    generator = torch.Generator().manual_seed(0)
+    picked = torch.randint(len(seeds), (len(seeds), resamples), generator=generator)
     return {
         key: {
             score: 100
-            * torch.stack([drawn[f"{key} {r.seed}"][score] for r in results if r.key == key]).mean(
-                0
-            )
+            * torch.stack([drawn[f"{key} {seed}"][score] for seed in seeds])
+            .gather(0, picked)
+            .mean(0)
             for score in next(iter(drawn.values()))
         }
-        for key in keys
+        for key in dict.fromkeys(result.key for result in results)
     }
 
 
@@ -195,6 +215,10 @@ def _page(config: AblateConfig, tree: dict[str, Any]) -> str:
         ]
         for key, row in tree["rows"].items()
     ]
+    parts = [
+        [name, *(_signed(gain[score]) for score in ("mean_iou", trimap, "boundary_f"))]
+        for name, gain in tree["parts"].items()
+    ]
     costs = [
         [
             row["title"],
@@ -209,11 +233,13 @@ def _page(config: AblateConfig, tree: dict[str, Any]) -> str:
             "# Gain of each part",
             f"{tree['images']} validation images, not used for any choice; seeds {seeds}. "
             f"Parentheses hold the standard deviation over the seeds, brackets the 95 % bootstrap "
-            f"interval over the images of the mean over the seeds. Differences are paired. "
+            f"interval of the mean over the seeds, over images and seeds. Differences are paired. "
             f"The trimap covers pixels within {config.trimap} pixels of another label.",
             f"## At T = {config.report}",
             _table(_SCORE_HEADS, scores),
             *_verdicts(tree),
+            "## What each part gives",
+            _table(("part", "mean IoU", "trimap IoU", "boundary F"), parts),
             "## Mean IoU by steps at test time",
             _table(heads, sweep),
             f"![mean IoU by steps]({PLOT})",
