@@ -335,7 +335,7 @@ def test_scores_of_another_kind(case: str) -> None:
     with pytest.warns(InputWarning, match=message):
         refine(image[0].numpy(), **{name: wrong[0].double().numpy()})
     if name == "logits":
-        crf = CRFRNN(wrong.shape[1])
+        crf = CRFRNN(wrong.shape[1], independent=wrong.shape[1] == 1)
         fixed = type("Network", (nn.Module,), {"forward": lambda self, image: wrong})()
         for call in (
             lambda: crf(wrong, image),

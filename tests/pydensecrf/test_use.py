@@ -223,7 +223,7 @@ def test_negligible_labels_are_left_out_and_return(
     d.addPairwiseGaussian(sxy=3, compat=3)
     d.addPairwiseBilateral(sxy=20, srgb=40, rgbim=image, compat=4)
     q = d.inference(3)
-    assert found[0].kept == [0, 1, 2]
+    assert found[0].kept == [[0, 1, 2]]
     stepped = d.startInference()[0]
     for _ in range(3):
         d.stepInference(stepped)  # of which none is left out
