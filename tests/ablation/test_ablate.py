@@ -43,9 +43,9 @@ def config(output: Path, **more: Any) -> AblateConfig:
         "data": shapes(8, 24),
         "model": ModelConfig("light", {"width": 2}, crf=CrfConfig(kernels=KERNELS)),
         "base": (stage("network", 2),),
-        "network": stage("network", 2),
+        "network": (stage("network", 1), stage("network", 1)),
         "crf": stage("crf"),
-        "joint": (stage("crf"), stage("joint")),
+        "joint": (stage("crf"), stage("joint", 2)),
         "iterations": (1, 3),
         "report": 3,
         "search": SEARCH,
@@ -100,7 +100,7 @@ def test_five_rows_a_variant_and_two_seeds(
         key: len((tmp_path / "seed3" / key / "steps.csv").read_text().splitlines())
         for key in ("base", "network", "crf", "joint", "full-matrix")
     }
-    assert lines == {"base": 5, "network": 5, "crf": 3, "joint": 5, "full-matrix": 5}
+    assert lines == {"base": 5, "network": 5, "crf": 3, "joint": 7, "full-matrix": 7}
     # The rows are what the models on disk predict.
     for key, after in {"network": False, "joint": True}.items():
         model = load_checkpoint(tmp_path / "seed3" / key / "model")
@@ -273,8 +273,10 @@ def test_one_process_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.unchecked
 def test_ablations_that_would_be_unfair_or_impossible(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"network.epochs: expected the 2 of joint, .*; got 3"):
-        config(tmp_path, network=stage("network", 3))
+    with pytest.raises(ValueError, match=r"network: expected stages of 2 epochs, .*; got 3"):
+        config(tmp_path, network=(stage("network", 3),))
+    with pytest.raises(ValueError, match=r"joint: expected at most the 1 epochs of crf .*; got 2"):
+        config(tmp_path, joint=(stage("crf", 2), stage("joint", 2)))
     with pytest.raises(
         ValueError, match=r"report: expected one of iterations.*; got 10 of \[1, 3\]"
     ):
@@ -306,6 +308,6 @@ def test_ablations_that_would_be_unfair_or_impossible(tmp_path: Path) -> None:
 def test_the_examples_are_fair_ablations(name: str) -> None:
     path = Path(__file__).parents[2] / "examples" / f"{name}.yaml"
     chosen = read_config(AblateConfig, path)
-    trained = [stage.epochs for stage in chosen.joint]
-    assert sum(trained) == (chosen.network.epochs if chosen.network else 0)
+    together = sum(stage.epochs for stage in chosen.joint if stage.train != "crf")
+    assert together == sum(stage.epochs for stage in chosen.network)
     assert chosen.report == 10

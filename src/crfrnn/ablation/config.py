@@ -56,15 +56,16 @@ class AblateConfig:
     """The five rows over several seeds.
 
     All rows of a seed start from the same network. For a fair comparison, the network alone is then
-    trained for as many epochs as the joint model: the epochs of `network` must equal the sum of
-    those of `joint`.
+    trained for as many epochs as in the joint model: the epochs of `network` must equal those of
+    the stages of `joint` that train the network. Stages of `joint` that train only the CRF may have
+    as many epochs as `crf`.
 
     Attributes:
         output: folder of all results; an interrupted ablation resumes from it.
         data: the data set. All rows are scored on its `val`; nothing is selected on it.
         model: the network, its initial weights, and the CRF of the trained rows.
         base: stages that train the common network of all rows; may be empty if `model` has weights.
-        network: further training of the network alone.
+        network: stages that train the network further, alone.
         crf: training of the CRF's parameters, on top of the network that `network` trained.
         joint: stages that train both, from the same start as `network`.
         seeds: all rows are repeated for each seed.
@@ -86,7 +87,7 @@ class AblateConfig:
     data: DataConfig
     model: ModelConfig
     base: tuple[StageConfig, ...] = ()
-    network: StageConfig | None = None
+    network: tuple[StageConfig, ...] = ()
     crf: StageConfig = field(default_factory=lambda: StageConfig("crf", epochs=2))
     joint: tuple[StageConfig, ...] = ()
     seeds: tuple[int, ...] = (0,)
@@ -136,8 +137,8 @@ class AblateConfig:
 
     def stages(self) -> dict[str, tuple[StageConfig, ...]]:
         """The stages of each trained row, and of the common network."""
-        network = () if self.network is None else (self.network,)
-        return {"base": self.base, "network": network, "crf": (self.crf,), "joint": self.joint}
+        crf = (self.crf,)
+        return {"base": self.base, "network": self.network, "crf": crf, "joint": self.joint}
 
     def crf_of(self, variant: VariantConfig | None, where: str = "crf") -> CrfConfig:
         """The CRF of a variant."""
@@ -180,18 +181,26 @@ class AblateConfig:
                     "base, network and joint need model.network; set it, or remove the three"
                 )
             return
-        if self.network is None or not self.joint:
+        if not self.network or not self.joint:
             raise ValueError(
                 "network and joint: both are needed with model.network; set the other one too"
             )
-        for index, stage in enumerate((*self.base, self.network)):
+        for index, stage in enumerate((*self.base, *self.network)):
             if stage.train != "network":
                 raise ValueError(f"base and network train the network; got {stage.train} ({index})")
         if not self.base and self.model.weights is None:
             raise ValueError("give base or model.weights: the rows need a common initial network")
-        epochs = sum(stage.epochs for stage in self.joint)
-        if self.network.epochs != epochs:
+        alone = sum(stage.epochs for stage in self.network)
+        together = sum(stage.epochs for stage in self.joint if stage.train != "crf")
+        if alone != together:
             raise ValueError(
-                f"network.epochs: expected the {epochs} of joint, so that both see the images "
-                f"equally often; got {self.network.epochs}"
+                f"network: expected stages of {together} epochs, as many as those of joint that "
+                f"train the network, so that both networks see the images equally often; got "
+                f"{alone}"
+            )
+        before = sum(stage.epochs for stage in self.joint) - together
+        if before > self.crf.epochs:
+            raise ValueError(
+                f"joint: expected at most the {self.crf.epochs} epochs of crf in stages that train "
+                f"the CRF alone; got {before}"
             )

@@ -91,11 +91,11 @@ class Rows:
 
     def _network(self) -> Path | None:
         """The network after further training without a CRF."""
-        if self.config.network is None:
+        if not self.config.network:
             return None
         model = dataclasses.replace(self.config.model, weights=self._base())
         folder = self.folder / "network"
-        config = self.config.train_config((self.config.network,), self.seed, folder, model)
+        config = self.config.train_config(self.config.network, self.seed, folder, model)
         return train(config, quiet=self.quiet).model
 
     def _tuned(self) -> Path:
