@@ -37,6 +37,9 @@ from . import photographs
 from .forward_backward_vs_pydensecrf import KERNELS, layer_on
 from .refine_vs_pydensecrf import ours_on, theirs_on, with_classes
 
+#: Our call and theirs, for labels.
+Calls = tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]
+
 PAPER = ((160, 3, 5), (3, 3))
 DEEPLAB = ((67, 3, 4), (1, 3))
 
@@ -104,9 +107,6 @@ def measure(case: Case, pictures: list[tuple[str, np.ndarray, np.ndarray]]) -> I
             "seconds": seconds,
             "labels_equal": equal,
         }
-
-
-Calls = tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]
 
 
 def single(case: Case, image: np.ndarray, logits: np.ndarray) -> Calls:
