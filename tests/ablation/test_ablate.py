@@ -159,7 +159,7 @@ def test_the_middle_rows_need_no_network(
     data = with_scores(tmp_path, 6, 24)
     model = ModelConfig(None, crf=CrfConfig(kernels=KERNELS))
     chosen = config(
-        tmp_path / "run", data=data, model=model, base=(), network=None, joint=(), from_tuned=False
+        tmp_path / "run", data=data, model=model, base=(), network=(), joint=(), from_tuned=False
     )
     file = tmp_path / "ablate.yaml"
     file.write_text(to_yaml(chosen))
