@@ -40,7 +40,7 @@ struct InferenceOptions {
 
 /// What an inference reports besides marginals and labels.
 struct InferenceReport {
-    std::vector<std::size_t> steps;          ///< updates computed for each image
+    std::vector<std::size_t> steps;         ///< updates computed for each image
     std::vector<Certificate> certificates;  ///< of each image
     bool is_finite = true;
 };
