@@ -110,25 +110,22 @@ InferenceReport infer(const Crf<T>& crf, const T* logits, const InferenceOptions
     report.certificates.resize(crf.images);
     std::vector<char> finite(crf.images);
     const auto infer_image = [&](std::size_t b) {
-        Certificate& certificate = report.certificates[b];
-        if (options.prunes && model.is_potts) {
-            std::vector<Term<T>> terms;
-            for (const auto* filter : crf.filters[b]) terms.push_back(filter->term());
-            certificate = certify(logits + b * image_size, crf.classes, crf.n, crf.row, terms,
-                                  weights, options.iterations, options.threads);
-        }
         Model<T> of_image = model;
+        for (const auto* filter : crf.filters[b])
+            of_image.terms.push_back(options.half ? filter->half_term() : filter->term());
+        Certificate& certificate = report.certificates[b];
+        if (options.prunes && model.is_potts)
+            certificate = certify(logits + b * image_size, crf.classes, crf.n, crf.row,
+                                  of_image.terms, weights, options.iterations, options.threads);
         of_image.kept = certificate.kept;
         of_image.is_even = of_image.kept.empty();
         of_image.classes = of_image.is_even ? crf.classes : of_image.kept.size() + 1;
         const std::vector<T> columns =
             of_image.is_even ? weights : kept_weights(weights, crf.classes, of_image.kept);
         of_image.weights = columns.data();
-        for (const auto* filter : crf.filters[b]) {
-            of_image.terms.push_back(options.half ? filter->half_term() : filter->term());
-            if (of_image.is_even && of_image.classes == 2)
-                of_image.terms.back().total = filter->total(options.threads);
-        }
+        if (of_image.is_even && of_image.classes == 2)
+            for (std::size_t k = 0; k < of_image.terms.size(); ++k)
+                of_image.terms[k].total = crf.filters[b][k]->total(options.threads);
         Result<T> result{probs + b * image_size, labels + b * crf.n};
         if (held != nullptr) {
             infer_clamped(of_image, crf.filters[b], logits + b * image_size, held + b * crf.n,

@@ -32,7 +32,7 @@ _SCORE_HEADS = (
     "row", "mean IoU", "trimap IoU", "boundary F", "over the network", "over the tuned CRF",
 )  # fmt: skip
 
-#: What one row has and another has not.
+#: A part, the row that has it, and the row that lacks it.
 _PARTS = {
     "the CRF, with the preset": ("default", "network"),
     "tuning its parameters": ("tuned", "default"),

@@ -188,13 +188,10 @@ def check_masks(masks: Array, confidence: float) -> float:
     low, high = float(masks.min()), float(masks.max())
     most = 1 + _SUM_TOLERANCE if is_floating(masks) else 255
     if low < (-1e-3 if is_floating(masks) else 0) or high > most:
-        remedy = (
-            "Give them as bools"
-            if not is_floating(masks)
-            else "Divide by 255"
-            if low >= 0
-            else "Apply the sigmoid to logits of the foreground"
-        )
+        remedy = "Give them as bools"
+        if is_floating(masks):
+            is_logit = low < 0
+            remedy = "Apply the sigmoid to logits" if is_logit else "Divide by 255"
         raise ValueError(
             f"masks must be bools, integers on 0..255, or floats on 0..1; got {masks.dtype} from "
             f"{low:.4g} to {high:.4g}. {remedy}."
