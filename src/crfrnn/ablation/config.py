@@ -57,8 +57,8 @@ class AblateConfig:
 
     All rows of a seed start from the same network. For a fair comparison, the network alone is then
     trained for as many epochs as in the joint model: the epochs of `network` must equal those of
-    the stages of `joint` that train the network. Stages of `joint` that train only the CRF may have
-    as many epochs as `crf`.
+    the stages of `joint` that train the network. Stages of `joint` that train only the CRF may
+    have at most as many epochs as `crf`.
 
     Attributes:
         output: folder of all results; an interrupted ablation resumes from it.
