@@ -430,3 +430,9 @@ def test_unwritable_places_are_told_at_once(tmp_path: Path) -> None:
         make_folder(tmp_path / "file" / "folder")
     require_writable(tmp_path / "a.png")
     assert names(tmp_path) == ["file"]
+
+
+def test_scores_in_the_place_of_the_photograph(tmp_path: Path) -> None:
+    np.save(tmp_path / "scores.npy", np.zeros((3, 4, 5)))
+    with pytest.raises(ValueError, match=r"scores\.npy: .*give the photograph first, then its sco"):
+        read_image(tmp_path / "scores.npy")

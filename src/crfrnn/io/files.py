@@ -54,6 +54,8 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         raise ValueError(str(error)) from None
     except Exception as error:  # a broken file makes Pillow raise almost anything
         remedy = "replace the file"
+        if path.suffix.lower() in (".npy", ".npz"):
+            remedy = "NumPy files hold scores; give the photograph first, then its scores"
         if type(error).__name__ == "UnidentifiedImageError" and path.suffix.lower()[:4] == ".tif":
             remedy = (
                 "replace the file. Of TIFFs, only those with one, three or four bands of 8 bits or "
