@@ -114,6 +114,7 @@ def test_five_rows_a_variant_and_two_seeds(
     assert matrix.kernel_weights.shape == (2, 3, 3)
     page = (tmp_path / "report.md").read_text()
     assert page.count("\n| CRF-RNN trained end to end |") == 3
+    assert f"\n| end to end, over tuning | {whole['value']:+.2f} [" in page
     with Image.open(tmp_path / "report.png") as plot:
         assert plot.size == (1200, 640)
     # Nothing is made again, a row whose folder is gone excepted.
