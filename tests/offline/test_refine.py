@@ -573,3 +573,10 @@ def test_tensors_and_arrays_give_the_same_to_the_bit(kind: str, dtype: type) -> 
     assert isinstance(tensors.probs, torch.Tensor)
     np.testing.assert_array_equal(tensors.probs.numpy(), arrays.probs)
     np.testing.assert_array_equal(tensors.labels.numpy(), arrays.labels)
+
+
+@pytest.mark.unchecked
+def test_scores_without_a_name_say_which_names_there_are() -> None:
+    image = np.zeros((4, 5, 3), np.uint8)
+    with pytest.raises(TypeError, match=r"name the scores: refine\(image, logits=\.\.\.\)"):
+        refine(image, np.zeros((2, 4, 5), np.float32))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, TypeVar
+from typing import cast as typed
 
 import numpy as np
 
@@ -41,7 +42,27 @@ from .options import RefineOptions
 from .refined import Refined
 from .verdict import Before, MasksBefore, counted_pixels
 
+_Call = TypeVar("_Call", bound=Callable[..., Any])
 
+
+def _scores_by_name(function: _Call) -> _Call:
+    """Meet scores without a name with an error that gives the names."""
+
+    @wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        if len(args) > 1:
+            raise TypeError(
+                "refine: name the scores: refine(image, logits=...) for what a network gives "
+                "before softmax, probs= for probabilities, labels= for class numbers, energy= for "
+                "-log(probabilities), masks= for overlapping masks; got "
+                f"{len(args)} arguments without a name"
+            )
+        return function(*args, **named)
+
+    return typed(_Call, call)
+
+
+@_scores_by_name
 def refine(
     image: Array,
     *,
