@@ -134,6 +134,18 @@ class Source:
         return load(self, batches, stage, seeds, workers)
 
 
+def require_apart(config: DataConfig) -> None:
+    """Raise if an image to train on is also one to validate on."""
+    assert config.val is not None
+    train, val = (set(_open(config, s).names[: config.limit]) for s in (config.train, config.val))
+    both = sorted(train & val)
+    if both:
+        raise ValueError(
+            f"data: {len(both)} of {len(val)} images of val are in train too, such as {both[0]}; "
+            f"scores on them would not show how well others are labeled. Give other lists"
+        )
+
+
 def _open(config: DataConfig, split: str) -> Any:
     if config.kind == "shapes":
         try:

@@ -13,7 +13,7 @@ from crfrnn.io.files import require_writable
 from crfrnn.io.progress import Progress
 from crfrnn.presets import PRESETS, Preset, write_preset
 from crfrnn.training.processes import require_alone
-from crfrnn.training.source import Source
+from crfrnn.training.source import Source, require_apart
 
 from .config import TuneConfig
 from .gains import SCORE_TITLES, SCORES, gain_interval, scores_of
@@ -49,7 +49,8 @@ def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> T
 
     Raises:
         ImportError: optuna is not installed; or there is a model, and torch is not installed.
-        ValueError: the data, or the trials of an earlier search, do not fit the configuration.
+        ValueError: the data, or the trials of an earlier search, do not fit the configuration; or
+            images of `data.val` are among those of `data.train`.
     """
     require_alone()
     require_writable(config.output)
@@ -65,6 +66,11 @@ def tune(config: TuneConfig, *, restart: bool = False, quiet: bool = False) -> T
 
 def _tune(config: TuneConfig, network: tuple[Any, Any], storage: Path, *, quiet: bool) -> Tuned:
     scored = _scored(config, "train", network)
+    is_held_out = config.data.val is not None and (
+        config.data.scores is None or config.data.scores.val is not None
+    )
+    if is_held_out:
+        require_apart(config.data)
     with Progress("tuning", config.search.trials, "trials", quiet=quiet) as progress:
 
         def advance(trials: int, best: float) -> None:
@@ -79,9 +85,7 @@ def _tune(config: TuneConfig, network: tuple[Any, Any], storage: Path, *, quiet:
         )
     write_preset(config.output, found.preset)
     held_out = None
-    if config.data.val is not None and (
-        config.data.scores is None or config.data.scores.val is not None
-    ):
+    if is_held_out:
         held_out = compare(_scored(config, "val", network), found.preset, quiet=quiet)
     return Tuned(found, held_out)
 

@@ -149,9 +149,12 @@ def search(
 
 
 def _origin(study: Any) -> Any:
-    """The preset's trial that got furthest, the best of them on a tie; None without presets."""
-    presets = [t for t in study.trials if _PRESET in t.user_attrs and t.value is not None]
-    return max(presets, key=lambda t: (len(t.intermediate_values), t.value), default=None)
+    """The best trial of a preset on all images; None without presets."""
+    # The value of a trial that stopped early is its score on the first images, which may be easier
+    # than all of them. The first preset has no rival, so it is always complete.
+    complete = "COMPLETE"
+    presets = [t for t in study.trials if _PRESET in t.user_attrs and t.state.name == complete]
+    return max(presets, key=lambda t: t.value, default=None)
 
 
 def _nearest(
