@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from crfrnn.cli import main
 from crfrnn.evaluation.metrics import Counts, Settings, confusion_matrix, mean_iou
 from crfrnn.models.checkpoint import load_checkpoint
 from crfrnn.presets import find_preset
-from crfrnn.training import CrfConfig, ModelConfig, RatesConfig, StageConfig, read_config
+from crfrnn.training import (
+    CrfConfig,
+    ModelConfig,
+    RatesConfig,
+    ScoresConfig,
+    StageConfig,
+    read_config,
+)
 from crfrnn.training.objective import Objective
 from crfrnn.training.settings import to_yaml
 from crfrnn.training.source import Source
@@ -138,6 +146,55 @@ def test_five_rows_a_variant_and_two_seeds(
         ValueError, match=r"seed0.network: this row was computed with other settings \(trimap\)"
     ):
         ablate(dataclasses.replace(chosen, trimap=2), quiet=True)
+
+
+def test_a_row_that_was_interrupted_does_not_resume_with_other_settings(
+    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(tmp_path)
+    with monkeypatch.context() as patch:
+        score = ablation_run._score
+
+        def killed(predictor: Any, *rest: Any, **more: Any) -> None:
+            if predictor.crf is not None:
+                raise KeyboardInterrupt
+            score(predictor, *rest, **more)
+
+        patch.setattr(ablation_run, "_score", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ablate(chosen, quiet=True)
+        (tmp_path / "seed0" / "default" / "settings.json").unlink()  # as of an earlier version
+        with pytest.raises(KeyboardInterrupt):
+            ablate(chosen, quiet=True)
+    other = dataclasses.replace(
+        chosen, network=(StageConfig("network", epochs=2, batch_size=4, rates=RatesConfig(0.1)),)
+    )
+    # As the message asks: the folder of the row that is complete. The next one has only begun.
+    shutil.rmtree(tmp_path / "seed0" / "network")
+    with pytest.raises(
+        ValueError, match=r"seed0.default: this row was computed with other settings \(network\)"
+    ):
+        ablate(other, quiet=True)
+
+
+def test_a_variant_changes_what_it_names_alone(tmp_path: Path, one_thread: None) -> None:
+    crf = CrfConfig(normalization="after")
+    variants = (
+        VariantConfig("step", "default", {"step": {"regularizer": "l2", "size": 0.5}}),
+        VariantConfig("before", "default", {"normalization": "before"}),
+    )
+    chosen = config(
+        tmp_path,
+        model=ModelConfig("light", {"width": 2}, crf=crf),
+        base=(stage("network"),),
+        network=(stage("network"),),
+        joint=(stage("joint"),),
+        variants=variants,
+    )
+    rows = ablation_run.Rows(chosen, 0, 3, torch.device("cpu"), quiet=True)
+    made = [rows.make("default", variant).crf for variant in (None, *variants)]
+    names = [layer.recipe.normalization for layer in made if layer is not None]
+    assert names == [find_preset("deeplab").normalization, "symmetric", "before"]
 
 
 def _mean_iou(model: Any, chosen: AblateConfig, after: bool) -> float:
@@ -298,9 +355,37 @@ def test_ablations_that_would_be_unfair_or_impossible(tmp_path: Path) -> None:
         )
     with pytest.raises(
         ValueError,
-        match=r"name: expected letters or digits, and not the name of a row; got 'joint'",
+        match=r"name: expected letters or digits, and not the name of a row or 'base'; got 'joint'",
     ):
         VariantConfig("joint", "joint", {})
+    with pytest.raises(ValueError, match=r"not the name of a row or 'base'; got 'Base'"):
+        VariantConfig("Base", "joint", {})
+    with pytest.raises(ValueError, match=r"seeds: expected at least 0; got -1"):
+        config(tmp_path, seeds=(0, -1))
+    with pytest.raises(ValueError, match=r"trimap: expected at least 1; got 0"):
+        config(tmp_path, trimap=0)
+    for row, keys, match in (
+        ("default", {"preset": "irn"}, r"preset would change nothing in the row 'default': only"),
+        ("tuned", {"kernels": []}, r"kernels would change nothing in the row 'tuned': only norm"),
+        ("crf", {"preset": "irn"}, r"preset .* in the row 'crf': .* unless from_tuned is false"),
+        ("joint", {"eval_iterations": 3}, r"eval_iterations .*steps at test time come from"),
+    ):
+        with pytest.raises(ValueError, match=rf"variants.0.crf: {match}"):
+            config(tmp_path, variants=(VariantConfig("a", row, keys),))
+    config(tmp_path, variants=(VariantConfig("a", "crf", {"preset": "irn"}),), from_tuned=False)
+    scores = {
+        "data": dataclasses.replace(
+            shapes(), scores=ScoresConfig(tmp_path / "a.npz", tmp_path / "b.npz")
+        ),
+        "model": ModelConfig(),
+        **dict.fromkeys(("base", "network", "joint"), ()),
+    }
+    with pytest.raises(ValueError, match=r"^crf.scale: precomputed scores cannot be resized"):
+        config(tmp_path, crf=StageConfig("crf", crop=16, scale=(0.5, 1.0)), **scores)
+    with pytest.raises(ValueError, match=r"^crf.color: precomputed scores belong to the colors"):
+        config(tmp_path, crf=StageConfig("crf", crop=16, color=0.2), **scores)
+    with pytest.raises(ValueError, match=r"data: 8 of 8 images of val are in train too"):
+        ablate(config(tmp_path, data=shapes(8, 24, val="train")), quiet=True)
     with pytest.raises(ValueError, match=r"network and joint: both are needed"):
         config(tmp_path, joint=())
 

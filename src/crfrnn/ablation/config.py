@@ -10,8 +10,12 @@ from typing import Any, Literal
 
 from crfrnn.presets import find_preset
 from crfrnn.training import CrfConfig, DataConfig, ModelConfig, StageConfig, TrainConfig
+from crfrnn.training._limits import at_least
 from crfrnn.training.settings import build
 from crfrnn.tuning import SearchConfig
+
+#: Folder of the common network of all rows.
+BASE = "base"
 
 #: The rows and their titles.
 ROWS = {
@@ -23,6 +27,10 @@ ROWS = {
 }
 
 
+#: Keys of a CRF that change a row whose parameters are not trained.
+_AFTERWARD = ("normalization", "filter", "step")
+
+
 @dataclass(frozen=True)
 class VariantConfig:
     """Another version of a row, with a different CRF.
@@ -31,7 +39,8 @@ class VariantConfig:
         name: title in the table.
         row: the row: "default", "tuned", "crf" or "joint".
         crf: keys of `model.crf` that differ, such as `{weights: matrix}`, `{normalization: after}`
-            or `{step: {regularizer: l2, size: 0.5}}`.
+            or `{step: {regularizer: l2, size: 0.5}}`. The rows "default" and "tuned" have their
+            parameters from elsewhere: only `normalization`, `filter` and `step` change them.
     """
 
     name: str
@@ -40,9 +49,10 @@ class VariantConfig:
 
     def __post_init__(self) -> None:
         """Check the name, which becomes the name of a folder."""
-        if not self.key or self.key in ROWS:
+        if not self.key or self.key in (*ROWS, BASE):
             raise ValueError(
-                f"name: expected letters or digits, and not the name of a row; got {self.name!r}"
+                f"name: expected letters or digits, and not the name of a row or {BASE!r}; got "
+                f"{self.name!r}"
             )
 
     @property
@@ -63,7 +73,8 @@ class AblateConfig:
     Attributes:
         output: folder of all results; an interrupted ablation resumes from it.
         data: the data set. All rows are scored on its `val`; nothing is selected on it.
-        model: the network, its initial weights, and the CRF of the trained rows.
+        model: the network, its initial weights, and the CRF of the trained rows. Its preset and
+            kernels count only without `from_tuned`.
         base: stages that train the common network of all rows; may be empty if `model` has weights.
         network: stages that train the network further, alone.
         crf: training of the CRF's parameters, on top of the network that `network` trained.
@@ -114,6 +125,8 @@ class AblateConfig:
             )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: expected one or more, all different; got {list(self.seeds)}")
+        at_least("seeds", min(self.seeds), 0)
+        at_least("trimap", self.trimap, 1)
         if self.data.val is None:
             raise ValueError("data.val: expected a split on which to score the rows; got none")
         self._check_stages()
@@ -121,15 +134,14 @@ class AblateConfig:
         if len(set(keys)) < len(keys):
             raise ValueError(f"variants: names must differ; got {', '.join(keys)}")
         for index, variant in enumerate(self.variants):
-            self.crf_of(variant, f"variants.{index}.crf")
-            if variant.row not in self.rows():
-                raise ValueError(
-                    f"variants.{index}.row: expected one of {', '.join(self.rows())}; got "
-                    f"{variant.row!r}"
-                )
+            self._check_variant(f"variants.{index}", variant)
         for row, stages in self.stages().items():
             # Training checks the rest, now rather than after hours.
-            self.train_config(stages, 0, self.output / row, self.model)
+            try:
+                self.train_config(stages, 0, self.output / row, self.model)
+            except ValueError as error:
+                key = "crf" if row == "crf" else rf"{row}.\1"
+                raise ValueError(re.sub(r"^stages\.(\d+)", key, str(error))) from None
 
     def rows(self) -> tuple[str, ...]:
         """The rows; without a network there is no joint training."""
@@ -138,7 +150,7 @@ class AblateConfig:
     def stages(self) -> dict[str, tuple[StageConfig, ...]]:
         """The stages of each trained row, and of the common network."""
         crf = (self.crf,)
-        return {"base": self.base, "network": self.network, "crf": crf, "joint": self.joint}
+        return {BASE: self.base, "network": self.network, "crf": crf, "joint": self.joint}
 
     def crf_of(self, variant: VariantConfig | None, where: str = "crf") -> CrfConfig:
         """The CRF of a variant."""
@@ -171,6 +183,27 @@ class AblateConfig:
             save_every=self.save_every,
             validate_every=0,
         )
+
+    def _check_variant(self, where: str, variant: VariantConfig) -> None:
+        self.crf_of(variant, f"{where}.crf")
+        if variant.row not in self.rows():
+            raise ValueError(
+                f"{where}.row: expected one of {', '.join(self.rows())}; got {variant.row!r}"
+            )
+        if variant.row in ("default", "tuned"):
+            idle = variant.crf.keys() - set(_AFTERWARD)
+            reason = f"only {', '.join(_AFTERWARD)} do"
+        else:
+            taken = {"preset", "kernels"} if self.from_tuned else set()
+            idle = variant.crf.keys() & {*taken, "eval_iterations"}
+            reason = "steps at test time come from iterations" + (
+                ", and the initial kernels from the search unless from_tuned is false"
+            ) * bool(taken)
+        if idle:
+            raise ValueError(
+                f"{where}.crf: {', '.join(sorted(idle))} would change nothing in the row "
+                f"{variant.row!r}: {reason}; remove it"
+            )
 
     def _check_stages(self) -> None:
         if self.crf.train != "crf":

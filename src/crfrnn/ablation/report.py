@@ -121,7 +121,7 @@ def write_report(
         list(config.iterations),
         lines,
         x_title="mean-field steps T",
-        y_title="mean IoU in %, with 95 % intervals over images",
+        y_title="mean IoU in %, with 95 % intervals over images and seeds",
     )
     write_image(config.output / PLOT, plot)
     write_text(config.output / PAGE, _page(config, tree))

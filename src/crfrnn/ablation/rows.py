@@ -17,7 +17,7 @@ from crfrnn.training.source import Source
 from crfrnn.tuning import Scored, search
 from crfrnn.tuning.gains import SCORE_TITLES
 
-from .config import AblateConfig, VariantConfig
+from .config import BASE, AblateConfig, VariantConfig
 from .predict import Predictor
 
 PRESET = "preset.json"
@@ -52,13 +52,14 @@ class Rows:
             return self._predictor(self._network(), None)
         if row in ("default", "tuned"):
             source = self.config.preset if row == "default" else str(self._tuned())
-            # Weights and bandwidths come from the preset, all else from the variant.
+            # Weights, bandwidths and normalization come from the preset, all else from the CRF of
+            # the trained rows, unless the variant says otherwise.
             changed = dataclasses.replace(
                 crf,
                 preset=source,
                 kernels=None,
                 learn_compatibility=False,
-                normalization=None if variant is None else crf.normalization,
+                normalization=None if variant is None else variant.crf.get("normalization"),
             )
             return self._predictor(self._network(), changed.make(self.classes))
         initial = self._initial(crf)
@@ -85,7 +86,7 @@ class Rows:
         if not self.config.base:
             return self.config.model.weights
         model = self.config.model
-        folder = self.folder / "base"
+        folder = self.folder / BASE
         config = self.config.train_config(self.config.base, self.seed, folder, model)
         return train(config, quiet=self.quiet).model
 

@@ -18,7 +18,7 @@ from crfrnn.io.trees import read_json_file
 from crfrnn.training import StageConfig
 from crfrnn.training.runtime import device_alone
 from crfrnn.training.settings import same, to_tree
-from crfrnn.training.source import Source
+from crfrnn.training.source import Source, require_apart
 
 from .config import ROWS, AblateConfig, VariantConfig
 from .predict import Predictor
@@ -27,6 +27,7 @@ from .rows import Rows
 
 COUNTS = "counts.npz"
 RESULT = "result.json"
+SETTINGS = "settings.json"
 
 #: Settings that may change without computing a row again.
 _FREE = ("output", "seeds", "variants", "device", "precision", "threads", "workers", "save_every")
@@ -45,12 +46,14 @@ def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
         The content of `report.json`; `report.md` and `report.png` lie beside it.
 
     Raises:
-        ValueError: the output folder holds rows with other settings.
+        ValueError: the output folder holds rows with other settings, or images of `data.val` are
+            among those of `data.train`.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = device_alone(config.device)
     source = Source(config.data, "val")
+    require_apart(config.data)
     make_folder(config.output)
     work: list[tuple[int, str, VariantConfig | None]] = [
         (seed, row, variant)
@@ -70,6 +73,7 @@ def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
             folder = config.output / f"seed{seed}" / key
             settings = _settings(config, row, variant)
             if not (folder / RESULT).is_file():
+                _begin(folder, settings)
                 rows = Rows(config, seed, source.num_classes, device, quiet=inner_quiet)
                 stages = config.stages().get(row, ())
                 predictor = rows.make(row, variant)
@@ -78,6 +82,27 @@ def ablate(config: AblateConfig, *, quiet: bool = False) -> dict[str, Any]:
             results.append(_read(folder, key, title, seed, settings))
         progress.update(len(results), "")
     return write_report(config, results, source)
+
+
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a row, or compare them with those that it was begun with."""
+    # The state of its training knows the settings of that training alone. A row that resumed after
+    # a change of, say, the network's stages would have the CRF of the old network.
+    begun = folder / SETTINGS
+    if begun.is_file():
+        _require_same(folder, read_json_file(begun), settings)
+        return
+    make_folder(folder)
+    write_text(begun, json.dumps(to_tree(settings, absolute=True), indent=2) + "\n")
+
+
+def _require_same(folder: Path, reported: dict[str, Any], settings: dict[str, Any]) -> None:
+    changed = [name for name, value in settings.items() if not same(reported.get(name), value)]
+    if changed:
+        raise ValueError(
+            f"{folder}: this row was computed with other settings ({', '.join(changed)}); remove "
+            f"the folder to compute it again, or use another output"
+        )
 
 
 def _score(
@@ -111,13 +136,7 @@ def _score(
 def _read(folder: Path, key: str, title: str, seed: int, settings: dict[str, Any]) -> Result:
     """Read a complete row, if its settings are these."""
     record = read_json_file(folder / RESULT)
-    reported = record["settings"]
-    changed = [name for name, value in settings.items() if not same(reported.get(name), value)]
-    if changed:
-        raise ValueError(
-            f"{folder}: this row was computed with other settings ({', '.join(changed)}); remove "
-            f"the folder to compute it again, or use another output"
-        )
+    _require_same(folder, record["settings"], settings)
     arrays = {name: torch.from_numpy(a) for name, a in read_arrays(folder / COUNTS).items()}
     confusions = arrays.pop("confusions")
     return Result(key, title, seed, confusions, Counts(**arrays), record["costs"])
