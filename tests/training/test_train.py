@@ -352,6 +352,7 @@ def test_configurations_that_say_nothing_sensible(tmp_path: Path) -> None:
     again = read_config(TrainConfig, good, ["stages.0.rates.network=1e-4", "data.limit=3"])
     assert again.stages[0].rates.network == 1e-4
     assert again.data.limit == 3
+    assert read_config(TrainConfig, good, ["precision=32"]).precision == "32"
     for override, match in {
         "stages.0.epoch=3": r"unknown key 'stages.0.epoch'; allowed here: train, epochs, rates",
         "stages.0.train=all": r"stages.0.train: expected one of: network, crf, joint; got 'all'",
@@ -367,6 +368,10 @@ def test_configurations_that_say_nothing_sensible(tmp_path: Path) -> None:
         "data.kind=voc": r"data: root: expected the folder of the voc data, got none",
         "output=3": r"output: expected a path; got 3",
         "ema=1": r"ema: expected a decay between 0 and 1; got 1.0",
+        "stages.0.color=3": r"stages.0: color: expected a strength in 0..1; got 3.0",
+        "stages.0.power=-1": r"stages.0: power: expected at least 0; got -1.0",
+        "precision=64": r"precision: expected one of: auto, 32, bf16, 16; got 64",
+        "stages.0={epochs: 1, epochs: 9}": r"stages.0: .*the key 'epochs' is given twice",
         "stages.0.scale=[2, 1]": r"crop: needed to batch images of random scale",
         "nonsense": r"expected KEY=VALUE, such as stages.0.epochs=3; got 'nonsense'",
     }.items():

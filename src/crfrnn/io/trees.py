@@ -62,6 +62,17 @@ def read_json_file(path: Path) -> Any:
         raise ValueError(f"{path}: not readable as JSON ({describe(error)})") from error
 
 
+def _require_once(keys: list[Any]) -> None:
+    """Raise if a mapping gives a key twice; PyYAML would keep the last value and say nothing."""
+    seen: set[tuple[str, str]] = set()
+    for key in keys:
+        name = (key.tag, str(key.value))
+        if name in seen and not key.tag.endswith(":merge"):
+            line = key.start_mark.line + 1
+            raise ValueError(f"line {line}: the key {key.value!r} is given twice; remove one")
+        seen.add(name)
+
+
 def _count(node: Any, known: dict[int, int], above: set[int]) -> int:
     """Count the entries below a node of YAML with every alias written out; raise if too many."""
     key = id(node)
@@ -70,6 +81,7 @@ def _count(node: Any, known: dict[int, int], above: set[int]) -> int:
     if key not in known:
         above.add(key)
         value = node.value if isinstance(node.value, list) else []
+        _require_once([entry[0] for entry in value if type(entry) is tuple])
         parts = [part for entry in value for part in (entry if type(entry) is tuple else (entry,))]
         known[key] = 1 + sum(_count(part, known, above) for part in parts)
         above.remove(key)

@@ -164,3 +164,8 @@ def _check_stage(where: str, stage: StageConfig, config: TrainConfig) -> None:
         raise ValueError(f"{where}.train: without a network only 'crf' can be trained")
     if config.data.scores is not None and stage.scale != (1.0, 1.0):
         raise ValueError(f"{where}.scale: precomputed scores cannot be resized; use [1, 1]")
+    if config.data.scores is not None and stage.color > 0:
+        raise ValueError(
+            f"{where}.color: precomputed scores belong to the colors of the images as they are; "
+            f"use 0"
+        )

@@ -104,7 +104,9 @@ class StageConfig:
                 raise ValueError(f"{name}: expected 0 or more, below 1; got {getattr(self, name)}")
         positive("temperature", self.temperature)
         at_least("auxiliary", self.auxiliary, 0)
-        at_least("color", self.color, 0)
+        at_least("power", self.power, 0)
+        if not 0 <= self.color <= 1:
+            raise ValueError(f"color: expected a strength in 0..1; got {self.color}")
         if self.crop is not None:
             at_least("crop", self.crop, 8)
         elif self.batch_size > 1 and self.scale != (1.0, 1.0):

@@ -152,8 +152,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             )
     if origin is dict and isinstance(value, dict):
         return dict(value)
-    if origin is Literal and any(value is m or value == m for m in members):
-        return value
+    if origin is Literal:
+        # YAML reads the 32 of `precision: 32` as a number.
+        spelled = str(value) if type(value) is int else value
+        if spelled in members:
+            return spelled
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and _is_number(value):
