@@ -353,6 +353,12 @@ def test_verdicts() -> None:
     assert texts[2].startswith("x makes no clear difference")
 
 
+def test_nothing_but_void_has_no_verdict() -> None:
+    counts = stack([Judge(np.full((4, 5), 255), 2).count(np.zeros((4, 5), np.int64))])
+    found = Evaluation(("a",), ("x", "y"), Settings(), {"before": counts, "after": counts})
+    assert found.summary()["verdict"] == ["after cannot be compared: no pixel has a true label"]
+
+
 def test_many_methods_and_changes_of_single_images(folder: Path) -> None:
     data = open_folder("images", "masks", num_classes=3).in_numpy()
     seen = []

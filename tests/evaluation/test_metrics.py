@@ -319,6 +319,10 @@ def test_bad_input() -> None:
         judge.count(torch.zeros((3, 2), dtype=torch.int64))
     with pytest.raises(ValueError, match=r"predicted ids must be 0\.\.1; got 0\.\.2"):
         judge.count(torch.tensor([[0, 1, 2], [0, 0, 0]]))
+    with pytest.raises(ValueError, match=r"predicted ids must be 0\.\.1 where .* 255; got 0\.\.2"):
+        confusion_matrix(np.array([0, 2, 7]), np.array([0, 0, 255]), 2)
+    with pytest.raises(ValueError, match=r"true ids must be 0\.\.1 where .* 255; got -1\.\.1"):
+        confusion_matrix(np.array([0, 0]), np.array([-1, 1]), 2)
     with pytest.raises(ValueError, match="width must be at least 1"):
         Settings(widths=(0,))
     rows = {"a": judged(2, 0.1), "b": judged(3, 0.1)}

@@ -148,6 +148,8 @@ def evaluate(
 
 def verdict(name: str, before: Mapping[str, Any], difference: Mapping[str, Any]) -> str:
     """Say in one sentence what a method did to the mean IoU."""
+    if difference["mean_iou"]["value"] is None:
+        return f"{name} cannot be compared: no pixel has a true label"
     gain = {key: 100 * value for key, value in difference["mean_iou"].items()}
     old = 100 * before["mean_iou"]["value"]
     numbers = (

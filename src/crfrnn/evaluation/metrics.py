@@ -87,6 +87,9 @@ def confusion_matrix(
     Returns:
         (C, C) int64.
 
+    Raises:
+        ValueError: an id that counts is not a class.
+
     Example:
         >>> import numpy as np
         >>> from crfrnn.evaluation.metrics import confusion_matrix
@@ -95,7 +98,14 @@ def confusion_matrix(
                [0, 1]])
     """
     counted = label != ignore_index
-    codes = label[counted].astype(np.int64) * num_classes + prediction[counted]
+    truth, found = label[counted].astype(np.int64), prediction[counted]
+    for name, ids in (("true", truth), ("predicted", found)):
+        if ids.size and not 0 <= ids.min() <= ids.max() < num_classes:
+            raise ValueError(
+                f"{name} ids must be 0..{num_classes - 1} where the label is not {ignore_index}; "
+                f"got {ids.min()}..{ids.max()}. Check num_classes and ignore_index."
+            )
+    codes = truth * num_classes + found
     return np.bincount(codes, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
