@@ -34,6 +34,7 @@ from crfrnn.training import (
     StageConfig,
     TrainConfig,
     examples,
+    loop,
     read_config,
     train,
 )
@@ -124,6 +125,25 @@ def test_a_run_killed_at_any_moment_gives_the_same_weights(
     assert len(losses[0]) == total + 1
 
 
+def test_a_restart_that_is_killed_does_not_resume_the_run_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(tmp_path, stage("network"))
+    steps = train(chosen, quiet=True).steps
+    trained = []
+    step = loop._step
+
+    def killed(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(chosen, restart=True, quiet=True)
+    monkeypatch.setattr(loop, "_step", lambda *a: trained.append(1) or step(*a))
+    assert train(chosen, quiet=True).steps == steps == len(trained)
+
+
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     pytest.importorskip("lightning_fabric", reason="needs crfrnn[distributed]")
     model = ModelConfig("light", {"width": 2, "dropout": 0.0}, crf=MODEL.crf)
@@ -204,6 +224,14 @@ def test_frozen_statistics_and_rates_of_zero(tmp_path: Path) -> None:
     assert {name for name in after if "running" in name} <= still
     assert "crf.compatibility" in still
     assert "crf.kernel_weights" not in still
+    # A network that does not learn is frozen as a whole, its statistics and dropout too.
+    chosen = config(tmp_path / "fixed", stage("joint", rates=RatesConfig(network=0.0)))
+    before = Run(chosen, _runtime()).objective.state_dict()
+    train(chosen, quiet=True)
+    after = weights(tmp_path / "fixed")
+    assert {n for n, p in after.items() if not torch.equal(p, before[n])} == {
+        "crf.kernel_weights", "crf.compatibility"
+    }  # fmt: skip
 
 
 def test_a_batch_is_worth_its_mean(tmp_path: Path) -> None:

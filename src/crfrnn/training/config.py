@@ -123,7 +123,8 @@ class TrainConfig:
             more.
         validate_every: epochs between validations; 0 for never.
         ema: decay of an exponential moving average of the parameters, such as 0.999. The average
-            is then validated and exported; None for no average.
+            is then validated and exported; None for no average. It starts from the initial
+            weights, so train for several times 1 / (1 - ema) steps.
         tensorboard: also write TensorBoard logs.
     """
 

@@ -10,7 +10,7 @@ from ._limits import at_least, positive
 
 @dataclass(frozen=True)
 class RatesConfig:
-    """Learning rates, one per group of parameters, on a mean loss.
+    """Learning rates, one per group of parameters, on a mean loss; 0 freezes a group.
 
     The loss is a mean over pixels. The paper sums it over the pixels and trains at a rate of 1e-13
     with momentum 0.99. `PAPER_RATES` holds the equivalent rates on a mean.

@@ -91,7 +91,7 @@ def train(config: TrainConfig, *, restart: bool = False, quiet: bool = False) ->
             )
     if run.path.is_file() and not restart:
         run.restore()
-    run.begin()
+    run.begin(restart=restart)
     total = sum(run.steps_of(index) for index in range(len(config.stages)))
     done = run.before + run.step
     scores: dict[str, float] = {}

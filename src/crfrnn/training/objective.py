@@ -49,7 +49,7 @@ class Objective(nn.Module):
             return self
         # A frozen network must give the same logits in each epoch, without dropout and with fixed
         # batch statistics.
-        if self.stage.train == "crf":
+        if self.stage.train == "crf" or self.stage.rates.network == 0:
             self.network.eval()
         elif self.stage.freeze_statistics:
             for module in self.network.modules():

@@ -141,10 +141,13 @@ class Run:
         self.losses = tuple(state["losses"])
         self._restored = state
 
-    def begin(self) -> None:
-        """Make the output folder and write the configuration."""
+    def begin(self, *, restart: bool = False) -> None:
+        """Make the output folder and write the configuration; `restart` removes an old state."""
         if not self.runtime.rank:
             make_folder(self.config.output)
+            # Else a run that is killed before it saves would resume the one before it.
+            if restart:
+                self.path.unlink(missing_ok=True)
             write_text(self.config.output / CONFIG, to_yaml(self.config))
 
     def export(self) -> None:
