@@ -179,6 +179,10 @@ def test_a_child_that_fails_dies_or_hangs_is_reported() -> None:
         in_child(lambda: 1 / 0, 60)
     with pytest.raises(RuntimeError, match="its process died"):
         in_child(lambda: os.kill(os.getpid(), 9), 60)
+    scene, _ = two_colors()
+    empty = Method("m", "M", lambda scene, numbers: scene.probs() * np.nan)
+    with pytest.raises(RuntimeError, match="the result is not finite"):
+        in_child(lambda: refined(empty, scene, {}, None), 60)
     start = time.monotonic()
     with pytest.raises(RuntimeError, match=r"took longer than 0\.2 s"):
         in_child(lambda: time.sleep(30), 0.2)

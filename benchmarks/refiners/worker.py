@@ -54,7 +54,11 @@ class Outcome:
 def refined(
     method: Method, scene: Scene, numbers: Mapping[str, Any], decide: Mapping[str, Any] | None
 ) -> Outcome:
-    """Refine a scene, and decide its probabilities by RankSEG too if `decide` has its numbers."""
+    """Refine a scene, and decide its probabilities by RankSEG too if `decide` has its numbers.
+
+    Raises:
+        ValueError: the result is not finite.
+    """
     outcome = Outcome({}, {}, {})
     before, start = _peak(), time.process_time()
 
@@ -67,6 +71,8 @@ def refined(
     keep(method.name, out if out.ndim == 2 else out.argmax(axis=0))
     if decide is not None and out.ndim == 3:
         keep(method.name + DECIDED, rankseg(out, decide))
+    if not np.isfinite(out).all():  # an argmax would take the first NaN, mostly the background
+        raise ValueError("the result is not finite")
     return outcome
 
 
