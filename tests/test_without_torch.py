@@ -122,8 +122,8 @@ def test_refine_a_folder(folder: Path) -> None:
 def test_tune(folder: Path) -> None:
     pytest.importorskip("optuna", reason="needs crfrnn[tune]")
     pack(folder)
-    for split in ("train", "val"):
-        (folder / f"{split}.txt").write_text("\n".join(NAMES))
+    for split, names in {"train": NAMES[:-1], "val": NAMES[-1:]}.items():
+        (folder / f"{split}.txt").write_text("\n".join(names))
     settings = {
         "data.kind": "folder", "data.root": ".", "data.options.num_classes": 3,
         "data.scores.train": "pack.npz", "data.scores.val": "pack.npz",
