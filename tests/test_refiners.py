@@ -262,8 +262,13 @@ def test_a_journal_drops_a_cut_line_and_refuses_other_settings(tmp_path: Path) -
     assert list(again.answers) == [("test", "a", 0, "p0")]
     again.add(Key("test", "a", 0, "p1"), journal.answers[Key("test", "a", 0, "p1")])
     assert path.read_bytes() == whole
-    with pytest.raises(ValueError, match="holds a run with other settings"):
-        Journal(tmp_path, {"seed": 1})
+
+
+def test_a_journal_refuses_other_settings_and_takes_one_more(tmp_path: Path) -> None:
+    Journal(tmp_path, {"seed": 0, "trained": None})
+    Journal(tmp_path, {"seed": 0, "trained": "layer"})
+    with pytest.raises(ValueError, match=r"other settings \(seed, trained\)"):
+        Journal(tmp_path, {"seed": 1, "trained": "another"})
 
 
 def test_the_estimate_counts_each_method_at_its_own_pace(tmp_path: Path) -> None:

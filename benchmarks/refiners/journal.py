@@ -25,7 +25,8 @@ class Journal:
 
     Args:
         folder: created if it is missing.
-        settings: what all answers must have in common.
+        settings: what all answers must have in common. One that was None may be given later: it
+            adds a row, and changes no other.
 
     Raises:
         ValueError: the answers there were found with other settings.
@@ -36,11 +37,16 @@ class Journal:
         self.answers: dict[Key, dict[str, Any]] = {}
         self._path = folder / "answers.jsonl"
         stored = folder / "settings.json"
-        text = json.dumps(settings, indent=2) + "\n"
-        if not stored.is_file():
-            write_text(stored, text)
-        elif stored.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{folder}: holds a run with other settings; give another --output")
+        before = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
+        changed = [
+            name for name, value in before.items() if value not in (None, settings.get(name))
+        ]
+        if changed:
+            raise ValueError(
+                f"{folder}: holds a run with other settings ({', '.join(changed)}); give another "
+                "--output"
+            )
+        write_text(stored, json.dumps(settings, indent=2) + "\n")
         if self._path.is_file():
             self._read()
 
