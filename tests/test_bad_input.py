@@ -434,10 +434,66 @@ def test_kernels_that_are_none(image, logits) -> None:
         refine(image, logits=logits, kernels=["deeplab"])
     with refuses(TypeError, "kernels must be a list", "got 3"):
         refine(image, logits=logits, kernels=3)
+    with refuses(TypeError, "got 'deeplab'", 'PRESETS["deeplab"].kernels'):
+        refine(image, logits=logits, kernels="deeplab")
+    with refuses(TypeError, "got <class", "Bilateral()"):
+        refine(image, logits=logits, kernels=[Bilateral])
+    with refuses(TypeError, "got {'kind': 'Gaussian'}", "Kernel.from_dict"):
+        refine(image, logits=logits, kernels={"kind": "Gaussian"})
+
+
+def test_scores_in_one_row_as_pydensecrf_has_them(image, logits) -> None:
+    with refuses(ValueError, "in one row", "logits.reshape(3, 5, 7)"):
+        refine(image, logits=logits.reshape(C, -1))
+    with refuses(ValueError, "in one row", "logits.reshape(3, 5, 7)"):
+        refine(image.transpose(2, 0, 1), logits=logits.reshape(C, -1))
+    with refuses(ValueError, "in one row", "labels.reshape(5, 7)"):
+        refine(image, labels=logits.argmax(0).ravel())
+
+
+def test_scores_with_a_batch_axis_that_the_image_lacks(image, logits) -> None:
+    with refuses(ValueError, "batch axis", "give logits[0]"):
+        refine(image, logits=logits[None])
+    with refuses(ValueError, "batch axis", "give one of logits"):
+        refine(image, logits=np.stack([logits] * 2))
+
+
+def test_labels_as_indicators(image, logits) -> None:
+    with refuses(ValueError, "fit as a volume", "labels.argmax(-1)", "image[None, ..., None]"):
+        refine(image, labels=image)
+    assert refine(image[None, ..., None], labels=image[None] % 2).labels.shape == (1, H, W, 3)
+    one_hot = np.eye(C + 2, dtype=int)[logits.argmax(0)]
+    with refuses(ValueError, "one class number per pixel", "labels.argmax(-1)"):
+        refine(image, labels=one_hot)
+    with refuses(ValueError, "one class number per pixel", "labels.argmax(0)"):
+        refine(image, labels=np.moveaxis(one_hot, -1, 0))
+
+
+def test_one_map_where_several_are_expected(image, logits) -> None:
+    with refuses(ValueError, "mask axis is missing", "masks[None]"):
+        refine(image, masks=logits[0] > 0)
+    with refuses(ValueError, "values must be", "values[None]"):
+        upsample(logits[0, ::2, ::2], image)
+
+
+def test_paths_in_place_of_arrays(image, logits, tmp_path) -> None:
+    for path in ("photo.png", tmp_path / "photo.png"):
+        with refuses(TypeError, "image must be", "Read the file first", "PIL.Image.open"):
+            refine(path, logits=logits)
+    with refuses(TypeError, "logits must be", "np.load"):
+        refine(image, logits="scores.npy")
+
+
+def test_values_and_points_of_one_axis() -> None:
+    points, values = np.zeros((9, 2), np.float32), np.ones(9, np.float32)
+    with refuses(ValueError, "values must be", "values[..., None]"):
+        crfrnn.gaussian_filter(values, points)
+    with refuses(ValueError, "features must be", "features[:, None]"):
+        crfrnn.gaussian_filter(values[:, None], points[:, 0])
 
 
 def test_kernels_without_what_they_look_at(image, logits) -> None:
-    with refuses(ValueError, "a Bilateral kernel needs an image"):
+    with refuses(ValueError, "a Bilateral kernel needs an image", "refine(image, logits=logits)"):
         refine(None, logits=logits)
     with refuses(ValueError, "needs 2 feature maps; got 1", "features=[...]"):
         refine(

@@ -6,6 +6,7 @@ below, meets a kind of array that it was not written for.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -96,7 +97,12 @@ def _array(name: str, value: Any) -> np.ndarray:
             f"{name} must be a plain array; got a masked one, whose mask would be lost. Give "
             f"{name}.filled(...), and what takes part as mask= where there is one."
         )
-    if value is None or isinstance(value, (str, bytes, dict, set, frozenset)):
+    if isinstance(value, (str, os.PathLike)):
+        raise TypeError(
+            f"{_expected(name, type(value).__name__)}. Read the file first: "
+            "np.asarray(PIL.Image.open(path)) for an image, np.load(path) for scores"
+        )
+    if value is None or isinstance(value, (bytes, dict, set, frozenset)):
         raise TypeError(_expected(name, type(value).__name__))
     try:
         array = np.asarray(value)

@@ -36,7 +36,7 @@ def finest_color(kernels: Iterable[Any]) -> float | None:
     """Return the smallest color bandwidth of kernels; None if none of them looks at colors."""
     colors = [kernel.bandwidths().get("color") for kernel in kernels]
     numbers = [min(_checks.positive("color", color)) for color in colors if color is not None]
-    return min(numbers, default=None)
+    return min(numbers) if numbers else None  # without `default`, which torch.compile cannot trace
 
 
 def check_range(image: Array, finest: float | None, name: str = "the image") -> None:

@@ -677,6 +677,18 @@ def test_folders_without_a_pair(folder: Path, capsys: pytest.CaptureFixture[str]
     err = capsys.readouterr().err
     assert "no image in empty (0) has the stem of a score file" in err
     assert "the folder of photographs comes first" in err
+    for name in ("photos", "tensors", "others", "above/below"):
+        Path(name).mkdir(parents=True)
+    Image.new("RGB", (6, 4)).save("photos/a.png")
+    Path("tensors/a.pt").write_bytes(b"anything")
+    np.save("others/a_scores.npy", np.zeros((2, 4, 6)))
+    for scores, remedy in (
+        ("tensors", "scores are not read from .pt files"),
+        ("others", "The first are 'a' and 'a_scores'"),
+        ("above", "Subfolders are not searched"),
+    ):
+        assert main(["refine", "photos", scores, "-o", "out"]) == 2
+        assert remedy in capsys.readouterr().err
 
 
 def test_arrays_win_over_pictures_and_one_folder_may_hold_both(folder: Path) -> None:

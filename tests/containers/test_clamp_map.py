@@ -157,3 +157,10 @@ def test_a_volume_keeps_the_voxels_of_a_label_map(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(seeds, np.diag([2, 1, 2, 1])), tmp_path / "d.nii.gz")
     with pytest.raises(ValueError, match="lies elsewhere"):
         refine_volume(*paths, refining=OPTIONS, clamp=tmp_path / "d.nii.gz")
+
+
+def test_scores_beside_tiles_that_are_neither_a_raster_nor_an_array(tmp_path: Path) -> None:
+    for name in ("photo.png", "labels.png"):
+        Image.new("L" if name == "labels.png" else "RGB", (8, 6)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"labels.png.*raster \(.tif\) or an array; got .png"):
+        refine_tiles(tmp_path / "photo.png", tmp_path / "labels.png", tmp_path / "out.png")

@@ -1,6 +1,7 @@
 """Kernels: which points they compare, in which order, with which weights and normalisation."""
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -300,3 +301,24 @@ def test_an_endless_bandwidth_compares_all_pixels_alike(filter: str, engine: str
     mean = logits.mean((2, 3), keepdim=True).expand_as(logits)
     torch.testing.assert_close(run(logits), mean, **TOLERANCE[DOUBLE])
     assert math.isfinite(float(run(logits).sum()))
+
+
+@pytest.mark.unchecked
+def test_numbers_of_arrays_are_plain_numbers() -> None:
+    given = Bilateral(np.array([30, 20]), np.float32(3), [1.0, 2.0])
+    assert given == Bilateral((30, 20), 3, (1, 2))
+    assert hash(given) == hash(Bilateral((30, 20), 3, (1, 2)))
+    assert json.loads(json.dumps(given.to_dict())) == {
+        "kind": "Bilateral",
+        "position": [30, 20],
+        "color": 3,
+        "weight": [1, 2],
+    }
+
+
+@pytest.mark.unchecked
+def test_numbers_of_tensors_are_plain_numbers() -> None:
+    given = Gaussian(torch.tensor(2.0), torch.tensor([1.0, 2.0]))
+    assert given == Gaussian(2, (1, 2))
+    assert type(given.position) is float
+    assert type(given.weight) is tuple

@@ -214,3 +214,36 @@ def test_cells_that_do_not_divide_the_image_are_noted(tmp_path: Path) -> None:
     assert "--canvas 160x120" in str(got.notes[-1])
     for size in ((120, 160), (113, 153)):  # whole cells, and corner centers on corner pixels
         assert not read_scores(tmp_path / "z.npy", size).notes[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("a.pt", "tensor.detach()"), ("a.pkl", "can run code"), ("a.csv", "loadtxt")],
+)
+def test_files_of_scores_that_are_not_read(tmp_path: Path, name: str, remedy: str) -> None:
+    (tmp_path / name).write_bytes(b"anything")
+    with pytest.raises(ValueError, match="scores are not read from") as error:
+        read_scores(tmp_path / name, (4, 6))
+    assert name in str(error.value)
+    assert remedy in str(error.value)
+
+
+@pytest.mark.parametrize("pixels_last", [True, False])
+def test_pixels_in_one_row(tmp_path: Path, pixels_last: bool) -> None:
+    row = np.random.default_rng(0).normal(size=(3, 40 * 60)).astype(np.float32)
+    np.save(tmp_path / "a.npy", row if pixels_last else row.T)
+    remedy = r"reshape\(-1, 40, 60\)" if pixels_last else r"reshape\(40, 60, -1\)"
+    with pytest.raises(ValueError, match=f"in one row.*{remedy}"):
+        read_scores(tmp_path / "a.npy", (40, 60))
+
+
+def test_several_arrays_without_a_known_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", one=np.zeros((3, 4, 6)), two=np.zeros((3, 4, 6)))
+    with pytest.raises(ValueError, match=r"got one, two. Rename one, or choose it by FILE:NAME"):
+        read_scores(tmp_path / "a.npz", (4, 6))
+
+
+def test_arrays_of_objects(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([1.5, None], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"got an array of objects\. Save a single array"):
+        read_scores(tmp_path / "a.npy", (4, 6))

@@ -541,3 +541,17 @@ def test_an_image_on_0_to_1_is_warned_of() -> None:
 def test_a_layer_on_another_device_is_said_to_be() -> None:
     with pytest.raises(ValueError, match=r"parameters are on meta but.*layer.to\('cpu'\)"):
         CRFRNN(5).to("meta")(**bad())
+
+
+@pytest.mark.unchecked
+def test_a_step_given_by_name_is_answered_with_what_to_type() -> None:
+    with pytest.raises(TypeError, match=r'step must be a Step, such as Step\("l2"\); got \'l2\''):
+        CRFRNN(3, step="l2")
+    with pytest.raises(TypeError, match="step must be a Step"):
+        CRFRNN(3, step=0.5)
+
+
+@pytest.mark.unchecked
+def test_empty_batches_are_refused_with_a_remedy_of_their_own() -> None:
+    with pytest.raises(ValueError, match=r"not empty.*Skip empty batches"):
+        CRFRNN(3)(torch.zeros(0, 3, 4, 5), torch.zeros(0, 3, 4, 5))

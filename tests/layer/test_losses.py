@@ -108,3 +108,9 @@ def test_bad_input_is_named() -> None:
         DenseCRFLoss()(logits * torch.nan, image)
     with pytest.raises(ValueError, match="unknown filter"):
         DenseCRFLoss(filter="x")
+
+
+@pytest.mark.unchecked
+def test_one_image_without_a_batch_axis() -> None:
+    with pytest.raises(ValueError, match=r"give logits\[None\] and image\[None\]"):
+        DenseCRFLoss()(torch.zeros(5, 6, 7), torch.zeros(3, 6, 7))

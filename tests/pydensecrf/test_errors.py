@@ -338,3 +338,8 @@ def test_a_crash_is_seen() -> None:
 def test_likely_mistakes_warn(call: Callable[[], Any], says: str) -> None:
     with pytest.warns(UserWarning, match=says):
         call()
+
+
+def test_a_unary_of_three_axes_is_answered_with_what_to_type() -> None:
+    with pytest.raises(ValueError, match=r"u must have 2 axes.*u\.reshape\(3, -1\)"):
+        dcrf.DenseCRF2D(6, 4, 3).setUnaryEnergy(np.zeros((3, 4, 6), np.float32))

@@ -13,7 +13,7 @@ from crfrnn.io.array_files import STORE_SUFFIXES, opened_arrays, split_member
 from crfrnn.io.arrays import read_arrays
 from crfrnn.io.files import describe, read_image, write_array, write_labels
 from crfrnn.io.options import DEFAULTS, ReadOptions
-from crfrnn.io.scores import are_class_maps, from_class_maps
+from crfrnn.io.scores import ARRAY_SUFFIXES, are_class_maps, from_class_maps
 
 from .source import PLAIN, Source, Style, Window, Write, all_channels
 
@@ -131,4 +131,9 @@ class ArraySource(Source):
         if suffix == ".npy":
             with suppress(Exception):  # what is wrong with it, or a pickle, `read_arrays` says
                 return {"array": np.load(file, mmap_mode="r", allow_pickle=False)}
+        if suffix not in ARRAY_SUFFIXES:
+            raise ValueError(
+                f"{file}: beside a raster or tiles, scores and labels are a raster (.tif) or an "
+                f"array; got {suffix or 'no suffix'}. Save the array as .npy"
+            )
         return dict(read_arrays(self.path))

@@ -58,6 +58,16 @@ class Step:
             raise ValueError(f"Step mix must be in [0, 1); got {self.mix!r}")
 
 
+def checked_step(step: Step | None) -> Step:
+    """The step, mean field by default; raises TypeError for anything else, such as a name."""
+    if step is None:
+        return Step()
+    if not isinstance(step, Step):
+        remedy = f'Step("{step}")' if step in REGULARIZERS else 'Step("l2") or Step(size=0.5)'
+        raise TypeError(f"step must be a Step, such as {remedy}; got {step!r}")
+    return step
+
+
 class Rates(NamedTuple):
     """λ and α of a step: numbers, or tensors if they are learned."""
 

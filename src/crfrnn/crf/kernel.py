@@ -75,7 +75,10 @@ class Scene:
     def image_channels(self, kernel: Kernel) -> Sequence[Array]:
         """The channels (B, *S) of the image, which `kernel` needs."""
         if self.image is None:
-            raise ValueError(f"a {type(kernel).__name__} kernel needs an image; got None")
+            raise ValueError(
+                f"a {type(kernel).__name__} kernel needs an image; got None. "
+                "Pass it with the scores: layer(logits, image), refine(image, logits=logits)"
+            )
         return self._channels(self.image)
 
     def feature_channels(
@@ -146,7 +149,9 @@ class Kernel(ABC):
         _KINDS[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        """Check the bandwidths and weights."""
+        """Check the bandwidths and weights; arrays and lists of numbers become tuples."""
+        for field in dataclasses.fields(cast(Any, self)):  # for hashing, comparing and JSON
+            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
         name = type(self).__name__
         for bandwidth, value in self.bandwidths().items():
             _checks.positive(f"{name} {bandwidth}", value)
@@ -368,5 +373,8 @@ def _is_ours(kind: type[Kernel]) -> bool:
 
 
 def _frozen(value: Any) -> Any:
-    """A value as a frozen dataclass stores it: lists from files become tuples."""
+    """A value as a frozen dataclass stores it: arrays become numbers, and lists tuples."""
+    value = (
+        value.tolist() if isinstance(value, (np.ndarray, np.generic)) or is_tensor(value) else value
+    )
     return tuple(map(_frozen, value)) if isinstance(value, list) else value

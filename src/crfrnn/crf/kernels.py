@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -127,13 +128,26 @@ class FeatureGaussian(Kernel):
 
 def checked_kernels(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
     """The kernels as a tuple; raises TypeError for anything else."""
-    listed = tuple(kernels) if isinstance(kernels, Iterable) else (kernels,)
+    is_one = isinstance(kernels, (str, Mapping)) or not isinstance(kernels, Iterable)
+    listed: tuple[Any, ...] = (kernels,) if is_one else tuple(kernels)
     for kernel in listed:
         if not isinstance(kernel, Kernel):
             raise TypeError(
-                f"kernels must be a list of Gaussian, Bilateral and FeatureGaussian; got {kernel!r}"
+                "kernels must be a list of Gaussian, Bilateral and FeatureGaussian; "
+                f"got {kernel!r}{_remedy(kernel)}"
             )
     return listed
+
+
+def _remedy(given: object) -> str:
+    """What to type in place of what was given for a kernel; nothing where that is not known."""
+    if isinstance(given, str):
+        return '. The kernels of a preset are crfrnn.presets.PRESETS["deeplab"].kernels'
+    if isinstance(given, type) and issubclass(given, Kernel):
+        return f". Make one: {given.__name__}()"
+    if isinstance(given, Mapping):
+        return ". Make one of a dictionary with Kernel.from_dict"
+    return ""
 
 
 def weight_table(kernels: Sequence[Kernel], num_classes: int) -> np.ndarray:

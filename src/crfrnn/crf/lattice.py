@@ -269,6 +269,7 @@ def _points(name: str, given: Array) -> Array:
     if points.ndim < 2 or 0 in points.shape:
         raise ValueError(
             f"{name} must be (..., N, D) and not empty; got {_checks.shape_text(points)}"
+            + f". For one dimension, give {name}[:, None]" * (points.ndim == 1)
         )
     _checks.floating(name, points)
     _checks.finite(name, points)
@@ -296,6 +297,8 @@ def _values(given: Array, shape: tuple[int, ...], where: str, name: str) -> Arra
         raise ValueError(
             f"values must be (..., N, C) with the leading sizes of the {name} {tuple(shape)}; "
             f"got {_checks.shape_text(values)}"
+            + ". For one channel, give values[..., None]"
+            * (values.shape == shape)
         )
     if place(values) != where:
         raise ValueError(f"values are on {place(values)} but {name} on {where}; move one of them")

@@ -250,7 +250,10 @@ def _arrays(value: Any) -> dict[str, np.ndarray]:
     if isinstance(value, np.ndarray) and value.dtype != object:
         return {"array": np.asarray(value)}
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"expected a pickled dictionary of arrays; got {type(value).__name__}")
+        got = "an array of objects" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ValueError(
+            f"expected a pickled dictionary of arrays; got {got}. Save a single array of numbers"
+        )
     if KEYS in value and (CAM in value or "high_res" in value):
         maps = value.get("high_res", value.get(CAM))
         return {CAM: _array(maps), KEYS: _array(value[KEYS]).reshape(-1)}

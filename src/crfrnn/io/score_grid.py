@@ -49,6 +49,18 @@ def is_usual(cells: tuple[int, ...], size: tuple[int, ...]) -> bool:
     return same_shape(cells, size) or len(set(cells)) == 1
 
 
+def require_grid(cells: Size, size: Size) -> None:
+    """Raise if `cells` are the classes and all pixels of an image in one row, in either order."""
+    height, width = size
+    if same_shape(cells, size) or height * width not in cells:
+        return
+    target = f"-1, {height}, {width}" if cells[1] == height * width else f"{height}, {width}, -1"
+    raise ValueError(
+        f"the pixels of the scores are in one row: they are {spell_size(cells)} for an image of "
+        f"{spell_size(size)} (height x width). Save scores.reshape({target})"
+    )
+
+
 def require_upright(cells: Size, size: Size) -> None:
     """Raise if a map of height and width `cells` fits `size` only with the two swapped."""
     # Near a square, one stride explains both orders; equal sizes still prove a swap.

@@ -16,11 +16,30 @@ from .label_maps import is_black_and_white, is_lossy, one_channel
 from .notes import Guess, Note, Remainder, Stretch, spell_size
 from .options import DEFAULTS, ClassAxis, Kind, ReadOptions, Size
 from .pickled import CAM, KEYS, class_maps
-from .score_grid import classes_first, padded_size, require_upright, resample, same_shape
+from .score_grid import (
+    classes_first,
+    padded_size,
+    require_grid,
+    require_upright,
+    resample,
+    same_shape,
+)
 from .score_kinds import Ambiguous, as_labels, as_maps, guess_kind
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"}) | STORE_SUFFIXES
 SCORE_SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
+
+_TENSORS = (
+    "To read one can run code. If you trust it, save the tensor as .npy: "
+    "np.save('scores.npy', tensor.detach().float().numpy())"
+)
+_TEXT = "Save the numbers as .npy: np.save('scores.npy', np.loadtxt(FILE))"
+#: What to do with files in which others keep scores, but which are not read.
+REMEDIES = {
+    **dict.fromkeys((".pt", ".pth", ".pkl", ".pickle", ".ckpt"), _TENSORS),
+    **dict.fromkeys((".txt", ".csv", ".tsv"), _TEXT),
+    ".mat": "Save the array as .npy: np.save('scores.npy', scipy.io.loadmat(FILE)[NAME])",
+}
 
 #: What the name of an array says about its kind.
 _KIND_OF: dict[str, Kind] = {
@@ -98,8 +117,11 @@ def read_scores(
 
 def load_scores(path: Path, options: ReadOptions = DEFAULTS) -> Mapping[str, Any] | Picture:
     """Read the arrays of a file by name, or the picture in it."""
-    if split_member(path)[0].suffix.lower() in ARRAY_SUFFIXES:
+    suffix = split_member(path)[0].suffix.lower()
+    if suffix in ARRAY_SUFFIXES:
         return read_arrays(path)
+    if suffix in REMEDIES and path.is_file():
+        raise ValueError(f"{path}: scores are not read from {suffix} files. {REMEDIES[suffix]}")
     pages = read_pages(path, max_pixels=options.max_pixels)
     if pages is not None:
         return {"scores": pages}
@@ -230,7 +252,7 @@ def _pick(arrays: Mapping[str, Any], options: ReadOptions) -> _Raw:
     if len(names) != 1:
         raise ValueError(
             f"expected a single array, or one called {', '.join(_KIND_OF)}; got "
-            f"{', '.join(arrays) or 'none'}"
+            f"{', '.join(arrays) or 'none'}. Rename one, or choose it by FILE:NAME"
         )
     return _Raw(arrays[names[0]], _KIND_OF.get(names[0], "auto"))
 
@@ -294,6 +316,7 @@ def _upright(raw: _Raw, covered: Size, class_axis: ClassAxis) -> _Raw:
     if values.ndim == 3:
         values = classes_first(values, covered, class_axis)
         values = values[0] if values.shape[0] == 1 else values
+    require_grid(_size(values), covered)
     require_upright(_size(values), covered)
     return replace(raw, values=values)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from crfrnn.io.array_files import ZARR_SUFFIX
 from crfrnn.io.files import IMAGE_SUFFIXES, shorten
 from crfrnn.io.paths import AnyPath, entries
-from crfrnn.io.scores import ARRAY_SUFFIXES, SCORE_SUFFIXES
+from crfrnn.io.scores import ARRAY_SUFFIXES, REMEDIES, SCORE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +107,26 @@ def match(images: AnyPath, scores: AnyPath, folders: Outputs) -> Matches:
     if not pairs and not clashes:
         raise ValueError(
             f"no image in {images} ({len(left)}) has the stem of a score file in {scores} "
-            f"({len(right)}); "
-            + (
-                "name files that belong together alike, such as a.jpg and a.npy"
-                if left
-                else "the folder of photographs comes first, the folder of scores second"
-            )
+            f"({len(right)}); " + _remedy(left, right, scores)
         )
     return Matches(
         pairs, sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys()), clashes
     )
+
+
+def _remedy(
+    left: Mapping[str, Sequence[AnyPath]], right: Mapping[str, Sequence[AnyPath]], scores: AnyPath
+) -> str:
+    if not left:
+        return "the folder of photographs comes first, the folder of scores second"
+    others = {PurePath(path.name).suffix.lower() for path in _inputs(scores)}
+    unread = sorted(others & REMEDIES.keys())
+    if not right and unread:
+        return f"scores are not read from {unread[0]} files. {REMEDIES[unread[0]]}"
+    alike = "name files that belong together alike, such as a.jpg and a.npy"
+    if not right:
+        return f"{alike}. Subfolders are not searched"
+    return f"{alike}. The first are {min(left)!r} and {min(right)!r}"
 
 
 def as_arrays(matches: Matches) -> Matches:

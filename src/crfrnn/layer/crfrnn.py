@@ -14,7 +14,7 @@ from crfrnn import _checks
 from crfrnn._guards import warn
 from crfrnn.core import names
 from crfrnn.core.inference import Options
-from crfrnn.crf.frank_wolfe import Inference, Step
+from crfrnn.crf.frank_wolfe import Inference, Step, checked_step
 from crfrnn.crf.inference import Pairwise, infer, potts
 from crfrnn.crf.kernel import Kernel
 from crfrnn.crf.kernels import checked_kernels
@@ -118,7 +118,7 @@ class CRFRNN(StoredLayer, nn.Module):
         chosen = checked_kernels(PAPER_KERNELS if kernels is None else kernels)
         self.recipe = Recipe(chosen, normalization, filter, engine, feature_gradients)
         self.weights = weights
-        self.step = Step() if step is None else step
+        self.step = checked_step(step)
         self._is_plain = self.step == Step()
         self.tol = None if tol is None else _checks.positive("tol", tol, "a mean change")[0]
         self.kernel_weights = parameters.initial_weights(chosen, self.num_classes, weights)

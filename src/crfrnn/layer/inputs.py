@@ -21,7 +21,8 @@ def check_logits(owner: str, given: Any, num_classes: int | None, image: Any) ->
     if not 3 <= logits.dim() <= 5 or 0 in logits.shape:
         raise ValueError(
             f"{owner}: logits must be (B, C, *S) and not empty, with S = (W,), (H, W) or (D, H, W);"
-            f" got {_checks.shape_text(logits)}. Add the batch with logits[None]."
+            f" got {_checks.shape_text(logits)}. "
+            + ("Skip empty batches." if 0 in logits.shape else "Add the batch with logits[None].")
         )
     if num_classes is not None and logits.shape[1] != num_classes:
         got = f"got logits {_checks.shape_text(logits)}"
@@ -77,11 +78,14 @@ def check_map(
     cells = tuple(value.shape[2:])
     resized = any_size and value.shape[0] == logits.shape[0] and is_usual(cells, expected[1:])
     if (value.shape[0], *cells) != expected and not resized:
-        # Three causes look alike here, and each has another remedy: channels on the last axis,
-        # logits at the network's stride, and a batch of another length.
+        # Four causes look alike here, and each has another remedy: no batch axis, channels on the
+        # last axis, logits at the network's stride, and a batch of another length.
         has_channels_last = tuple(value.shape[:-1]) == expected
+        is_bare = name == "image" and value.dim() == 3 and value.shape[1:] == logits.shape[1:]
         remedy = (
-            f"Put the channels first: {name}.movedim(-1, 1)."
+            "For one image without a batch axis, give logits[None] and image[None]."
+            if is_bare
+            else f"Put the channels first: {name}.movedim(-1, 1)."
             if has_channels_last
             else f"Resize {name} to the proportions of the logits."
             if any_size and value.shape[0] == logits.shape[0]

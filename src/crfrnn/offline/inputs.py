@@ -5,6 +5,7 @@ The functions take NumPy arrays and tensors alike, and return the same kind as t
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -292,6 +293,13 @@ def _refuse_coincidence(name: str, scores: Array, image: tuple[int, ...], layout
     """Refuse a reading whose shapes match only by accident."""
     shape, size = tuple(scores.shape), layout.size
     batched, channels = layout.batched, layout.channels
+    if name == "labels" and shape == image and shape[-1] in (3, 4) and min(shape[:-1]) > 4:
+        raise ValueError(
+            f"image {image} and labels {shape} fit as a volume, but more likely these labels are "
+            "colors, or one indicator per class. Give one class number per pixel, (H, W); of "
+            "indicators, labels.argmax(-1). For a volume, give both a batch axis and the image a "
+            "channel: image[None, ..., None] and labels[None]."
+        )
     advice = ""
     if shape == image and channels == "first" and image[-1] <= 4 < image[batched]:
         advice = (
@@ -325,21 +333,42 @@ def _mismatch(name: str, scores: Array, image: tuple[int, ...], size: tuple[int,
     where = _channels(image, (), tuple(scores.shape[:-1]), None)
     if name != "labels" and {"": 9, "none": 1, "first": image[0], "last": image[-1]}[where] <= 4:
         return text + f"The class axis must come first: np.moveaxis({name}, -1, 0)."
+    flat = _flattened(name, scores, image)
+    if flat:
+        return text + flat
+    if name == "labels" and scores.ndim > 2:
+        for axis, grid in ((-1, scores.shape[:-1]), (0, scores.shape[1:])):
+            if _channels(image, (), tuple(grid), None):
+                return text + f"Labels are one class number per pixel: labels.argmax({axis})."
     if name != "labels" and _channels(image, (), tuple(scores.shape), None):
         missing = "mask" if name == "masks" else "class"
         text += f"The {missing} axis is missing: {name} must be {_expected(name)}."
-        one = f" Give one map of the foreground as {name}[None]."
-        return text + (one if name in ("logits", "probs") else "")
+        one = f" Give one {'mask' if name == 'masks' else 'map of the foreground'} as {name}[None]."
+        return text + (one if name in ("logits", "probs", "masks") else "")
     swapped = (*size[:-2], *size[:-3:-1])
     if len(size) > 1 and (
         _channels(image, (), swapped, None) or _channels(image[1:], (), swapped, None)
     ):
         return text + "Height and width look swapped: transpose one of the two."
+    if name != "labels" and _channels(image, (), tuple(scores.shape[2:]), None):
+        first = f"{name}[0]" if scores.shape[0] == 1 else f"one of {name}"
+        return text + f"The scores have a batch axis, but the image has none: give {first}."
     if name == "labels":
         return text + "Resize one of them; labels without interpolation."
     if len(size) == 2 and is_floating(scores):
         return text + f"Upsample the scores first, for example with crfrnn.upsample({name}, image)."
     return text + "Resize the scores first."
+
+
+def _flattened(name: str, scores: Array, image: tuple[int, ...]) -> str:
+    """The remedy for scores (C, H*W), as `pydensecrf` has them, or labels (H*W,); "" for others."""
+    if scores.ndim != (1 if name == "labels" else 2):
+        return ""
+    for grid in (image, image[:-1], image[1:]):
+        if 1 < len(grid) < 4 and scores.shape[-1] == math.prod(grid):
+            sizes = ", ".join(map(str, grid if name == "labels" else (scores.shape[0], *grid)))
+            return f"The pixels are in one row: give {name}.reshape({sizes})."
+    return ""
 
 
 def _from_probs(probs: Array, batched: bool) -> Array:
@@ -356,7 +385,7 @@ def _check_probabilities(probs: np.ndarray, batched: bool) -> None:
     if low < -1e-3 or high > 1 + _SUM_TOLERANCE:
         raise ValueError(
             f"probs must lie in 0..1; got {low:.4g} to {high:.4g}. "
-            f"Scores before softmax go to logits=."
+            f"Scores before softmax go to logits= (--kind logits)."
         )
     total = probs.sum(axis=1) if batched else probs.sum(axis=1)[0]
     wrong = np.abs(total - 1) > _SUM_TOLERANCE

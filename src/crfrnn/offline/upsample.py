@@ -87,7 +87,7 @@ def _arranged(
     if values.ndim not in (3, 4) or 0 in values.shape:
         raise ValueError(
             "values must be (C, h, w) or (B, C, h, w) and not empty; got "
-            f"{_checks.shape_text(values)}"
+            f"{_checks.shape_text(values)}{'. Give one map as values[None]' * (values.ndim == 2)}"
         )
     _checks.floating("values", values)
     if place(values) != place(image):

@@ -62,6 +62,8 @@ def as_floats(name: str, value: Any, axes: int, *, copy: bool = False) -> Floats
     if array.ndim != axes:
         raise ValueError(
             f"{name} must have {axes} {'axis' if axes == 1 else 'axes'}; got shape {array.shape}"
+            + f". Put the pixels in one row: {name}.reshape({array.shape[0]}, -1)"
+            * (axes == 2 and array.ndim > 2 and len(array) > 1)
         )
     with np.errstate(
         over="ignore"
