@@ -256,6 +256,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "batch": (lambda: upsample(V[None], IMAGE[None].repeat(2, 0)), ValueError, "the same batch"),
     "no batch": (lambda: upsample(V[None], IMAGE[None, None]), ValueError, "batch axis first"),
     "channels": (lambda: upsample(V, np.zeros((9, 12, 9))), ValueError, "give channels_last="),
+    "channels last": (
+        lambda: upsample(np.zeros((4, 6, 21)), np.zeros((32, 48, 3), np.uint8)),
+        ValueError,
+        r"Put the channels first: numpy.moveaxis\(values, -1, 0\)",
+    ),
     "position": (lambda: upsample(V, IMAGE, position=0), ValueError, "position is a standard"),
     "color": (lambda: upsample(V, IMAGE, color=-1), ValueError, "color is a standard deviation"),
 }

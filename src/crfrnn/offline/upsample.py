@@ -7,6 +7,7 @@ from crfrnn._arrays import Array, Container, cast, namespace, place, to_float
 from crfrnn._door import admit
 from crfrnn._guide import check_range
 from crfrnn.crf.upsampling import COLOR, POSITION, check_grids, joint_bilateral
+from crfrnn.io.score_grid import is_usual, same_shape
 
 
 def upsample(
@@ -59,7 +60,8 @@ def upsample(
         to values and image.
 
     Raises:
-        ValueError: shapes do not fit, values are not finite, a bandwidth is not positive.
+        ValueError: shapes do not fit, or only with the channels of `values` last; values are not
+            finite, a bandwidth is not positive.
         TypeError: values are not floating point, or image and values differ in their container.
 
     Example:
@@ -99,6 +101,13 @@ def _arranged(
     wide = to_float(values if batched else values[None])
     guide = cast(guide if batched else guide[None], wide.dtype)
     check_grids("image", guide.shape, wide.shape)
+    size, rows = tuple(guide.shape[-2:]), tuple(wide.shape[-3:-1])
+    if not is_usual(tuple(wide.shape[-2:]), size) and same_shape(rows, size):
+        raise ValueError(
+            f"values {tuple(values.shape)} have the proportions of the image {size} with channels "
+            f"last. Put the channels first: {namespace(values).__name__}.moveaxis(values, -1, "
+            f"{int(batched)})"
+        )
     _checks.finite("values", values)
     _checks.finite("image", guide)
     return wide, guide
