@@ -529,6 +529,7 @@ def test_a_page_and_a_command_share_a_folder(
     ("arguments", "says"),
     [
         (["a.png"], "a photograph and its scores, or one or two folders"),
+        (["gone"], "gone: no such file or folder"),
         (["a.png", "."], "a photograph and its scores, or one or two folders"),
         (["a.png", "gone.npy"], "gone.npy: expected a NumPy file, but it is missing"),
         ([".", "."], "no image in . (1) has the stem of a score file"),

@@ -86,6 +86,8 @@ def make_start(args: argparse.Namespace) -> Start:
 
     choice, reading = Choice.of_preset(args.preset), make_reading(args)
     files: list[Path] = args.files
+    if len(files) == 1 and not files[0].exists():
+        raise FileNotFoundError(f"{files[0]}: no such file or folder")
     folders = [path.is_dir() for path in files]
     if len(files) > 2 or (len(files) == 1 and not folders[0]) or len(set(folders)) > 1:
         raise ValueError(
