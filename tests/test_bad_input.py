@@ -117,6 +117,12 @@ def test_an_all_zero_pixel(image, probs) -> None:
         refine(image, probs=probs)
 
 
+def test_another_number_of_classes_than_the_scores_have(image, probs) -> None:
+    with refuses(ValueError, "num_classes=7", f"probs have {len(probs)} classes", "leave"):
+        refine(image, probs=probs, num_classes=7)
+    refine(image, probs=probs, num_classes=len(probs))
+
+
 def test_probabilities_that_do_not_sum_to_one(image, probs) -> None:
     with refuses(ValueError, "probs must sum to 1", "35 pixels", "sum 0.9", "Divide by the sum"):
         refine(image, probs=0.9 * probs)

@@ -229,6 +229,11 @@ def refine_inputs(
         unary = to_logits(scores[:, :1])  # gives size, type and device
     else:
         unary = unary_logits(inputs.name, scores, layout, options, inputs.ids)
+        if inputs.name != "labels" and options.num_classes not in (None, unary.shape[1]):
+            raise ValueError(
+                f"num_classes={options.num_classes}, but {inputs.name} have {unary.shape[1]} "
+                "classes; leave num_classes out, which is for labels"
+            )
     if picture is not None:
         check_range(picture, finest_color(options.numbers.kernels))
     where = None if inputs.mask is None else _arrange_mask(inputs.mask, layout, unary)
