@@ -165,11 +165,11 @@ def answer(
     }
 
 
-def warm(rows: list[Method]) -> None:
+def warm(rows: list[Method], num_classes: int) -> None:
     """Run each method on a few pixels: imports, compilers and first calls are nobody's time."""
     random = np.random.default_rng(0)
     image = random.integers(0, 255, (40, 48, 3)).astype(np.uint8)
-    logits = np.zeros((3, 40, 48), np.float32)
+    logits = np.zeros((num_classes, 40, 48), np.float32)
     logits[0, :, :20], logits[1, :, 28:] = 6, 6
     scene = Scene(image, logits, np.ascontiguousarray(logits[:, ::8, ::8]), (40, 48), False)
     numbers = {row.name: row.start[0] for row in rows}
@@ -198,9 +198,9 @@ def main() -> None:
     trained = None if config["trained"] is None else Path(config["trained"])
     rows, _ = present(methods(trained, config["methods"]))
     known = {row.name: row for row in rows}
-    splits: dict[str, Split] = {}
+    splits = {"test": Split(Folders.from_dict(config["test"]))}
     kept: dict[str, Any] = {}
-    warm(rows)
+    warm(rows, splits["test"].num_classes)
     gc.freeze()  # what is imported: collections need not look at it, and children need not copy it
     for line in sys.stdin:
         request = json.loads(line)
