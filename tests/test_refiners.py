@@ -21,7 +21,7 @@ from benchmarks.refiners.method import Method, Scene, Span, likely, over_classes
 from benchmarks.refiners.pool import Estimate
 from benchmarks.refiners.table import methods, present
 from benchmarks.refiners.tuning import Plan, survivors
-from benchmarks.refiners.worker import in_child, refined
+from benchmarks.refiners.worker import in_child, refined, warm
 from crfrnn.evaluation.metrics import Counts, Judge, Settings
 from tests.cases import needs_core
 
@@ -392,3 +392,17 @@ def test_scores_of_a_trained_network_become_a_file_for_the_league(tmp_path: Path
 
 def test_softmax_sums_to_one() -> None:
     assert softmax(np.array([[1000.0, 0], [1000, 0]], np.float32)).tolist() == [[0.5, 0.5]] * 2
+
+
+def test_methods_are_warmed_up_with_the_classes_of_the_run(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    seen = []
+
+    def refine_five(scene: Scene, numbers: Any) -> np.ndarray:
+        seen.append(len(scene.logits))
+        return scene.logits
+
+    warm([Method("five", "FIVE", refine_five)], 5)
+    assert seen == [5]
+    assert "failed" not in capfd.readouterr().err

@@ -13,8 +13,9 @@ from crfrnn import Bilateral, Gaussian, refine
 from crfrnn.cli import main
 from crfrnn.evaluation.metrics import Judge, Settings, stack, summarize, total
 from crfrnn.presets import PRESETS, Preset, find_preset, write_preset
+from crfrnn.training import DataConfig
 from crfrnn.training.settings import to_yaml
-from crfrnn.training.source import Source
+from crfrnn.training.source import Source, require_apart
 from crfrnn.tuning import Scored, SearchConfig, TuneConfig, search, tune
 from crfrnn.tuning.caution import SHARES, as_good, between
 from crfrnn.tuning.gains import drawn_gains, gain_interval, scores_of
@@ -378,3 +379,14 @@ def test_bad_presets_and_settings(data: Any, tmp_path: Path) -> None:
         SearchConfig(trials=0)
     with pytest.raises(NotADirectoryError, match=r"create it first"):
         tune(TuneConfig(tmp_path / "none" / "x.json", data), quiet=True)
+
+
+def test_different_images_of_one_name_in_two_folders_are_apart(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for folder, picture in ((split, np.zeros((8, 8, 3))), (f"{split}annot", np.ones((8, 8)))):
+            (tmp_path / folder).mkdir()
+            Image.fromarray(picture.astype(np.uint8)).save(tmp_path / folder / "0001.png")
+        (tmp_path / f"{split}.txt").write_text("0001\n")
+    require_apart(DataConfig("camvid", tmp_path, train="train", val="test"))
+    with pytest.raises(ValueError, match=r"1 of 1 images of val are in train too.*0001\.png"):
+        require_apart(DataConfig("camvid", tmp_path, train="train", val="train"))

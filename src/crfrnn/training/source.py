@@ -137,13 +137,22 @@ class Source:
 def require_apart(config: DataConfig) -> None:
     """Raise if an image to train on is also one to validate on."""
     assert config.val is not None
-    train, val = (set(_open(config, s).names[: config.limit]) for s in (config.train, config.val))
+    train, val = (_identities(config, split) for split in (config.train, config.val))
     both = sorted(train & val)
     if both:
         raise ValueError(
             f"data: {len(both)} of {len(val)} images of val are in train too, such as {both[0]}; "
             f"scores on them would not show how well others are labeled. Give other lists"
         )
+
+
+def _identities(config: DataConfig, split: str) -> set[str]:
+    """What tells the images of a split apart: their files, or their names if they have none."""
+    pictures = _open(config, split)
+    entries = getattr(pictures, "entries", None)
+    # Two folders may hold different images under one name.
+    names = pictures.names if entries is None else [str(entry.image) for entry in entries]
+    return set(names[: config.limit])
 
 
 def _open(config: DataConfig, split: str) -> Any:
