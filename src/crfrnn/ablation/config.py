@@ -192,7 +192,7 @@ class AblateConfig:
             )
         if variant.row in ("default", "tuned"):
             idle = variant.crf.keys() - set(_AFTERWARD)
-            reason = f"only {', '.join(_AFTERWARD)} do"
+            reason = f"only {', '.join(_AFTERWARD)} have an effect there"
         else:
             taken = {"preset", "kernels"} if self.from_tuned else set()
             idle = variant.crf.keys() & {*taken, "eval_iterations"}
@@ -202,7 +202,7 @@ class AblateConfig:
         if idle:
             raise ValueError(
                 f"{where}.crf: {', '.join(sorted(idle))} would change nothing in the row "
-                f"{variant.row!r}: {reason}; remove it"
+                f"{variant.row!r}: {reason}; remove what has no effect"
             )
 
     def _check_stages(self) -> None:

@@ -133,7 +133,7 @@ class ArraySource(Source):
                 return {"array": np.load(file, mmap_mode="r", allow_pickle=False)}
         if suffix not in ARRAY_SUFFIXES:
             raise ValueError(
-                f"{file}: beside a raster or tiles, scores and labels are a raster (.tif) or an "
-                f"array; got {suffix or 'no suffix'}. Save the array as .npy"
+                f"{file}: the scores or labels of a raster or tiled image must be a raster "
+                f"(.tif) or an array; got {suffix or 'no suffix'}. Save the array as .npy"
             )
         return dict(read_arrays(self.path))

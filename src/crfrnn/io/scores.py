@@ -30,8 +30,8 @@ ARRAY_SUFFIXES = frozenset({".npy", ".npz"}) | STORE_SUFFIXES
 SCORE_SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
 
 _TENSORS = (
-    "To read one can run code. If you trust it, save the tensor as .npy: "
-    "np.save('scores.npy', tensor.detach().float().numpy())"
+    "Reading one can run code that is hidden in it. If you trust it, load it yourself and save the "
+    "tensor as .npy: np.save('scores.npy', tensor.detach().cpu().float().numpy())"
 )
 _TEXT = "Save the numbers as .npy: np.save('scores.npy', np.loadtxt(FILE))"
 #: What to do with files in which others keep scores, but which are not read.

@@ -296,9 +296,9 @@ def _refuse_coincidence(name: str, scores: Array, image: tuple[int, ...], layout
     if name == "labels" and shape == image and shape[-1] in (3, 4) and min(shape[:-1]) > 4:
         raise ValueError(
             f"image {image} and labels {shape} fit as a volume, but more likely these labels are "
-            "colors, or one indicator per class. Give one class number per pixel, (H, W); of "
-            "indicators, labels.argmax(-1). For a volume, give both a batch axis and the image a "
-            "channel: image[None, ..., None] and labels[None]."
+            "colors, or one indicator per class. Give one class number per pixel, (H, W); for "
+            "indicators, labels.argmax(-1). If this is a volume, give image[None, ..., None] and "
+            "labels[None]."
         )
     advice = ""
     if shape == image and channels == "first" and image[-1] <= 4 < image[batched]:

@@ -168,5 +168,5 @@ def _check_stage(where: str, stage: StageConfig, config: TrainConfig) -> None:
     if config.data.scores is not None and stage.color > 0:
         raise ValueError(
             f"{where}.color: precomputed scores belong to the colors of the images as they are; "
-            f"use 0"
+            f"expected 0, got {stage.color}"
         )

@@ -142,7 +142,8 @@ def require_apart(config: DataConfig) -> None:
     if both:
         raise ValueError(
             f"data: {len(both)} of {len(val)} images of val are in train too, such as {both[0]}; "
-            f"scores on them would not show how well others are labeled. Give other lists"
+            f"scores on them would not tell of new images. Set data.train and data.val to lists "
+            f"without common images"
         )
 
 
