@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-_SHARED = ("timing", "photographs", "results")
+_SHARED = ("timing", "memory", "photographs", "results")
 NAMES = sorted(
     path.stem
     for path in Path(__file__).parent.glob("[a-z]*")

@@ -10,15 +10,13 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks import memory
 from benchmarks.timing import in_turn, table
 from crfrnn import CRFRNN, mean_field
-
-_STATUS = Path("/proc/self/status")
 
 
 class Case:
@@ -73,15 +71,7 @@ def _measure(size: int, classes: int, steps: int, kind: str) -> float:
     """Return the peak that Linux reports for this process, from a reset to the end."""
     call = getattr(Case(size, classes, steps), kind)
     getattr(Case(50, classes, 1), kind)()  # what is allocated only once
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _kilobytes("VmRSS")
-    call()
-    return (_kilobytes("VmHWM") - before) / 1000
-
-
-def _kilobytes(field: str) -> int:
-    line = next(x for x in _STATUS.read_text().splitlines() if x.startswith(field))
-    return int(line.split()[1])
+    return memory.peak_megabytes(call)
 
 
 def main(options: list[str]) -> None:
@@ -99,7 +89,7 @@ def main(options: list[str]) -> None:
         case = Case(size, classes, steps)
         check = f"gradients to {case.agreement():.0e}"
         rows.append((f"T = {steps}", in_turn(case.fused, case.plain, chosen.pairs), check))
-        if _STATUS.exists():
+        if memory.can_measure():
             ours, theirs = (peak_megabytes(size, classes, steps, k) for k in ("fused", "plain"))
             notes.append(
                 f"T = {steps}: peak {ours:.0f} MB fused, {theirs:.0f} MB plain, "

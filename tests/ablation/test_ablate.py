@@ -1,7 +1,10 @@
 """The ablation: its rows, its budget, its report, and going on."""
 
+import argparse
 import dataclasses
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from crfrnn.ablation.measure import measure
 from crfrnn.ablation.plot import Line, draw_lines
 from crfrnn.ablation.predict import Predictor
 from crfrnn.ablation.report import Result, _drawn
+from crfrnn.cli import ablate as ablate_command
 from crfrnn.cli import main
 from crfrnn.evaluation.metrics import Counts, Settings, confusion_matrix, mean_iou
 from crfrnn.models.checkpoint import load_checkpoint
@@ -229,6 +233,32 @@ def test_the_middle_rows_need_no_network(
     assert "network" not in rows["crf"]["costs"]
     assert main(["ablate", str(file)]) == 0
     assert capsys.readouterr().out.startswith("# Gain of each part")
+
+
+def published() -> list[tuple[str, list[str]]]:
+    """The ablations that the pages and the examples tell readers to type, with their options."""
+    root = Path(__file__).parents[2]
+    pages = [*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("examples/*.yaml")]
+    found = []
+    for page in sorted(pages):
+        text = re.sub(r"\\\n#?\s*", " ", page.read_text(encoding="utf-8"))
+        for command in re.findall(r"crfrnn ablate (examples/\S+\.yaml[^\n`]*)", text):
+            given = [word for word in shlex.split(command, comments=True) if word != "..."]
+            found.append((f"{page.name}-{len(found)}", [str(root / given[0]), *given[1:]]))
+    return found
+
+
+@pytest.mark.parametrize("given", [pytest.param(given, id=name) for name, given in published()])
+def test_the_published_ablations_are_sound(given: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    ablate_command.add_arguments(parser)
+    args = parser.parse_args(given)
+    assert read_config(AblateConfig, args.config, args.set).rows()
+
+
+def test_every_example_is_published() -> None:
+    examples = (Path(__file__).parents[2] / "examples").glob("*.yaml")
+    assert {str(path) for path in examples} == {given[0] for _, given in published()}
 
 
 def test_intervals_cover_the_seeds() -> None:
