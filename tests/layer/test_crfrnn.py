@@ -204,11 +204,11 @@ def test_training_lowers_the_loss() -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-# Storing
+# Storing, and starting anew
 
 
-@pytest.mark.parametrize("index", range(4))
-def test_saved_layers_come_back_the_same(index: int, tmp_path: Path) -> None:
+def made_with(index: int) -> CRFRNN:
+    """One of four layers that differ in all that they learn and store."""
     options: dict[str, Any] = [
         {},
         {"weights": "matrix", "learn_bandwidths": True, "tol": 0.01},
@@ -218,11 +218,20 @@ def test_saved_layers_come_back_the_same(index: int, tmp_path: Path) -> None:
             "kernels": [Gaussian((2, 3), (1, 2, 3))],
         },
     ][index]
-    logits, image = inputs(3, (5, 7))
-    made = CRFRNN(3, **options).eval()
+    return CRFRNN(3, **options).eval()
+
+
+def train_at_random(layer: CRFRNN) -> None:
     with torch.no_grad():
-        for parameter in made.parameters():
-            parameter += 0.1 * torch.rand_like(parameter)
+        for parameter in layer.parameters():
+            parameter += 0.1 + torch.rand_like(parameter)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_saved_layers_come_back_the_same(index: int, tmp_path: Path) -> None:
+    logits, image = inputs(3, (5, 7))
+    made = made_with(index)
+    train_at_random(made)
     made.save_pretrained(tmp_path / "layer")
     assert sorted(p.name for p in (tmp_path / "layer").iterdir()) == [
         "config.json",
@@ -232,6 +241,59 @@ def test_saved_layers_come_back_the_same(index: int, tmp_path: Path) -> None:
     again = CRFRNN.from_pretrained(tmp_path / "layer")
     assert str(again) == str(made)
     torch.testing.assert_close(again(logits, image), made(logits, image), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("index", range(4))
+def test_reset_parameters_forgets_what_was_learned(
+    index: int, stored: bool, tmp_path: Path
+) -> None:
+    made = made_with(index)
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    train_at_random(made)
+    if stored:
+        made.save_pretrained(tmp_path / "layer")
+        made = CRFRNN.from_pretrained(tmp_path / "layer")
+    for name, parameter in made.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+    held = dict(made.named_parameters())
+    made.reset_parameters()
+    assert all(held[name] is parameter for name, parameter in made.named_parameters())
+    after = made.state_dict()
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=0)
+
+
+def test_a_learned_compatibility_starts_from_the_one_given() -> None:
+    given = torch.rand(3, 3)
+    made = CRFRNN(3, compatibility=given)
+    start = given.clone()
+    train_at_random(made)
+    given += 1  # it is the caller's own
+    made.reset_parameters()
+    assert torch.equal(made.penalty(), start)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_layer_made_without_memory_is_filled_later(index: int) -> None:
+    torch.manual_seed(0)
+    expected = made_with(index).state_dict()
+    torch.manual_seed(0)
+    made = made_with(index).to("meta").to_empty(device="cpu")
+    made.reset_parameters()
+    for name, value in made.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_published_weights_are_forgotten_too() -> None:
+    state = dict.fromkeys(
+        ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix"), torch.rand(4, 4)
+    )
+    made = CRFRNN.from_crfasrnn(state)
+    assert torch.equal(made.penalty(), -state["compatibility_matrix"])
+    made.reset_parameters()
+    assert torch.equal(made.penalty(), 1 - torch.eye(4))
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -123,6 +123,9 @@ class CRFRNN(StoredLayer, nn.Module):
         self.tol = None if tol is None else _checks.positive("tol", tol, "a mean change")[0]
         self.kernel_weights = parameters.initial_weights(chosen, self.num_classes, weights)
         start = parameters.initial_compatibility(compatibility, self.num_classes)
+        self._start: str | Tensor = (
+            compatibility if isinstance(compatibility, str) else start.clone()
+        )
         self.compatibility: Tensor | None
         if learn_compatibility:
             self.compatibility = nn.Parameter(start)
@@ -131,9 +134,26 @@ class CRFRNN(StoredLayer, nn.Module):
             self.register_buffer("compatibility", None if fixed_potts else start)
         self.log_bandwidths = parameters.log_bandwidths(chosen) if learn_bandwidths else None
         if self.step.learn:
-            size = torch.tensor(min(self.step.size, 0.95))
-            self.step_strength = nn.Parameter(torch.tensor(self.step.strength).log())
-            self.step_size = nn.Parameter(size.logit())
+            self.step_strength, self.step_size = parameters.learned_step(self.step)
+
+    def reset_parameters(self) -> None:
+        """Return to the values that the layer was made with, as every layer of torch can.
+
+        Kernel weights and bandwidths are those of `kernels` again, the compatibility the one given,
+        or Potts. A layer that was read from a file forgets a compatibility that it had learned. So
+        each fold of a cross-validation starts afresh, and a layer that was made on the device
+        "meta" can be filled after `to_empty`.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN
+            >>> with torch.device("meta"):
+            ...     layer = CRFRNN(21)
+            >>> layer.to_empty(device="cpu").reset_parameters()
+            >>> layer.kernel_weights[:, 0].tolist()
+            [5.0, 3.0]
+        """
+        parameters.reset(self, self._start)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crfrnn import _checks
 from crfrnn._arrays import to_torch
 from crfrnn._door import admit
-from crfrnn.crf.frank_wolfe import Rates
+from crfrnn.crf.frank_wolfe import Rates, Step
 from crfrnn.crf.kernel import Kernel, Number
 from crfrnn.crf.kernels import weight_table
 
@@ -68,6 +68,28 @@ def log_bandwidths(kernels: Sequence[Kernel]) -> nn.ModuleList:
         )
         for kernel in kernels
     )
+
+
+def learned_step(step: Step) -> tuple[nn.Parameter, nn.Parameter]:
+    """The logarithm of λ, and the logit of α, as parameters."""
+    size = torch.tensor(min(step.size, 0.95))
+    return nn.Parameter(torch.tensor(step.strength).log()), nn.Parameter(size.logit())
+
+
+def reset(layer: Any, compatibility: str | Tensor) -> None:
+    """Set what a layer learns to what its arguments say; `compatibility` is one of them."""
+    kernels, classes = layer.recipe.kernels, layer.num_classes
+    with torch.no_grad(), torch.device("cpu"):
+        layer.kernel_weights.copy_(initial_weights(kernels, classes, layer.weights))
+        if layer.compatibility is not None:
+            layer.compatibility.copy_(initial_compatibility(compatibility, classes))
+        if layer.log_bandwidths is not None:
+            for name, start in log_bandwidths(kernels).named_parameters():
+                layer.log_bandwidths.get_parameter(name).copy_(start)
+        if layer.step.learn:
+            strength, size = learned_step(layer.step)
+            layer.step_strength.copy_(strength)
+            layer.step_size.copy_(size)
 
 
 def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tuple[Kernel, ...]:

@@ -87,11 +87,12 @@ def facts(layer: Any) -> dict[str, object]:
 
 def arguments(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of `CRFRNN` from a configuration of `config_of`."""
-    compatibility = config["compatibility"]
+    # A learned compatibility comes with the state, so that `reset_parameters` forgets it.
+    fixed = config["compatibility"] != "potts" and not config["learn_compatibility"]
     return {
         **config,
         "kernels": [Kernel.from_dict(entry) for entry in config["kernels"]],
-        "compatibility": compatibility if compatibility == "potts" else tensors["compatibility"],
+        "compatibility": tensors["compatibility"] if fixed else "potts",
         "step": Step(**config["step"]),
     }
 
@@ -104,7 +105,6 @@ def published(source: Mapping[str, Tensor] | str | Path) -> tuple[dict[str, Any]
         "num_classes": len(compatibility),
         "kernels": [bilateral, dataclasses.replace(cast(Any, gaussian), lattice=True)],
         "weights": "matrix",
-        "compatibility": compatibility,
         "normalization": "after",
     }
     return arguments, {"kernel_weights": weights, "compatibility": compatibility}
