@@ -159,6 +159,7 @@ def change_config(old: str, new: str) -> None:
         ("photos/a.png", ["-o", "o.jpg"], "--output must be a .png file"),
         ("photos", ["-o", "photos"], "photos is the folder of images; write the labels elsewhere"),
         ("photos", ["--workers", "0"], "--workers must be at least 1"),
+        ("photos/a.png", ["--workers", "2"], "--workers 2 is for folders; photos/a.png is a file"),
         ("empty", ["-o", "out"], "empty: this folder holds no photographs"),
         ("text.png", [], "text.png: not a readable image"),
         ("photos/a.png", ["--preset", "best"], "unknown preset 'best'"),

@@ -460,6 +460,8 @@ def test_damaged_manifests_are_named(
         (["--manifest", "j.csv", "-o", "o", "--tile", "9"], "--tile does not go with --manifest"),
         (["p", "s", "-o", "o", "--time-limit", "9"], "give --on ray too"),
         (["p/a.png", "s/a.npy", "-o", "o.png", "--on", "ray"], "is for folders and manifests"),
+        (["p/a.png", "s/a.npy", "-o", "o.png", "--workers", "2"], "--workers 2 is for folders and"),
+        (["p/a.png", "s/a.npy", "-o", "o.png", "--shard", "2/3"], "--shard 2/3 is for folders and"),
         (["p", "s", "-o", "o", "--storage-options", "{}"], "there is none"),
         (["foo://b/p", "s", "-o", "o"], "foo:// is unknown to fsspec"),
     ],

@@ -449,6 +449,10 @@ def test_data_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert said.startswith("crfrnn train: error: unknown key 'stages.0.epoch'")
     assert said.count("\n") == 1
+    for command in (["train", str(tmp_path / "empty.yaml")], ["tune"]):
+        (tmp_path / "empty.yaml").write_text("{}")
+        assert main(command) == 2
+        assert "missing key 'output': a path; --output gives it too" in capsys.readouterr().err
     assert main(["train", str(file)]) == 0
     assert main(["train", str(file), "--seed", "1"]) == 2
     assert (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -36,4 +37,10 @@ def read_set(
     from crfrnn.training.settings import read_config
 
     given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    return read_config(definition, args.config, [*args.set, *given])
+    try:
+        return read_config(definition, args.config, [*args.set, *given])
+    except ValueError as error:
+        missing = re.match(r"missing key '(\w+)'", str(error))
+        if missing and missing[1] in flags:
+            raise ValueError(f"{error}; --{missing[1]} gives it too") from None
+        raise

@@ -54,6 +54,19 @@ def parse_shard(text: str) -> Shard:
     return Shard(numbers[0], numbers[1])
 
 
+def refuse_folder_options(args: argparse.Namespace, many: str) -> None:
+    """Raise if an option shares out the work of `many` files, and one file is given."""
+    shard: Shard = getattr(args, "shard", Shard())
+    given = {
+        "--on": getattr(args, "on", None),
+        "--workers": None if args.workers == 1 else args.workers,
+        "--shard": None if shard == Shard() else f"{shard.index}/{shard.count}",
+    }
+    for option, value in given.items():
+        if value is not None:
+            raise ValueError(f"{option} {value} is for {many}; {args.image} is a file")
+
+
 def add_outputs(parser: argparse.ArgumentParser, path: Callable[[str], Any]) -> None:
     """Declare further results, which `path` reads the names of, and how to work on folders."""
     group = parser.add_argument_group("more results, and folders")

@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING
 
 from . import Parser
 from ._container_options import add_containers, check_no_container, container_of
-from ._options import add_crf, add_outputs, add_reading, make_epilog
+from ._options import add_crf, add_outputs, add_reading, make_epilog, refuse_folder_options
 from ._paths import add_paths, any_path
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if folder:
         return _run_folder(args, outputs, settings)
-    if args.on is not None:
-        raise ValueError(f"--on {args.on} is for folders and manifests; {args.image} is a file")
+    refuse_folder_options(args, "folders and manifests")
     from ._file import run_file
 
     return run_file(args, outputs, settings)

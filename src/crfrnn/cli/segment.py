@@ -13,7 +13,13 @@ from pathlib import Path
 
 from . import Parser
 from ._import import add_import, import_modules
-from ._options import add_crf, add_folder_outputs, add_options, make_epilog
+from ._options import (
+    add_crf,
+    add_folder_outputs,
+    add_options,
+    make_epilog,
+    refuse_folder_options,
+)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -69,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     import_modules(args.imports)
     check_inputs(args.image)
     if not args.image.is_dir():
+        refuse_folder_options(args, "folders")
         check_outputs(outputs, (args.image,))
     model = open_model(args.model, fetch=args.fetch)
     if settings.crf and not model.has_crf:

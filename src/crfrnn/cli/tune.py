@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._config import add_set
+from ._config import add_set, read_set
 from ._import import add_import, import_modules
 from ._notes import tell
 
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `crfrnn tune`."""
     from crfrnn.presets import describe_preset
-    from crfrnn.training.settings import read_config, to_tree
+    from crfrnn.training.settings import to_tree
     from crfrnn.tuning import TuneConfig, tune
 
     import_modules(args.imports)
@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
         "search.images": args.images,
         "search.seed": args.seed,
     }
-    flags = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    config = read_config(TuneConfig, args.config, [*args.set, *flags])
+    config = read_set(TuneConfig, args, given)
     tuned = tune(config, restart=args.restart)
     if args.json:
         tree = {"output": str(config.output), **to_tree(tuned)}
