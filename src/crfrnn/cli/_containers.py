@@ -123,6 +123,7 @@ def _run_tiles(args: argparse.Namespace, settings: Settings) -> int:
             advance=bar.advance,
         )
     megapixels = result.size[0] * result.size[1] / 1e6
+    tiles = "1 tile" if len(result.plan) == 1 else f"{len(result.plan)} tiles"
     _report(
         args,
         settings,
@@ -140,7 +141,7 @@ def _run_tiles(args: argparse.Namespace, settings: Settings) -> int:
             "engine": result.engine,
         },
         f"{result.relabeled} of {result.pixels} pixels relabeled "
-        f"({result.relabeled / max(result.pixels, 1):.1%}), {len(result.plan)} tiles "
+        f"({result.relabeled / max(result.pixels, 1):.1%}), {tiles} "
         f"({result.resumed} already there), in {result.seconds:.2f} s for {megapixels:.1f} "
         "megapixels",
     )
