@@ -44,9 +44,9 @@ def write(folder: Path, name: str, clamp: np.ndarray) -> Path:
         Image.fromarray(clamp).save(path)
     else:
         rasterio = pytest.importorskip("rasterio", reason="needs the extra `raster`")
-        values = np.where(clamp == 255, -1, clamp).astype(np.int16)
+        values = np.where(clamp == 255, -1, clamp).astype(np.int8)  # too narrow for 255
         with rasterio.open(
-            path, "w", driver="GTiff", count=1, height=SIZE[0], width=SIZE[1], dtype="int16",
+            path, "w", driver="GTiff", count=1, height=SIZE[0], width=SIZE[1], dtype="int8",
             nodata=-1, crs="EPSG:32633", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 6e6),
         ) as file:  # fmt: skip
             file.write(values, 1)

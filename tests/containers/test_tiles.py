@@ -17,6 +17,7 @@ from PIL import Image
 from crfrnn import Bilateral, Gaussian, refine
 from crfrnn.containers.refine_tiles import RefinedTiles, TileOptions, refine_tiles
 from crfrnn.containers.scaling import Range, parse_ranges
+from crfrnn.containers.tile_scores import _stand_in
 from crfrnn.containers.tiling import Plan, overlap_of, parse_bytes, plan_memory, plan_side
 from crfrnn.io.options import ReadOptions
 from crfrnn.io.scores import read_scores
@@ -540,3 +541,200 @@ def test_dictionaries_of_class_maps_are_refined_in_tiles(tmp_path: Path) -> None
     (tmp_path / "a.npy").write_bytes(b"\x80\x04")
     with pytest.raises(ValueError, match=r"a\.npy: not a readable pickle"):
         run(tmp_path / "a.png", tmp_path / "a.npy", tmp_path / "o.png")
+
+
+# What scores and images mean, in every tile alike.
+
+
+def edge() -> tuple[np.ndarray, np.ndarray]:
+    """A photograph (40, 60, 3), bright from column 30 on; probabilities (2, 40, 60), from 27 on."""
+    photo = np.full((40, 60, 3), 20, np.uint8)
+    photo[:, 30:] = 200
+    certain = np.where(np.arange(60) < 27, 0.1, 0.9) * np.ones((40, 1))
+    return photo, np.stack([1 - certain, certain]).astype(np.float32)
+
+
+def edge_run(folder: Path, **arrays: np.ndarray) -> tuple[np.ndarray, RefinedTiles]:
+    """Refine the photograph of `edge` with an `.npz` of arrays."""
+    Image.fromarray(edge()[0]).save(folder / "p.png")
+    np.savez(folder / "s.npz", **arrays)
+    options = TileOptions(tile=20, overlap=20)
+    return run(
+        folder / "p.png", folder / "s.npz", folder / "o.png", options=options,
+        refining=RefineOptions(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["energy", "mask", "mask8"])
+def test_the_name_of_an_array_says_its_kind_in_every_tile(tmp_path: Path, name: str) -> None:
+    probs = edge()[1]
+    inside = probs[1] > 0.5
+    arrays: dict[str, np.ndarray] = {
+        "energy": {"energy": -np.log(probs)},
+        "mask": {"mask": inside.astype(np.float32)},
+        "mask8": {"mask": inside * np.uint8(255)},
+    }[name]
+    labels, result = edge_run(tmp_path, **arrays)
+    assert labels[:, 0].max() == 0
+    assert labels[:, 59].min() == 1
+    assert result.relabeled == 120, "a mask is not certain, so its edge moves"
+    assert not any("read as" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_soft_mask_has_one_scale_in_all_tiles(tmp_path: Path, dtype: type) -> None:
+    top = {np.uint8: 255, np.uint16: 65535, np.float32: 255}[dtype]
+    mask = np.ones((40, 60), dtype)
+    mask[:, :30] = np.linspace(0, top, 30)
+    Image.fromarray(edge()[0]).save(tmp_path / "p.png")
+    np.save(tmp_path / "m.npy", mask)
+    got = {}
+    for side in (60, 30):
+        labels, _ = run(
+            tmp_path / "p.png", tmp_path / "m.npy", tmp_path / "o.png",
+            reading=ReadOptions(kind="mask"), options=TileOptions(tile=side, overlap=0),
+            refining=RefineOptions(iterations=0),
+        )  # fmt: skip
+        got[side] = labels
+    np.testing.assert_array_equal(got[30], got[60])
+    np.testing.assert_array_equal(got[60], mask > top / 2)
+
+
+def test_whether_a_mask_is_certain_is_settled_for_the_file(tmp_path: Path) -> None:
+    """A tile of only 0 and 255 in a soft mask keeps its probabilities, which are certain."""
+    mask = np.zeros((40, 60), np.uint8)
+    mask[:, :30] = np.linspace(60, 200, 30)
+    mask[:, 50:] = 255
+    Image.fromarray(edge()[0]).save(tmp_path / "p.png")
+    np.save(tmp_path / "m.npy", mask)
+    run(
+        tmp_path / "p.png", tmp_path / "m.npy", tmp_path / "o.png", probs=tmp_path / "probs.npy",
+        reading=ReadOptions(kind="mask"), options=TileOptions(tile=30, overlap=0),
+        refining=RefineOptions(iterations=0),
+    )  # fmt: skip
+    np.testing.assert_allclose(np.load(tmp_path / "probs.npy")[1], mask / 255, atol=1e-3)
+
+
+def test_what_lies_between_the_samples_counts_for_the_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crfrnn.containers.tile_scores._SAMPLE_SIDE", 32)
+    photo = np.zeros((64, 64, 3), np.uint8)
+    photo[10:18, 10:18] = 200
+    Image.fromarray(photo).save(tmp_path / "p.png")
+    mask = photo[..., 0] // 200 * np.uint8(255)  # between windows of 8 pixels at 0, 19, 37 and 56
+    labels = np.array(mask)
+    labels[30, 30] = 1
+    for values, kind, why in (
+        (mask, "probs", "read as mask, because only 0 and 255 occur"),
+        (labels, "labels", "read as labels, because all values are below 64, or 255"),
+        (mask / np.float32(300), "probs", "read as probs, because all values lie in 0..1"),
+    ):
+        np.save(tmp_path / "s.npy", values)
+        refined, result = run(tmp_path / "p.png", tmp_path / "s.npy", tmp_path / "o.png")
+        assert result.kind == kind
+        assert why in result.notes[0]
+        assert refined[mask == 255].all() == (kind == "probs")
+
+
+def test_thinned_values_are_spread_like_the_file() -> None:
+    counts = {float(value): 10 for value in np.linspace(0.2, 0.7, 2000)}
+    values = _stand_in({0.0: 80_000, **counts, 1.0: 100_000}, np.dtype(np.float32))[0, 0]
+    assert (values.min(), values.max()) == (0, 1)
+    assert abs((values == 0).mean() - 0.4) < 0.01
+    few = _stand_in({0: 10**9, 7: 1, 255: 10**9}, np.dtype(np.uint8))
+    assert np.unique(few).tolist() == [0, 7, 255]
+
+
+@pytest.mark.parametrize("kind", ["probs", "bytes", "logits"])
+def test_tiles_without_a_valid_score_are_holes(tmp_path: Path, kind: str) -> None:
+    photo, probs = edge()
+    image = write_raster(tmp_path / "a.tif", photo.transpose(2, 0, 1), {})
+    scores = np.log(probs) if kind == "logits" else probs
+    hole = np.arange(60) < 30
+    if kind == "bytes":
+        scores = np.stack([255 - np.rint(probs[1] * 254), np.rint(probs[1] * 254)])
+        scores = np.where(hole, 0, scores).astype(np.uint8)
+        given = write_raster(tmp_path / "s.tif", scores, {}, nodata=0)
+    else:
+        given = write_raster(tmp_path / "s.tif", np.where(hole, np.nan, scores), {})
+    options = TileOptions(tile=15, overlap=2)
+    labels, _ = run(image, given, tmp_path / "o.tif", options=options)
+    np.testing.assert_array_equal(labels == 255, np.broadcast_to(hole, (40, 60)))
+
+
+def test_a_damaged_tile_of_probabilities_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = save(tmp_path, *scene())
+    more: dict[str, Any] = {"probs": tmp_path / "probs.npy"}
+    with pytest.raises(KeyboardInterrupt):
+        run(*paths, tmp_path / "o.png", advance=_interrupt, **more)
+    (tmp_path / ".o.png.tiles" / "0.probs.npy").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"0\.probs\.npy: this tile is damaged"):
+        run(*paths, tmp_path / "o.png", **more)
+    (tmp_path / ".o.png.tiles" / "1.probs.npy").unlink()
+    _, result = run(*paths, tmp_path / "o.png", **more)
+    assert result.resumed == 10
+
+
+def test_a_band_with_the_value_of_nodata_is_no_hole(tmp_path: Path) -> None:
+    photo, probs = edge()
+    yellow = photo.transpose(2, 0, 1).copy()
+    yellow[2, :20] = 0
+    yellow[:, :, 55:] = 0
+    image = write_raster(tmp_path / "a.tif", yellow, {}, nodata=0)
+    probs[:, :5] = [[[0]], [[1]]]
+    scores = write_raster(tmp_path / "s.tif", probs, {}, nodata=0)
+    labels, result = run(image, scores, tmp_path / "o.tif", options=TileOptions(tile=60))
+    np.testing.assert_array_equal(labels == 255, np.arange(60) >= 55 + np.zeros((40, 1)))
+    assert result.pixels == 40 * 55
+
+
+def test_scale_and_offset_of_bands_are_applied(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra `raster`")
+    photo, probs = edge()
+    plain = write_raster(tmp_path / "a.tif", photo.transpose(2, 0, 1), {})
+    logits = np.log(probs)
+    want, _ = run(
+        plain, write_raster(tmp_path / "s.tif", logits, {}), tmp_path / "o.tif",
+        refining=RefineOptions(),
+    )  # fmt: skip
+    stored = np.rint((logits - [[[1]], [[-2]]]) * 1000).astype(np.int16)
+    stored[:, :3, :3] = -32768
+    scores = write_raster(tmp_path / "t.tif", stored, {}, nodata=-32768)
+    image = write_raster(tmp_path / "b.tif", photo.transpose(2, 0, 1) // 2, {})
+    for path, scales, offsets in (
+        (scores, (0.001,) * 2, (1, -2)),
+        (image, (0.001,) * 3, (0.5,) * 3),
+    ):
+        with rasterio.open(path, "r+") as file:
+            file.scales, file.offsets = scales, offsets
+    options = TileOptions(tile=60, ranges=parse_ranges("0.5..0.6275"))
+    labels, result = run(
+        image, scores, tmp_path / "o.tif", refining=RefineOptions(), options=options
+    )
+    held = np.ones((40, 60), np.bool_)
+    held[:3, :3] = False
+    np.testing.assert_array_equal(labels, np.where(held, want, 255))
+    assert result.kind == "logits"
+    _, result = run(image, scores, tmp_path / "o.tif", refining=RefineOptions())
+    assert "scaled to 0..255 from 0.51..0.6" in result.notes[-1]
+
+
+def test_a_palette_image_guides_with_its_colors(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra `raster`")
+    photo, probs = edge()
+    scores = write_raster(tmp_path / "s.tif", probs, {})
+    plain = write_raster(tmp_path / "a.tif", photo.transpose(2, 0, 1), {})
+    index = (photo[..., 0] > 100).astype(np.uint8)[None]
+    indexed = write_raster(tmp_path / "b.tif", index, {})
+    with rasterio.open(indexed, "r+") as file:
+        file.write_colormap(1, {0: (20, 20, 20, 255), 1: (200, 200, 200, 255)})
+    options: dict[str, Any] = {"refining": RefineOptions(), "overlay": tmp_path / "view.png"}
+    want, _ = run(plain, scores, tmp_path / "o.tif", **options)
+    picture = np.asarray(Image.open(tmp_path / "view.png"))
+    labels, result = run(indexed, scores, tmp_path / "o.tif", **options)
+    np.testing.assert_array_equal(labels, want)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "view.png")), picture)
+    assert result.relabeled == 120

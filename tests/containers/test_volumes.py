@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from crfrnn.containers.refine_volume import RefinedVolume, refine_volume
 from crfrnn.containers.scaling import Range
 from crfrnn.containers.volume_scores import VolumeOptions
 from crfrnn.io.locks import claimed
+from crfrnn.io.options import ReadOptions
 from crfrnn.offline.options import RefineOptions
 
 nibabel = pytest.importorskip("nibabel", reason="needs the extra `volume`")
@@ -310,3 +312,79 @@ def test_two_jobs_do_not_write_the_same_volume(tmp_path: Path) -> None:
         run(tmp_path, image, tmp_path / "probs.npy")
     run(tmp_path, image, tmp_path / "probs.npy")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_affines_must_agree_at_all_corners(tmp_path: Path) -> None:
+    """With two axes exchanged, the first and the far corner of a cube of voxels still agree."""
+    scan, _ = scene((6, 6, 4))
+    image = save(tmp_path / "t1.nii.gz", scan, np.eye(4))
+    exchanged = np.eye(4)[[1, 0, 2, 3]]
+    labels = save(
+        tmp_path / "s.nii.gz", (scan > 450).astype(np.uint8).transpose(1, 0, 2), exchanged
+    )
+    with pytest.raises(ValueError, match=r"s\.nii\.gz lies elsewhere"):
+        run(tmp_path, image, labels)
+
+
+def test_bytes_with_a_slope_are_no_colors(tmp_path: Path) -> None:
+    scan, probs = scene()
+    stored = (scan // 4).astype(np.uint8)
+    header = save(tmp_path / "ct.nii", stored).read_bytes()
+    slope = np.array([10, -1000], "<f4").tobytes()
+    (tmp_path / "ct.nii").write_bytes(header[:112] + slope + header[120:])
+    np.save(tmp_path / "probs.npy", probs)
+    labels, result = run(tmp_path, tmp_path / "ct.nii", tmp_path / "probs.npy")
+    assert "image scaled to 0..255 from -9" in result.notes[-2]
+    np.testing.assert_array_equal(labels.T, expected(stored * 10.0 - 1000, probs).labels[0])
+
+
+def test_the_place_of_probabilities_is_checked_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, probs = scene()
+    image = save(tmp_path / "t1.nii.gz", scan)
+    np.save(tmp_path / "probs.npy", probs)
+
+    def work(*_: Any) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("crfrnn.containers.refine_volume.refine_inputs", work)
+    with pytest.raises(NotADirectoryError, match="cannot write this file"):
+        run(tmp_path, image, tmp_path / "probs.npy", probs=tmp_path / "none" / "p.nii.gz")
+
+
+def test_axes_apply_to_arrays_with_the_names_of_nnunet(tmp_path: Path) -> None:
+    scan, probs = scene((6, 6, 6))
+    image = save(tmp_path / "t1.nii.gz", scan)
+    np.savez(tmp_path / "case.npz", probabilities=probs.transpose(0, 3, 2, 1))
+    labels, _ = run(tmp_path, image, tmp_path / "case.npz", options=VolumeOptions(axes="xyz"))
+    np.testing.assert_array_equal(labels.T, expected(scan, probs).labels[0])
+
+
+def test_the_classes_of_a_box_lie_where_it_fits_or_as_told(tmp_path: Path) -> None:
+    scan, probs = scene((6, 5, 4), classes=2)
+    image = save(tmp_path / "t1.nii.gz", scan)
+    options = VolumeOptions(axes="xyz", offset=(0, 0, 0))
+    first, last = ReadOptions(class_axis="first"), ReadOptions(class_axis="last")
+    for width in (5, 6):
+        box = probs[:, :3, :4, :width]
+        plain = replace(options, axes="zyx")
+        path = save_array(tmp_path, box)
+        want, _ = run(tmp_path, image, path, options=plain, reading=first)
+        path = save_array(tmp_path, box.transpose(3, 2, 1, 0))
+        told, _ = run(tmp_path, image, path, options=options, reading=last)
+        np.testing.assert_array_equal(told, want)
+        path = save_array(tmp_path, box.transpose(0, 3, 2, 1))  # (2, width, 4, 3)
+        if width == 5:
+            with pytest.raises(ValueError, match=r"c,xyz or xyz,c; give .*--channels-first"):
+                run(tmp_path, image, path, options=options)
+        else:  # the image has only five rows
+            found, _ = run(tmp_path, image, path, options=options)
+            np.testing.assert_array_equal(found, want)
+    with pytest.raises(ValueError, match=r"do not fit from voxel \(9, 0, 0\) on into"):
+        run(tmp_path, image, path, options=replace(options, offset=(9, 0, 0)))
+
+
+def save_array(folder: Path, values: np.ndarray) -> Path:
+    np.save(folder / "scores.npy", values)
+    return folder / "scores.npy"

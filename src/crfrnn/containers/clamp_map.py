@@ -69,6 +69,8 @@ class ClampMap:
         if values.dtype == np.bool_:
             return values
         free = free_value(self.classes)
+        if values.dtype.kind != "f":  # a narrow type may not hold the value of free pixels
+            values = values.astype(np.int64)
         if valid is not None:
             values = np.where(valid, values, free)
         with np.errstate(invalid="ignore"):  # what is no number differs from its integer

@@ -41,15 +41,18 @@ _BLOCK = 512
 class Raster(Source):
     """A raster, opened for reading; its bands are the channels.
 
+    Values have the scale and offset of their band applied.
+
     Args:
         path: the file.
+        colors: whether a band of palette indices is read as three channels, its colors.
 
     Raises:
         ImportError: rasterio is not installed.
         FileNotFoundError, ValueError: it cannot be read, or claims far more than it holds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, colors: bool = False) -> None:
         rasterio = load("rasterio", "raster", path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: expected a raster, but there is no such file")
@@ -62,29 +65,48 @@ class Raster(Source):
                 raise ValueError(f"{path}: not a readable raster ({describe(error)})") from error
         self.size = (int(self._file.height), int(self._file.width))
         self.channels = int(self._file.count)
-        self.dtype = np.result_type(*self._file.dtypes)
-        if self.dtype.kind not in "biuf":
-            raise ValueError(f"{path}: expected a raster of real numbers; got {self.dtype}")
+        kinds = sorted(set(self._file.dtypes))
+        if any("complex" in kind for kind in kinds):  # also types that NumPy has not
+            raise ValueError(f"{path}: expected a raster of real numbers; got {', '.join(kinds)}")
+        self.dtype = np.result_type(*kinds)
         self.spacing = (1.0, 1.0)
         self.affine = _affine(self._file)
         self._last: tuple[Window, np.ndarray] | None = None
         self._check_bytes()
+        self._linear = self._scales_and_offsets()
+        self._colors = self._color_table() if colors else None
+        if self._colors is not None:
+            self.channels, self.dtype = 3, self._colors.dtype
+        elif self._linear is not None:
+            self.dtype = np.result_type(self.dtype, np.float32)
 
     def read(self, window: Window) -> np.ndarray:
         """Return the bands (channels, *window)."""
         if self._last is None or self._last[0] != window:  # `valid` asks for the same window
             with self._environment():
                 values = self._guarded(lambda: self._file.read(window=_bounds(window)))
+            if self._colors is not None:
+                values = np.moveaxis(self._colors[values[0]], -1, 0)
+            elif self._linear is not None:
+                scales, offsets = self._linear
+                values = (values * scales + offsets).astype(self.dtype)
             self._last = (window, values)
         return self._last[1]
 
     def valid(self, window: Window) -> np.ndarray | None:
-        """Return where all bands have data: by nodata, mask or alpha band, and if finite."""
+        """Return where there are data: by mask or alpha band, and if all bands are finite.
+
+        A value for nodata is one only where all bands that have such a value hold theirs: a single
+        band may be 0 in a photograph.
+        """
         masks = []
         if self.has_holes():
             with self._environment():
                 found = self._guarded(lambda: self._file.read_masks(window=_bounds(window)))
-            masks.append((found != 0).all(axis=0))
+            by_value = np.array(["nodata" in flags for flags in self._flags()])
+            masks.append((found[~by_value] != 0).all(axis=0))
+            if by_value.any():
+                masks.append((found[by_value] != 0).any(axis=0))
         if self.dtype.kind == "f":
             masks.append(np.isfinite(self.read(window)).all(axis=0))
         if not masks:
@@ -98,8 +120,7 @@ class Raster(Source):
 
     def has_holes(self) -> bool:
         """Whether the file says that pixels may have no data."""
-        enums = load("rasterio.enums", "raster", self.path)
-        return any(enums.MaskFlags.all_valid not in f for f in self._file.mask_flag_enums)
+        return any("all_valid" not in flags for flags in self._flags())
 
     def palette(self) -> bytes | None:
         """Return the color table as RGB triples, if there is one."""
@@ -204,6 +225,29 @@ class Raster(Source):
                 f"{spell_bytes(block)} each, which can only be read whole; rewrite it in tiles, "
                 "for example with gdal_translate -co TILED=YES"
             )
+
+    def _flags(self) -> list[set[str]]:
+        """Return the names of GDAL's flags for the mask of each band."""
+        return [{flag.name for flag in flags} for flags in self._file.mask_flag_enums]
+
+    def _scales_and_offsets(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return those of the bands (channels, 1, 1); None if they change nothing."""
+        scales, offsets = (
+            np.array(part, np.float64)[:, None, None]
+            for part in (self._file.scales, self._file.offsets)
+        )
+        return None if (scales == 1).all() and (offsets == 0).all() else (scales, offsets)
+
+    def _color_table(self) -> np.ndarray | None:
+        """Return the color (n, 3) of each value of a single band of palette indices."""
+        indexed = self._file.colorinterp[0].name == "palette" and self.dtype.kind == "u"
+        if self.channels != 1 or not indexed:
+            return None
+        table = self._file.colormap(1)
+        colors = np.zeros((np.iinfo(self.dtype).max + 1, 3), np.uint8)
+        for index, color in table.items():
+            colors[index] = color[:3]
+        return colors
 
     def _guarded(self, read: Any) -> Any:
         rasterio = load("rasterio", "raster", self.path)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from crfrnn.crf.kernel import Kernel
+from crfrnn.io.files import require_writable
 from crfrnn.io.locks import claimed
 from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.io.scores import Scores
@@ -116,6 +117,9 @@ def refine_volume(
         options=options or VolumeOptions(),
         ranges=ranges,
     )
+    for path in (output, probs):
+        if path is not None:
+            require_writable(Path(path))
     with claimed(Path(output), "refine"):
         refined = _refine(job)
         labels = refined.labels[0].astype(label_type(refined.probs.shape[1]))
@@ -256,7 +260,7 @@ def _guide(
     flat = values.reshape(len(values), -1)
     sample = [row[(row != 0) & np.isfinite(row)] for row in flat]
     sample = [chosen if chosen.size else np.zeros(1) for chosen in sample]
-    scaling = find_scaling(sample, source.dtype, ranges, "voxels other than 0")
+    scaling = find_scaling(sample, values.dtype, ranges, "voxels other than 0")
     guide = scaling(values)
     if mask is not None:
         guide = np.where(mask, guide, 0)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -138,9 +139,10 @@ def same_grid(first: Source, second: Source) -> None:
     if one is None or other is None:
         return
     # Corners that lie within a hundredth of the smallest spacing are the same place.
-    ends = np.array([*reversed([length - 1 for length in first.size]), 1.0])
+    ends = ((0, length - 1) for length in reversed(first.size))
+    corners = np.array(list(product(*ends, [1]))).T
     step = np.linalg.norm(one[:-1, :-1], axis=0).min()
-    apart = max(np.abs((one - other) @ ends).max(), np.abs((one - other)[:, -1]).max())
+    apart = np.abs((one - other) @ corners).max()
     if apart > 0.01 * step:
         raise ValueError(
             f"{second.path} lies elsewhere than {first.path}: their affines put the same voxel up "

@@ -164,7 +164,7 @@ def _open(paths: Sequence[str | Path], reading: ReadOptions) -> Source:
     sources: list[Source] = []
     for path in map(Path, paths):
         if path.suffix.lower() in RASTER_SUFFIXES:
-            sources.append(Raster(path))
+            sources.append(Raster(path, colors=True))
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             sources.append(Photograph(path, reading))
         else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from crfrnn.io.notes import Guess, spell_size
 from crfrnn.io.options import Kind, ReadOptions
+from crfrnn.io.score_kinds import MaskScale
 from crfrnn.io.scores import Scores, interpret_scores
 
 from .plain import ArraySource
@@ -18,13 +20,17 @@ from .tiling import sample_windows
 
 _NAMES = ("logits", "probs", "energy", "labels", "mask", "scores")
 _SAMPLE_SIDE = 512
+#: Of a band's values, so many at even ranks stand for all; and so many for the fractions of a slab.
+_MOST_RANKS, _MOST_FRACTIONS = 100_000, 256
+#: No more different values than this are all looked at.
+_FEW = 1000
 
 
 class TileScores:
     """Scores on the grid of an image, read window by window.
 
     The kind is decided once, on samples from the whole image: values of a single tile may look like
-    another kind.
+    another kind. Where the samples may mislead, and for the scale of a mask, all values count.
 
     Args:
         path: a raster whose bands are the classes, or an array; see `ArraySource`.
@@ -61,18 +67,31 @@ class TileScores:
             raise ValueError(
                 f"{path}: independent masks are not refined in tiles; give class scores"
             )
-        sample = self._interpret(self._sample())
+        self._scale: MaskScale | None = None
+        values = self._sample()
+        self._filler = values[:, :, :1]
+        sample = self._interpret(values)
+        kind = self._kind_of_file(sample)
+        counts: dict[float, int] | None = None
+        if kind == "mask" or not _is_firm(sample):
+            counts = self._count()
+            values = _stand_in(counts, self.source.dtype)
+            sample = self._interpret(values)
+            kind = self._kind_of_file(sample)
+        if kind == "mask":
+            self._scale, kind = MaskScale.of(values[0]), "probs"
         made = self.source.note if isinstance(self.source, ArraySource) else ""
         self.notes = tuple(filter(None, [*map(str, sample.notes), made and f"{path.name}: {made}"]))
         self.kind = sample.kind
-        self._reading = replace(self._reading, kind=self._kind_of_file(sample))
+        self._reading = replace(self._reading, kind=kind)
         self.palette = sample.palette
         if isinstance(self.source, Raster):
             self.palette = self.source.palette()
         self.ids: tuple[int, ...] = ()
         self.classes = max(2, self.source.channels)
         if sample.kind == "labels":
-            self.ids = self._find_ids(ignore_index)
+            present = self._count() if counts is None else counts
+            self.ids = tuple(sorted(int(label) for label in present if label != ignore_index))
             self.classes = max(2, max(self.ids, default=0) + 1)
 
     def read(self, window: Window) -> Scores:
@@ -81,10 +100,11 @@ class TileScores:
 
     def _interpret(self, values: np.ndarray, valid: np.ndarray | None = None) -> Scores:
         if valid is not None:  # what is there takes no part, and must not be refused
-            filler = values[:, valid][:, :1] if valid.any() else np.ones((len(values), 1))
-            values = np.where(valid, values, filler[:, :, None].astype(values.dtype))
+            values = np.where(valid, values, self._filler)
         size = (values.shape[1], values.shape[2])
         given = values if len(values) > 1 else values[0]
+        if self._scale is not None:
+            given = self._scale(given, self._reading.confidence)
         return interpret_scores({self._name: given}, self.path, size, self._reading)
 
     def _sample(self) -> np.ndarray:
@@ -110,16 +130,43 @@ class TileScores:
                 f"{self.path}: looks like independent masks, which are not refined in tiles; if "
                 "they are something else, give --kind"
             )
-        guessed = sample.notes[0].what if sample.notes else None
-        return guessed.kind if isinstance(guessed, Guess) else sample.kind
+        guess = _guess_of(sample)
+        return cast("Kind", self._name) if guess is None else guess.kind  # the name says it
 
-    def _find_ids(self, ignore_index: int) -> tuple[int, ...]:
-        """Return the labels that occur anywhere: they decide for each tile what a label means."""
-        found: set[int] = set()
+    def _count(self) -> dict[float, int]:
+        """Return the values of a single band that occur anywhere, and how often.
+
+        Fractions are no ids, so a few of each slab stand for the others.
+        """
+        counts: dict[float, int] = {}
         for window in slabs(self.source.size):
-            labels, valid = self.source.read(window)[0], self.source.valid(window)
-            found.update(np.unique(labels if valid is None else labels[valid]).tolist())
-        return tuple(sorted(int(label) for label in found if label != ignore_index))
+            values, valid = self.source.read(window)[0], self.source.valid(window)
+            found, often = np.unique(values if valid is None else values[valid], return_counts=True)
+            if len(found) > _MOST_FRACTIONS and (found != np.rint(found)).any():
+                ranks = np.linspace(0, len(found) - 1, _MOST_FRACTIONS).astype(np.int64)
+                found, often = found[ranks], np.add.reduceat(often, ranks)
+            for value, count in zip(found.tolist(), often.tolist(), strict=True):
+                counts[value] = counts.get(value, 0) + count
+        return counts
+
+
+def _guess_of(sample: Scores) -> Guess | None:
+    what = sample.notes[0].what if sample.notes else None
+    return what if isinstance(what, Guess) else None
+
+
+def _is_firm(sample: Scores) -> bool:
+    guess = _guess_of(sample)
+    return guess is None or guess.firm
+
+
+def _stand_in(counts: dict[float, int], dtype: np.dtype) -> np.ndarray:
+    """Return values (1, 1, n) as they are spread over the file: all of few, and even ranks."""
+    values = np.array(sorted(counts), dtype)
+    ends = np.cumsum([counts[value] for value in sorted(counts)])
+    ranks = np.linspace(0, ends[-1] - 1, min(_MOST_RANKS, ends[-1])).astype(np.int64)
+    spread = values[np.searchsorted(ends, ranks, side="right")]
+    return np.concatenate([values[: _FEW if len(values) <= _FEW else 0], spread])[None, None]
 
 
 def _open(path: Path, image: Source, reading: ReadOptions) -> Source:

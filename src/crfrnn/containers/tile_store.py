@@ -47,7 +47,10 @@ def finished(folder: Path, plan: Plan, origin: dict[str, Any]) -> tuple[Plan, se
         if stored["origin"] == origin and stored["overlap"] == plan.overlap:
             old = replace(plan, counts=tuple(stored["counts"]))
             numbers = range(len(old))
-            done = {n for n in numbers if tile_path(folder, n, "labels").is_file()}
+            wanted = ("labels", "probs") if origin["probs"] else ("labels",)
+            done = {
+                n for n in numbers if all(tile_path(folder, n, what).is_file() for what in wanted)
+            }
             if done and old.most_pixels() <= plan.most_pixels():
                 return old, done
     except (OSError, ValueError, KeyError, TypeError):
@@ -64,7 +67,8 @@ def copy_tiles(
         try:
             values = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
-            path.unlink(missing_ok=True)
+            for each in ("labels", "probs"):
+                tile_path(folder, number, each).unlink(missing_ok=True)
             raise ValueError(
                 f"{path}: this tile is damaged ({describe(error)}); give the same command again"
             ) from error

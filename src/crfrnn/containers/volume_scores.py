@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from crfrnn.io.arrays import read_arrays
-from crfrnn.io.options import ReadOptions
+from crfrnn.io.options import ClassAxis, ReadOptions
 from crfrnn.io.scores import Scores, interpret_scores
 
 from .source import Source, Window, same_grid
@@ -92,7 +92,7 @@ def read_volume_scores(
         values, name = values if source.channels > 1 else values[0], "scores"
     else:
         name, values = _pick(read_arrays(path), path)
-        values = _to_zyx(values, name, path, image, options)
+        values = _to_zyx(values, name, path, image, reading.class_axis, options)
     box = _find_box(values.shape[-3:], name, path, image, options.offset)
     return VolumeScores(_interpret(values, name, path, reading), box)
 
@@ -108,7 +108,12 @@ def _pick(arrays: Mapping[str, Any], path: Path) -> tuple[str, np.ndarray]:
 
 
 def _to_zyx(
-    values: np.ndarray, name: str, path: Path, image: Source, options: VolumeOptions
+    values: np.ndarray,
+    name: str,
+    path: Path,
+    image: Source,
+    class_axis: ClassAxis,
+    options: VolumeOptions,
 ) -> np.ndarray:
     """Bring an array to (C, Z, Y, X) or (Z, Y, X)."""
     if values.ndim not in (3, 4):
@@ -117,30 +122,52 @@ def _to_zyx(
             f"got shape {values.shape}"
         )
     if name in _NNUNET:
-        return values if values.ndim == 4 else values[None]
+        values = values if values.ndim == 4 else values[None]
+        return values.transpose(_ORDERS[f"c,{options.axes or 'zyx'}"])
     orders = {order: axes for order, axes in _ORDERS.items() if len(axes) == values.ndim}
     if options.axes is not None:
         orders = {order: axes for order, axes in orders.items() if options.axes in order}
+    if class_axis != "auto" and values.ndim == 4:
+        first = class_axis == "first"
+        orders = {order: axes for order, axes in orders.items() if order.startswith("c,") == first}
+    sizes = {
+        order: tuple(values.shape[axis] for axis in axes)[-3:] for order, axes in orders.items()
+    }
     if options.offset is None:
+        orders = {order: axes for order, axes in orders.items() if sizes[order] == image.size}
+    elif len(orders) > 1:
         orders = {
             order: axes
             for order, axes in orders.items()
-            if tuple(values.shape[axis] for axis in axes)[-3:] == image.size
+            if _fits(sizes[order], options.offset, image)
         }
     if not orders:
+        relation, remedy = (
+            (
+                "have the size of",
+                "Resample them; if they cover only a box of it, give --offset X,Y,Z",
+            )
+            if options.offset is None
+            else (f"fit from voxel {options.offset} on into", "Check --offset")
+        )
         raise ValueError(
-            f"{path}: the scores {values.shape} do not have the size of {image.path}, "
-            f"{image.size[::-1]} (x, y, z), in {options.axes or 'any'} order of axes. Resample "
-            "them; if they cover only a box of it, give --offset X,Y,Z"
+            f"{path}: the scores {values.shape} do not {relation} {image.path}, "
+            f"{image.size[::-1]} (x, y, z), in {options.axes or 'any'} order of axes. {remedy}"
         )
     if len(orders) > 1:
         raise ValueError(
             f"{path}: the axes of the scores {values.shape} may be {' or '.join(orders)}; give "
-            "--axes zyx (as SimpleITK and nnU-Net have them) or --axes xyz (as nibabel has them)"
+            "--axes zyx (as SimpleITK and nnU-Net have them) or --axes xyz (as nibabel has them), "
+            "and --channels-first or --channels-last for the axis of the classes"
         )
     (axes,) = orders.values()
     arranged: np.ndarray = values.transpose(axes)
     return arranged
+
+
+def _fits(size: tuple[int, ...], offset: tuple[int, int, int], image: Source) -> bool:
+    ends = (start + length for start, length in zip(offset[::-1], size, strict=True))
+    return all(end <= length for end, length in zip(ends, image.size, strict=True))
 
 
 def _find_box(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .label_maps import VOID, foreground, is_black_and_white, is_nearly_binary, refuse_lossy_ids
@@ -185,7 +187,7 @@ def as_maps(values: np.ndarray, kind: Kind, confidence: float) -> np.ndarray:
     if kind == "masks":
         return _masks(values)
     if kind == "mask":
-        values = _mask(values, confidence)
+        values = MaskScale.of(values)(values, confidence)
     elif kind == "probs":
         values = _probs(values)
     elif values.dtype.kind != "f":
@@ -220,30 +222,61 @@ def _probs(values: np.ndarray) -> np.ndarray:
     return values  # `refine` says what is wrong
 
 
-def _mask(values: np.ndarray, confidence: float) -> np.ndarray:
-    if values.ndim != 2:
-        raise ValueError(
-            f"a mask must have one channel; got shape {values.shape}. For several masks of one "
-            "photograph, give --kind masks"
-        )
-    top = 1 if values.dtype.kind in "fb" else 255 if values.max() <= 255 else 65535
-    if top == 1 and 16 <= values.max() <= 255:
-        top = 255  # a mask of bytes that was saved as floats
-    if values.min() < 0 or values.max() > top:
-        raise ValueError(
-            f"a mask of {values.dtype} must lie in 0..{top}; got {values.min()}..{values.max()}"
-        )
-    top = 1 if values.max() <= 1 else top
-    mask = values.astype(np.float32) / np.float32(top)
-    binary = bool(((mask == 0) | (mask == 1)).all())
-    # Floats on 0..1 that are not all 0 or 1 are probabilities, however sure.
-    if binary or (top > 1 and is_nearly_binary(mask)):
-        if not 0.5 < confidence < 1:
+@dataclass(frozen=True)
+class MaskScale:
+    """What the values of a mask mean; the parts of a large one share it.
+
+    Attributes:
+        top: the value of the foreground: 1, 255 or 65535.
+        binary: whether almost all values are 0 or `top`, so that they are right with `confidence`;
+            other values are probabilities.
+
+    Example:
+        >>> import numpy as np
+        >>> from crfrnn.io.score_kinds import MaskScale
+        >>> scale = MaskScale.of(np.array([[0, 0, 255]], np.uint8))
+        >>> scale, scale(np.array([[255]], np.uint8), 0.75).tolist()
+        (MaskScale(top=255, binary=True), [[0.75]])
+    """
+
+    top: int
+    binary: bool
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> MaskScale:
+        """Find the scale of a whole mask (h, w).
+
+        Raises:
+            ValueError: it has several channels, or values that are on no scale.
+        """
+        if values.ndim != 2:
             raise ValueError(
-                f"confidence in a mask must lie between 0.5 and 1, exclusive; got {confidence}"
+                f"a mask must have one channel; got shape {values.shape}. For several masks of one "
+                "photograph, give --kind masks"
             )
-        mask = (1 - confidence) + (2 * confidence - 1) * mask
-    return np.asarray(mask, dtype=np.float32)
+        top = 1 if values.dtype.kind in "fb" else 255 if values.max() <= 255 else 65535
+        if top == 1 and 16 <= values.max() <= 255:
+            top = 255  # a mask of bytes that was saved as floats
+        if values.min() < 0 or values.max() > top:
+            raise ValueError(
+                f"a mask of {values.dtype} must lie in 0..{top}; got {values.min()}..{values.max()}"
+            )
+        top = 1 if values.max() <= 1 else top
+        mask = values.astype(np.float32) / np.float32(top)
+        binary = bool(((mask == 0) | (mask == 1)).all())
+        # Floats on 0..1 that are not all 0 or 1 are probabilities, however sure.
+        return cls(top, binary or (top > 1 and is_nearly_binary(mask)))
+
+    def __call__(self, values: np.ndarray, confidence: float) -> np.ndarray:
+        """Return the probability of the foreground, float32."""
+        mask = values.astype(np.float32) / np.float32(self.top)
+        if self.binary:
+            if not 0.5 < confidence < 1:
+                raise ValueError(
+                    f"confidence in a mask must lie between 0.5 and 1, exclusive; got {confidence}"
+                )
+            mask = (1 - confidence) + (2 * confidence - 1) * mask
+        return np.asarray(mask, dtype=np.float32)
 
 
 def _masks(values: np.ndarray) -> np.ndarray:
