@@ -124,7 +124,7 @@ def test_annotations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "writes: v, a picture for each",
     ]
     assert sorted(folder.iterdir()) == before
-    assert run(*job) == 0
+    assert run(*job) == 1, "a photograph is missing"
     assert pixels("v/a.png").shape == (*SIZE, 3)
     assert run(*job, "--clamp", "c.png") == 2
     assert "--clamp does not go with annotations" in capsys.readouterr().err

@@ -90,6 +90,23 @@ def test_annotations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [entry["segmentation"] for entry in written[1:]] == [box, box]
 
 
+def test_a_missing_photograph_of_a_folder_gives_exit_code_1(folder: Path) -> None:
+    pytest.importorskip("pycocotools", reason="needs the extra `coco`")
+    tree = {
+        "images": [
+            {"id": n, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+            for n, name in enumerate(("a.png", "gone.png"))
+        ],
+        "annotations": [
+            {"id": n, "image_id": n, "segmentation": [[10, 6, 33, 6, 33, 24]]} for n in range(2)
+        ],
+    }
+    (folder / "in.json").write_text(json.dumps(tree))
+    given = (folder / "in.json", "-o", folder / "out.json", *CRF)
+    assert run(folder, *given) == 1
+    assert run(folder / "a.png", *given) == 0
+
+
 def test_a_raster_and_a_photograph_in_tiles(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from crfrnn import refine
 from crfrnn.containers.annotations import read_annotations, runs_of, to_mask
-from crfrnn.containers.refine_annotations import refine_annotations
+from crfrnn.containers.refine_annotations import find_annotations, refine_annotations
 from crfrnn.plots.figures import overlay
 
 codec = pytest.importorskip("pycocotools.mask", reason="needs the extra `coco`")
@@ -229,6 +229,8 @@ def test_photographs_that_are_missing_or_broken_are_listed(folder: Path) -> None
         ("3", "expected COCO instances"),
         ('{"annotations": []}', "expected COCO instances"),
         ('{"images": [], "annotations": [{"id": 1}]}', "annotation 1 has no image_id"),
+        ('{"images": [], "annotations": [{"image_id": [1]}]}', r"as image_id; got \[1\]"),
+        ('{"images": [{"id": {}, "file_name": "a"}], "annotations": []}', "string as id; got"),
         ('{"images": [], "annotations": [{"image_id": 1}]}', "images that it does not list: 1"),
         ('{"images": [{"id": 1}], "annotations": []}', "an id and a file_name"),
         (
@@ -346,3 +348,61 @@ def test_overlays_show_the_refined_masks_and_are_drawn_again_where_missing(folde
     assert (folder / "v" / "1.png").is_file()
     with pytest.raises(ValueError, match="holds the photographs; write the overlays elsewhere"):
         run(folder, given, overlay=folder / "photos")
+
+
+def results(*ids: Any) -> list[dict[str, Any]]:
+    mask = compressed(boxes(1)[0])
+    return [{"image_id": n, "category_id": 2, "segmentation": mask, "score": 0.5} for n in ids]
+
+
+def test_a_photograph_that_fits_two_images_is_given_to_none(folder: Path) -> None:
+    mask = compressed(boxes(1)[0])
+    given = tree([entry(n, mask, 10 + n) for n in range(4)], images=4)
+    for image, name in zip(
+        given["images"], ("train/0.png", "val/0.png", "b/1.png", "1.png"), strict=True
+    ):
+        image["file_name"] = name
+    with pytest.raises(ValueError, match=r"train/0\.png: .*0\.png may be its .* of val/0\.png"):
+        run(folder, {**given, "annotations": given["annotations"][:2]})
+    Image.fromarray(photo(1)).save(folder / "photos" / "1.png")
+    written, result = run(folder, given)
+    assert (result.images, result.absent) == (1, ("b/1.png",))
+    assert list(result.failed) == ["train/0.png", "val/0.png"]
+    assert written["annotations"][:3] == given["annotations"][:3]
+    found = find_annotations(folder / "photos", folder / "in.json")
+    assert (found.photographs, list(found.unclear)) == (1, ["train/0.png", "val/0.png"])
+    # Folders tell them apart, also where one photograph is given.
+    for name in ("train", "val"):
+        (folder / "photos" / name).mkdir()
+        Image.fromarray(photo(2)).save(folder / "photos" / name / "0.png")
+    _, result = run(folder, given)
+    assert (result.images, result.resumed, result.failed) == (2, 1, {})
+    result = refine_annotations(
+        folder / "photos" / "train" / "0.png", folder / "in.json", folder / "one.json"
+    )
+    assert (result.images, result.failed) == (1, {})
+    assert result.absent == ("val/0.png", "b/1.png", "1.png")
+    assert not list(folder.glob(".one*")), "one photograph is chosen, so nothing is missing"
+
+
+def test_a_number_of_two_photographs_is_listed(folder: Path) -> None:
+    for name in ("cam1_007", "cam2_007", "cam1_008"):
+        Image.fromarray(photo()).save(folder / "photos" / f"{name}.png")
+    written, result = run(folder, results(7, 8, 0))
+    assert result.images == 2
+    assert list(result.failed) == ["7"]
+    assert "several photographs, cam1_007.png, cam2_007.png" in result.failed["7"]
+    assert written[0] == results(7)[0]
+    Image.fromarray(photo()).save(folder / "photos" / "7.png")
+    _, result = run(folder, results(7, 8, 0))
+    assert (result.images, result.resumed, result.failed) == (1, 2, {})
+
+
+def test_a_missing_photograph_that_came_continues_the_job(folder: Path) -> None:
+    given = tree([entry(n, compressed(boxes(1)[0]), 10 + n) for n in range(2)], images=2)
+    _, result = run(folder, given)
+    assert (result.images, result.absent) == (1, ("1.png",))
+    Image.fromarray(photo(1)).save(folder / "photos" / "1.png")
+    _, result = run(folder, given)
+    assert (result.images, result.resumed) == (1, 1)
+    assert not list(folder.glob(".*"))

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import pytest
 from PIL import Image
 
 from crfrnn import Bilateral, Gaussian, refine
+from crfrnn.containers.plain import Photograph
 from crfrnn.containers.refine_tiles import RefinedTiles, TileOptions, refine_tiles
 from crfrnn.containers.scaling import Range, parse_ranges
+from crfrnn.containers.tile_job import TileJob, open_tiles
 from crfrnn.containers.tile_scores import _stand_in
 from crfrnn.containers.tiling import Plan, overlap_of, parse_bytes, plan_memory, plan_side
-from crfrnn.io.options import ReadOptions
+from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.io.scores import read_scores
 from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
@@ -231,7 +234,7 @@ def test_a_damaged_tile_is_named_and_done_again(tmp_path: Path) -> None:
     assert result.resumed == 11
 
 
-@pytest.mark.parametrize("layout", ["last", "npz", "h5", "zarr"])
+@pytest.mark.parametrize("layout", ["last", "npz", "zip", "h5", "zarr"])
 def test_scores_in_other_files_give_the_same_labels(tmp_path: Path, layout: str) -> None:
     photo, logits = scene()
     paths = save(tmp_path, photo, logits)
@@ -242,6 +245,9 @@ def test_scores_in_other_files_give_the_same_labels(tmp_path: Path, layout: str)
     elif layout == "npz":
         np.savez(tmp_path / "b.npz", logits=logits, other=np.zeros(3))
         scores = tmp_path / "b.npz"
+    elif layout == "zip":
+        np.savez(tmp_path / "b.npz", logits=logits)
+        (tmp_path / "b.npz").rename(scores)
     elif layout == "h5":
         with pytest.importorskip("h5py", reason="needs the extra `hdf5`").File(
             tmp_path / "b.h5", "w"
@@ -375,6 +381,9 @@ def test_rasters_must_lie_in_the_same_place(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio", reason="needs the extra `raster`")
     photo, logits = scene()
     image = write_raster(tmp_path / "scene.tif", photo.transpose(2, 0, 1), {})
+    scores = write_raster(tmp_path / "zone.tif", logits, {}, crs="EPSG:32632")
+    with pytest.raises(ValueError, match=r"zone\.tif lies elsewhere.*EPSG:32632, not EPSG:32633"):
+        run(image, scores, tmp_path / "o.tif")
     moved = rasterio.Affine(10, 0, 5e5 + 10, 0, -10, 6e6)
     scores = write_raster(tmp_path / "scores.tif", logits, {}, transform=moved)
     with pytest.raises(ValueError, match=r"scores\.tif lies elsewhere than .*scene\.tif"):
@@ -395,6 +404,11 @@ def test_hostile_rasters_are_named(tmp_path: Path) -> None:
         dtype="uint8", tiled=True, blockxsize=32_768, blockysize=32_768, SPARSE_OK=True,
     ):  # fmt: skip
         pass
+    with rasterio.open(
+        tmp_path / "complex.tif", "w", driver="GTiff", width=9, height=9, count=1,
+        dtype="complex_int16",
+    ):  # fmt: skip
+        pass
     whole = write_raster(tmp_path / "whole.tif", photo.transpose(2, 0, 1), {}).read_bytes()
     (tmp_path / "half.tif").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.tif").write_bytes(b"no raster" * 99)
@@ -409,6 +423,7 @@ def test_hostile_rasters_are_named(tmp_path: Path) -> None:
         ("half", "the raster cannot be read|not a readable raster"),
         ("text", "not a readable raster"),
         ("remote", "not a readable raster"),
+        ("complex", "real numbers; got complex_int16"),
     ]:
         with pytest.raises(ValueError, match=rf"{name}\.tif: .*({why})"):
             run(tmp_path / f"{name}.tif", scores, tmp_path / "o.tif")
@@ -738,3 +753,100 @@ def test_a_palette_image_guides_with_its_colors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels, want)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "view.png")), picture)
     assert result.relabeled == 120
+
+
+@pytest.mark.parametrize("layout", ["npz", "last", "h5"])
+def test_quantized_logits_become_floats_tile_by_tile(tmp_path: Path, layout: str) -> None:
+    photo, logits = scene()
+    stored = np.rint(logits * 20 + 100).clip(0, 255).astype(np.uint8)
+    paths = save(tmp_path, photo, (stored - np.float32(100)) * np.float32(0.05))
+    want, _ = run(*paths, tmp_path / "want.png")
+    arrays = {"logits": stored, "scale": np.float32(0.05), "zero": np.float32(100)}
+    scores = tmp_path / "q.npz"
+    if layout == "h5":
+        scores = tmp_path / "q.h5"
+        with pytest.importorskip("h5py", reason="needs the extra `hdf5`").File(scores, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    else:
+        arrays["logits"] = np.moveaxis(stored, 0, -1) if layout == "last" else stored
+        np.savez(scores, **arrays)
+    labels, result = run(paths[0], scores, tmp_path / "o.png")
+    np.testing.assert_array_equal(labels, want)
+    assert result.kind == "logits"
+
+
+def plan_of(image: Any, scores: Path, **more: Any) -> TileJob:
+    given = {"clamp": None, "refining": OPTIONS, "reading": ReadOptions(), **more}
+    return open_tiles(image, scores, options=TileOptions(tile=60), **given)
+
+
+def test_the_memory_counts_classes_and_what_is_read_as_a_whole(tmp_path: Path) -> None:
+    photo, logits = scene()
+    image, scores = save(tmp_path, photo, logits)
+    base = plan_of(image, scores).memory
+    np.savez(tmp_path / "b.npz", logits=logits)
+    whole = plan_of(image, tmp_path / "b.npz").memory
+    assert whole - base == logits.nbytes
+    clamp = np.full(SIZE, 255, np.int64)
+    np.save(tmp_path / "c.npy", clamp)
+    np.savez(tmp_path / "c.npz", clamp=clamp)
+    mapped = plan_of(image, scores, clamp=tmp_path / "c.npy").memory
+    assert plan_of(image, scores, clamp=tmp_path / "c.npz").memory - mapped == clamp.nbytes
+    np.save(tmp_path / "labels.npy", logits.argmax(0).astype(np.uint8))
+    few, many = (
+        plan_of(
+            image, tmp_path / "labels.npy", refining=RefineOptions(kernels=KERNELS, num_classes=n)
+        )
+        for n in (4, 104)
+    )
+    assert many.memory - few.memory > 100 * 52 * many.plan.most_pixels()
+
+
+def test_the_memory_counts_photographs_beside_a_raster(tmp_path: Path) -> None:
+    photo, logits = scene()
+    image, scores = save(tmp_path, photo, logits)
+    raster = write_raster(tmp_path / "a.tif", photo.transpose(2, 0, 1), {})
+    rasters = plan_of([raster, raster], scores).memory
+    assert plan_of([raster, image], scores).memory - rasters == photo.nbytes
+    labels = 2 * SIZE[0] * SIZE[1]
+    assert plan_of([image, raster], scores).memory - rasters == photo.nbytes + labels
+
+
+def test_probabilities_of_a_photograph_are_written_without_holding_them(tmp_path: Path) -> None:
+    photograph = Photograph(
+        save(tmp_path, np.zeros((500, 400, 3), np.uint8), np.zeros(1))[0], DEFAULTS
+    )
+    part = np.random.default_rng(0).random((8, 500, 200), np.float32)
+    tracemalloc.start()
+    with photograph.create(tmp_path / "p.npy", 8, np.dtype(np.float32)) as write:
+        for left in (0, 200):
+            write((slice(0, 500), slice(left, left + 200)), part + left)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * part.nbytes  # a window, not the file of twice its size
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "p.npy"), np.concatenate([part, part + 200], 2)
+    )
+
+
+@pytest.mark.parametrize("what", ["output", "probs", "overlay"])
+def test_names_that_promise_another_format_are_refused_before_the_work(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: Any) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("crfrnn.containers.refine_tiles.refine_inputs", work)
+    photo, logits = scene()
+    image, scores = save(tmp_path, photo, logits)
+    wrong = {"output": "o.tif", "probs": "p.tif", "overlay": "v.foo"}[what]
+    outputs = {"output": tmp_path / "o.png", what: tmp_path / wrong}
+    with pytest.raises(ValueError, match=rf"{wrong}: expected a .* file .* got \.(tif|foo)"):
+        refine_tiles(image, scores, **outputs)
+    raster = write_raster(tmp_path / "a.tif", photo.transpose(2, 0, 1), {})
+    wrong = {"output": "o.png", "probs": "p.npy", "overlay": "v.tif"}[what]
+    outputs = {"output": tmp_path / "o.tif", what: tmp_path / wrong}
+    with pytest.raises(ValueError, match=rf"{wrong}: expected a .* file .* got \.(png|npy|tif)"):
+        refine_tiles(raster, scores, **outputs)
+    assert not list(tmp_path.glob(".*"))

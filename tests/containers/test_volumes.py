@@ -388,3 +388,16 @@ def test_the_classes_of_a_box_lie_where_it_fits_or_as_told(tmp_path: Path) -> No
 def save_array(folder: Path, values: np.ndarray) -> Path:
     np.save(folder / "scores.npy", values)
     return folder / "scores.npy"
+
+
+def test_quantized_logits_of_a_volume(tmp_path: Path) -> None:
+    scan, probs = scene()
+    image = save(tmp_path / "t1.nii.gz", scan)
+    stored = np.rint(np.log(probs) * 20 + 200).clip(0, 255).astype(np.uint8)
+    logits = (stored - np.float32(200)) * np.float32(0.05)
+    np.savez(tmp_path / "want.npz", logits=logits)
+    want, _ = run(tmp_path, image, tmp_path / "want.npz")
+    np.savez(tmp_path / "q.npz", logits=stored, scale=np.float32(0.05), zero=np.float32(200))
+    labels, result = run(tmp_path, image, tmp_path / "q.npz")
+    np.testing.assert_array_equal(labels, want)
+    assert result.kind == "logits"

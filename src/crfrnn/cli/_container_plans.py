@@ -143,6 +143,7 @@ def _plan_annotations(
             f"note: {len(found.absent)} images have no photograph in {args.image}, such as "
             f"{found.absent[0]}"
         )
+    lines.extend(f"note: {name}: {why}" for name, why in found.unclear.items())
     lines.append(f"writes: {args.output}")
     if args.overlay is not None:
         where = args.overlay if args.image.is_file() else f"{args.overlay}, a picture for each"

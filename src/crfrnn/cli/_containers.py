@@ -179,7 +179,8 @@ def _run_annotations(args: argparse.Namespace, settings: Settings) -> int:
         f"({result.resumed} photographs already done, {len(result.failed)} failed), "
         f"{result.relabeled:.1%} of their area relabeled, in {result.seconds:.2f} s",
     )
-    return 1 if result.failed else 0
+    missing = result.absent and args.image.is_dir()  # one photograph is chosen from many
+    return 1 if result.failed or missing else 0
 
 
 def _report(

@@ -75,6 +75,7 @@ class AnnotationFile:
         for place, annotation in enumerate(self.annotations):
             if "image_id" not in annotation:
                 raise ValueError(f"{self.path}: {_name(annotation, place)} has no image_id")
+            _check_id(self.path, _name(annotation, place), "image_id", annotation["image_id"])
             places[annotation["image_id"]].append(place)
         if isinstance(self.tree, list):
             self.images = tuple(
@@ -291,12 +292,20 @@ def _annotations(path: Path, tree: Any) -> list[dict[str, Any]]:
 def _image(path: Path, entry: Any, places: Mapping[Any, Sequence[int]]) -> ImageMasks:
     if not isinstance(entry, dict) or "id" not in entry or "file_name" not in entry:
         raise ValueError(f"{path}: an image must have an id and a file_name; got {entry!r:.80}")
+    _check_id(path, "an image", "id", entry["id"])
     size: Any = (entry.get("height"), entry.get("width"))
     if not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"{path}: image {entry['id']} must have a height and a width; got {size}")
     return ImageMasks(
         entry["id"], str(entry["file_name"]), size, tuple(places.get(entry["id"], ()))
     )
+
+
+def _check_id(path: Path, owner: str, key: str, value: Any) -> None:
+    if not isinstance(value, (int, float, str)):
+        raise ValueError(
+            f"{path}: {owner} must have a number or a string as {key}; got {value!r:.80}"
+        )
 
 
 def _name(annotation: Mapping[str, Any], place: int) -> str:

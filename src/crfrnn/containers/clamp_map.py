@@ -81,8 +81,8 @@ class ClampMap:
 
     @property
     def resident(self) -> int:
-        """The bytes that it keeps in memory: those of a picture, which is decoded as a whole."""
-        return self._held.nbytes
+        """The bytes that it keeps in memory: those of a picture, or of an array read as a whole."""
+        return self._held.nbytes + (0 if self._source is None else self._source.resident)
 
     def check(self) -> None:
         """Raise unless the map leaves pixels free, and clamps the others to classes."""

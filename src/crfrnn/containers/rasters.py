@@ -71,6 +71,7 @@ class Raster(Source):
         self.dtype = np.result_type(*kinds)
         self.spacing = (1.0, 1.0)
         self.affine = _affine(self._file)
+        self.epsg = self._file.crs.to_epsg() if self._file.crs else None
         self._last: tuple[Window, np.ndarray] | None = None
         self._check_bytes()
         self._linear = self._scales_and_offsets()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,7 +18,6 @@ import numpy as np
 from crfrnn._extras import load
 from crfrnn.core.threads import limit_threads, limited_threads, threads
 from crfrnn.io.files import (
-    IMAGE_SUFFIXES,
     describe,
     make_folder,
     read_image,
@@ -33,6 +31,7 @@ from crfrnn.offline.inputs import Inputs
 from crfrnn.offline.options import RefineOptions
 from crfrnn.offline.refine import refine_inputs
 
+from .annotated_photos import find_photos
 from .annotations import AnnotationFile, ImageMasks, read_annotations
 
 #: More images at a time would need much memory and gain little.
@@ -77,12 +76,14 @@ class FoundAnnotations:
             among them stay as they are.
         photographs: number of photographs with annotations.
         absent: names of annotated images that have no photograph.
+        unclear: names of those whose photograph cannot be told, and why.
     """
 
     annotations: int
     masks: int
     photographs: int
     absent: tuple[str, ...]
+    unclear: dict[str, str]
 
 
 def find_annotations(photos: str | Path, annotations: str | Path) -> FoundAnnotations:
@@ -92,10 +93,12 @@ def find_annotations(photos: str | Path, annotations: str | Path) -> FoundAnnota
     """
     load("pycocotools.mask", "coco", annotations)
     file = read_annotations(Path(annotations))
-    jobs, absent = _find_photos(file, Path(photos))
-    entries = [file.annotations[place] for job in jobs for place in job.image.places]
+    found = find_photos(file, Path(photos))
+    entries = [file.annotations[place] for image, _ in found.pairs for place in image.places]
     masks = sum(bool(e.get("segmentation")) and not e.get("iscrowd") for e in entries)
-    return FoundAnnotations(len(file.annotations), masks, len(jobs), absent)
+    return FoundAnnotations(
+        len(file.annotations), masks, len(found.pairs), found.absent, found.unclear
+    )
 
 
 @dataclass(frozen=True)
@@ -145,13 +148,14 @@ def refine_annotations(
     masks change. Crowds, empty masks and annotations without a segmentation stay as they are.
 
     Until all photographs are done, a journal beside the output, `.NAME.journal`, holds the finished
-    ones. After an interruption, or once you replaced photographs that failed, the same call
-    continues from there.
+    ones. After an interruption, or once you replaced photographs that failed or were missing, the
+    same call continues from there.
 
     Args:
         photos: one photograph, or a folder of photographs with the file names that the annotations
-            give. A list of results gives no names; there the number at the end of a file's stem is
-            the image's id.
+            give, with or without the folders in these names. A list of results gives no names;
+            there the number at the end of a file's stem is the image's id. An image whose
+            photograph cannot be told for certain fails.
         annotations: a COCO file of instances, with polygons or runs, or a list of results.
         output: the JSON file to write.
         overlay: also draw the refined masks over each photograph: a folder for the pictures, or if
@@ -194,7 +198,8 @@ def refine_annotations(
     if overlay is not None and Path(overlay).resolve() == photos.resolve():
         raise ValueError(f"{overlay} holds the photographs; write the overlays elsewhere")
     require_writable(output)
-    jobs, absent = _find_photos(file, photos)
+    found = find_photos(file, photos)
+    jobs = [_Job(image, path) for image, path in found.pairs]
     pictures = {
         job: job.overlay(photos, None if overlay is None else Path(overlay)) for job in jobs
     }
@@ -232,14 +237,15 @@ def refine_annotations(
                 if advance is not None:
                     advance(len(jobs) - len(waiting) + count + len(failed), len(jobs))
         file.write(output, changes)
-        if not failed:
+        failed = {**found.unclear, **failed}
+        if not failed and (photos.is_file() or not found.absent):
             journal.unlink()
     return RefinedAnnotations(
         images=count,
         masks=masks,
         resumed=len(jobs) - len(waiting),
         relabeled=flipped / max(area, 1),
-        absent=absent,
+        absent=found.absent,
         failed=failed,
         seconds=round(time.perf_counter() - start, 3),
     )
@@ -293,53 +299,6 @@ def _outcomes(
                 yield futures.pop(future), error or future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _find_photos(file: AnnotationFile, photos: Path) -> tuple[list[_Job], tuple[str, ...]]:
-    """Return the images that have annotations and a photograph, and the names of those without."""
-    wanted = [image for image in file.images if image.places]
-    jobs, absent = [], []
-    if photos.is_file():
-        chosen = [image for image in wanted if image.name and Path(image.name).name == photos.name]
-        chosen = chosen or (wanted if len(file.images) == 1 else [])
-        jobs = [_Job(image, photos) for image in chosen]
-        absent = [str(image.name or image.id) for image in wanted if image not in chosen]
-    else:
-        if not photos.is_dir():
-            raise FileNotFoundError(f"{photos}: expected a folder of photographs; there is none")
-        numbered = _by_number(photos) if any(image.name is None for image in wanted) else {}
-        for image in wanted:
-            found = _find(photos, image.name) if image.name else numbered.get(str(image.id))
-            if found is None:
-                absent.append(str(image.name or image.id))
-            else:
-                jobs.append(_Job(image, found))
-    if wanted and not jobs:
-        raise ValueError(
-            f"{photos} has none of the {len(wanted)} photographs that {file.path} annotates, such "
-            f"as {absent[0]}"
-        )
-    return jobs, tuple(absent)
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    """Find a file by the name that the annotations give, within the folder."""
-    relative = Path(name)
-    if not relative.is_absolute() and ".." not in relative.parts and (folder / name).is_file():
-        return folder / name
-    return folder / relative.name if (folder / relative.name).is_file() else None
-
-
-def _by_number(folder: Path) -> dict[str, Path]:
-    """Return the photographs by the number at the end of their stem, without leading zeros."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        digits = re.search(r"(\d+)$", path.stem)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            found[path.stem] = path
-            if digits:
-                found[str(int(digits[1]))] = path
-    return found
 
 
 def _origin(file: AnnotationFile, refining: RefineOptions, reading: ReadOptions) -> str:

@@ -20,7 +20,8 @@ from crfrnn.offline.refine import refine_inputs
 from crfrnn.offline.refined import Refined
 
 from .overview import Overview
-from .source import Style, Window, all_channels
+from .rasters import Raster
+from .source import Source, Style, Window, all_channels, template_of
 from .tile_job import TileJob, TileOptions, open_tiles
 from .tile_store import copy_tiles, prepare, remove, tile_path, tiles_folder
 from .tiling import Plan, Tile
@@ -128,9 +129,7 @@ def refine_tiles(
         reading=reading,
         options=options,
     )
-    for path in (output, probs, overlay):
-        if path is not None:
-            require_writable(path)
+    _check_outputs(job.source, _Results(output, probs, overlay))
     folder = tiles_folder(output)
     pixels = relabeled = 0
     engine = ""
@@ -166,6 +165,25 @@ class _Results(NamedTuple):
     labels: Path
     probs: Path | None
     overlay: Path | None
+
+
+def _check_outputs(source: Source, outputs: _Results) -> None:
+    """Raise unless the outputs can be written, in the formats that their names promise."""
+    raster = isinstance(template_of(source), Raster)
+    suffixes = (
+        (".tif", ".tiff") if raster else (".png",),
+        (".tif", ".tiff") if raster else (".npy",),
+        (".png", ".jpg", ".jpeg"),
+    )
+    for path, wanted, what in zip(outputs, suffixes, _Results._fields, strict=True):
+        if path is None:
+            continue
+        if path.suffix.lower() not in wanted:
+            raise ValueError(
+                f"{path}: expected a {' or '.join(wanted)} file for the {what} of {source.path}; "
+                f"got {path.suffix or 'no suffix'}"
+            )
+        require_writable(path)
 
 
 def _refine_tile(

@@ -55,6 +55,7 @@ class Source(ABC):
         spacing: distance of neighbors along each axis, in the units of bandwidths: 1 in pixels, or
             millimeters.
         affine: what maps grid indices to places in the world, if the file says; see `same_grid`.
+        epsg: the code of the coordinate system of these places, if it has one.
     """
 
     path: Path
@@ -63,6 +64,12 @@ class Source(ABC):
     dtype: np.dtype
     spacing: tuple[float, ...]
     affine: np.ndarray | None = None
+    epsg: int | None = None
+
+    @property
+    def resident(self) -> int:
+        """The bytes that it keeps in memory from its opening on."""
+        return 0
 
     @abstractmethod
     def read(self, window: Window) -> np.ndarray:
@@ -103,9 +110,14 @@ class Stack(Source):
         for other in self.sources[1:]:
             same_grid(first, other)
         self.path, self.size, self.spacing = first.path, first.size, first.spacing
-        self.affine = first.affine
+        self.affine, self.epsg = first.affine, first.epsg
         self.channels = sum(source.channels for source in self.sources)
         self.dtype = np.result_type(*(source.dtype for source in self.sources))
+
+    @property
+    def resident(self) -> int:
+        """The bytes that all files keep in memory."""
+        return sum(source.resident for source in self.sources)
 
     def read(self, window: Window) -> np.ndarray:
         """Return the values (channels, *window) of all files."""
@@ -125,7 +137,12 @@ class Stack(Source):
         self, path: Path, channels: int, dtype: np.dtype, style: Style = PLAIN
     ) -> AbstractContextManager[Write]:
         """Create a result with the metadata of the first file."""
-        return self.sources[0].create(path, channels, dtype, style)
+        return template_of(self).create(path, channels, dtype, style)
+
+
+def template_of(source: Source) -> Source:
+    """Return the file whose metadata results take: the first of several."""
+    return source.sources[0] if isinstance(source, Stack) else source
 
 
 def same_grid(first: Source, second: Source) -> None:
@@ -138,6 +155,11 @@ def same_grid(first: Source, second: Source) -> None:
     one, other = first.affine, second.affine
     if one is None or other is None:
         return
+    if None not in (first.epsg, second.epsg) and first.epsg != second.epsg:
+        raise ValueError(
+            f"{second.path} lies elsewhere than {first.path}: its coordinate system is EPSG:"
+            f"{second.epsg}, not EPSG:{first.epsg}. Reproject it to the grid of the other."
+        )
     # Corners that lie within a hundredth of the smallest spacing are the same place.
     ends = ((0, length - 1) for length in reversed(first.size))
     corners = np.array(list(product(*ends, [1]))).T

@@ -20,7 +20,7 @@ from .clamp_map import ClampMap
 from .plain import Photograph
 from .rasters import RASTER_SUFFIXES, Raster
 from .scaling import Range, Scaling, find_scaling
-from .source import Source, Stack
+from .source import Source, Stack, template_of
 from .tile_scores import TileScores
 from .tiling import (
     BASE_BYTES,
@@ -146,7 +146,7 @@ def open_tiles(
     if clamp is not None:
         held = ClampMap(Path(clamp), source, classes)
         held.check()
-    plan, memory = _plan(source, given, held, scaling, refining, options)
+    plan, memory = _plan(source, given, held, scaling, refining, classes, options)
     if len(plan) > 1 and (refining.guard or refining.tol is not None):
         raise ValueError(
             "guard and tol look at an image as a whole, and this one is refined in "
@@ -193,6 +193,7 @@ def _plan(
     clamp: ClampMap | None,
     scaling: Scaling,
     refining: RefineOptions,
+    classes: int,
     options: TileOptions,
 ) -> tuple[Plan, int]:
     """Return the tiles, and the memory that the largest takes."""
@@ -202,14 +203,12 @@ def _plan(
         given.source.dtype.itemsize
     )
     raw += 16 * (clamp is not None)  # the map as read, and as integers
-    per_pixel = bytes_per_pixel(kernels, source, scaling, given.classes, raw)
-    # A photograph is held as a whole, and so are its label map, when it is written, and a picture
-    # of clamped pixels.
-    resident = 0
-    if isinstance(source, Photograph):
-        resident = source.size[0] * source.size[1] * (source.channels + 2)
-    if clamp is not None:
-        resident += clamp.resident
+    per_pixel = bytes_per_pixel(kernels, source, scaling, classes, raw)
+    # Photographs, some arrays, and a picture of clamped pixels are held as a whole, and so is the
+    # label map of a photograph, when it is written.
+    resident = sum(part.resident for part in (source, given.source, clamp) if part is not None)
+    if isinstance(template_of(source), Photograph):
+        resident += 2 * source.size[0] * source.size[1]
     if options.tile is not None:
         plan = plan_side(source.size, options.tile, overlap)
     else:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from crfrnn.io.arrays import read_arrays
-from crfrnn.io.options import ClassAxis, ReadOptions
-from crfrnn.io.scores import Scores, interpret_scores
+from crfrnn.io.options import ClassAxis, Kind, ReadOptions
+from crfrnn.io.scores import Scores, are_quantized, dequantize, interpret_scores
 
 from .source import Source, Window, same_grid
 from .volumes import Volume, is_volume
@@ -91,13 +91,15 @@ def read_volume_scores(
         values = source.read(source.everything())
         values, name = values if source.channels > 1 else values[0], "scores"
     else:
-        name, values = _pick(read_arrays(path), path)
+        name, values = _pick(read_arrays(path), path, reading.kind)
         values = _to_zyx(values, name, path, image, reading.class_axis, options)
     box = _find_box(values.shape[-3:], name, path, image, options.offset)
     return VolumeScores(_interpret(values, name, path, reading), box)
 
 
-def _pick(arrays: Mapping[str, Any], path: Path) -> tuple[str, np.ndarray]:
+def _pick(arrays: Mapping[str, Any], path: Path, kind: Kind) -> tuple[str, np.ndarray]:
+    if are_quantized(arrays, kind):
+        return "logits", dequantize(arrays)
     names = [name for name in _NAMES if name in arrays] or list(arrays)
     if len(names) != 1:
         raise ValueError(

@@ -241,11 +241,8 @@ def _pick(arrays: Mapping[str, Any], options: ReadOptions) -> _Raw:
     kind = options.kind
     if are_class_maps(arrays, kind):
         return _from_class_maps(arrays, options.background)
-    if kind in ("auto", "logits") and {"logits", "scale", "zero"} <= set(arrays):
-        quantized, scale, zero = (
-            arrays[name].astype(np.float32) for name in ("logits", "scale", "zero")
-        )
-        return _Raw((quantized - zero) * scale, "logits")
+    if are_quantized(arrays, kind):
+        return _Raw(dequantize(arrays), "logits")
     names = [kind] if kind in arrays else [name for name in _KIND_OF if name in arrays]
     if not names and len(arrays) == 1:
         names = list(arrays)
@@ -260,6 +257,19 @@ def _pick(arrays: Mapping[str, Any], options: ReadOptions) -> _Raw:
 def _from_class_maps(arrays: Mapping[str, Any], background: float) -> _Raw:
     maps, why = from_class_maps(arrays, background)
     return _Raw(maps, "probs", guess=Guess("probs", why))
+
+
+def are_quantized(arrays: Mapping[str, Any], kind: Kind) -> bool:
+    """Whether arrays are quantized logits with their `scale` and `zero`, and wanted as logits."""
+    return {"logits", "scale", "zero"} <= set(arrays) and kind in ("auto", "logits")
+
+
+def dequantize(arrays: Mapping[str, Any]) -> np.ndarray:
+    """Return the logits of quantized ones, as float32."""
+    quantized, scale, zero = (
+        arrays[name].astype(np.float32) for name in ("logits", "scale", "zero")
+    )
+    return np.asarray((quantized - zero) * scale)
 
 
 def are_class_maps(arrays: Mapping[str, Any], kind: Kind) -> bool:
