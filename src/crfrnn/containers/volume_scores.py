@@ -125,7 +125,7 @@ def _to_zyx(
         )
     if name in _NNUNET:
         values = values if values.ndim == 4 else values[None]
-        return values.transpose(_ORDERS[f"c,{options.axes or 'zyx'}"])
+        return np.transpose(values, _ORDERS[f"c,{options.axes or 'zyx'}"])
     orders = {order: axes for order, axes in _ORDERS.items() if len(axes) == values.ndim}
     if options.axes is not None:
         orders = {order: axes for order, axes in orders.items() if options.axes in order}
@@ -157,10 +157,16 @@ def _to_zyx(
             f"{image.size[::-1]} (x, y, z), in {options.axes or 'any'} order of axes. {remedy}"
         )
     if len(orders) > 1:
+        remedies = {
+            "--axes zyx (as SimpleITK and nnU-Net have them) or --axes xyz (as nibabel has them)": {
+                "zyx" in order for order in orders
+            },
+            "--channels-first or --channels-last": {order.startswith("c,") for order in orders},
+        }
+        open_ones = [remedy for remedy, answers in remedies.items() if len(answers) > 1]
         raise ValueError(
             f"{path}: the axes of the scores {values.shape} may be {' or '.join(orders)}; give "
-            "--axes zyx (as SimpleITK and nnU-Net have them) or --axes xyz (as nibabel has them), "
-            "and --channels-first or --channels-last for the axis of the classes"
+            f"{', and '.join(open_ones)}"
         )
     (axes,) = orders.values()
     arranged: np.ndarray = values.transpose(axes)
