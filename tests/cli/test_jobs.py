@@ -429,6 +429,35 @@ def test_moved_and_touched_inputs_resume_by_content(
     assert "2 refined" in capsys.readouterr().out
 
 
+def test_a_file_that_an_older_one_replaced_is_redone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `cp -p`, `rsync -t` and `unzip` replace them; one with the old content is not redone."""
+    save_scores(a=logits(), b=logits(), c=logits())
+    assert refine("--workers", "1") == 0
+    before = read("out/a.png")
+    save_scores(a=logits()[[1, 0, 2]], b=logits())
+    for stem in "ab":
+        os.utime(f"scores/{stem}.npy", (1e9, 1e9))
+    capsys.readouterr()
+    assert refine() == 0
+    assert "1 refined, 2 already there" in capsys.readouterr().out
+    assert (read("out/a.png") != before).any()
+
+
+def test_a_resumed_job_does_not_read_unchanged_inputs(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_scores(**{stem: logits() for stem in "abc"})
+    assert refine() == 0
+    read_again: list[Path] = []
+    monkeypatch.setattr(files, "digest", lambda path: read_again.append(path) or "")
+    capsys.readouterr()
+    assert refine() == 0
+    assert "0 refined, 3 already there" in capsys.readouterr().out
+    assert not read_again
+
+
 def test_a_full_disk_stops_the_job_with_its_name(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn._version import installed_version
-from crfrnn.io.array_files import split_member, state_of
+from crfrnn.io.array_files import split_member
 from crfrnn.io.copies import Copies
 from crfrnn.io.files import (
     PART_SUFFIX,
@@ -36,7 +36,7 @@ from crfrnn.io.paths import (
 from crfrnn.io.trees import read_json
 from crfrnn.offline.options import RefineOptions
 
-from .files import fingerprint, fingerprint_names
+from .files import fingerprint, fingerprint_names, fingerprint_states, state
 from .pairs import Outputs, Pair, require_apart
 from .settings import Settings
 
@@ -129,8 +129,9 @@ def _list(folder: AnyPath) -> dict[str, Entry]:
 def is_done(pair: Pair, origin: Origin, record: AnyPath, *, moved: bool, looks: Looks) -> bool:
     """Whether all outputs exist, are whole, and come from the same inputs and parameters.
 
-    They do if none is older than image, scores, clamp and record. Where the inputs were moved or
-    touched, the fingerprint in the label map must be that of their content.
+    They do if none is older than image, scores, clamp and record, and the label map notes the
+    sizes and times that local inputs have. Where the inputs were moved, touched or replaced, the
+    fingerprint in the label map must be that of their content.
 
     Args:
         pair: the files.
@@ -150,7 +151,7 @@ def is_done(pair: Pair, origin: Origin, record: AnyPath, *, moved: bool, looks: 
     if not moved and None not in (*made, *changed):
         times = [time for time in made if time is not None]
         newer = min(times) >= max(time for time in changed if time is not None)
-        if newer and (not origin.by_row or _is_of_row(pair)):
+        if newer and _is_noted(pair, inputs, by_row=origin.by_row):
             return True
     with Copies() as copies:
         labels, *files = (copies.fetch(path) for path in (pair.outputs.labels, *pair.inputs()))
@@ -160,20 +161,32 @@ def is_done(pair: Pair, origin: Origin, record: AnyPath, *, moved: bool, looks: 
 def _input(path: AnyPath, looks: Looks) -> Entry | None:
     """Look up an input, which may be FILE:NAME, or a folder of arrays on this machine."""
     if isinstance(path, Path):
-        return Entry(*state_of(path)) if split_member(path)[0].exists() else None
+        found = state(path)
+        return None if found is None else Entry(*found)
     return looks.of(path.with_name(split_member(Path(path.name))[0].name))
 
 
-def _is_of_row(pair: Pair) -> bool:
-    """Whether the label map comes from files of these names: the row may have been changed."""
-    if pair.outputs.labels.suffix.lower() != ".png":
+def _is_noted(pair: Pair, inputs: Sequence[Entry | None], *, by_row: bool) -> bool:
+    """Whether the label map notes the states of its inputs, and their names if `by_row`.
+
+    A file may have been replaced by an older one, and a row may name other files. Only PNGs have
+    notes. A store sets the times of its files itself, so none of them looks older than it is.
+    """
+    local = [isinstance(path, Path) for path in pair.inputs()]
+    if pair.outputs.labels.suffix.lower() != ".png" or not (by_row or any(local)):
         return True
     with Copies() as copies:
-        return _note(copies.fetch(pair.outputs.labels))[1:] == [fingerprint_names(pair.inputs())]
+        note = _note(copies.fetch(pair.outputs.labels))
+    states = [
+        (entry.size, entry.changed) if here and entry else None
+        for here, entry in zip(local, inputs, strict=True)
+    ]
+    names = [fingerprint_names(pair.inputs())] if by_row else note[1:2]
+    return note[1:] == [*names, fingerprint_states(states)]
 
 
 def _note(labels: Path) -> list[str]:
-    """Return the fingerprints of content and names that a label map carries."""
+    """Return the fingerprints of content, names and states that a label map carries."""
     return note_of(labels).split()
 
 
