@@ -324,6 +324,31 @@ def test_a_second_job_on_a_folder_is_refused(
     assert not lock.exists()
 
 
+def test_shards_of_other_parameters_do_not_share_a_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even with --overwrite: their results could not be told apart."""
+    save_scores(a=logits(), b=logits())
+    refine_file = files.refine_file
+    codes: dict[str, int] = {}
+
+    def meanwhile(*args: Any) -> Any:
+        if not codes:
+            codes["other"] = -1
+            for words in ("--iterations 3", "--iterations 3 --overwrite", "--overwrite"):
+                codes[words] = refine("--shard", "2/2", *words.split())
+        return refine_file(*args)
+
+    monkeypatch.setattr("crfrnn.cli._folder.refine_file", meanwhile)
+    assert refine("--shard", "1/2", "--workers", "1") == 0
+    assert codes == {
+        "other": -1, "--iterations 3": 2, "--iterations 3 --overwrite": 2, "--overwrite": 0,
+    }  # fmt: skip
+    err = capsys.readouterr().err
+    assert err.count("works on another shard with other parameters (process") == 2
+    assert refine("--shard", "2/2", "--iterations", "3", "--overwrite") == 0
+
+
 def test_locks_of_other_machines_die_of_silence(folder: Path) -> None:
     Path("out").mkdir()
     lock = Path("out/.crfrnn-refine.1-of-1.lock")

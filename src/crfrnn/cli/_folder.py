@@ -140,7 +140,7 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     labels = task.folders.labels
     # A store has no locks. Two jobs in one bucket do some work twice, and lose none.
     held = (
-        claimed(labels, task.origin.command, args.shard)
+        claimed(labels, task.origin.command, args.shard, task.origin.settings_hash())
         if isinstance(labels, Path)
         else nullcontext()
     )

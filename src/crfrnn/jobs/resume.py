@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -73,6 +74,12 @@ class Origin:
         """Return it by name, with the types that JSON gives back, to compare with a manifest."""
         tree: dict[str, Any] = json.loads(json.dumps(self.settings.parameters()))
         return {**self._places(), **tree, "ids": self._ids()}
+
+    def settings_hash(self) -> str:
+        """Return a hash of all but where the inputs lie; shards of a folder agree in it."""
+        parts = {name: part for name, part in self.decisive().items() if name not in _PLACES}
+        parts["clamped"] = self.clamp is not None
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def _ids(self) -> list[int] | None:
         return None if self.settings.ids is None else list(self.settings.ids)
