@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from crfrnn import _checks
 from crfrnn._extras import install
 from crfrnn.io.trees import read_json_file
+from crfrnn.models.constants import set_constant
 from crfrnn.models.segmenter import network_logits
 
 #: Mean and deviation of ImageNet on 0..1, with which most of these models were trained.
@@ -48,9 +49,14 @@ class TransformersNetwork(nn.Module):
         self.model = model
         self.scale = scale
         _checks.positive("std", tuple(std))
-        for name, values in (("mean", mean), ("std", std)):
-            column = torch.tensor(tuple(values), dtype=torch.float32).view(1, -1, 1, 1)
-            self.register_buffer(name, column, persistent=False)
+        self._scaling = {"mean": tuple(mean), "std": tuple(std)}
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the mean and the deviation again, as after `to_empty`."""
+        for name, values in self._scaling.items():
+            column = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            set_constant(self, name, column)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Score a batch of RGB images on 0..255, at the resolution of the model's logits."""
