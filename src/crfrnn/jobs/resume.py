@@ -304,10 +304,16 @@ def _require_same(
     moved = [name for name in places if old.get(name) != new[name]]
     for pair in existing if moved else ():
         if not is_done(pair, origin, record, moved=True, looks=looks):
+            where = f"{moved[0]} were in {old.get(moved[0])}, are now in {new[moved[0]]}"
+            if pair.outputs.labels.suffix.lower() != ".png":
+                raise ValueError(
+                    f"{record.parent} holds results of inputs elsewhere ({where}). Only PNGs carry "
+                    f"a fingerprint of their inputs, so {pair.outputs.labels.name} cannot be "
+                    f"matched with them. Move them back, {remedy}"
+                )
             raise ValueError(
-                f"{record.parent} holds results of other inputs ({moved[0]} were in "
-                f"{old.get(moved[0])}, are now in {new[moved[0]]}, and {pair.stem} differs); "
-                f"{remedy}"
+                f"{record.parent} holds results of other inputs ({where}, and {pair.stem} "
+                f"differs); {remedy}"
             )
     return bool(moved)
 
