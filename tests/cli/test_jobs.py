@@ -430,6 +430,20 @@ def test_a_part_that_another_shard_finishes_meanwhile_is_no_error(
     assert not part.exists()
 
 
+def test_a_part_of_another_shard_stays(folder: Path) -> None:
+    """A large result may be checked for longer than a minute before it gets its name."""
+    save_scores(a=logits(), b=logits())
+    Path("out").mkdir()
+    part = Path(f"out/.b.png.0000abcd{PART_SUFFIX}")
+    part.write_bytes(b"whole")
+    os.utime(part, (1e9, 1e9))
+    with claimed(Path("out"), "refine", Shard(2, 2)):
+        assert refine("--shard", "1/2") == 0
+    assert part.exists()
+    assert refine("--shard", "1/2") == 0
+    assert not part.exists()
+
+
 def test_moved_and_touched_inputs_resume_by_content(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,6 +146,21 @@ def claimed(
         _release(path, mine)
 
 
+def count_jobs(folder: Path, command: str) -> int:
+    """Return how many living jobs hold a lock of a folder.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from crfrnn.io.locks import Shard, claimed, count_jobs
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with claimed(folder, "refine", Shard(1, 2)), claimed(folder, "refine", Shard(2, 2)):
+        ...     count_jobs(folder, "refine")
+        2
+    """
+    return sum(_holder(path) is not None for path in folder.glob(f".crfrnn-{command}.*.lock"))
+
+
 def _acquire(path: Path, mine: _Owner) -> _Owner | None:
     """Take a lock; return None once it is ours, or who holds it if that job is alive.
 

@@ -219,7 +219,7 @@ def state(path: AnyPath) -> tuple[int, int] | None:
     return state_of(path) if isinstance(path, Path) and local else None
 
 
-def fingerprint_states(states: Iterable[tuple[int, int] | None]) -> str:
+def fingerprint_states(states: Iterable[tuple[int | None, int | None] | None]) -> str:
     """Return a hash of the sizes and times of the inputs; None stands for one behind a URL."""
     return hashlib.sha256(json.dumps(list(states)).encode()).hexdigest()[:16]
 

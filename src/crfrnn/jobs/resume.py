@@ -22,6 +22,7 @@ from crfrnn.io.files import (
     require_writable,
     write_text,
 )
+from crfrnn.io.locks import count_jobs
 from crfrnn.io.options import ReadOptions
 from crfrnn.io.paths import (
     AnyPath,
@@ -41,7 +42,7 @@ from .files import fingerprint, fingerprint_names, fingerprint_states, state
 from .pairs import Outputs, Pair, require_apart
 from .settings import Settings
 
-#: Writing a file takes far less time; an older partial file is left from a killed process.
+#: An older partial file is left from a killed process, unless another shard works on it.
 _STALE_SECONDS = 60
 
 
@@ -250,7 +251,9 @@ def prepare(
             inputs = Looks.at((p for pair in existing for p in pair.inputs()), _LIST_FROM)
             looks = Looks({**inputs._listed, **looks._listed})
         moved = _require_same(record, origin, existing, looks, exists=exists)
-    for folder in folders.paths().values():
+    labels = folders.labels
+    alone = isinstance(labels, Remote) or count_jobs(labels, origin.command) < 2
+    for folder in folders.paths().values() if alone else ():
         _remove_stale_parts(folder)
     if overwrite or not exists:
         text = f"{json.dumps(origin.manifest(), indent=2)}\n"
