@@ -132,7 +132,6 @@ def test_the_mask_reaches_the_crf() -> None:
     torch.testing.assert_close(model(image, mask=nowhere), model.unary(image))
 
 
-@pytest.mark.unchecked
 class Net(nn.Module):
     def forward(self, image: Tensor) -> Any:
         return {"out": image, "logits": image}
@@ -165,6 +164,7 @@ def test_constants_are_filled_after_to_empty(kind: str) -> None:
     assert not any("mean" in name for name in made.state_dict())
 
 
+@pytest.mark.unchecked
 def test_bad_networks_and_numbers() -> None:
     crf = CRFRNN(2, [Gaussian()])
     image = torch.zeros(1, 3, 6, 7)
