@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from . import _checks
 from ._arrays import Array, is_floating, is_tensor, namespace
 from ._guards import InputWarning, warn
@@ -95,9 +93,8 @@ def judge_range(low: float, high: float, finest: float) -> tuple[str, str] | Non
     return None
 
 
-def check_depth(values: np.ndarray, file: str) -> None:
-    """Warn of a 16-bit image, as it is in the file, that uses only the low 12 bits or fewer."""
-    high = int(values.max())
+def check_depth(high: int, file: str) -> None:
+    """Warn of a 16-bit image that uses only the low 12 bits or fewer; `high` is its top value."""
     if 255 < high <= _TWELVE_BITS:
         advice = (
             "uses only the lower part of 0..65535, so it is read as nearly black and edges hardly "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def find_preset(name: str) -> Preset:
+def find_preset(name: str | os.PathLike[str]) -> Preset:
     """Return a named preset, or read a file that `write_preset` or a person wrote.
 
     Args:
@@ -134,12 +135,19 @@ def find_preset(name: str) -> Preset:
     Raises:
         ValueError: there is no such preset, or the file does not describe one.
         FileNotFoundError: there is no such file.
+        TypeError: `name` is neither a text nor a path.
 
     Example:
         >>> from crfrnn.presets import find_preset
         >>> find_preset("deeplab").iterations
         10
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(
+            f"a preset must be one of {', '.join(PRESETS)}, or the path of a file; got "
+            f"{type(name).__name__}"
+        )
+    name = os.fspath(name)
     if not name.lower().endswith(PRESET_SUFFIXES):
         if name not in PRESETS:
             raise ValueError(
@@ -186,7 +194,7 @@ def describe_preset(preset: Preset) -> dict[str, Any]:
     }
 
 
-def write_preset(path: Path, preset: Preset) -> None:
+def write_preset(path: str | Path, preset: Preset) -> None:
     """Write a preset for `find_preset`, as JSON or YAML according to the suffix.
 
     Example:
@@ -196,10 +204,10 @@ def write_preset(path: Path, preset: Preset) -> None:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "mine.yaml"
         ...     write_preset(path, dataclasses.replace(PRESETS["deeplab"], iterations=3))
-        ...     find_preset(str(path)).iterations  # or refine(..., preset=str(path))
+        ...     find_preset(path).iterations  # or refine(..., preset=str(path))
         3
     """
-    tree = describe_preset(preset)
+    path, tree = Path(path), describe_preset(preset)
     if path.suffix.lower() == ".json":
         write_text(path, json.dumps(tree, indent=2) + "\n")
         return

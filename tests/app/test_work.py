@@ -21,7 +21,7 @@ import crfrnn
 from crfrnn import refine
 from crfrnn.app import markup
 from crfrnn.app.answers import DRAW, ERASE, LOOK, answer, pick, stroke
-from crfrnn.app.choice import RANGES, Choice, preset_text
+from crfrnn.app.choice import RANGES, Choice, command_text, preset_text, python_text
 from crfrnn.app.desk import Desk, Entry, Page, Start
 from crfrnn.app.look import BOTH, CHANGED, PROBABILITY, REACH, STEPS, Look, Tool, part_of, pictures
 from crfrnn.app.subject import MOST_PIXELS, Subject, of_arrays, open_files, open_mask
@@ -34,7 +34,7 @@ from crfrnn.crf.kernel import Scene
 from crfrnn.crf.recipe import Recipe
 from crfrnn.evaluation.metrics import Judge, stack, summarize
 from crfrnn.io.files import read_image
-from crfrnn.presets import PRESETS, find_preset
+from crfrnn.presets import PRESETS, find_preset, write_preset
 from tests.cases import needs_core, needs_torch
 
 pytestmark = needs_core
@@ -90,6 +90,31 @@ def test_a_saved_preset_is_read_by_refine(tmp_path: Path) -> None:
     assert find_preset(str(path)).kernels == choice.kernels
     again = Choice.of_preset(str(path))
     assert dataclasses.replace(again, preset="deeplab") == choice
+
+
+def test_the_texts_give_the_very_numbers() -> None:
+    choice = Choice(position=53.716294, color=3.1415926535, weight=1234567, near=0.5)
+    python = python_text(choice, "logits=logits")
+    assert "Bilateral(position=53.716294, color=3.1415926535, weight=1234567)" in python
+    assert "Gaussian(position=0.5, weight=3)" in python
+    words = command_text(choice, "a.png", "a.npy").split()
+    assert words[words.index("--bilateral-color") + 1] == "3.1415926535"
+    assert words[words.index("--gaussian-position") + 1] == "0.5"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_file_of_parameters_is_named_by_text_or_path(
+    tmp_path: Path, suffix: str, kind: Any
+) -> None:
+    write_preset(kind(tmp_path / f"mine{suffix}"), PRESETS["psa"])
+    assert find_preset(kind(tmp_path / f"mine{suffix}")).kernels == PRESETS["psa"].kernels
+
+
+@pytest.mark.unchecked
+def test_what_names_no_preset_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"a preset must be one of .*; got int"):
+        find_preset(3)  # type: ignore[arg-type]
 
 
 def test_other_kernels_are_refused(tmp_path: Path) -> None:

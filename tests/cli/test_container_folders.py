@@ -99,6 +99,19 @@ def test_volumes_go_on_and_other_options_are_refused(
     assert "1 refined, 1 already there" in capsys.readouterr().out
 
 
+def test_volumes_of_moved_inputs_cannot_be_matched(
+    scans: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("scans", "probs", "-o", "out", *CRF) == 0, capsys.readouterr().err
+    Path("scans").rename("moved")
+    assert run("moved", "probs", "-o", "out", *CRF) == 2
+    err = capsys.readouterr().err
+    assert "so p1.nii.gz cannot be matched with them. Move them back, use another output" in err
+    Path("moved").rename("scans")
+    assert run("scans", "probs", "-o", "out", *CRF) == 0
+    assert "0 refined, 2 already there" in capsys.readouterr().out
+
+
 def test_volumes_with_a_folder_of_seeds(scans: Any, capsys: pytest.CaptureFixture[str]) -> None:
     Path("seeds").mkdir()
     for name in ("p1", "p2"):

@@ -186,6 +186,13 @@ def test_a_folder_of_dictionaries_of_class_maps(
         (["x.nii.gz", "a.npy", "-o", "o.nii"], "x.nii.gz: expected"),
         (["a.png", "a.json", "-o", "o.png"], "--output must be a .json file"),
         (["a.png", "a.npy", "-o", "a.png", "--tile", "9"], "is an input"),
+        (["a.png", "a.npy", "-o", "o.png", "--tile", "9", "--cog"], "is a PNG. Leave it out"),
+        (["a.png", "a.npy", "-o", "o.png", "--tile", "9", "--shard", "1/2"], "a.png is a file"),
+        (["a.tif", "b.tif", "-o", "o.tif", "--workers", "2"], "--workers 2 is for folders"),
+        (["x.nii.gz", "x.npz", "-o", "o.nii", "--shard", "2/3"], "--shard 2/3 is for folders"),
+        ([".", "a.json", "-o", "o.json", "--shard", "1/2"], "leave it out, and give --workers N"),
+        ([".", "a.json", "-o", "o.json", "--workers", "-3"], "--workers must be at least 1"),
+        ([".", "a.json", "-o", "o.json", "--on", "ray"], "refined as annotations. Leave it out\n"),
     ],
 )
 def test_what_cannot_work_is_one_line(

@@ -324,6 +324,31 @@ def test_a_second_job_on_a_folder_is_refused(
     assert not lock.exists()
 
 
+def test_shards_of_other_parameters_do_not_share_a_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even with --overwrite: their results could not be told apart."""
+    save_scores(a=logits(), b=logits())
+    refine_file = files.refine_file
+    codes: dict[str, int] = {}
+
+    def meanwhile(*args: Any) -> Any:
+        if not codes:
+            codes["other"] = -1
+            for words in ("--iterations 3", "--iterations 3 --overwrite", "--overwrite"):
+                codes[words] = refine("--shard", "2/2", *words.split())
+        return refine_file(*args)
+
+    monkeypatch.setattr("crfrnn.cli._folder.refine_file", meanwhile)
+    assert refine("--shard", "1/2", "--workers", "1") == 0
+    assert codes == {
+        "other": -1, "--iterations 3": 2, "--iterations 3 --overwrite": 2, "--overwrite": 0,
+    }  # fmt: skip
+    err = capsys.readouterr().err
+    assert err.count("works on another shard with other parameters (process") == 2
+    assert refine("--shard", "2/2", "--iterations", "3", "--overwrite") == 0
+
+
 def test_locks_of_other_machines_die_of_silence(folder: Path) -> None:
     Path("out").mkdir()
     lock = Path("out/.crfrnn-refine.1-of-1.lock")
@@ -405,6 +430,20 @@ def test_a_part_that_another_shard_finishes_meanwhile_is_no_error(
     assert not part.exists()
 
 
+def test_a_part_of_another_shard_stays(folder: Path) -> None:
+    """A large result may be checked for longer than a minute before it gets its name."""
+    save_scores(a=logits(), b=logits())
+    Path("out").mkdir()
+    part = Path(f"out/.b.png.0000abcd{PART_SUFFIX}")
+    part.write_bytes(b"whole")
+    os.utime(part, (1e9, 1e9))
+    with claimed(Path("out"), "refine", Shard(2, 2)):
+        assert refine("--shard", "1/2") == 0
+    assert part.exists()
+    assert refine("--shard", "1/2") == 0
+    assert not part.exists()
+
+
 def test_moved_and_touched_inputs_resume_by_content(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -427,6 +466,35 @@ def test_moved_and_touched_inputs_resume_by_content(
     assert "and a differs)" in err
     assert refine("--overwrite", **moved) == 0
     assert "2 refined" in capsys.readouterr().out
+
+
+def test_a_file_that_an_older_one_replaced_is_redone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `cp -p`, `rsync -t` and `unzip` replace them; one with the old content is not redone."""
+    save_scores(a=logits(), b=logits(), c=logits())
+    assert refine("--workers", "1") == 0
+    before = read("out/a.png")
+    save_scores(a=logits()[[1, 0, 2]], b=logits())
+    for stem in "ab":
+        os.utime(f"scores/{stem}.npy", (1e9, 1e9))
+    capsys.readouterr()
+    assert refine() == 0
+    assert "1 refined, 2 already there" in capsys.readouterr().out
+    assert (read("out/a.png") != before).any()
+
+
+def test_a_resumed_job_does_not_read_unchanged_inputs(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_scores(**{stem: logits() for stem in "abc"})
+    assert refine() == 0
+    read_again: list[Path] = []
+    monkeypatch.setattr(files, "digest", lambda path: read_again.append(path) or "")
+    capsys.readouterr()
+    assert refine() == 0
+    assert "0 refined, 3 already there" in capsys.readouterr().out
+    assert not read_again
 
 
 def test_a_full_disk_stops_the_job_with_its_name(

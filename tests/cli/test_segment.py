@@ -128,6 +128,17 @@ def test_a_folder_resumes(
     np.testing.assert_array_equal(read("out/c.png"), expected(model, 2, crf=False))
 
 
+def test_a_photograph_that_an_older_one_replaced_is_redone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segment(image="photos", out="out") == 0
+    Image.fromarray(photograph(5)).save("photos/b.png")
+    os.utime("photos/b.png", (1e9, 1e9))
+    capsys.readouterr()
+    assert segment(image="photos", out="out") == 0
+    assert "1 segmented, 2 already there" in capsys.readouterr().out
+
+
 def test_workers_share_one_model(folder: Path, model: Checkpoint) -> None:
     assert segment("--workers", "3", image="photos", out="out") == 0
     for index, name in enumerate("abc"):

@@ -1,6 +1,8 @@
 """Reading photographs and scores, and writing results whole or not at all."""
 
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from PIL import Image
 
 from crfrnn._guide import GuideWarning
 from crfrnn.io.files import (
+    image_size,
     make_folder,
     read_image,
     replacing,
@@ -83,6 +86,51 @@ def test_exif_orientation_is_applied_only_when_asked(tmp_path: Path, grey: np.nd
     np.testing.assert_array_equal(stored[..., 0], grey)
     turned = read_image(tmp_path / "a.png", apply_exif=True)[..., 0]
     np.testing.assert_array_equal(turned, np.rot90(grey, -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_tiffs_come_upright_and_have_that_size(
+    tmp_path: Path, grey: np.ndarray, orientation: int, mode: str
+) -> None:
+    Image.fromarray(grey).convert(mode).save(tmp_path / "a.tif", tiffinfo={274: orientation})
+    upright = np.rot90(grey, {1: 0, 3: 2, 6: -1}[orientation])
+    for apply_exif in (False, True):
+        got = read_image(tmp_path / "a.tif", apply_exif=apply_exif)[..., 0]
+        np.testing.assert_array_equal(got, upright)
+        assert image_size(tmp_path / "a.tif", apply_exif=apply_exif) == upright.shape
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits per color, which Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + check
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
+
+
+def test_colors_of_12_bits_in_16_are_warned_of(tmp_path: Path) -> None:
+    values = np.full((*SIZE, 3), 400, np.uint16)
+    values[0] = 3800
+    path = tmp_path / "a.png"
+    path.write_bytes(deep_png(values))
+    with pytest.warns(GuideWarning, match=r"a\.png uses only the lower part of 0\.\.65535"):
+        assert read_image(path).max() == 14
+    (tmp_path / "a.ppm").write_bytes(
+        f"P6 {SIZE[1]} {SIZE[0]} 65535\n".encode() + values.astype(">u2").tobytes()
+    )
+    with pytest.warns(GuideWarning, match=r"a\.ppm uses only the lower part of 0\.\.65535"):
+        read_image(tmp_path / "a.ppm")
+    path.write_bytes(deep_png(values * 16))
+    assert read_image(path).max() == 237
+    Image.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(path)  # a dark one of 8 bits
+    assert read_image(path).max() == 9
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "folder", "float"])

@@ -107,6 +107,13 @@ def test_an_old_directory_that_is_saved_again_is_new(tmp_path: Path, kind: str) 
     assert new.config["crf"] == old.config["crf"]
 
 
+def test_weights_that_a_network_shares_are_saved(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).view(2, 3)
+    tied = {"network.a": weight, "network.b": weight, "network.c": weight[0]}
+    storage.write(tmp_path, {}, tied)
+    torch.testing.assert_close(storage.read(tmp_path).tensors, tied, rtol=0, atol=0)
+
+
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     for name in ("config.yaml", "weights.safetensors"):
         (tmp_path / name).write_text("format: theirs")

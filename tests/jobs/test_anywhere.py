@@ -379,6 +379,21 @@ def test_a_row_that_names_other_files_is_redone(
     assert "0 refined, 1 already there" in capsys.readouterr().out
 
 
+def test_a_row_that_names_another_array_of_its_file_is_redone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = {name: np.load(io.BytesIO(scores(border))) for name, border in (("x", 14), ("y", 8))}
+    np.savez("s/two.npz", **arrays)
+    for name in "xy":
+        write_table(
+            folder / "jobs.csv", ["id", "image", "scores"], ("a", "p/a.png", f"s/two.npz:{name}")
+        )
+        assert refine("--manifest", "jobs.csv", "-o", "o") == 0
+        assert "1 refined, 0 already there" in capsys.readouterr().out
+    assert refine("--manifest", "jobs.csv", "-o", "o") == 0
+    assert "0 refined, 1 already there" in capsys.readouterr().out
+
+
 def test_a_manifest_clamps_where_it_says(folder: Path) -> None:
     held = np.full(SIZE, 255, np.uint8)
     held[:, 20:] = 2
@@ -435,6 +450,34 @@ def test_manifests_that_cannot_work(
     err = capsys.readouterr().err
     assert message in err.splitlines()[-1]
     assert not Path("o").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        (("x", "p/a.png", "s/a.npy", "p/a.png"), ["-o", "o"], "the labels of id 'x'"),
+        (("a", "p/a.png", "s/a.npy", ""), ["-o", "p"], "p/a.png: the labels of id 'a'"),
+        (("x", "p/a.png", "s/a.npy", "p/b.png"), ["-o", "o"], "would replace an input of id 'y'"),
+        (("a", "p/a.png", "s/a.npy", ""), ["-o", "o", "--probs", "s"], "the probs of id 'a'"),
+        (("a", "p/a.png", "s/a.npy", ""), ["-o", "o", "--overlay", "p"], "the overlay of id 'a'"),
+        (("a", "p/a.png", "s/a.npy", ""), ["-o", "s", "--kind", "masks"], "s/a.npy: the labels"),
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    row: tuple[str, ...],
+    options: list[str],
+    message: str,
+) -> None:
+    for stem in "ab":
+        np.save(f"s/{stem}.npy", np.random.default_rng(0).random((2, *SIZE)).astype(np.float32))
+    last = ("y", "p/b.png", "s/b.npy", "")
+    write_table(folder / "jobs.csv", ["id", "image", "scores", "output"], row, last)
+    kind = [] if "--kind" in options else ["--kind", "logits"]
+    assert refine("--manifest", "jobs.csv", *options, *kind, "--overwrite") == 2
+    assert message in capsys.readouterr().err
+    assert (folder / "p" / "a.png").read_bytes() == photograph()
 
 
 @pytest.mark.parametrize("name", ["jobs.csv", "jobs.parquet", "jobs.txt", "none.csv"])

@@ -16,6 +16,7 @@ from crfrnn import CRFRNN, Bilateral, Gaussian
 from crfrnn.data import open_voc
 from crfrnn.data.synthetic import shapes
 from crfrnn.evaluation.metrics import confusion_matrix, mean_iou
+from crfrnn.integrations import transformers
 from crfrnn.integrations.torchvision import TorchvisionNetwork, torchvision_network
 from crfrnn.io.storage import CONFIG, TENSORS
 from crfrnn.models import NETWORKS, DeepLabMobileNet, FCN8s, LightFCN, make_network
@@ -526,6 +527,31 @@ def test_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match="torchvision is needed"):
         torchvision_network("fcn_resnet50")
     assert TorchvisionNetwork(nn.Sequential()).mean.shape == (1, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "flip"),
+    [
+        ({"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.2] * 3}, 0.5, False),
+        ({"image_mean": [0.5] * 3, "image_std": [0.2] * 3}, 0.5, False),
+        ({"do_normalize": True, "image_mean": None, "image_std": None}, 0.485, False),
+        ({"do_normalize": False, "image_mean": [0.5] * 3}, 0.0, False),
+        ({"crop_size": 512, "do_center_crop": True, "do_flip_channel_order": True}, 0.0, True),
+        ({"crop_size": 512, "do_center_crop": True, "do_flip_channels": True}, 0.0, True),
+    ],
+)
+def test_image_processors_of_transformers(
+    settings: dict[str, Any], mean: float, flip: bool
+) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, pixel_values: torch.Tensor) -> Any:
+            return SimpleNamespace(logits=pixel_values)
+
+    network = transformers.TransformersNetwork(Model(), **transformers._arguments(settings))
+    assert network.mean.flatten()[0].item() == pytest.approx(mean)
+    image = torch.rand(1, 3, 4, 5) * 255
+    want = (image / 255 - network.mean) / network.std
+    torch.testing.assert_close(network(image), want.flip(1) if flip else want)
 
 
 def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

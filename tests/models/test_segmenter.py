@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 import crfrnn
 from crfrnn import CRFRNN, Gaussian, Segmenter
+from crfrnn.integrations.torchvision import TorchvisionNetwork
+from crfrnn.integrations.transformers import TransformersNetwork
+from crfrnn.models import FCN8s
+from crfrnn.models.imported import OwnNetwork
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -126,6 +130,38 @@ def test_the_mask_reaches_the_crf() -> None:
     _, image = pictures()
     nowhere = torch.zeros(2, 12, 14, dtype=torch.bool)
     torch.testing.assert_close(model(image, mask=nowhere), model.unary(image))
+
+
+class Net(nn.Module):
+    def forward(self, image: Tensor) -> Any:
+        return {"out": image, "logits": image}
+
+
+def with_mean(kind: str) -> nn.Module:
+    """A module with a mean; all but `Segmenter` give what they feed the network."""
+    if kind == "segmenter":
+        return Segmenter(nn.Conv2d(3, 5, 1), CRFRNN(5), mean=list(MEAN), std=STD)
+    if kind == "fcn8s":
+        return FCN8s(3, width=2, hidden=4)
+    if kind == "imported":
+        return OwnNetwork(Net(), MEAN, 0.25)
+    return TorchvisionNetwork(Net()) if kind == "torchvision" else TransformersNetwork(Net())
+
+
+@pytest.mark.traced  # poisoned memory is not on the device "meta"
+@pytest.mark.parametrize("kind", ["segmenter", "fcn8s", "imported", "torchvision", "transformers"])
+def test_constants_are_filled_after_to_empty(kind: str) -> None:
+    want = dict(with_mean(kind).named_buffers(recurse=False))
+    with torch.device("meta"):
+        made = with_mean(kind)
+    made.to_empty(device="cpu")
+    for buffer in made.buffers():
+        buffer.fill_(torch.nan)
+    made.apply(lambda module: getattr(module, "reset_parameters", tuple)())
+    got = dict(made.named_buffers(recurse=False))
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    assert "mean" in got
+    assert not any("mean" in name for name in made.state_dict())
 
 
 @pytest.mark.unchecked

@@ -192,7 +192,7 @@ def command_text(choice: Choice, image: str, scores: str, more: tuple[str, ...] 
     for name, option in _OPTIONS.items():
         value = getattr(choice, name)
         if value != getattr(start, name):
-            words += [option, f"{value:g}" if isinstance(value, (int, float)) else str(value)]
+            words += [option, value if isinstance(value, str) else _number(value)]
     if choice.guard:
         words.append("--guard")
     return shlex.join(words)
@@ -227,4 +227,10 @@ def _call(kernel: Kernel) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, str):
         return quoted(value)
-    return str(value) if isinstance(value, bool) else f"{value:g}"
+    return str(value) if isinstance(value, bool) else _number(value)
+
+
+def _number(value: float) -> str:
+    """Spell a number in short, but so that it is read as the same number."""
+    short = f"{value:g}"
+    return short if float(short) == value else str(value)

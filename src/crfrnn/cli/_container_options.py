@@ -6,7 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crfrnn.io.locks import Shard
 from crfrnn.io.paths import Remote
+
+from ._options import refuse_folder_options
 
 if TYPE_CHECKING:
     from crfrnn.jobs.settings import Settings
@@ -128,17 +131,20 @@ def container_of(args: argparse.Namespace) -> str:
                 f"{flag} is for {' and '.join(sorted(where))}; {args.image} with {args.scores} "
                 f"is {kind or 'a folder or a photograph'}. Leave it out"
             )
+    folder = kind in ("volume", "tiles") and args.image.is_dir()
     if kind and args.on is not None:
         raise ValueError(
             f"--on {args.on} is for photographs; {args.image} with {args.scores} is refined as "
-            f"{kind}. Leave it out, and share the work with --shard I/N"
+            f"{kind}. Leave it out{', and share the work with --shard I/N' if folder else ''}"
         )
     if kind and args.device != "cpu":
         raise ValueError(
             f"--device {args.device} is for photographs; {args.image} with {args.scores} is "
             f"refined as {kind}, on processors. Leave it out"
         )
-    if kind in ("volume", "tiles") and args.image.is_dir():
+    if kind and not folder:
+        _refuse_shares(kind, args)
+    if folder:
         for name, why in _ONE_FILE.items():
             if getattr(args, name):
                 raise ValueError(why)
@@ -146,6 +152,25 @@ def container_of(args: argparse.Namespace) -> str:
         if container == kind and getattr(args, name) is not None:
             raise ValueError(why.format(image=args.image, output=args.output))
     return kind
+
+
+def _refuse_shares(kind: str, args: argparse.Namespace) -> None:
+    """Raise if an option shares the work of one file, or writes a GeoTIFF where there is none."""
+    if kind == "annotations":
+        from ._folder import check_workers
+
+        check_workers(args.workers)
+        if args.shard != Shard():
+            raise ValueError(
+                f"--shard {args.shard.index}/{args.shard.count} does not go with annotations, "
+                f"which are written to one file; leave it out, and give --workers N"
+            )
+    else:
+        refuse_folder_options(args, "folders and manifests")
+    if args.cog and not _is_raster(args.image):
+        raise ValueError(
+            f"--cog is for rasters; the result for {args.image} is a PNG. Leave it out"
+        )
 
 
 def check_no_container(args: argparse.Namespace) -> None:
@@ -158,10 +183,9 @@ def check_no_container(args: argparse.Namespace) -> None:
 
 def check_container_paths(kind: str, args: argparse.Namespace) -> None:
     """Raise if an output has a wrong suffix or would replace an input."""
-    from crfrnn.jobs.containers import ONLY_RASTERS, TIFF_SUFFIXES
     from crfrnn.jobs.pairs import Outputs, require_apart
 
-    raster = kind == "tiles" and args.image.suffix.lower() in ONLY_RASTERS | TIFF_SUFFIXES
+    raster = kind == "tiles" and _is_raster(args.image)
     results: dict[str, tuple[str, ...]] = {
         "volume": (".nii", ".nii.gz"),
         "annotations": (".json",),
@@ -178,6 +202,13 @@ def check_container_paths(kind: str, args: argparse.Namespace) -> None:
             raise ValueError(f"{flag} must be a {' or '.join(suffixes)} file; got {path}")
     outputs = Outputs(args.output, args.probs, args.overlay)
     require_apart(outputs, {"an input": (args.image, args.scores, args.clamp, *(args.more or ()))})
+
+
+def _is_raster(image: Path) -> bool:
+    """Whether the result of an image in tiles is a GeoTIFF."""
+    from crfrnn.jobs.containers import ONLY_RASTERS, TIFF_SUFFIXES
+
+    return image.suffix.lower() in ONLY_RASTERS | TIFF_SUFFIXES
 
 
 def _find(args: argparse.Namespace) -> str:

@@ -18,7 +18,7 @@ from crfrnn.io.locks import claimed
 from crfrnn.io.progress import Progress
 from crfrnn.io.scores import SCORE_SUFFIXES
 from crfrnn.jobs.files import Refinement, Result, refine_file
-from crfrnn.jobs.manifest import check_named, read_manifest
+from crfrnn.jobs.manifest import check_outputs, read_manifest
 from crfrnn.jobs.pairs import Matches, Outputs, Pair, as_arrays, match, with_clamps
 from crfrnn.jobs.resume import Origin, make_folders, prepare, record_of
 from crfrnn.jobs.settings import Settings
@@ -81,7 +81,7 @@ def run_folder(args: argparse.Namespace, folders: Outputs, settings: Settings) -
         settings = settle(settings, understood)
         masks = understood.kind == "masks"
         if manifest is not None:
-            check_named(manifest, masks=masks)
+            check_outputs(manifest, masks=masks)
         if masks:
             matches = as_arrays(matches)
     if args.dry_run and understood is not None:
@@ -140,7 +140,7 @@ def run_pairs(args: argparse.Namespace, task: Task, matches: Matches) -> int:
     labels = task.folders.labels
     # A store has no locks. Two jobs in one bucket do some work twice, and lose none.
     held = (
-        claimed(labels, task.origin.command, args.shard)
+        claimed(labels, task.origin.command, args.shard, task.origin.settings_hash())
         if isinstance(labels, Path)
         else nullcontext()
     )

@@ -15,7 +15,7 @@ import numpy as np
 from crfrnn.io.files import IMAGE_SUFFIXES, read_image, write_image, write_labels
 from crfrnn.io.notes import Note
 from crfrnn.io.paths import require_local
-from crfrnn.jobs.files import fingerprint, spell
+from crfrnn.jobs.files import fingerprint, fingerprint_places, spell
 from crfrnn.jobs.pairs import Matches, Outputs, Pair
 from crfrnn.jobs.resume import Origin
 from crfrnn.jobs.settings import Settings
@@ -85,7 +85,8 @@ def run_folder(
 
     def work(pair: Pair) -> Segmentation:
         image = require_local(pair.image)
-        note = fingerprint(settings, image, require_local(pair.scores))
+        files = (image, require_local(pair.scores))
+        note = f"{fingerprint(settings, *files)} {fingerprint_places(files)}"
         return _segment_file(image, pair.outputs, settings, model, note)
 
     origin = Origin("segment", args.image, source, settings)

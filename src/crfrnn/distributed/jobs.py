@@ -13,7 +13,7 @@ from crfrnn.io.locks import claimed
 from crfrnn.io.options import DEFAULTS, ReadOptions
 from crfrnn.io.paths import AnyPath, parse_path
 from crfrnn.jobs.files import Refinement
-from crfrnn.jobs.manifest import Manifest, check_named, make_manifest, read_manifest
+from crfrnn.jobs.manifest import Manifest, check_outputs, make_manifest, read_manifest
 from crfrnn.jobs.pairs import Matches, Outputs, as_arrays
 from crfrnn.jobs.resume import Origin, make_folders, prepare, record_of
 from crfrnn.jobs.settings import Settings
@@ -121,7 +121,7 @@ def refine(
     files = [(pair.image, pair.scores) for pair in matches.pairs]
     understood = survey(files, settings, here=False)
     masks = understood.kind == "masks"
-    check_named(manifest, masks=masks)
+    check_outputs(manifest, masks=masks)
     matches = as_arrays(matches) if masks else matches
     origin = Origin("refine", source, source, settle(settings, understood), by_row=True)
     make_folders(origin, folders)

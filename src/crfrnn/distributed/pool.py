@@ -30,7 +30,8 @@ from .worker import Answer, Worker
 
 #: Pairs given to a worker at once, so that the next one is always at hand.
 _AHEAD = 2
-#: The job ends when so many workers failed to start and none has started.
+#: After so many failed starts in a row, no more workers are started in their place; the job ends
+#: if none runs.
 _MOST_FAILED_STARTS = 3
 #: Workers that may die of a pair before it fails.
 _MOST_DEATHS = 2
@@ -126,7 +127,7 @@ class _Pool:
         self.ray, self.cluster = ray, cluster
         self.waiting = deque(pairs)
         self.deaths: dict[str, int] = {}
-        self.started, self.failed_starts = False, 0
+        self.failed_starts = 0  # in a row
         count = min(_workers(ray, cluster), len(pairs))
         given = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "max_restarts": 0}
         kind = ray.remote(Worker).options(**given)
@@ -182,7 +183,7 @@ class _Pool:
         except self.ray.exceptions.RayError as error:
             return self._died(place, _last_line(error))
         if place.starting is not None:
-            place.starting, self.started = None, True
+            place.starting, self.failed_starts = None, 0
             return None
         assert isinstance(answer, Answer)
         place.queue.popleft()
@@ -196,6 +197,8 @@ class _Pool:
         limit = self.cluster.time_limit
         for place in self.places:
             if place.since is not None and time.monotonic() - place.since > limit:
+                if self.ray.wait([self._head(place)], timeout=0)[0]:
+                    continue  # its answer waits for us
                 pair = place.queue[0][1]
                 self._replace(place)
                 yield Outcome(pair.stem, "failed", error=f"took longer than {limit:g} s")
@@ -204,11 +207,15 @@ class _Pool:
         """Replace a worker that died; return a failure if its pair killed too many."""
         if place.starting is not None:
             self.failed_starts += 1
-            if not self.started and self.failed_starts >= _MOST_FAILED_STARTS:
-                raise RuntimeError(
-                    f"no worker can start on the cluster: {why}. Each of its machines needs crfrnn "
-                    "and the packages of the store"
-                )
+            if self.failed_starts >= _MOST_FAILED_STARTS:
+                if all(other.starting is not None for other in self.places):
+                    raise RuntimeError(
+                        f"no worker can start on the cluster: {why}. Each of its machines needs "
+                        "crfrnn and the packages of the store"
+                    )
+                self.ray.kill(place.actor)
+                self.places = [other for other in self.places if other is not place]
+                return None
             time.sleep(_BEAT)
         pair = place.queue[0][1] if place.queue else None
         self._replace(place)

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from crfrnn.models.constants import set_constant
+
 #: Mean and deviation of ImageNet on 0..1, with which torchvision's weights were trained.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -36,10 +38,13 @@ class TorchvisionNetwork(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the mean and the deviation again, as after `to_empty`."""
         for name, values in (("mean", _MEAN), ("std", _STD)):
             # The constants are on 0..1, the images on 0..255.
-            column = torch.tensor(values).view(1, 3, 1, 1) * 255
-            self.register_buffer(name, column, persistent=False)
+            set_constant(self, name, torch.tensor(values).view(1, 3, 1, 1) * 255)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Score a batch of RGB images on 0..255."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from crfrnn import _checks
 from crfrnn._extras import install
 from crfrnn.io.trees import read_json_file
+from crfrnn.models.constants import set_constant
 from crfrnn.models.segmenter import network_logits
 
 #: Mean and deviation of ImageNet on 0..1, with which most of these models were trained.
@@ -31,6 +32,7 @@ class TransformersNetwork(nn.Module):
         mean: per channel, subtracted from the scaled image.
         std: per channel, divisor after that.
         scale: factor on the image, applied first; 1 / 255 in most image processors.
+        flip: whether the model expects blue, green and red, as MobileViT does.
     """
 
     mean: Tensor
@@ -43,18 +45,26 @@ class TransformersNetwork(nn.Module):
         mean: Sequence[float] = _MEAN,
         std: Sequence[float] = _STD,
         scale: float = 1 / 255,
+        flip: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.scale = scale
+        self.flip = flip
         _checks.positive("std", tuple(std))
-        for name, values in (("mean", mean), ("std", std)):
-            column = torch.tensor(tuple(values), dtype=torch.float32).view(1, -1, 1, 1)
-            self.register_buffer(name, column, persistent=False)
+        self._scaling = {"mean": tuple(mean), "std": tuple(std)}
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the mean and the deviation again, as after `to_empty`."""
+        for name, values in self._scaling.items():
+            column = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            set_constant(self, name, column)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Score a batch of RGB images on 0..255, at the resolution of the model's logits."""
         pixels = (image * self.scale - self.mean) / self.std
+        pixels = pixels.flip(1) if self.flip else pixels
         logits: Tensor = self.model(pixel_values=pixels).logits
         return logits
 
@@ -140,7 +150,7 @@ def load_transformers(name: str, *, fetch: bool = False) -> TransformersModel:
 
 
 def _preprocessing(name: str, *, fetch: bool) -> dict[str, Any]:
-    """Mean, deviation and scale of the image processor, read from its file."""
+    """Read what the image processor does to pixels from its file."""
     from transformers.utils import cached_file
 
     path = cached_file(
@@ -152,17 +162,26 @@ def _preprocessing(name: str, *, fetch: bool) -> dict[str, Any]:
     )
     if path is None:
         return {}
-    settings = read_json_file(Path(path))
+    return _arguments(read_json_file(Path(path)))
+
+
+def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the settings of an image processor into arguments of `TransformersNetwork`.
+
+    A processor writes all of its settings, so one without `do_normalize` does not normalize.
+    """
     preprocessing: dict[str, Any] = {}
     if settings.get("do_rescale", True):
         preprocessing["scale"] = float(settings.get("rescale_factor", 1 / 255))
     else:
         preprocessing["scale"] = 1.0
-    if settings.get("do_normalize", True):
-        preprocessing["mean"] = settings.get("image_mean", _MEAN)
-        preprocessing["std"] = settings.get("image_std", _STD)
+    if settings.get("do_normalize", settings.get("image_mean") is not None):
+        preprocessing["mean"] = settings.get("image_mean") or _MEAN
+        preprocessing["std"] = settings.get("image_std") or _STD
     else:
         preprocessing["mean"], preprocessing["std"] = (0.0,) * 3, (1.0,) * 3
+    early = settings.get("do_flip_channels", False)  # its name in early versions
+    preprocessing["flip"] = bool(settings.get("do_flip_channel_order", early))
     return preprocessing
 
 

@@ -48,6 +48,8 @@ def open_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         with open_header(path) as image:
             _require_size(image.size, path, max_pixels)
             _require_one_page(image, path)
+            if image.format == "TIFF" and image.tag_v2.get(274, 1) >= 5:
+                image.filename = ""  # else Pillow maps gray ones to memory as if already turned
             image.load()
         return image
     except Refused as error:
@@ -90,7 +92,8 @@ def image_size(path: Path, *, apply_exif: bool = False) -> tuple[int, int]:
     try:
         with open_header(path) as image:
             width, height = image.size
-            turned = apply_exif and image.getexif().get(274, 1) >= 5
+            # Pillow itself turns TIFFs.
+            turned = apply_exif and image.format != "TIFF" and image.getexif().get(274, 1) >= 5
     except Exception:
         open_image(path)  # says what is wrong
         raise
@@ -172,14 +175,15 @@ def read_image(path: Path, *, apply_exif: bool = False, max_pixels: int = MAX_PI
     """Read a photograph as RGB on 0..255.
 
     The image may have any mode that Pillow converts to RGB: gray, palette, alpha (dropped), CMYK.
-    16-bit gray is scaled to 0..255 and becomes floating point, with a warning if the file uses only
-    the lower 12 bits.
+    16-bit gray is scaled to 0..255 and becomes floating point. Of 16-bit colors, Pillow gives the
+    upper byte. Of either, a file that uses only the lower 12 bits causes a warning.
 
     Args:
         path: the file.
         apply_exif: turn the pixels as the EXIF orientation says. Off by default: Pillow ignores
             the orientation, so most networks saw the stored pixels, and their scores fit these.
-            A photograph with such an orientation causes a warning.
+            A photograph with such an orientation causes a warning. A TIFF is always turned, as
+            Pillow gives it.
         max_pixels: as in `open_image`.
 
     Returns:
@@ -198,7 +202,18 @@ def read_image(path: Path, *, apply_exif: bool = False, max_pixels: int = MAX_PI
         raise ValueError(
             f"{path}: the range of a floating-point image is unknown; save it with 8 or 16 bits"
         )
-    return np.array(image.convert("RGB"))
+    pixels = np.array(image.convert("RGB"))
+    high = int(pixels.max())
+    if 0 < high < 16 and _has_deep_colors(path):
+        check_depth(high * 256 + 255, path.name)
+    return pixels
+
+
+def _has_deep_colors(path: Path) -> bool:
+    """Whether a file has 16 bits per color: Pillow decodes it from such a mode or top value."""
+    with open_header(path) as image:
+        deep = "65535" if image.format == "PPM" else ";16"
+        return any(deep in str(part[3]) for part in image.tile)
 
 
 def _warn_of_orientation(image: Picture, path: Path) -> None:
@@ -219,7 +234,7 @@ def _deep_gray(values: np.ndarray, path: Path) -> np.ndarray:
             f"{path}: gray values must fit 16 bits; got {values.min()}..{values.max()}. "
             "Rescale the image to 8 or 16 bits."
         )
-    check_depth(values, path.name)
+    check_depth(int(values.max()), path.name)
     gray = (values / 257).astype(np.float32)  # 65535 becomes 255
     return np.repeat(gray[..., None], 3, axis=2)
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,6 +58,7 @@ class _Owner:
         space: its namespace of process numbers; "" if the system does not say.
         token: of the process.
         claim: differs for each lock.
+        settings: a hash of how it works; "" if shards need not agree.
     """
 
     process: int | None
@@ -67,6 +68,7 @@ class _Owner:
     space: str = ""
     token: str = ""
     claim: str = ""
+    settings: str = ""
 
     def lives(self, silence: float) -> bool:
         """Whether the job is alive, `silence` seconds after it last renewed its lock."""
@@ -87,16 +89,19 @@ class _Owner:
 
 
 @contextmanager
-def claimed(output: Path, command: str, shard: Shard | None = None) -> Iterator[None]:
+def claimed(
+    output: Path, command: str, shard: Shard | None = None, settings: str = ""
+) -> Iterator[None]:
     """Lock an output for as long as the block lasts.
 
     Args:
         output: a folder, of which `shard` is locked; or the file that a long job writes at its end.
         command: what writes it, such as "refine".
         shard: the part of the folder; by default all of it.
+        settings: a hash of how the job works, in which shards must agree.
 
     Raises:
-        ValueError: another running job holds it.
+        ValueError: another running job holds it, or works on another shard with other settings.
         OSError: nothing can be written there.
 
     Example:
@@ -116,14 +121,19 @@ def claimed(output: Path, command: str, shard: Shard | None = None) -> Iterator[
         require_writable(output)
     name = f".crfrnn-{command}.{shard.index}-of-{shard.count}.lock"
     path = output / name if inside else output.with_name(f".{output.name}.crfrnn-{command}.lock")
-    mine = _me()
+    mine = replace(_me(), settings=settings)
     living = _acquire(path, mine)
     if living is not None:
         raise ValueError(_taken(output, command, living))
     try:
         for other in output.glob(f".crfrnn-{command}.*.lock") if inside else ():
-            if other != path and _shard_of(other).meets(shard) and (owner := _holder(other)):
+            owner = None if other == path else _holder(other)
+            if owner is None:
+                continue
+            if _shard_of(other).meets(shard):
                 raise ValueError(_taken(output, command, owner))
+            if owner.settings and settings and owner.settings != settings:
+                raise ValueError(_other_settings(output, command, owner))
         done = threading.Event()
         thread = threading.Thread(target=_beat, args=(path, done), daemon=True)
         thread.start()
@@ -134,6 +144,21 @@ def claimed(output: Path, command: str, shard: Shard | None = None) -> Iterator[
             thread.join()
     finally:
         _release(path, mine)
+
+
+def count_jobs(folder: Path, command: str) -> int:
+    """Return how many living jobs hold a lock of a folder.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from crfrnn.io.locks import Shard, claimed, count_jobs
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with claimed(folder, "refine", Shard(1, 2)), claimed(folder, "refine", Shard(2, 2)):
+        ...     count_jobs(folder, "refine")
+        2
+    """
+    return sum(_holder(path) is not None for path in folder.glob(f".crfrnn-{command}.*.lock"))
 
 
 def _acquire(path: Path, mine: _Owner) -> _Owner | None:
@@ -210,7 +235,9 @@ def _parse(content: bytes) -> _Owner | None:
         given = read_json(content)
         process, host, since = int(given["process"]), str(given["host"]), float(given["since"])
         time.localtime(since)  # as the message will
-        rest = [str(given.get(name, "")) for name in ("start", "space", "token", "claim")]
+        rest = [
+            str(given.get(name, "")) for name in ("start", "space", "token", "claim", "settings")
+        ]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError):
         return None
     return _Owner(process, host, since, *rest)
@@ -260,17 +287,26 @@ def _exists(process: int) -> bool:
 
 
 def _taken(output: Path, command: str, owner: _Owner) -> str:
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(owner.since))
-    process = "?" if owner.process is None else owner.process
     remedy = (
         "Or stop it and share the work: give one job --shard 1/2 and the other --shard 2/2"
         if output.is_dir()
         else "Or write to another file"
     )
+    where = f"{output}: another crfrnn {command} is writing here ({_spell(owner)})"
+    return f"{where}. Wait for it. {remedy}"
+
+
+def _other_settings(output: Path, command: str, owner: _Owner) -> str:
     return (
-        f"{output}: another crfrnn {command} is writing here (process {process} on {owner.host}, "
-        f"since {since}). Wait for it. {remedy}"
+        f"{output}: another crfrnn {command} works on another shard with other parameters "
+        f"({_spell(owner)}). Give the same parameters, or stop it, or write to another folder"
     )
+
+
+def _spell(owner: _Owner) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(owner.since))
+    process = "?" if owner.process is None else owner.process
+    return f"process {process} on {owner.host}, since {since}"
 
 
 def _shard_of(path: Path) -> Shard:

@@ -74,8 +74,9 @@ def write(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Arra
     text = _spell(entries, directory / CONFIG)
     stamp = hashlib.sha256(text.encode()).hexdigest()[:16]
     text = _spell({**entries, "stamp": stamp}, directory / CONFIG)
-    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(flat, metadata={"format": "pt", _LIBRARY: text})  # before anything is written
+    data = save(
+        _apart(tensors), metadata={"format": "pt", _LIBRARY: text}
+    )  # before anything is written
     make_folder(directory)
     with replacing(directory / TENSORS) as file:
         file.write(data)
@@ -108,6 +109,17 @@ def read(directory: Path) -> Stored:
         config = {"library": _LIBRARY, "format": FORMAT, "crf": config}
         tensors = {f"crf.{name}": tensor for name, tensor in tensors.items()}
     return _checked(Stored(config, tensors, config_path, tensors_path))
+
+
+def _apart(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Return tensors as a file holds them: whole and in memory of their own, also tied weights."""
+    apart, taken = {}, set()
+    for name, tensor in tensors.items():
+        whole = tensor.detach().cpu().contiguous()
+        place = whole.untyped_storage().data_ptr()
+        apart[name] = whole.clone() if place in taken else whole
+        taken.add(place)
+    return apart
 
 
 def is_stored(directory: Path) -> bool:

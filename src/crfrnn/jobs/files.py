@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from crfrnn.io.array_files import split_member
+from crfrnn.io.array_files import split_member, state_of
 from crfrnn.io.clamp import read_clamp
 from crfrnn.io.copies import Copies
 from crfrnn.io.files import read_image, write_array, write_image, write_labels
@@ -102,16 +102,17 @@ def refine_file(
     """Refine one photograph's scores and write the results; each path may be a URL."""
     with Copies() as copies:
         given = (image, scores, *((clamp,) if clamp else ()))
+        noted = fingerprint_places(given)  # before they are read
         inputs = [copies.fetch(path) for path in given]
         places = {name: copies.output(path) for name, path in outputs.paths().items()}
-        result = _refine(inputs, Outputs(**places), settings, fingerprint_names(given))
+        result = _refine(inputs, Outputs(**places), settings, noted)
         # Labels last: if the label map exists, so does everything else.
         for path in sorted(outputs.paths().values(), key=lambda path: path == outputs.labels):
             copies.deliver(path)
     return replace(result, image=image, scores=scores, outputs=outputs)
 
 
-def _refine(inputs: list[Path], outputs: Outputs, settings: Settings, names: str) -> Refinement:
+def _refine(inputs: list[Path], outputs: Outputs, settings: Settings, places: str) -> Refinement:
     image, scores, *clamps = inputs
     reading = settings.reading
     photo = read_image(image, apply_exif=reading.apply_exif, max_pixels=reading.max_pixels)
@@ -120,7 +121,7 @@ def _refine(inputs: list[Path], outputs: Outputs, settings: Settings, names: str
     start = time.perf_counter()
     refined = refine_scores(photo, given, settings.refining, held, settings.ids, settings.device)
     seconds = time.perf_counter() - start
-    note = f"{fingerprint(settings, *inputs)} {names}"
+    note = f"{fingerprint(settings, *inputs)} {places}"
     _write(photo, given, refined, outputs, note)
     changed, guarded = refined.changed, refined.guarded
     return Refinement(
@@ -201,15 +202,39 @@ def fingerprint(settings: Settings, *files: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
+def fingerprint_places(files: Sequence[AnyPath]) -> str:
+    """Return hashes of the paths, and of the sizes and times, of a result's inputs."""
+    return f"{fingerprint_names(files)} {fingerprint_states(map(state, files))}"
+
+
 def fingerprint_names(files: Iterable[AnyPath]) -> str:
     """Return a hash of the paths of the files that a result comes from."""
     names = json.dumps([str(path.resolve()) for path in files])
     return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
+def state(path: AnyPath) -> tuple[int, int] | None:
+    """Return size and time of a local file, which may be FILE:NAME; None if there is none."""
+    local = isinstance(path, Path) and split_member(path)[0].exists()
+    return state_of(path) if isinstance(path, Path) and local else None
+
+
+def fingerprint_states(states: Iterable[tuple[int | None, int | None] | None]) -> str:
+    """Return a hash of the sizes and times of the inputs; None stands for one behind a URL."""
+    return hashlib.sha256(json.dumps(list(states)).encode()).hexdigest()[:16]
+
+
 def digest(path: Path) -> str:
-    """Return a hash of the content of a file, or of the names and times in a folder of arrays."""
-    path = split_member(path)[0]
+    """Return a hash of the content of a file, or of the names and times in a folder of arrays.
+
+    That of FILE:NAME also depends on NAME.
+    """
+    path, member = split_member(path)
+    content = _digest_all(path)
+    return content if member is None else f"{content}:{member}"
+
+
+def _digest_all(path: Path) -> str:
     if path.is_dir():
         files = sorted(part for part in path.rglob("*") if part.is_file())
         entries = [

@@ -14,7 +14,7 @@ from crfrnn.containers.volumes import VOLUME_SUFFIXES
 from crfrnn.io.files import describe, shorten
 from crfrnn.io.paths import AnyPath, join, read_bytes, require_store
 
-from .pairs import Outputs, Pair, results
+from .pairs import Matches, Outputs, Pair, as_arrays, results
 
 _NEEDED = ("id", "image", "scores")
 _OPTIONAL = ("output", "clamp")
@@ -160,8 +160,13 @@ def _readable(rows: Iterable[Mapping[str, Any]], path: AnyPath) -> Iterator[Mapp
         raise ValueError(f"{path}: not a readable manifest ({describe(error)})") from error
 
 
-def check_named(manifest: Manifest, *, masks: bool) -> None:
-    """Raise ValueError if a row names an output that cannot hold the results of the job."""
+def check_outputs(manifest: Manifest, *, masks: bool) -> None:
+    """Raise ValueError if an output cannot hold the results of the job, or would replace an input.
+
+    Args:
+        manifest: the rows.
+        masks: whether the results are arrays, as those of independent masks are.
+    """
     suffix = ".npy" if masks else ".png"
     wrong = [
         str(pair.outputs.labels)
@@ -171,6 +176,15 @@ def check_named(manifest: Manifest, *, masks: bool) -> None:
     if wrong:
         what = "independent masks are arrays" if masks else "label maps are images"
         raise ValueError(f"output: {what}, so it must be a {suffix}; got {shorten(wrong)}")
+    inputs = {path.resolve(): pair.stem for pair in manifest.pairs for path in pair.inputs()}
+    for pair in as_arrays(Matches(manifest.pairs)).pairs if masks else manifest.pairs:
+        for what, path in pair.outputs.paths().items():
+            owner = inputs.get(path.resolve())
+            if owner is not None:
+                raise ValueError(
+                    f"{path}: the {what} of id {pair.stem!r} would replace an input of id "
+                    f"{owner!r}; write them elsewhere"
+                )
 
 
 def _pair(values: Mapping[str, str], folders: Outputs, base: AnyPath, options: str) -> Pair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn._version import installed_version
-from crfrnn.io.array_files import split_member, state_of
+from crfrnn.io.array_files import split_member
 from crfrnn.io.copies import Copies
 from crfrnn.io.files import (
     PART_SUFFIX,
@@ -21,6 +22,7 @@ from crfrnn.io.files import (
     require_writable,
     write_text,
 )
+from crfrnn.io.locks import count_jobs
 from crfrnn.io.options import ReadOptions
 from crfrnn.io.paths import (
     AnyPath,
@@ -36,11 +38,11 @@ from crfrnn.io.paths import (
 from crfrnn.io.trees import read_json
 from crfrnn.offline.options import RefineOptions
 
-from .files import fingerprint, fingerprint_names
+from .files import fingerprint, fingerprint_names, fingerprint_states, state
 from .pairs import Outputs, Pair, require_apart
 from .settings import Settings
 
-#: Writing a file takes far less time; an older partial file is left from a killed process.
+#: An older partial file is left from a killed process, unless another shard works on it.
 _STALE_SECONDS = 60
 
 
@@ -73,6 +75,12 @@ class Origin:
         """Return it by name, with the types that JSON gives back, to compare with a manifest."""
         tree: dict[str, Any] = json.loads(json.dumps(self.settings.parameters()))
         return {**self._places(), **tree, "ids": self._ids()}
+
+    def settings_hash(self) -> str:
+        """Return a hash of all but where the inputs lie; shards of a folder agree in it."""
+        parts = {name: part for name, part in self.decisive().items() if name not in _PLACES}
+        parts["clamped"] = self.clamp is not None
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def _ids(self) -> list[int] | None:
         return None if self.settings.ids is None else list(self.settings.ids)
@@ -129,8 +137,9 @@ def _list(folder: AnyPath) -> dict[str, Entry]:
 def is_done(pair: Pair, origin: Origin, record: AnyPath, *, moved: bool, looks: Looks) -> bool:
     """Whether all outputs exist, are whole, and come from the same inputs and parameters.
 
-    They do if none is older than image, scores, clamp and record. Where the inputs were moved or
-    touched, the fingerprint in the label map must be that of their content.
+    They do if none is older than image, scores, clamp and record, and the label map notes the
+    sizes and times that local inputs have. Where the inputs were moved, touched or replaced, the
+    fingerprint in the label map must be that of their content.
 
     Args:
         pair: the files.
@@ -150,7 +159,7 @@ def is_done(pair: Pair, origin: Origin, record: AnyPath, *, moved: bool, looks: 
     if not moved and None not in (*made, *changed):
         times = [time for time in made if time is not None]
         newer = min(times) >= max(time for time in changed if time is not None)
-        if newer and (not origin.by_row or _is_of_row(pair)):
+        if newer and _is_noted(pair, inputs, by_row=origin.by_row):
             return True
     with Copies() as copies:
         labels, *files = (copies.fetch(path) for path in (pair.outputs.labels, *pair.inputs()))
@@ -160,20 +169,32 @@ def is_done(pair: Pair, origin: Origin, record: AnyPath, *, moved: bool, looks: 
 def _input(path: AnyPath, looks: Looks) -> Entry | None:
     """Look up an input, which may be FILE:NAME, or a folder of arrays on this machine."""
     if isinstance(path, Path):
-        return Entry(*state_of(path)) if split_member(path)[0].exists() else None
+        found = state(path)
+        return None if found is None else Entry(*found)
     return looks.of(path.with_name(split_member(Path(path.name))[0].name))
 
 
-def _is_of_row(pair: Pair) -> bool:
-    """Whether the label map comes from files of these names: the row may have been changed."""
-    if pair.outputs.labels.suffix.lower() != ".png":
+def _is_noted(pair: Pair, inputs: Sequence[Entry | None], *, by_row: bool) -> bool:
+    """Whether the label map notes the states of its inputs, and their names if `by_row`.
+
+    A file may have been replaced by an older one, and a row may name other files. Only PNGs have
+    notes. A store sets the times of its files itself, so none of them looks older than it is.
+    """
+    local = [isinstance(path, Path) for path in pair.inputs()]
+    if pair.outputs.labels.suffix.lower() != ".png" or not (by_row or any(local)):
         return True
     with Copies() as copies:
-        return _note(copies.fetch(pair.outputs.labels))[1:] == [fingerprint_names(pair.inputs())]
+        note = _note(copies.fetch(pair.outputs.labels))
+    states = [
+        (entry.size, entry.changed) if here and entry else None
+        for here, entry in zip(local, inputs, strict=True)
+    ]
+    names = [fingerprint_names(pair.inputs())] if by_row else note[1:2]
+    return note[1:] == [*names, fingerprint_states(states)]
 
 
 def _note(labels: Path) -> list[str]:
-    """Return the fingerprints of content and names that a label map carries."""
+    """Return the fingerprints of content, names and states that a label map carries."""
     return note_of(labels).split()
 
 
@@ -230,7 +251,9 @@ def prepare(
             inputs = Looks.at((p for pair in existing for p in pair.inputs()), _LIST_FROM)
             looks = Looks({**inputs._listed, **looks._listed})
         moved = _require_same(record, origin, existing, looks, exists=exists)
-    for folder in folders.paths().values():
+    labels = folders.labels
+    alone = isinstance(labels, Remote) or count_jobs(labels, origin.command) < 2
+    for folder in folders.paths().values() if alone else ():
         _remove_stale_parts(folder)
     if overwrite or not exists:
         text = f"{json.dumps(origin.manifest(), indent=2)}\n"
@@ -284,10 +307,16 @@ def _require_same(
     moved = [name for name in places if old.get(name) != new[name]]
     for pair in existing if moved else ():
         if not is_done(pair, origin, record, moved=True, looks=looks):
+            where = f"{moved[0]} were in {old.get(moved[0])}, are now in {new[moved[0]]}"
+            if pair.outputs.labels.suffix.lower() != ".png":
+                raise ValueError(
+                    f"{record.parent} holds results of inputs elsewhere ({where}). Only PNGs carry "
+                    f"a fingerprint of their inputs, so {pair.outputs.labels.name} cannot be "
+                    f"matched with them. Move them back, {remedy}"
+                )
             raise ValueError(
-                f"{record.parent} holds results of other inputs ({moved[0]} were in "
-                f"{old.get(moved[0])}, are now in {new[moved[0]]}, and {pair.stem} differs); "
-                f"{remedy}"
+                f"{record.parent} holds results of other inputs ({where}, and {pair.stem} "
+                f"differs); {remedy}"
             )
     return bool(moved)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from crfrnn import _checks
 
+from .constants import set_constant
 from .loading import LoadReport, load_by_name
 
 #: Convolutions in each of VGG-16's five blocks, and their channels relative to the first's.
@@ -75,9 +76,19 @@ class FCN8s(nn.Module):
         self.upscore_pool4 = nn.ConvTranspose2d(classes, classes, 4, stride=2, bias=False)
         self.upscore8 = nn.ConvTranspose2d(classes, classes, 16, stride=8, bias=False)
         self.dropout = nn.Dropout2d(dropout)
-        mean = torch.tensor(_MEAN_BGR).view(1, 3, 1, 1)
-        self.register_buffer("mean", mean, persistent=False)
-        self._initialize()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the mean, the scoring and the upsampling layers to their initial values."""
+        set_constant(self, "mean", torch.tensor(_MEAN_BGR).view(1, 3, 1, 1))
+        for score in (self.score_fr, self.score_pool4, self.score_pool3):
+            for parameter in score.parameters():
+                nn.init.zeros_(parameter)
+        for upscore in (self.upscore2, self.upscore_pool4, self.upscore8):
+            with torch.no_grad():
+                upscore.weight.copy_(_bilinear(upscore.weight))
+            if upscore.bias is not None:
+                nn.init.zeros_(upscore.bias)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C H W"]:
         """Score a batch of RGB images on 0..255."""
@@ -148,16 +159,6 @@ class FCN8s(nn.Module):
         scale = 255 * torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
         tensors["conv1_1.weight"] = (tensors["conv1_1.weight"] / scale).flip(1)
         return load_by_name(self, tensors, strict=False, source="VGG-16 state dict")
-
-    def _initialize(self) -> None:
-        for score in (self.score_fr, self.score_pool4, self.score_pool3):
-            for parameter in score.parameters():
-                nn.init.zeros_(parameter)
-        for upscore in (self.upscore2, self.upscore_pool4, self.upscore8):
-            with torch.no_grad():
-                upscore.weight.copy_(_bilinear(upscore.weight))
-            if upscore.bias is not None:
-                nn.init.zeros_(upscore.bias)
 
 
 def _crop(x: Tensor, offset: int, like: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from crfrnn import _checks
 
+from .constants import set_constant
+
 #: The argument for the number of classes, as libraries call it.
 _CLASS_ARGUMENTS = ("num_classes", "n_classes", "classes", "num_labels", "out_channels")
 
@@ -78,10 +80,17 @@ class OwnNetwork(nn.Module):
     def __init__(self, network: nn.Module, mean: Any, std: Any) -> None:
         super().__init__()
         self.network = network
-        for name, value in (("mean", mean), ("std", std)):
-            numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+        self._scaling = {
+            name: tuple(value) if isinstance(value, (tuple, list)) else (value,)
+            for name, value in (("mean", mean), ("std", std))
+        }
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the mean and the deviation again, as after `to_empty`."""
+        for name, numbers in self._scaling.items():
             column = 255 * torch.tensor(numbers, dtype=torch.float32).view(1, -1, 1, 1)
-            self.register_buffer(name, column, persistent=False)
+            set_constant(self, name, column)
 
     def forward(self, image: Tensor) -> Any:
         """Score a batch of images (B, F, H, W) on 0..255."""

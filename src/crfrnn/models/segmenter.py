@@ -14,6 +14,8 @@ from crfrnn._guards import warn
 from crfrnn.layer.crfrnn import CRFRNN
 from crfrnn.layer.inputs import check_network_image
 
+from .constants import set_constant
+
 #: Names of the logits among a network's outputs: of torchvision, transformers, and others.
 _NAMES = ("out", "logits")
 
@@ -75,8 +77,24 @@ class Segmenter(nn.Module):
         self.image_range = _checks.positive("image_range", image_range, "the value of white")[0]
         _checks.finite_numbers("mean", mean)
         _checks.positive("std", std)
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+        self._scaling = {"mean": mean, "std": std}
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set `mean` and `std` again; those of the network and the CRF are theirs to reset.
+
+        Example:
+            >>> import torch
+            >>> from crfrnn import CRFRNN, Segmenter
+            >>> with torch.device("meta"):
+            ...     model = Segmenter(torch.nn.Conv2d(3, 5, 1), CRFRNN(5), mean=0.5, std=0.25)
+            >>> for module in model.to_empty(device="cpu").modules():
+            ...     module.reset_parameters()
+            >>> model.mean, model.std
+            (tensor(0.5000), tensor(0.2500))
+        """
+        for name, numbers in self._scaling.items():
+            set_constant(self, name, torch.tensor(numbers, dtype=torch.float32))
 
     def forward(
         self,
