@@ -1,5 +1,6 @@
 """CRFRNN: what it computes, what it learns, what it stores, what it refuses."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,35 @@ def test_a_masked_pixel_takes_no_part_and_keeps_its_logits() -> None:
     torch.testing.assert_close(made(other, image, mask=mask)[..., :6], z[..., :6], **CLOSE)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step(),
+        Step("l2"),
+        Step(strength=2.0),
+        Step("l2", mix=0.5),
+        Step("l2", size=0.5),
+        Step(learn=True),
+    ],
+    ids=str,
+)
+def test_no_step_moves_a_masked_pixel(step: Step, trace: bool, engine: str) -> None:
+    logits, image = inputs(3, (6, 8))
+    logits.requires_grad_()
+    mask = torch.ones(2, 6, 8, dtype=torch.bool)
+    mask[:, :, 6:] = False
+    made = CRFRNN(3, step=step, engine=engine)
+    prepared = made.prepare(image, mask=mask)
+    done = made.infer(logits, prepared, iterations=3, trace=trace)
+    torch.testing.assert_close(done.logits[..., 6:], logits[..., 6:], rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(done.logits[..., 6:].sum(), logits)
+    torch.testing.assert_close(gradient[..., 6:], torch.ones(2, 3, 6, 2), rtol=0, atol=0)
+    alone = made.infer(logits[..., :6], image[..., :6], iterations=3)
+    torch.testing.assert_close(done.logits[..., :6], alone.logits, **CLOSE)
+
+
 def test_iterations_of_training_and_evaluation() -> None:
     logits, image = inputs(3, (5, 7))
     made = CRFRNN(3, iterations=2, eval_iterations=4)
@@ -148,6 +178,58 @@ def test_prepared_filters_serve_many_calls(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(made(logits, prepared), expected, rtol=0, atol=0)
     made(logits + 1, prepared)
     assert not built
+
+
+def change(log_bandwidths: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in log_bandwidths.parameters():
+            parameter += 0.5
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda made: change(made.log_bandwidths),
+        lambda made: made.log_bandwidths[0]["color"].data.add_(1),
+        lambda made: made.load_state_dict(
+            CRFRNN(2, [Bilateral(4, 9)], learn_bandwidths=True).state_dict()
+        ),
+    ],
+    ids=["in place", "data", "state"],
+)
+def test_filters_of_other_bandwidths_are_refused(alter: Any) -> None:
+    logits, image = inputs(2, (5, 7))
+    made = CRFRNN(2, [Bilateral(5, 20)], learn_bandwidths=True).eval()
+    prepared = made.prepare(image)
+    other = copy.deepcopy(made)
+    expected = made(logits, image)
+    torch.testing.assert_close(made(logits, prepared), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other(logits, prepared), expected, rtol=1e-4, atol=1e-5)
+    alter(other)
+    with pytest.raises(ValueError, match=r"have other bandwidths.*Prepare the image again"):
+        other(logits, prepared)
+    alter(made)
+    with pytest.raises(ValueError, match="have other bandwidths"):
+        made(logits, prepared)
+    made(logits, made.prepare(image))
+    made.reset_parameters()
+    made(logits, prepared)
+    with pytest.raises(ValueError, match="have other bandwidths"):
+        CRFRNN(2, [Bilateral(5, 20)])(logits, prepared)
+
+
+def test_prepared_filters_do_not_train_bandwidths() -> None:
+    logits, image = inputs(2, (5, 7))
+    made = CRFRNN(2, [Bilateral(5, 20)], learn_bandwidths=True).eval()
+    prepared = made.prepare(image)
+    made.train()
+    with pytest.raises(ValueError, match=r"no gradient reaches bandwidths.*the image itself"):
+        made(logits, prepared)
+    with torch.no_grad():
+        made(logits, prepared)
+    assert made.log_bandwidths is not None
+    made.log_bandwidths.requires_grad_(False)
+    made(logits, prepared)
 
 
 # Learning

@@ -108,6 +108,7 @@ def frank_wolfe(
     rates: Rates | None = None,
     guard: bool = False,
     trace: bool = False,
+    inside: Tensor | None = None,
 ) -> Inference:
     """Run Frank-Wolfe steps from `logits` (B C *S) in plain, differentiable PyTorch.
 
@@ -119,6 +120,7 @@ def frank_wolfe(
         rates: learned λ and α that replace those of `step`.
         guard: halve the step size of an image whose change has grown twice in a row.
         trace: also compute the free energy before each step and at the end.
+        inside: (B *S) bool; pixels outside keep their logits. They get no penalty. Default all.
     """
     strength, size = Rates(step.strength, step.size) if rates is None else rates
     tolerance = options.tolerance
@@ -143,8 +145,9 @@ def frank_wolfe(
         # A whole step replaces q. Without the blend, the default is mean field to the bit.
         if guard or isinstance(size, Tensor) or size != 1:
             target = _blend(log_q, target, size * (0.5 ** halvings.to(log_q.dtype)).view(column))
-        scores = torch.where(running.view(column), z, scores)
-        log_q = torch.where(running.view(column), target, log_q)
+        moves = running.view(column) if inside is None else running.view(column) & inside[:, None]
+        scores = torch.where(moves, z, scores)
+        log_q = torch.where(moves, target, log_q)
         steps = steps + running
         if (guard or tolerance > 0) and index + 1 < options.iterations:
             # The guard: at a fixed point of a contraction the change shrinks in every step. If
@@ -171,7 +174,10 @@ def frank_wolfe(
     # constant gives z, the paper's result. With others, that of the input makes a step without
     # messages return the input.
     constant = scores if step == Step() else logits
-    return Inference(log_q + constant.logsumexp(1, keepdim=True), steps, energy)
+    result = log_q + constant.logsumexp(1, keepdim=True)
+    if inside is not None:
+        result = torch.where(inside[:, None], result, logits)
+    return Inference(result, steps, energy)
 
 
 def _log_minimizer(scores: Tensor, regularizer: str) -> Tensor:

@@ -74,6 +74,7 @@ def infer(
     rates: Rates | None = None,
     trace: bool = False,
     held: Tensor | None = None,
+    inside: Tensor | None = None,
 ) -> Inference:
     """Run an inference from `logits` (B C *S).
 
@@ -89,6 +90,8 @@ def infer(
         rates: learned λ and α that replace those of `step`.
         trace: also compute the free energy before each step and at the end.
         held: (B *S) bool, the clamped pixels: they send, and keep their logits.
+        inside: (B *S) bool, the mask that the filters were built with; pixels outside keep their
+            logits.
 
     Returns:
         Logits (B C *S), and the steps computed for each image (B).
@@ -125,11 +128,16 @@ def infer(
             rates=rates,
             guard=oscillates,
             trace=trace,
+            inside=inside,
         )
     update = _update(logits, step, rates) if step is not None and is_other else None
     model = pairwise.model(logits, update)
-    z, steps = ops.mean_field(logits.flatten(2), model, options)
-    return Inference(z.view(logits.shape), steps)
+    flat, steps = ops.mean_field(logits.flatten(2), model, options)
+    z = flat.view(logits.shape)
+    if is_other and inside is not None:
+        # Without messages, mean field returns the logits as they are; other steps do not.
+        z = torch.where(inside[:, None], z, logits)
+    return Inference(z, steps)
 
 
 def _update(logits: Tensor, step: Step, rates: Rates | None) -> ops.Update:

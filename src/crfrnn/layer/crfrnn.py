@@ -380,5 +380,15 @@ class CRFRNN(StoredLayer, nn.Module):
                 rates = parameters.learned_rates(self, dtype)
                 # Under torch.compile(dynamic=True) a step's numbers have no values to compare.
                 how = None if self._is_plain else self.step
-                done = infer(unary, model, options, step=how, rates=rates, trace=trace, held=held)
+                inside = None if prepared.mask is None else prepared.mask.view(prepared.shape)
+                done = infer(
+                    unary,
+                    model,
+                    options,
+                    step=how,
+                    rates=rates,
+                    trace=trace,
+                    held=held,
+                    inside=inside,
+                )
         return Inference(give_back("CRFRNN", done.logits, given, self), done.steps, done.energy)
