@@ -239,6 +239,22 @@ def test_the_module_is_the_function() -> None:
         module(batch[0], batch[1][:, :, :4])
     with pytest.raises(ValueError, match="color is a standard deviation and must be positive"):
         Upsample(color=0)
+    with pytest.raises(ValueError, match="Upsample: image must be finite; got 93 NaN"):
+        module(batch[0], batch[1].index_fill(3, torch.tensor(0), math.nan))
+
+
+@needs_torch
+def test_autocast_does_not_reach_inside() -> None:
+    from crfrnn import Upsample
+
+    values, image = (torch.tensor(array).float() for array in draw(5, 7, 31, 40))
+    batch = values[None].requires_grad_(), image.permute(2, 0, 1)[None]
+    expected = Upsample()(*batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = Upsample()(*batch)
+        function = upsample(*batch, channels_last=False)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    torch.testing.assert_close(function, expected, rtol=1e-5, atol=1e-5)
 
 
 V, IMAGE = np.zeros((2, 3, 4)), np.zeros((9, 12, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ class Step:
         regularizer: "entropy" or "l2".
         strength: λ > 0; smaller is greedier.
         size: α in (0, 1]; smaller steps damp oscillation.
-        learn: learn both. λ stays positive and α below 1; α starts at 0.95 or less.
+        learn: learn both, or with "strength" λ alone. λ stays positive and α below 1; a learned α
+            starts at 0.95 or less.
         mix: share of the starting distribution in the result, in [0, 1). The result of "l2" has
             exact zeros; a mix keeps their gradient alive in training. The authors used 0.5.
 
@@ -45,7 +46,7 @@ class Step:
     regularizer: str = "entropy"
     strength: float = 1.0
     size: float = 1.0
-    learn: bool = False
+    learn: bool | Literal["strength"] = False
     mix: float = 0.0
 
     def __post_init__(self) -> None:
@@ -54,6 +55,8 @@ class Step:
         _checks.positive("Step strength", self.strength, "a weight")
         if not 0 < self.size <= 1:
             raise ValueError(f"Step size must be in (0, 1]; got {self.size!r}")
+        if self.learn not in (False, True, "strength"):
+            raise ValueError(f'Step learn must be True, False or "strength"; got {self.learn!r}')
         if not 0 <= self.mix < 1:
             raise ValueError(f"Step mix must be in [0, 1); got {self.mix!r}")
 

@@ -99,7 +99,9 @@ def infer(
     is_other = step is not None and step != Step()
     if held is not None:
         if trace or is_other:
-            raise ValueError("clamp goes with plain mean field; leave out trace and step, or clamp")
+            raise ValueError(
+                "CRFRNN: clamp goes with plain mean field; leave out trace and step, or clamp"
+            )
         model = pairwise.model(logits)
         z, _, steps = ops.clamped.mean_field(logits.flatten(2), model, options, held.flatten(1))
         return Inference(z.view(logits.shape), steps)
@@ -145,7 +147,9 @@ def _update(logits: Tensor, step: Step, rates: Rates | None) -> ops.Update:
     if rates is None:
         pair = logits.new_tensor([step.strength, step.size])
     else:
-        pair = torch.stack([torch.as_tensor(rate).to(logits) for rate in rates])
+        pair = torch.stack(
+            [r.to(logits) if isinstance(r, Tensor) else logits.new_tensor(r) for r in rates]
+        )
     blends = rates is not None or step.size != 1
     return ops.Update(step.regularizer, pair, step.mix, blends, rates is not None)
 

@@ -358,7 +358,7 @@ def _divided_tensors(
     if not is_tensor(divisors):
         if like.device.type == "cpu" and ops.direct(*maps):
             # In NumPy: `_checks.plain` says why.
-            points = torch.empty((*shape, len(maps)), dtype=like.dtype)
+            points = torch.empty((*shape, len(maps)), dtype=like.dtype, device=like.device)
             numbers = np.array(divisors, points.numpy().dtype)
             with np.errstate(all="ignore"):  # the filter refuses what is not finite
                 for k, (channel, number) in enumerate(zip(maps, numbers, strict=True)):

@@ -96,7 +96,8 @@ def joint_bilateral(
     )
     if is_tensor(values):
         space = namespace(values)
-        return space.stack([space.concatenate([*map(w.block, w.blocks())], 1) for w in windows])
+        with space.autocast(values.device.type, enabled=False):
+            return space.stack([space.concatenate([*map(w.block, w.blocks())], 1) for w in windows])
     # The core's memory comes in large pages. With others, the first touch takes most of the time.
     reserve = np.empty if core_missing() else empty
     out = reserve((*values.shape[:2], *guide.shape[2:]), values.dtype)

@@ -23,26 +23,29 @@ SOLVER_FACTORS = {"weights": 1e4, "compatibility": 1e3, "others": 1e3}
 
 def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> nn.Parameter:
     """Initial kernel weights: (K,), (K, C) or (K, C, C)."""
-    table = torch.from_numpy(weight_table(kernels, classes)).float()
-    _checks.finite("kernel weights in float32", table)
-    if form == "class":
-        return nn.Parameter(table)
+    dtype = torch.get_default_dtype()
+    table = torch.tensor(weight_table(kernels, classes), dtype=dtype, device="cpu")
+    _checks.finite(f"kernel weights in {str(dtype).removeprefix('torch.')}", table)
     if form == "matrix":
         # Off the diagonal the messages of other classes start at zero, so the layer starts as the
         # one with a weight per class.
-        return nn.Parameter(table.diag_embed())
-    if not bool((table == table[:, :1]).all()):
-        raise ValueError("weights='scalar' needs kernels with one weight each, not one per class")
-    return nn.Parameter(table[:, 0].clone())
+        table = table.diag_embed()
+    elif form == "scalar":
+        if not bool((table == table[:, :1]).all()):
+            raise ValueError(
+                "weights='scalar' needs kernels with one weight each, not one per class"
+            )
+        table = table[:, 0].clone()
+    return nn.Parameter(table.to(torch.get_default_device()))
 
 
 def initial_compatibility(given: Any, classes: int) -> Tensor:
-    """Initial compatibility (C, C)."""
+    """Initial compatibility (C, C), on the CPU: it has values even for a layer on "meta"."""
     if isinstance(given, str):
         _checks.one_of("compatibility", given, ("potts",))
-        return 1 - torch.eye(classes)
-    matrix: Tensor = to_torch(admit("compatibility", given))
-    matrix = matrix.detach().clone() if matrix.is_floating_point() else matrix.float()
+        return 1 - torch.eye(classes, device="cpu")
+    array = to_torch(admit("compatibility", given)).detach()
+    matrix: Tensor = array.to("cpu", torch.get_default_dtype(), copy=True)
     if matrix.shape != (classes, classes):
         raise ValueError(
             f"compatibility must be 'potts' or a matrix ({classes}, {classes}), one row and "
@@ -70,10 +73,12 @@ def log_bandwidths(kernels: Sequence[Kernel]) -> nn.ModuleList:
     )
 
 
-def learned_step(step: Step) -> tuple[nn.Parameter, nn.Parameter]:
-    """The logarithm of λ, and the logit of α, as parameters."""
-    size = torch.tensor(min(step.size, 0.95))
-    return nn.Parameter(torch.tensor(step.strength).log()), nn.Parameter(size.logit())
+def learned_step(step: Step) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """The logarithm of λ, and the logit of α if that is learned too, as parameters."""
+    strength = nn.Parameter(torch.tensor(float(step.strength)).log())
+    if step.learn == "strength":
+        return strength, None
+    return strength, nn.Parameter(torch.tensor(min(step.size, 0.95)).logit())
 
 
 def reset(layer: Any, compatibility: str | Tensor) -> None:
@@ -89,7 +94,8 @@ def reset(layer: Any, compatibility: str | Tensor) -> None:
         if layer.step.learn:
             strength, size = learned_step(layer.step)
             layer.step_strength.copy_(strength)
-            layer.step_size.copy_(size)
+            if size is not None:
+                layer.step_size.copy_(size)
 
 
 def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tuple[Kernel, ...]:
@@ -106,8 +112,8 @@ def learned_rates(layer: Any, dtype: torch.dtype) -> Rates | None:
     """λ and α of a layer's step, if they are learned."""
     if not layer.step.learn:
         return None
-    strength, size = layer.step_strength.to(dtype), layer.step_size.to(dtype)
-    return Rates(strength.exp(), size.sigmoid())
+    strength, size = layer.step_strength.to(dtype).exp(), layer.step_size
+    return Rates(strength, layer.step.size if size is None else size.to(dtype).sigmoid())
 
 
 def grouped(

@@ -97,7 +97,7 @@ def arguments(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     }
 
 
-def published(source: Mapping[str, Tensor] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def published(source: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of the `CRFRNN` that computes what published weights do, and its state."""
     weights, compatibility = _published_tensors(source)
     bilateral, gaussian = find_preset("crfasrnn").kernels
@@ -110,7 +110,7 @@ def published(source: Mapping[str, Tensor] | str | Path) -> tuple[dict[str, Any]
     return arguments, {"kernel_weights": weights, "compatibility": compatibility}
 
 
-def _published_tensors(source: Mapping[str, Tensor] | str | Path) -> tuple[Tensor, Tensor]:
+def _published_tensors(source: Mapping[str, Any] | str | Path) -> tuple[Tensor, Tensor]:
     """Kernel weights (2 C C) and compatibility (C C) of a crfasrnn_pytorch state dict.
 
     The bilateral kernel comes first. That layer adds its pairwise term, z = u + C Σ_k W_k F_k q;
@@ -128,7 +128,7 @@ def _published_tensors(source: Mapping[str, Tensor] | str | Path) -> tuple[Tenso
                 f"expected one {parameter} in the state dict of crfasrnn_pytorch; got "
                 f"{len(names)}. It has: {', '.join(list(state)[-6:]) or 'nothing'}."
             )
-        published[parameter] = state[names[0]].detach().clone()
+        published[parameter] = torch.as_tensor(state[names[0]]).detach().clone()
     bilateral, spatial, compatibility = (published[name] for name in _PUBLISHED)
     classes = len(bilateral)
     for name, tensor in published.items():
