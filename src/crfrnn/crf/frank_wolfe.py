@@ -164,7 +164,7 @@ def frank_wolfe(
             last = change
             running = running & (change >= tolerance)
             # A trace has a value for every step, so it goes on with all images at rest.
-            if tolerance > 0 and not trace and not bool(running.any()):
+            if tolerance > 0 and not trace and not _any(running):
                 break
     if trace:
         energies.append(combine(-logits, log_q.exp(), penalty_of(log_q.exp())))
@@ -181,6 +181,18 @@ def frank_wolfe(
     if inside is not None:
         result = torch.where(inside[:, None], result, logits)
     return Inference(result, steps, energy)
+
+
+def _any(running: Tensor) -> bool:
+    try:
+        return bool(running.any())
+    except RuntimeError:
+        if not ops.transforms.under_transform():
+            raise
+        raise NotImplementedError(
+            "CRFRNN: tol stops an image by its values, which torch.vmap hides. Leave out tol under "
+            "vmap (layer.tol = None), or put the mapped axis into the batch."
+        ) from None
 
 
 def _log_minimizer(scores: Tensor, regularizer: str) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from crfrnn import _checks
 from crfrnn._arrays import to_torch
@@ -85,17 +87,32 @@ def reset(layer: Any, compatibility: str | Tensor) -> None:
     """Set what a layer learns to what its arguments say; `compatibility` is one of them."""
     kernels, classes = layer.recipe.kernels, layer.num_classes
     with torch.no_grad(), torch.device("cpu"):
-        layer.kernel_weights.copy_(initial_weights(kernels, classes, layer.weights))
+        _fill(layer, "kernel_weights", initial_weights(kernels, classes, layer.weights))
         if layer.compatibility is not None:
-            layer.compatibility.copy_(initial_compatibility(compatibility, classes))
+            _fill(layer, "compatibility", initial_compatibility(compatibility, classes))
         if layer.log_bandwidths is not None:
-            for name, start in log_bandwidths(kernels).named_parameters():
-                layer.log_bandwidths.get_parameter(name).copy_(start)
+            for learned, starts in zip(layer.log_bandwidths, log_bandwidths(kernels), strict=True):
+                for name, start in _dictionary(starts).items():
+                    _fill(learned, name, start)
         if layer.step.learn:
             strength, size = learned_step(layer.step)
-            layer.step_strength.copy_(strength)
+            _fill(layer, "step_strength", strength)
             if size is not None:
-                layer.step_size.copy_(size)
+                _fill(layer, "step_size", size)
+
+
+def _fill(module: nn.Module, name: str, start: Tensor) -> None:
+    """Set a parameter in place, also one under a parametrization or in shards on many devices."""
+    held = getattr(module, name)
+    start = start.detach().to(held.device, held.dtype)
+    if is_parametrized(module, name):
+        setattr(module, name, start)
+        return
+    if hasattr(held, "placements"):
+        from torch.distributed.tensor import distribute_tensor  # late: torch may lack it
+
+        start = distribute_tensor(start, held.device_mesh, held.placements)
+    held.copy_(start)
 
 
 def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tuple[Kernel, ...]:
@@ -122,12 +139,18 @@ def grouped(
     """Optimizer groups by name; a parameter without a named factor joins "others"."""
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in factors}
     for name, parameter in parameters:
-        groups[name if name in factors else "others"].append(parameter)
+        plain = plain_name(name)
+        groups[plain if plain in factors else "others"].append(parameter)
     return [
         {"params": members, "lr": lr * factors[name], "name": f"crf.{name}"}
         for name, members in groups.items()
         if members
     ]
+
+
+def plain_name(name: str) -> str:
+    """The name in the layer of what torch stores for a parameter under a parametrization."""
+    return re.sub(r"\bparametrizations\.([^.]+)\..*", r"\1", name)
 
 
 def learned_bandwidths(logs: nn.ModuleList, dtype: torch.dtype) -> list[dict[str, Tensor]]:

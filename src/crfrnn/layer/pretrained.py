@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crfrnn.crf.frank_wolfe import Step
 from crfrnn.crf.kernel import Kernel
 from crfrnn.io import storage
 from crfrnn.presets import find_preset
+
+from .parameters import plain_name
 
 #: Prefix of the CRF's tensors in a file.
 PREFIX = "crf."
@@ -27,8 +30,17 @@ _PUBLISHED = ("bilateral_ker_weights", "spatial_ker_weights", "compatibility_mat
 
 def write(directory: Path, layer: Any) -> None:
     """Write a `CRFRNN`, and create the directory if it is missing."""
-    tensors = {f"{PREFIX}{name}": tensor for name, tensor in layer.state_dict().items()}
-    storage.write(directory, {"crf": config_of(layer)}, tensors)
+    storage.write(directory, {"crf": config_of(layer)}, _state(layer))
+
+
+def _state(layer: Any) -> dict[str, Tensor]:
+    """The tensors of a layer; of one under a parametrization, the value that it computes."""
+    state = {}
+    for stored, tensor in layer.state_dict().items():
+        name = plain_name(stored)
+        value = tensor if name == stored else attrgetter(name)(layer).detach()
+        state[f"{PREFIX}{name}"] = value
+    return state
 
 
 def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -50,7 +62,7 @@ def crf_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def config_of(layer: Any) -> dict[str, Any]:
     """The arguments that construct an equal `CRFRNN`, as plain numbers and strings."""
-    learned = isinstance(layer.compatibility, nn.Parameter)
+    learned = any(plain_name(name) == "compatibility" for name, _ in layer.named_parameters())
     return {
         "num_classes": layer.num_classes,
         "kernels": [kernel.to_dict() for kernel in layer.recipe.kernels],
