@@ -99,7 +99,7 @@ class Prepared:
         recipe: what they were built for.
         mask: (B, N) bool, the pixels that take part; None stands for all.
         pairs: in place of filters, the weighted pairs of pixels of a loss with `neighbors`.
-        bandwidths: the learned ones that the filters were built with.
+        bandwidths: the learned ones that the filters were built with; None if none are learned.
 
     Example:
         >>> import torch
@@ -119,7 +119,7 @@ class Prepared:
     recipe: Recipe
     mask: Tensor | None = None
     pairs: tuple[Pair, ...] = ()
-    bandwidths: Bandwidths = Bandwidths()
+    bandwidths: Bandwidths | None = None
 
     def check(
         self, owner: str, logits: Tensor, recipe: Recipe, logs: nn.ModuleList | None = None
@@ -155,7 +155,7 @@ class Prepared:
                 f"{owner}: no gradient reaches bandwidths through prepared filters; pass the image "
                 f"itself in training, or call layer.eval() or torch.no_grad() first"
             )
-        if not self.bandwidths.are(logs):
+        if not (self.bandwidths or Bandwidths()).are(logs):
             raise ValueError(
                 f"{owner}: the prepared filters have other bandwidths than this layer has now. "
                 f"Prepare the image again."
@@ -222,7 +222,7 @@ def prepare_alone(
     like = torch.zeros((), dtype=dtype, device=image.device).expand(size)
     with torch.no_grad():
         prepared = prepare(owner, recipe, like, guide, logs)
-    return replace(prepared, bandwidths=Bandwidths.of(logs))
+    return prepared if logs is None else replace(prepared, bandwidths=Bandwidths.of(logs))
 
 
 def take(
