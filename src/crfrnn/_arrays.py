@@ -61,9 +61,11 @@ def to_numpy(array: Array) -> np.ndarray:
     """View a CPU tensor as a NumPy array; copy a tensor from a device, or of a type NumPy lacks."""
     if not is_tensor(array):
         return np.asarray(array)
-    array = array.detach()
-    if array.dtype == sys.modules["torch"].bfloat16:
+    torch, array = sys.modules["torch"], array.detach()
+    if array.dtype == torch.bfloat16:
         array = array.float()
+    if on_cpu(array) and array.is_floating_point() and type(array) is torch.Tensor:
+        return np.from_dlpack(array)  # array.numpy() would fix the size of the caller's storage
     plain: np.ndarray = array.numpy(force=True)
     return plain
 

@@ -120,8 +120,12 @@ def is_finite(array: Array) -> bool:
     return math.isfinite(total) or bool(namespace(array).isfinite(array).all())
 
 
+#: A reduction over fewer numbers runs on one thread in torch (`at::internal::GRAIN_SIZE`).
+_ONE_THREAD = 1 << 15
+
+
 def plain(array: Array) -> Array:
-    """View a CPU tensor as a NumPy array, if its type allows that.
+    """View a large CPU tensor as a NumPy array, if its type allows that.
 
     A reduction by torch wakes its idle threads. They then spin for milliseconds on the processors
     that the C++ core is about to use.
@@ -131,7 +135,9 @@ def plain(array: Array) -> Array:
     torch = namespace(array)
     array = array.detach()
     numeric = array.dtype in (torch.float32, torch.float64)
-    return array.numpy() if numeric and type(array) is torch.Tensor else array
+    if not numeric or type(array) is not torch.Tensor or array.numel() < _ONE_THREAD:
+        return array
+    return np.from_dlpack(array)  # array.numpy() would fix the size of the caller's storage
 
 
 def readable(tensor: Array) -> bool:

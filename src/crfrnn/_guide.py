@@ -114,7 +114,7 @@ def _range(image: Array) -> tuple[float, float] | None:
             torch = namespace(image)
             image = image.detach()
             if type(image) is torch.Tensor and image.dtype != torch.bfloat16:
-                image = image.numpy()  # a reduction by torch would wake its threads
+                image = np.from_dlpack(image)  # see `_checks.plain`
         low, high = float(image.min()), float(image.max())
     except (RuntimeError, NotImplementedError):  # under vmap an image has no value
         return None

@@ -1,6 +1,7 @@
 """`DenseGaussianCRF`: against its formulas in float64, and what programs do with it."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,36 @@ def test_lambda_alone_is_learned(stepsize: float) -> None:
     torch.testing.assert_close(learned.softmax(1), fixed.softmax(1), rtol=1e-5, atol=1e-6)
     learned.log_softmax(1)[:, 0].mean().backward()
     assert made[0].layer.step_strength.grad.abs() > 0
-    assert made[0].layer.step_size.grad is None
+    assert made[0].layer.step_size is None
+
+
+def test_a_learned_lambda_is_stored_and_reset(tmp_path: Path) -> None:
+    image, logits = scene()
+    params = FrankWolfeParams(stepsize=1.0, lambda_=0.7, lambda_learnable=True)
+    crf = DenseGaussianCRF(CLASSES, **OPTIONS, params=params)
+    expected = crf(image, logits)
+    crf.layer.save_pretrained(tmp_path)
+    again = CRFRNN.from_pretrained(tmp_path)
+    assert torch.equal(again(logits, features=[image]), expected)
+    assert [name for name, _ in again.named_parameters()] == [
+        name for name, _ in crf.layer.named_parameters()
+    ]
+    with torch.no_grad():
+        crf.layer.step_strength.add_(1)
+    assert not torch.equal(crf(image, logits), expected)
+    crf.layer.reset_parameters()
+    torch.testing.assert_close(crf(image, logits), expected, rtol=0, atol=0)
+
+
+def test_can_be_made_without_memory() -> None:
+    image, logits = scene()
+    params = FrankWolfeParams(lambda_learnable=True)
+    with torch.device("meta"):
+        crf = DenseGaussianCRF(CLASSES, **OPTIONS, params=params)
+    assert all(parameter.is_meta for parameter in crf.parameters())
+    crf.to_empty(device="cpu").layer.reset_parameters()
+    expected = DenseGaussianCRF(CLASSES, **OPTIONS, params=params)
+    assert torch.equal(crf(image, logits), expected(image, logits))
 
 
 def test_a_sharp_mask_from_a_coarse_one() -> None:
@@ -250,6 +280,8 @@ def test_bad_input() -> None:
         crf(image.numpy(), logits)
     with pytest.raises(ValueError, match="must have the same batch and size"):
         crf(image[..., 1:], logits)
+    with pytest.raises(ValueError, match=r"give image\[None\] and logits\[None\]"):
+        crf(image[0], logits[0])
     with pytest.raises(ValueError, match="must be finite"):
         crf(image, logits / 0)
     assert isinstance(crf.layer, CRFRNN)

@@ -1,9 +1,11 @@
 """CRFRNN: what it computes, what it learns, what it stores, what it refuses."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -118,6 +120,35 @@ def test_a_masked_pixel_takes_no_part_and_keeps_its_logits() -> None:
     torch.testing.assert_close(made(other, image, mask=mask)[..., :6], z[..., :6], **CLOSE)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step(),
+        Step("l2"),
+        Step(strength=2.0),
+        Step("l2", mix=0.5),
+        Step("l2", size=0.5),
+        Step(learn=True),
+    ],
+    ids=str,
+)
+def test_no_step_moves_a_masked_pixel(step: Step, trace: bool, engine: str) -> None:
+    logits, image = inputs(3, (6, 8))
+    logits.requires_grad_()
+    mask = torch.ones(2, 6, 8, dtype=torch.bool)
+    mask[:, :, 6:] = False
+    made = CRFRNN(3, step=step, engine=engine)
+    prepared = made.prepare(image, mask=mask)
+    done = made.infer(logits, prepared, iterations=3, trace=trace)
+    torch.testing.assert_close(done.logits[..., 6:], logits[..., 6:], rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(done.logits[..., 6:].sum(), logits)
+    torch.testing.assert_close(gradient[..., 6:], torch.ones(2, 3, 6, 2), rtol=0, atol=0)
+    alone = made.infer(logits[..., :6], image[..., :6], iterations=3)
+    torch.testing.assert_close(done.logits[..., :6], alone.logits, **CLOSE)
+
+
 def test_iterations_of_training_and_evaluation() -> None:
     logits, image = inputs(3, (5, 7))
     made = CRFRNN(3, iterations=2, eval_iterations=4)
@@ -148,6 +179,58 @@ def test_prepared_filters_serve_many_calls(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(made(logits, prepared), expected, rtol=0, atol=0)
     made(logits + 1, prepared)
     assert not built
+
+
+def change(log_bandwidths: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in log_bandwidths.parameters():
+            parameter += 0.5
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda made: change(made.log_bandwidths),
+        lambda made: made.log_bandwidths[0]["color"].data.add_(1),
+        lambda made: made.load_state_dict(
+            CRFRNN(2, [Bilateral(4, 9)], learn_bandwidths=True).state_dict()
+        ),
+    ],
+    ids=["in place", "data", "state"],
+)
+def test_filters_of_other_bandwidths_are_refused(alter: Any) -> None:
+    logits, image = inputs(2, (5, 7))
+    made = CRFRNN(2, [Bilateral(5, 20)], learn_bandwidths=True).eval()
+    prepared = made.prepare(image)
+    other = copy.deepcopy(made)
+    expected = made(logits, image)
+    torch.testing.assert_close(made(logits, prepared), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other(logits, prepared), expected, rtol=1e-4, atol=1e-5)
+    alter(other)
+    with pytest.raises(ValueError, match=r"have other bandwidths.*Prepare the image again"):
+        other(logits, prepared)
+    alter(made)
+    with pytest.raises(ValueError, match="have other bandwidths"):
+        made(logits, prepared)
+    made(logits, made.prepare(image))
+    made.reset_parameters()
+    made(logits, prepared)
+    with pytest.raises(ValueError, match="have other bandwidths"):
+        CRFRNN(2, [Bilateral(5, 20)])(logits, prepared)
+
+
+def test_prepared_filters_do_not_train_bandwidths() -> None:
+    logits, image = inputs(2, (5, 7))
+    made = CRFRNN(2, [Bilateral(5, 20)], learn_bandwidths=True).eval()
+    prepared = made.prepare(image)
+    made.train()
+    with pytest.raises(ValueError, match=r"no gradient reaches bandwidths.*the image itself"):
+        made(logits, prepared)
+    with torch.no_grad():
+        made(logits, prepared)
+    assert made.log_bandwidths is not None
+    made.log_bandwidths.requires_grad_(False)
+    made(logits, prepared)
 
 
 # Learning
@@ -204,11 +287,79 @@ def test_training_lowers_the_loss() -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
+# Types and devices
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [[0.0, 1.0], [1.0, 0.0]],
+        np.array([[0.0, 1.0], [1.0, 0.0]]),
+        torch.tensor([[0.0, 1.0], [1.0, 0.0]]).half(),
+    ],
+    ids=["lists", "double", "half"],
+)
+def test_parameters_have_the_default_type(given: Any) -> None:
+    def types() -> set[torch.dtype]:
+        made = CRFRNN(2, compatibility=given, learn_bandwidths=True, step=Step(learn=True))
+        fixed = CRFRNN(2, compatibility=given, learn_compatibility=False)
+        return {value.dtype for value in [*made.parameters(), *fixed.state_dict().values()]}
+
+    assert types() == {torch.float32}
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert types() == {torch.float64}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("weights", ["scalar", "class", "matrix"])
+@pytest.mark.parametrize("compatibility", ["potts", torch.rand(2, 2)], ids=["potts", "matrix"])
+def test_the_default_device_is_followed(compatibility: Any, weights: Any) -> None:
+    options = {"compatibility": compatibility, "weights": weights, "learn_bandwidths": True}
+    with torch.device("meta"):
+        made = CRFRNN(2, **options, step=Step(learn=True))
+    assert all(parameter.is_meta for parameter in made.parameters())
+    made.to_empty(device="cpu").reset_parameters()
+    expected = CRFRNN(2, **options, step=Step(learn=True)).state_dict()
+    for name, value in made.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"filter": "exact"},
+        {"step": Step("l2", mix=0.5)},
+        {"step": Step(learn="strength", size=0.5)},
+        {"tol": 0.01},
+        {"learn_bandwidths": True},
+        {"independent": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_data_may_lie_beside_the_default_device(engine: Any, options: dict[str, Any]) -> None:
+    logits, image = inputs(3, (5, 7))
+    made = CRFRNN(3, engine=engine, **options)
+    for training in (True, False):
+        made.train(training)
+        expected = made(logits, image)
+        with torch.device("meta"):
+            got = made(logits, image)
+            got.square().mean().backward()
+            with torch.no_grad():
+                alone = made(logits, image)
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+        torch.testing.assert_close(alone, expected, **CLOSE)
+
+
 # Storing, and starting anew
 
 
 def made_with(index: int) -> CRFRNN:
-    """One of four layers that differ in all that they learn and store."""
+    """One of five layers that differ in all that they learn and store."""
     options: dict[str, Any] = [
         {},
         {"weights": "matrix", "learn_bandwidths": True, "tol": 0.01},
@@ -217,6 +368,7 @@ def made_with(index: int) -> CRFRNN:
             "step": Step("l2", size=0.5, learn=True, mix=0.5),
             "kernels": [Gaussian((2, 3), (1, 2, 3))],
         },
+        {"step": Step("l2", size=0.5, learn="strength")},
     ][index]
     return CRFRNN(3, **options).eval()
 
@@ -227,7 +379,7 @@ def train_at_random(layer: CRFRNN) -> None:
             parameter += 0.1 + torch.rand_like(parameter)
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(5))
 def test_saved_layers_come_back_the_same(index: int, tmp_path: Path) -> None:
     logits, image = inputs(3, (5, 7))
     made = made_with(index)
@@ -244,7 +396,7 @@ def test_saved_layers_come_back_the_same(index: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stored", [False, True])
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(5))
 def test_reset_parameters_forgets_what_was_learned(
     index: int, stored: bool, tmp_path: Path
 ) -> None:
@@ -275,7 +427,7 @@ def test_a_learned_compatibility_starts_from_the_one_given() -> None:
     assert torch.equal(made.penalty(), start)
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(5))
 def test_a_layer_made_without_memory_is_filled_later(index: int) -> None:
     torch.manual_seed(0)
     expected = made_with(index).state_dict()
@@ -341,6 +493,16 @@ def test_published_weights_give_the_published_layer(prefix: str, tmp_path: Path)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
 
 
+def test_published_weights_may_be_arrays() -> None:
+    state = dict.fromkeys(
+        ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix"), torch.rand(4, 4)
+    )
+    arrays = {name: value.numpy() for name, value in state.items()}
+    made, expected = CRFRNN.from_crfasrnn(arrays), CRFRNN.from_crfasrnn(state)
+    assert torch.equal(made.kernel_weights, expected.kernel_weights)
+    assert torch.equal(made.penalty(), expected.penalty())
+
+
 def test_other_state_dicts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected one bilateral_ker_weights.*got 0.*It has: x"):
         CRFRNN.from_crfasrnn({"x": torch.zeros(1)})
@@ -349,7 +511,9 @@ def test_other_state_dicts_are_refused() -> None:
 def test_presets() -> None:
     made = CRFRNN.from_preset("crfasrnn", 21)
     assert made.recipe.normalization == "after"
-    assert made.eval_iterations == 10
+    assert (made.iterations, made.eval_iterations) == (5, 10)
+    gentle = CRFRNN.from_preset("saliency", 2)
+    assert (gentle.iterations, gentle.eval_iterations) == (1, 1)
     with pytest.raises(ValueError, match=r"unknown preset 'x'; expected one of: deeplab"):
         CRFRNN.from_preset("x", 21)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from crfrnn import CRFRNN, Bilateral, Gaussian, Lattice, Step, ops
 from crfrnn.core.inference import Options
@@ -266,17 +267,140 @@ torch.testing.assert_close(together, gradients(model, images, labels), rtol=1e-4
 torch.distributed.destroy_process_group()
 """
 
+FSDP = """
+import sys
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from crfrnn import CRFRNN
+
+rank, path = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo", f"file://{path}/rendezvous", rank=rank, world_size=2)
+torch.manual_seed(0)
+logits, image = torch.randn(2, 3, 9, 11), torch.rand(2, 3, 9, 11) * 255
+start = torch.rand(3, 3)
+made, alone = CRFRNN(3, compatibility=start), CRFRNN(3, compatibility=start)
+fully_shard(made, mesh=init_device_mesh("cpu", (2,)))
+made(logits, image).square().mean().backward()
+alone(logits, image).square().mean().backward()
+torch.testing.assert_close(made.compatibility.grad.full_tensor(), alone.compatibility.grad)
+with torch.no_grad():
+    for parameter in made.parameters():
+        parameter += 1
+made.reset_parameters()
+for name, value in alone.named_parameters():
+    torch.testing.assert_close(made.get_parameter(name).full_tensor(), value)
+torch.distributed.destroy_process_group()
+"""
+
+needs_distributed = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="torch without distributed"
+)
+
 
 @pytest.mark.slow
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+@needs_distributed
 def test_two_processes_average_their_gradients(tmp_path: Any) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", DDP]
+    run_processes(DDP, tmp_path)
+
+
+def run_processes(program: str, tmp_path: Any) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", program]
     processes = [
         subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+
+
+@pytest.mark.slow
+@needs_distributed
+def test_two_processes_share_the_parameters(tmp_path: Any) -> None:
+    run_processes(FSDP, tmp_path)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("size", [(9, 11), (200, 210)], ids=str)
+def test_a_forward_leaves_storages_resizable(size: tuple[int, ...], engine: Any) -> None:
+    made = layer(engine=engine, learn_bandwidths=True)
+    logits, image = inputs(1, size)
+    tensors = [logits, image, *made.parameters()]
+    assert all(tensor.untyped_storage().resizable() for tensor in tensors)
+    made(logits, image)
+    with torch.no_grad():
+        made.eval()(logits, image)
+    assert all(tensor.untyped_storage().resizable() for tensor in tensors)
+
+
+def test_older_pickles_can_be_reset() -> None:
+    made = layer()
+    del made.__dict__["_start"]  # as the pickle of an older version
+    made.reset_parameters()
+    assert torch.equal(made.penalty(), 1 - torch.eye(CLASSES))
+
+
+class Shifted(torch.nn.Module):
+    """A parametrization."""
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored + 1
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value - 1
+
+
+def parametrized() -> CRFRNN:
+    made = layer(learn_bandwidths=True)
+    torch.nn.utils.parametrizations.weight_norm(made, "kernel_weights")
+    parametrize.register_parametrization(made, "compatibility", Shifted())
+    assert made.log_bandwidths is not None
+    parametrize.register_parametrization(made.log_bandwidths[0], "position", Shifted())
+    return made
+
+
+def test_a_parametrized_layer_is_reset() -> None:
+    made = parametrized()
+    before = [made.kernel_weights, made.penalty(), made.current_kernels()[0].position]
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.3
+    assert not torch.equal(made.penalty(), before[1])
+    made.reset_parameters()
+    after = [made.kernel_weights, made.penalty(), made.current_kernels()[0].position]
+    torch.testing.assert_close(after, before)
+
+
+def test_a_parametrized_layer_is_stored_as_what_it_computes(tmp_path: Any) -> None:
+    made = parametrized().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.3
+    made.save_pretrained(tmp_path)
+    again = CRFRNN.from_pretrained(tmp_path)
+    assert isinstance(again.compatibility, torch.nn.Parameter)
+    args = inputs()
+    torch.testing.assert_close(again(*args), made(*args), rtol=0, atol=0)
+
+
+def test_a_parametrized_layer_has_the_groups_of_a_plain_one() -> None:
+    rates = [
+        {group["name"]: group["lr"] for group in made.parameter_groups(1.0)}
+        for made in (parametrized(), layer(learn_bandwidths=True))
+    ]
+    assert rates[0] == rates[1]
+    groups = {group["name"]: len(group["params"]) for group in parametrized().parameter_groups(1.0)}
+    assert groups == {"crf.kernel_weights": 2, "crf.compatibility": 1, "crf.others": 3}
+
+
+@pytest.mark.unchecked
+def test_a_tolerance_under_vmap_is_refused() -> None:
+    made = layer(tol=0.01).eval()
+    prepared = made.prepare(inputs()[1])
+    several = torch.randn(3, 2, CLASSES, 9, 11)
+    with pytest.raises(NotImplementedError, match=r"torch.vmap hides. Leave out tol"):
+        torch.vmap(lambda one: made(one, prepared))(several)
 
 
 def test_moves_copies_and_pickles(tmp_path: Any) -> None:

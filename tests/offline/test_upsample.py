@@ -239,6 +239,45 @@ def test_the_module_is_the_function() -> None:
         module(batch[0], batch[1][:, :, :4])
     with pytest.raises(ValueError, match="color is a standard deviation and must be positive"):
         Upsample(color=0)
+    with pytest.raises(ValueError, match="Upsample: image must be finite; got 93 NaN"):
+        module(batch[0], batch[1].index_fill(3, torch.tensor(0), math.nan))
+
+
+@needs_torch
+def test_autocast_does_not_reach_inside() -> None:
+    from crfrnn import Upsample
+
+    values, image = (torch.tensor(array).float() for array in draw(5, 7, 31, 40))
+    batch = values[None].requires_grad_(), image.permute(2, 0, 1)[None]
+    expected = Upsample()(*batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = Upsample()(*batch)
+        function = upsample(*batch, channels_last=False)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    torch.testing.assert_close(function, expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_torch
+@pytest.mark.unchecked
+def test_the_module_maps_over_a_batch() -> None:
+    from crfrnn import Upsample
+
+    values, image = (torch.tensor(array).float() for array in draw(5, 7, 31, 40))
+    values, image = torch.stack([values, -values]), image.permute(2, 0, 1).expand(2, -1, -1, -1)
+    module = Upsample()
+    mapped = torch.vmap(lambda v, i: module(v[None], i[None])[0])(values, image)
+    torch.testing.assert_close(mapped, module(values, image), rtol=1e-5, atol=1e-5)
+
+
+@needs_torch
+@pytest.mark.traced
+def test_the_module_can_be_exported() -> None:
+    from crfrnn import Upsample
+
+    values, image = (torch.tensor(array).float() for array in draw(5, 7, 31, 40))
+    batch = values[None], image.permute(2, 0, 1)[None]
+    exported = torch.export.export(Upsample(), batch, strict=False).module()
+    torch.testing.assert_close(exported(*batch), Upsample()(*batch), rtol=1e-5, atol=1e-5)
 
 
 V, IMAGE = np.zeros((2, 3, 4)), np.zeros((9, 12, 3))

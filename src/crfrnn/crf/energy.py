@@ -92,7 +92,7 @@ def may_oscillate(weights: Tensor, compatibility: Tensor) -> bool:
     weights, compatibility = weights.detach().cpu().double(), compatibility.detach().cpu().double()
     if weights.dim() < 3:
         weights = weights.reshape(len(weights), -1).expand(-1, classes).diag_embed()
-    center = torch.eye(classes, dtype=torch.float64) - 1 / classes
+    center = torch.eye(classes, dtype=torch.float64, device="cpu") - 1 / classes
     model = center @ (compatibility @ weights) @ center
     if not model.numel():
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ class Step:
         regularizer: "entropy" or "l2".
         strength: λ > 0; smaller is greedier.
         size: α in (0, 1]; smaller steps damp oscillation.
-        learn: learn both. λ stays positive and α below 1; α starts at 0.95 or less.
+        learn: learn both, or with "strength" λ alone. λ stays positive and α below 1; a learned α
+            starts at 0.95 or less.
         mix: share of the starting distribution in the result, in [0, 1). The result of "l2" has
             exact zeros; a mix keeps their gradient alive in training. The authors used 0.5.
 
@@ -45,7 +46,7 @@ class Step:
     regularizer: str = "entropy"
     strength: float = 1.0
     size: float = 1.0
-    learn: bool = False
+    learn: bool | Literal["strength"] = False
     mix: float = 0.0
 
     def __post_init__(self) -> None:
@@ -54,6 +55,8 @@ class Step:
         _checks.positive("Step strength", self.strength, "a weight")
         if not 0 < self.size <= 1:
             raise ValueError(f"Step size must be in (0, 1]; got {self.size!r}")
+        if self.learn not in (False, True, "strength"):
+            raise ValueError(f'Step learn must be True, False or "strength"; got {self.learn!r}')
         if not 0 <= self.mix < 1:
             raise ValueError(f"Step mix must be in [0, 1); got {self.mix!r}")
 
@@ -108,6 +111,7 @@ def frank_wolfe(
     rates: Rates | None = None,
     guard: bool = False,
     trace: bool = False,
+    inside: Tensor | None = None,
 ) -> Inference:
     """Run Frank-Wolfe steps from `logits` (B C *S) in plain, differentiable PyTorch.
 
@@ -119,6 +123,7 @@ def frank_wolfe(
         rates: learned λ and α that replace those of `step`.
         guard: halve the step size of an image whose change has grown twice in a row.
         trace: also compute the free energy before each step and at the end.
+        inside: (B *S) bool; pixels outside keep their logits. They get no penalty. Default all.
     """
     strength, size = Rates(step.strength, step.size) if rates is None else rates
     tolerance = options.tolerance
@@ -143,8 +148,9 @@ def frank_wolfe(
         # A whole step replaces q. Without the blend, the default is mean field to the bit.
         if guard or isinstance(size, Tensor) or size != 1:
             target = _blend(log_q, target, size * (0.5 ** halvings.to(log_q.dtype)).view(column))
-        scores = torch.where(running.view(column), z, scores)
-        log_q = torch.where(running.view(column), target, log_q)
+        moves = running.view(column) if inside is None else running.view(column) & inside[:, None]
+        scores = torch.where(moves, z, scores)
+        log_q = torch.where(moves, target, log_q)
         steps = steps + running
         if (guard or tolerance > 0) and index + 1 < options.iterations:
             # The guard: at a fixed point of a contraction the change shrinks in every step. If
@@ -158,7 +164,7 @@ def frank_wolfe(
             last = change
             running = running & (change >= tolerance)
             # A trace has a value for every step, so it goes on with all images at rest.
-            if tolerance > 0 and not trace and not bool(running.any()):
+            if tolerance > 0 and not trace and not _any(running):
                 break
     if trace:
         energies.append(combine(-logits, log_q.exp(), penalty_of(log_q.exp())))
@@ -171,7 +177,22 @@ def frank_wolfe(
     # constant gives z, the paper's result. With others, that of the input makes a step without
     # messages return the input.
     constant = scores if step == Step() else logits
-    return Inference(log_q + constant.logsumexp(1, keepdim=True), steps, energy)
+    result = log_q + constant.logsumexp(1, keepdim=True)
+    if inside is not None:
+        result = torch.where(inside[:, None], result, logits)
+    return Inference(result, steps, energy)
+
+
+def _any(running: Tensor) -> bool:
+    try:
+        return bool(running.any())
+    except RuntimeError:
+        if not ops.transforms.under_transform():
+            raise
+        raise NotImplementedError(
+            "CRFRNN: tol stops an image by its values, which torch.vmap hides. Leave out tol under "
+            "vmap (layer.tol = None), or put the mapped axis into the batch."
+        ) from None
 
 
 def _log_minimizer(scores: Tensor, regularizer: str) -> Tensor:

@@ -74,6 +74,7 @@ def infer(
     rates: Rates | None = None,
     trace: bool = False,
     held: Tensor | None = None,
+    inside: Tensor | None = None,
 ) -> Inference:
     """Run an inference from `logits` (B C *S).
 
@@ -89,6 +90,8 @@ def infer(
         rates: learned λ and α that replace those of `step`.
         trace: also compute the free energy before each step and at the end.
         held: (B *S) bool, the clamped pixels: they send, and keep their logits.
+        inside: (B *S) bool, the mask that the filters were built with; pixels outside keep their
+            logits.
 
     Returns:
         Logits (B C *S), and the steps computed for each image (B).
@@ -96,7 +99,9 @@ def infer(
     is_other = step is not None and step != Step()
     if held is not None:
         if trace or is_other:
-            raise ValueError("clamp goes with plain mean field; leave out trace and step, or clamp")
+            raise ValueError(
+                "CRFRNN: clamp goes with plain mean field; leave out trace and step, or clamp"
+            )
         model = pairwise.model(logits)
         z, _, steps = ops.clamped.mean_field(logits.flatten(2), model, options, held.flatten(1))
         return Inference(z.view(logits.shape), steps)
@@ -125,11 +130,16 @@ def infer(
             rates=rates,
             guard=oscillates,
             trace=trace,
+            inside=inside,
         )
     update = _update(logits, step, rates) if step is not None and is_other else None
     model = pairwise.model(logits, update)
-    z, steps = ops.mean_field(logits.flatten(2), model, options)
-    return Inference(z.view(logits.shape), steps)
+    flat, steps = ops.mean_field(logits.flatten(2), model, options)
+    z = flat.view(logits.shape)
+    if is_other and inside is not None:
+        # Without messages, mean field returns the logits as they are; other steps do not.
+        z = torch.where(inside[:, None], z, logits)
+    return Inference(z, steps)
 
 
 def _update(logits: Tensor, step: Step, rates: Rates | None) -> ops.Update:
@@ -137,7 +147,9 @@ def _update(logits: Tensor, step: Step, rates: Rates | None) -> ops.Update:
     if rates is None:
         pair = logits.new_tensor([step.strength, step.size])
     else:
-        pair = torch.stack([torch.as_tensor(rate).to(logits) for rate in rates])
+        pair = torch.stack(
+            [r.to(logits) if isinstance(r, Tensor) else logits.new_tensor(r) for r in rates]
+        )
     blends = rates is not None or step.size != 1
     return ops.Update(step.regularizer, pair, step.mix, blends, rates is not None)
 

@@ -358,11 +358,11 @@ def _divided_tensors(
     if not is_tensor(divisors):
         if like.device.type == "cpu" and ops.direct(*maps):
             # In NumPy: `_checks.plain` says why.
-            points = torch.empty((*shape, len(maps)), dtype=like.dtype)
+            points = torch.empty((*shape, len(maps)), dtype=like.dtype, device=like.device)
             numbers = np.array(divisors, points.numpy().dtype)
             with np.errstate(all="ignore"):  # the filter refuses what is not finite
                 for k, (channel, number) in enumerate(zip(maps, numbers, strict=True)):
-                    np.divide(channel.numpy(), number, out=points.numpy()[..., k])
+                    np.divide(np.from_dlpack(channel.detach()), number, out=points.numpy()[..., k])
             return points.flatten(1, -2)
         divisors = like.new_tensor(divisors)
     return torch.stack([channel.expand(shape).flatten(1) for channel in maps], dim=2) / divisors

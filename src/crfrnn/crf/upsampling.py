@@ -86,7 +86,7 @@ def joint_bilateral(
     With the Gaussian g of the position and of the color, pixel i gets Σ_j w_ij v_j / Σ_j w_ij over
     the cells j of its window, with w_ij = g_position (g_color + ε). Kopf et al. (2007) have no ε.
     """
-    if is_tensor(values) and on_cpu(values) and not _needs_gradient(values, guide):
+    if is_tensor(values) and on_cpu(values) and _direct(values, guide):
         # NumPy's loops do not wake torch's threads; the blocks run on our own threads.
         arrays = to_numpy(values), to_numpy(guide)
         return to_torch(joint_bilateral(*arrays, position, color, align_corners))
@@ -96,7 +96,8 @@ def joint_bilateral(
     )
     if is_tensor(values):
         space = namespace(values)
-        return space.stack([space.concatenate([*map(w.block, w.blocks())], 1) for w in windows])
+        with space.autocast(values.device.type, enabled=False):
+            return space.stack([space.concatenate([*map(w.block, w.blocks())], 1) for w in windows])
     # The core's memory comes in large pages. With others, the first touch takes most of the time.
     reserve = np.empty if core_missing() else empty
     out = reserve((*values.shape[:2], *guide.shape[2:]), values.dtype)
@@ -105,9 +106,10 @@ def joint_bilateral(
     return out
 
 
-def _needs_gradient(*tensors: Array) -> bool:
-    torch = namespace(tensors[0])
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+def _direct(*tensors: Array) -> bool:
+    from crfrnn import ops  # late: it needs torch
+
+    return ops.direct(*tensors)
 
 
 def _fill(out: np.ndarray, window: _Window) -> None:
@@ -175,10 +177,10 @@ class _Window:
         # Colors are relative to the color of the pixels' own cell, so that products stay small.
         own = self.coarse[:, self.y.owner()[rows.start]]  # F w
         pixels = self.guide[:, rows][:, :, self.columns].reshape(-1, height, w, most)
-        pixels = space.moveaxis(pixels - own[:, None, :, None], 2, 0)  # w F R Q
+        pixels = _moved(pixels - own[:, None, :, None], 2, 0)  # w F R Q
         pixels = pixels.reshape(w, -1, height * most)
         near = self._near(self.coarse[:, low:high])  # w F K
-        near = space.moveaxis(near - space.moveaxis(own, 1, 0)[:, :, None], 2, 1)  # w K F
+        near = _moved(near - _moved(own, 1, 0)[:, :, None], 2, 1)  # w K F
         # -|a - b|²/2 = a·b - |a|²/2 - |b|²/2
         weights = space.matmul(near, pixels)
         weights -= 0.5 * (near**2).sum(2)[:, :, None]
@@ -188,7 +190,7 @@ class _Window:
         weights = weights * near_by.reshape(weights.shape)
         weights = weights / weights.sum(1)[:, None]
         sums = space.matmul(self._near(self.values[:, low:high]), weights)
-        out = space.moveaxis(sums.reshape(w, -1, height, most), 0, 2)
+        out = _moved(sums.reshape(w, -1, height, most), 0, 2)
         out = out.reshape(-1, height, w * most)
         return out if w * most == self.x.pixels else out[:, :, self._index(self.where)]
 
@@ -196,7 +198,7 @@ class _Window:
         """The windows (w, C, K) of the cells in some rows of a grid (C, K_y, w)."""
         channels, height, width = grid.shape
         windows = grid[:, :, self.near].reshape(channels, height, width, -1)  # C K_y w K_x
-        moved = namespace(grid).moveaxis(windows, 2, 0)
+        moved = _moved(windows, 2, 0)
         return moved.reshape(width, channels, -1)
 
     def _array(self, array: np.ndarray) -> Array:
@@ -206,6 +208,13 @@ class _Window:
 
     def _index(self, index: np.ndarray) -> Any:
         return to_torch(index).to(self.values.device) if is_tensor(self.values) else index
+
+
+def _moved(array: Array, source: int, target: int) -> Array:
+    # Under vmap, torch has movedim but not its alias moveaxis.
+    if is_tensor(array):
+        return array.movedim(source, target)
+    return np.moveaxis(array, source, target)
 
 
 def check_grids(name: str, guide: tuple[int, ...], values: tuple[int, ...]) -> None:

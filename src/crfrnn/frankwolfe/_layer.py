@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from crfrnn import _checks
@@ -17,9 +17,6 @@ from crfrnn.layer.crfrnn import CRFRNN
 from ._params import FrankWolfeParams
 
 SOLVERS = ("fw", "mf")
-
-#: A logit of one, in every float type.
-_LOGIT_OF_ONE = 40.0
 
 
 class DenseGaussianCRF(nn.Module):
@@ -111,14 +108,11 @@ class DenseGaussianCRF(nn.Module):
             iterations=iterations,
             eval_iterations=iterations,
             weights="matrix",
-            compatibility=compatibility * (1 - torch.eye(classes)),
+            compatibility=compatibility * (1 - np.eye(classes)),
             normalization="after",
             filter=filter,
             step=step,
         )
-        if step.learn:  # λ alone
-            size = _LOGIT_OF_ONE if step.size == 1 else math.log(step.size / (1 - step.size))
-            self.layer.step_size = nn.Parameter(torch.tensor(size), requires_grad=False)
         self.output_logits = output_logits
 
     def forward(self, image: Tensor, logits: Tensor) -> Tensor:
@@ -154,10 +148,16 @@ class DenseGaussianCRF(nn.Module):
             )
         if image.shape[2:] != logits.shape[2:] or len(image) != len(logits):
             # A feature map may have another size; an image that does is a mistake.
+            is_bare = image.dim() == logits.dim() == 3 and image.shape[1:] == logits.shape[1:]
+            remedy = (
+                "For one image without a batch axis, give image[None] and logits[None]."
+                if is_bare
+                else "Upsample the logits first, for example with torch.nn.functional.interpolate."
+            )
             raise ValueError(
                 f"DenseGaussianCRF: image and logits must have the same batch and size; got an "
                 f"image {_checks.shape_text(image)} and logits {_checks.shape_text(logits)}. "
-                f"Upsample the logits first, for example with torch.nn.functional.interpolate."
+                f"{remedy}"
             )
         z: Tensor = self.layer(logits, None, features=[image.detach()])
         return z if self.output_logits else z.softmax(1)
@@ -168,6 +168,6 @@ def _step(params: FrankWolfeParams) -> Step:
         params.regularizer,
         strength=params.lambda_,
         size=params.stepsize,
-        learn=params.lambda_learnable,
+        learn="strength" if params.lambda_learnable else False,
         mix=params.x0_weight,
     )

@@ -68,7 +68,8 @@ class CRFRNN(StoredLayer, nn.Module):
         log_bandwidths: with `learn_bandwidths`, per kernel the logarithms of its bandwidths by
             name, such as `position`, each of the shape that the kernel was given.
             `current_kernels` reads them.
-        step_strength, step_size: with a learned step, log λ and the logit of α.
+        step_strength, step_size: with a learned step, log λ and the logit of α; the latter is None
+            if λ alone is learned.
 
     Example:
         >>> import torch
@@ -123,9 +124,8 @@ class CRFRNN(StoredLayer, nn.Module):
         self.tol = None if tol is None else _checks.positive("tol", tol, "a mean change")[0]
         self.kernel_weights = parameters.initial_weights(chosen, self.num_classes, weights)
         start = parameters.initial_compatibility(compatibility, self.num_classes)
-        self._start: str | Tensor = (
-            compatibility if isinstance(compatibility, str) else start.clone()
-        )
+        self._start: str | Tensor = "potts" if isinstance(compatibility, str) else start.clone()
+        start = start.to(torch.get_default_device())
         self.compatibility: Tensor | None
         if learn_compatibility:
             self.compatibility = nn.Parameter(start)
@@ -153,7 +153,7 @@ class CRFRNN(StoredLayer, nn.Module):
             >>> layer.kernel_weights[:, 0].tolist()
             [5.0, 3.0]
         """
-        parameters.reset(self, self._start)
+        parameters.reset(self, getattr(self, "_start", "potts"))  # older pickles lack it
 
     def forward(
         self,
@@ -172,6 +172,7 @@ class CRFRNN(StoredLayer, nn.Module):
                 `prepare` made of it; None if no kernel looks at it.
             mask: bool; pixels outside take no part and keep their logits.
             clamp: bool; these pixels, such as scribbles, keep their logits but still send messages.
+                It goes with mean field, not with another `step`.
             features: maps (B, F, *s) of any resolution that `FeatureGaussian` kernels refer to.
 
         Returns:
@@ -310,6 +311,8 @@ class CRFRNN(StoredLayer, nn.Module):
     def from_preset(cls, preset: str, num_classes: int) -> CRFRNN:
         """Start from a parameter set of `crfrnn.presets`, as "crfasrnn" (the paper), or a file.
 
+        Evaluation makes the steps that the preset states. Training makes as many, at most 5.
+
         Example:
             >>> from crfrnn import CRFRNN
             >>> CRFRNN.from_preset("deeplab", num_classes=21).current_kernels()[0]
@@ -319,12 +322,13 @@ class CRFRNN(StoredLayer, nn.Module):
         return cls(
             num_classes,
             chosen.kernels,
+            iterations=min(5, chosen.iterations),
             eval_iterations=chosen.iterations,
             normalization=chosen.normalization,
         )
 
     @classmethod
-    def from_crfasrnn(cls, weights: Mapping[str, Tensor] | str | Path) -> CRFRNN:
+    def from_crfasrnn(cls, weights: Mapping[str, Any] | str | Path) -> CRFRNN:
         """Read the published weights of `sadeepj/crfasrnn_pytorch`: a state dict, or its file.
 
         The layer computes what that one does: full kernel matrices, normalization "after", both
@@ -336,7 +340,7 @@ class CRFRNN(StoredLayer, nn.Module):
             >>> published = {  # in place of crfasrnn_weights.pth
             ...     "bilateral_ker_weights": 5 * torch.eye(21),
             ...     "spatial_ker_weights": 3 * torch.eye(21),
-            ...     "compatibility_matrix": -torch.eye(21),
+            ...     "compatibility_matrix": torch.eye(21),
             ... }
             >>> layer = CRFRNN.from_crfasrnn(published)
             >>> layer.weights, layer.num_classes
@@ -380,5 +384,15 @@ class CRFRNN(StoredLayer, nn.Module):
                 rates = parameters.learned_rates(self, dtype)
                 # Under torch.compile(dynamic=True) a step's numbers have no values to compare.
                 how = None if self._is_plain else self.step
-                done = infer(unary, model, options, step=how, rates=rates, trace=trace, held=held)
+                inside = None if prepared.mask is None else prepared.mask.view(prepared.shape)
+                done = infer(
+                    unary,
+                    model,
+                    options,
+                    step=how,
+                    rates=rates,
+                    trace=trace,
+                    held=held,
+                    inside=inside,
+                )
         return Inference(give_back("CRFRNN", done.logits, given, self), done.steps, done.energy)

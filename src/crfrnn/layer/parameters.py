@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from crfrnn import _checks
 from crfrnn._arrays import to_torch
@@ -23,26 +25,29 @@ SOLVER_FACTORS = {"weights": 1e4, "compatibility": 1e3, "others": 1e3}
 
 def initial_weights(kernels: Sequence[Kernel], classes: int, form: str) -> nn.Parameter:
     """Initial kernel weights: (K,), (K, C) or (K, C, C)."""
-    table = torch.from_numpy(weight_table(kernels, classes)).float()
-    _checks.finite("kernel weights in float32", table)
-    if form == "class":
-        return nn.Parameter(table)
+    dtype = torch.get_default_dtype()
+    table = torch.tensor(weight_table(kernels, classes), dtype=dtype, device="cpu")
+    _checks.finite(f"kernel weights in {str(dtype).removeprefix('torch.')}", table)
     if form == "matrix":
         # Off the diagonal the messages of other classes start at zero, so the layer starts as the
         # one with a weight per class.
-        return nn.Parameter(table.diag_embed())
-    if not bool((table == table[:, :1]).all()):
-        raise ValueError("weights='scalar' needs kernels with one weight each, not one per class")
-    return nn.Parameter(table[:, 0].clone())
+        table = table.diag_embed()
+    elif form == "scalar":
+        if not bool((table == table[:, :1]).all()):
+            raise ValueError(
+                "weights='scalar' needs kernels with one weight each, not one per class"
+            )
+        table = table[:, 0].clone()
+    return nn.Parameter(table.to(torch.get_default_device()))
 
 
 def initial_compatibility(given: Any, classes: int) -> Tensor:
-    """Initial compatibility (C, C)."""
+    """Initial compatibility (C, C), on the CPU: it has values even for a layer on "meta"."""
     if isinstance(given, str):
         _checks.one_of("compatibility", given, ("potts",))
-        return 1 - torch.eye(classes)
-    matrix: Tensor = to_torch(admit("compatibility", given))
-    matrix = matrix.detach().clone() if matrix.is_floating_point() else matrix.float()
+        return 1 - torch.eye(classes, device="cpu")
+    array = to_torch(admit("compatibility", given)).detach()
+    matrix: Tensor = array.to("cpu", torch.get_default_dtype(), copy=True)
     if matrix.shape != (classes, classes):
         raise ValueError(
             f"compatibility must be 'potts' or a matrix ({classes}, {classes}), one row and "
@@ -70,26 +75,44 @@ def log_bandwidths(kernels: Sequence[Kernel]) -> nn.ModuleList:
     )
 
 
-def learned_step(step: Step) -> tuple[nn.Parameter, nn.Parameter]:
-    """The logarithm of λ, and the logit of α, as parameters."""
-    size = torch.tensor(min(step.size, 0.95))
-    return nn.Parameter(torch.tensor(step.strength).log()), nn.Parameter(size.logit())
+def learned_step(step: Step) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """The logarithm of λ, and the logit of α if that is learned too, as parameters."""
+    strength = nn.Parameter(torch.tensor(float(step.strength)).log())
+    if step.learn == "strength":
+        return strength, None
+    return strength, nn.Parameter(torch.tensor(min(step.size, 0.95)).logit())
 
 
 def reset(layer: Any, compatibility: str | Tensor) -> None:
     """Set what a layer learns to what its arguments say; `compatibility` is one of them."""
     kernels, classes = layer.recipe.kernels, layer.num_classes
     with torch.no_grad(), torch.device("cpu"):
-        layer.kernel_weights.copy_(initial_weights(kernels, classes, layer.weights))
+        _fill(layer, "kernel_weights", initial_weights(kernels, classes, layer.weights))
         if layer.compatibility is not None:
-            layer.compatibility.copy_(initial_compatibility(compatibility, classes))
+            _fill(layer, "compatibility", initial_compatibility(compatibility, classes))
         if layer.log_bandwidths is not None:
-            for name, start in log_bandwidths(kernels).named_parameters():
-                layer.log_bandwidths.get_parameter(name).copy_(start)
+            for learned, starts in zip(layer.log_bandwidths, log_bandwidths(kernels), strict=True):
+                for name, start in _dictionary(starts).items():
+                    _fill(learned, name, start)
         if layer.step.learn:
             strength, size = learned_step(layer.step)
-            layer.step_strength.copy_(strength)
-            layer.step_size.copy_(size)
+            _fill(layer, "step_strength", strength)
+            if size is not None:
+                _fill(layer, "step_size", size)
+
+
+def _fill(module: nn.Module, name: str, start: Tensor) -> None:
+    """Set a parameter in place, also one under a parametrization or in shards on many devices."""
+    held = getattr(module, name)
+    start = start.detach().to(held.device, held.dtype)
+    if is_parametrized(module, name):
+        setattr(module, name, start)
+        return
+    if hasattr(held, "placements"):
+        from torch.distributed.tensor import distribute_tensor  # late: torch may lack it
+
+        start = distribute_tensor(start, held.device_mesh, held.placements)
+    held.copy_(start)
 
 
 def current_kernels(kernels: Sequence[Kernel], logs: nn.ModuleList | None) -> tuple[Kernel, ...]:
@@ -106,8 +129,8 @@ def learned_rates(layer: Any, dtype: torch.dtype) -> Rates | None:
     """λ and α of a layer's step, if they are learned."""
     if not layer.step.learn:
         return None
-    strength, size = layer.step_strength.to(dtype), layer.step_size.to(dtype)
-    return Rates(strength.exp(), size.sigmoid())
+    strength, size = layer.step_strength.to(dtype).exp(), layer.step_size
+    return Rates(strength, layer.step.size if size is None else size.to(dtype).sigmoid())
 
 
 def grouped(
@@ -116,12 +139,18 @@ def grouped(
     """Optimizer groups by name; a parameter without a named factor joins "others"."""
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in factors}
     for name, parameter in parameters:
-        groups[name if name in factors else "others"].append(parameter)
+        plain = plain_name(name)
+        groups[plain if plain in factors else "others"].append(parameter)
     return [
         {"params": members, "lr": lr * factors[name], "name": f"crf.{name}"}
         for name, members in groups.items()
         if members
     ]
+
+
+def plain_name(name: str) -> str:
+    """The name in the layer of what torch stores for a parameter under a parametrization."""
+    return re.sub(r"\bparametrizations\.([^.]+)\..*", r"\1", name)
 
 
 def learned_bandwidths(logs: nn.ModuleList, dtype: torch.dtype) -> list[dict[str, Tensor]]:

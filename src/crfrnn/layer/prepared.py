@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from crfrnn import _checks
 from crfrnn._door import admit_tensor
 from crfrnn._guide import check_range, finest_color
 from crfrnn.crf.edges import Pair, build_edges
@@ -37,6 +38,56 @@ class Guide(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Bandwidths:
+    """The learned bandwidths that filters were built with.
+
+    Attributes:
+        parameters: the layer's parameters themselves.
+        versions: how often each had been changed in place.
+        values: what each held.
+    """
+
+    parameters: tuple[Tensor, ...] = ()
+    versions: tuple[int, ...] = ()
+    values: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, logs: nn.ModuleList | None) -> Bandwidths:
+        """The present bandwidths of a layer."""
+        parameters = () if logs is None else tuple(logs.parameters())
+        values = tuple(parameter.detach().clone() for parameter in parameters)
+        return cls(parameters, tuple(map(_version, parameters)), values)
+
+    def are(self, logs: nn.ModuleList | None) -> bool:
+        """Whether a layer still has these bandwidths; True where a trace or vmap hides them."""
+        now = () if logs is None else tuple(logs.parameters())
+        if len(now) != len(self.parameters):
+            return False
+        if not now or torch.compiler.is_compiling():
+            return True
+        if not _checks.readable(now[0]):
+            # On a device, their values are read only if something has changed the parameters.
+            same = all(old is new for old, new in zip(self.parameters, now, strict=True))
+            if same and self.versions == tuple(map(_version, now)):
+                return True
+        try:
+            return all(
+                torch.equal(old.to(new), new) for old, new in zip(self.values, now, strict=True)
+            )
+        except RuntimeError:  # under vmap a tensor has no value
+            return True
+
+
+def _learns(logs: nn.ModuleList) -> bool:
+    wanted = logs.training and torch.is_grad_enabled()
+    return wanted and any(parameter.requires_grad for parameter in logs.parameters())
+
+
+def _version(parameter: Tensor) -> int:
+    return 0 if parameter.is_inference() else parameter._version
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Filters of one batch of images, from `CRFRNN.prepare`, to pass in place of the image.
 
@@ -48,6 +99,7 @@ class Prepared:
         recipe: what they were built for.
         mask: (B, N) bool, the pixels that take part; None stands for all.
         pairs: in place of filters, the weighted pairs of pixels of a loss with `neighbors`.
+        bandwidths: the learned ones that the filters were built with; None if none are learned.
 
     Example:
         >>> import torch
@@ -67,8 +119,11 @@ class Prepared:
     recipe: Recipe
     mask: Tensor | None = None
     pairs: tuple[Pair, ...] = ()
+    bandwidths: Bandwidths | None = None
 
-    def check(self, owner: str, logits: Tensor, recipe: Recipe) -> None:
+    def check(
+        self, owner: str, logits: Tensor, recipe: Recipe, logs: nn.ModuleList | None = None
+    ) -> None:
         """Refuse logits, or a layer, that these filters were not built for.
 
         Example:
@@ -94,6 +149,16 @@ class Prepared:
                 f"{owner}: the prepared filters are for a batch and size of {self.shape} in "
                 f"{self.dtype} on {self.device}; got logits for {shape} that need {logits.dtype} "
                 f"on {logits.device}. Prepare the image again."
+            )
+        if logs is not None and _learns(logs):
+            raise ValueError(
+                f"{owner}: no gradient reaches bandwidths through prepared filters; pass the image "
+                f"itself in training, or call layer.eval() or torch.no_grad() first"
+            )
+        if not (self.bandwidths or Bandwidths()).are(logs):
+            raise ValueError(
+                f"{owner}: the prepared filters have other bandwidths than this layer has now. "
+                f"Prepare the image again."
             )
 
 
@@ -156,7 +221,8 @@ def prepare_alone(
     size = (image.shape[0], 1, *image.shape[2:])
     like = torch.zeros((), dtype=dtype, device=image.device).expand(size)
     with torch.no_grad():
-        return prepare(owner, recipe, like, guide, logs)
+        prepared = prepare(owner, recipe, like, guide, logs)
+    return prepared if logs is None else replace(prepared, bandwidths=Bandwidths.of(logs))
 
 
 def take(
@@ -171,7 +237,7 @@ def take(
         raise ValueError(
             f"{owner}: give mask and features to prepare, not together with its result"
         )
-    prepared.check(owner, unary, recipe)
+    prepared.check(owner, unary, recipe, logs)
     return prepared
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crfrnn.crf.frank_wolfe import Step
 from crfrnn.crf.kernel import Kernel
 from crfrnn.io import storage
 from crfrnn.presets import find_preset
+
+from .parameters import plain_name
 
 #: Prefix of the CRF's tensors in a file.
 PREFIX = "crf."
@@ -27,8 +30,17 @@ _PUBLISHED = ("bilateral_ker_weights", "spatial_ker_weights", "compatibility_mat
 
 def write(directory: Path, layer: Any) -> None:
     """Write a `CRFRNN`, and create the directory if it is missing."""
-    tensors = {f"{PREFIX}{name}": tensor for name, tensor in layer.state_dict().items()}
-    storage.write(directory, {"crf": config_of(layer)}, tensors)
+    storage.write(directory, {"crf": config_of(layer)}, _state(layer))
+
+
+def _state(layer: Any) -> dict[str, Tensor]:
+    """The tensors of a layer; of one under a parametrization, the value that it computes."""
+    state = {}
+    for stored, tensor in layer.state_dict().items():
+        name = plain_name(stored)
+        value = tensor if name == stored else attrgetter(name)(layer).detach()
+        state[f"{PREFIX}{name}"] = value
+    return state
 
 
 def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -50,7 +62,7 @@ def crf_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def config_of(layer: Any) -> dict[str, Any]:
     """The arguments that construct an equal `CRFRNN`, as plain numbers and strings."""
-    learned = isinstance(layer.compatibility, nn.Parameter)
+    learned = any(plain_name(name) == "compatibility" for name, _ in layer.named_parameters())
     return {
         "num_classes": layer.num_classes,
         "kernels": [kernel.to_dict() for kernel in layer.recipe.kernels],
@@ -97,7 +109,7 @@ def arguments(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     }
 
 
-def published(source: Mapping[str, Tensor] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def published(source: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of the `CRFRNN` that computes what published weights do, and its state."""
     weights, compatibility = _published_tensors(source)
     bilateral, gaussian = find_preset("crfasrnn").kernels
@@ -110,7 +122,7 @@ def published(source: Mapping[str, Tensor] | str | Path) -> tuple[dict[str, Any]
     return arguments, {"kernel_weights": weights, "compatibility": compatibility}
 
 
-def _published_tensors(source: Mapping[str, Tensor] | str | Path) -> tuple[Tensor, Tensor]:
+def _published_tensors(source: Mapping[str, Any] | str | Path) -> tuple[Tensor, Tensor]:
     """Kernel weights (2 C C) and compatibility (C C) of a crfasrnn_pytorch state dict.
 
     The bilateral kernel comes first. That layer adds its pairwise term, z = u + C Σ_k W_k F_k q;
@@ -128,7 +140,7 @@ def _published_tensors(source: Mapping[str, Tensor] | str | Path) -> tuple[Tenso
                 f"expected one {parameter} in the state dict of crfasrnn_pytorch; got "
                 f"{len(names)}. It has: {', '.join(list(state)[-6:]) or 'nothing'}."
             )
-        published[parameter] = state[names[0]].detach().clone()
+        published[parameter] = torch.as_tensor(state[names[0]]).detach().clone()
     bilateral, spatial, compatibility = (published[name] for name in _PUBLISHED)
     classes = len(bilateral)
     for name, tensor in published.items():

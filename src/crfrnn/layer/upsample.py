@@ -67,6 +67,7 @@ class Upsample(nn.Module):
                 )
         _checks.floating("values", values)
         check_grids("image", image.shape, values.shape)
+        _checks.finite("Upsample: image", image)
         wide = to_float(values)
         out: Tensor = joint_bilateral(
             wide, image.to(wide.dtype), self.position, self.color, self.align_corners

@@ -86,7 +86,7 @@ def mean_field(logits: Tensor, model: Model, options: Options) -> tuple[Tensor, 
     width = saved_width(classes, model.update is not None and model.update.needs_all)
     z = _empty(logits.shape, logits.dtype)
     saved = _empty((batch, model.saved_steps(options), n, width), logits.dtype)
-    steps = torch.zeros(batch, dtype=torch.int64)
+    steps = torch.zeros(batch, dtype=torch.int64, device="cpu")
     for b in range(batch):
         steps[b] = _core.mean_field(
             logits[b],
@@ -119,7 +119,7 @@ def mean_field_backward(
     gradient, weights = gradient.detach().contiguous(), model.weights.detach().contiguous()
     to_logits = _empty(gradient.shape, gradient.dtype)
     # In double precision: each sum runs over all pixels, with terms of both signs.
-    sums = torch.empty((len(gradient), *weights.shape), dtype=torch.float64)
+    sums = weights.new_empty((len(gradient), *weights.shape), dtype=torch.float64)
     to_rates = weights.new_zeros(2 if model.update else 0, dtype=torch.float64)
     for b in range(len(gradient)):
         rates = _core.mean_field_backward(
@@ -143,7 +143,7 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An uninitialized tensor; a large one lies in memory of the core, as in `lattice.empty`."""
     size = math.prod(shape) * dtype.itemsize
     if size < _LARGE:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     return torch.from_numpy(_core.memory(size)).view(dtype).view(shape)
 
 

@@ -17,7 +17,7 @@ def build(features: Tensor) -> LatticeArrays:
     parts = [_build_item(item) for item in features]
     # Lattices differ in their number of vertices: tables of vertices lie one after the other.
     vertex, weight, neighbor, entry, offset = (list(column) for column in zip(*parts, strict=True))
-    sizes = torch.tensor([0] + [part.shape[1] for part in neighbor])
+    sizes = torch.tensor([0] + [part.shape[1] for part in neighbor], device="cpu")
     return LatticeArrays(
         torch.stack(vertex),
         torch.stack(weight),
