@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from . import _checks
 from ._arrays import Array, is_floating, is_tensor, namespace
 from ._guards import InputWarning, warn
