@@ -65,7 +65,9 @@ def to_numpy(array: Array) -> np.ndarray:
     if array.dtype == torch.bfloat16:
         array = array.float()
     if on_cpu(array) and array.is_floating_point() and type(array) is torch.Tensor:
-        return np.from_dlpack(array)  # array.numpy() would fix the size of the caller's storage
+        view = np.from_dlpack(array)  # array.numpy() would fix the size of the caller's storage
+        if view.flags.writeable:  # NumPy 1 gives views that cannot be written to
+            return view
     plain: np.ndarray = array.numpy(force=True)
     return plain
 
