@@ -535,8 +535,8 @@ def brute_energy(unary: Tensor, q: Tensor, points: Tensor, weight: float, penalt
 
 def test_free_energy_counts_each_pair_once() -> None:
     logits, _ = inputs(3, (2, 3), batch=1, dtype=torch.float64)
-    penalty = torch.rand(3, 3, dtype=torch.float64)
-    penalty = penalty + penalty.T
+    penalty = torch.rand(3, 3)  # a layer is made in torch's default type
+    penalty = (penalty + penalty.T).double()
     made = CRFRNN(3, [Gaussian(1.3, 2.0)], filter="exact", normalization="none",
                   compatibility=penalty, weights="scalar").double()  # fmt: skip
     filters = made.prepare(torch.zeros(1, 1, 2, 3), dtype=torch.float64).filters
