@@ -105,6 +105,8 @@ def test_the_row_of_trained_parameters_reads_a_saved_layer(tmp_path: Path) -> No
     outcome = refined(row, scene, {}, None)
     before = np.mean(scene.logits.argmax(axis=0) == truth)
     assert np.mean(outcome.labels["crfrnn-trained"] == truth) > before + 0.01
+    with pytest.raises(FileNotFoundError, match=r"layer has no config\.json"):
+        methods(tmp_path / "layer")
 
 
 def test_classes_that_are_nowhere_likely_are_left_out_but_two_stay() -> None:

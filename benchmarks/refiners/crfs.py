@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -224,6 +225,10 @@ METHODS = (
 
 def trained(folder: Path) -> Method:
     """The layer whose parameters a folder holds."""
+    if importlib.util.find_spec("torch"):
+        from crfrnn import CRFRNN
+
+        CRFRNN.from_pretrained(folder)  # a wrong folder is told of now, not by every call
     return Method(
         "crfrnn-trained",
         "crfrnn, parameters trained",
