@@ -104,6 +104,7 @@ NEED_TORCH = [
     "test_ci.py",
     "test_doors.py",
     "test_gate.py",
+    "test_network_cost.py",
     "test_house.py",
     "test_refiners.py",
     "training/test_train.py",
