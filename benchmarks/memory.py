@@ -10,12 +10,12 @@ _STATUS = Path("/proc/self/status")
 
 
 def can_measure() -> bool:
-    """Whether this system tells a process its own peak."""
+    """Whether a process can read its own peak on this system."""
     return _STATUS.exists()
 
 
 def peak_megabytes(call: Callable[[], Any]) -> float:
-    """Megabytes that this process grew by while it made a call.
+    """Return the megabytes by which a call lets this process grow.
 
     Memory that an earlier call left to the allocator does not count, so make one call per process.
     """

@@ -228,7 +228,7 @@ def trained(folder: Path) -> Method:
     if importlib.util.find_spec("torch"):
         from crfrnn import CRFRNN
 
-        CRFRNN.from_pretrained(folder)  # a wrong folder is told of now, not by every call
+        CRFRNN.from_pretrained(folder)  # fail now, not in every call
     return Method(
         "crfrnn-trained",
         "crfrnn, parameters trained",

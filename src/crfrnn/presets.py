@@ -135,7 +135,7 @@ def find_preset(name: str | os.PathLike[str]) -> Preset:
     Raises:
         ValueError: there is no such preset, or the file does not describe one.
         FileNotFoundError: there is no such file.
-        TypeError: `name` is neither a text nor a path.
+        TypeError: `name` is neither a string nor a path.
 
     Example:
         >>> from crfrnn.presets import find_preset

@@ -202,7 +202,7 @@ class AblateConfig:
         if idle:
             raise ValueError(
                 f"{where}.crf: {', '.join(sorted(idle))} would change nothing in the row "
-                f"{variant.row!r}: {reason}; remove what has no effect"
+                f"{variant.row!r}: {reason}; remove the key"
             )
 
     def _check_stages(self) -> None:

@@ -231,6 +231,6 @@ def _value(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """Spell a number in short, but so that it is read as the same number."""
+    """Spell a number as briefly as possible without changing its value."""
     short = f"{value:g}"
     return short if float(short) == value else str(value)

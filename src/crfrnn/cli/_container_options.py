@@ -155,7 +155,7 @@ def container_of(args: argparse.Namespace) -> str:
 
 
 def _refuse_shares(kind: str, args: argparse.Namespace) -> None:
-    """Raise if an option shares the work of one file, or writes a GeoTIFF where there is none."""
+    """Refuse options that would do nothing: to share the work of one file, or --cog for a PNG."""
     if kind == "annotations":
         from ._folder import check_workers
 

@@ -55,7 +55,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def refuse_folder_options(args: argparse.Namespace, many: str) -> None:
-    """Raise if an option shares out the work of `many` files, and one file is given."""
+    """Refuse options that share the work of `many` files if only one file is given."""
     shard: Shard = getattr(args, "shard", Shard())
     given = {
         "--on": getattr(args, "on", None),

@@ -21,7 +21,7 @@ class FoundPhotos:
     Attributes:
         pairs: an image and its photograph.
         absent: names of images without one.
-        unclear: names of images whose photograph cannot be told, and why.
+        unclear: names of images with an ambiguous photograph, each with the reason.
     """
 
     pairs: tuple[tuple[ImageMasks, Path], ...]
@@ -30,7 +30,12 @@ class FoundPhotos:
 
 
 class _Candidate(NamedTuple):
-    """A photograph that may be an image's: its whole name fits, or only the part behind folders."""
+    """A photograph that may belong to an image.
+
+    Attributes:
+        path: the photograph.
+        whole: whether the whole name matches, not only the file name without its folders.
+    """
 
     path: Path
     whole: bool

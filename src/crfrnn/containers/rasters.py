@@ -97,8 +97,8 @@ class Raster(Source):
     def valid(self, window: Window) -> np.ndarray | None:
         """Return where there are data: by mask or alpha band, and if all bands are finite.
 
-        A value for nodata is one only where all bands that have such a value hold theirs: a single
-        band may be 0 in a photograph.
+        A nodata value marks a hole only where all bands with such a value hold it, because a single
+        band of a photograph may well be 0.
         """
         masks = []
         if self.has_holes():

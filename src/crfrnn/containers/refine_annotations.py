@@ -76,7 +76,7 @@ class FoundAnnotations:
             among them stay as they are.
         photographs: number of photographs with annotations.
         absent: names of annotated images that have no photograph.
-        unclear: names of those whose photograph cannot be told, and why.
+        unclear: names of those with an ambiguous photograph, each with the reason.
     """
 
     annotations: int
@@ -154,8 +154,8 @@ def refine_annotations(
     Args:
         photos: one photograph, or a folder of photographs with the file names that the annotations
             give, with or without the folders in these names. A list of results gives no names;
-            there the number at the end of a file's stem is the image's id. An image whose
-            photograph cannot be told for certain fails.
+            there the number at the end of a file's stem is the image's id. An image with
+            an ambiguous photograph fails.
         annotations: a COCO file of instances, with polygons or runs, or a list of results.
         output: the JSON file to write.
         overlay: also draw the refined masks over each photograph: a folder for the pictures, or if

@@ -168,7 +168,7 @@ class _Results(NamedTuple):
 
 
 def _check_outputs(source: Source, outputs: _Results) -> None:
-    """Raise unless the outputs can be written, in the formats that their names promise."""
+    """Raise if an output cannot be written, or its suffix does not fit its format."""
     raster = isinstance(template_of(source), Raster)
     suffixes = (
         (".tif", ".tiff") if raster else (".png",),

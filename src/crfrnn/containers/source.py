@@ -55,7 +55,7 @@ class Source(ABC):
         spacing: distance of neighbors along each axis, in the units of bandwidths: 1 in pixels, or
             millimeters.
         affine: what maps grid indices to places in the world, if the file says; see `same_grid`.
-        epsg: the code of the coordinate system of these places, if it has one.
+        epsg: the EPSG code of the coordinate system, if it has one.
     """
 
     path: Path
@@ -68,7 +68,7 @@ class Source(ABC):
 
     @property
     def resident(self) -> int:
-        """The bytes that it keeps in memory from its opening on."""
+        """The bytes that it holds in memory while it is open."""
         return 0
 
     @abstractmethod
@@ -141,7 +141,7 @@ class Stack(Source):
 
 
 def template_of(source: Source) -> Source:
-    """Return the file whose metadata results take: the first of several."""
+    """Return the file whose metadata the results copy: the first of several."""
     return source.sources[0] if isinstance(source, Stack) else source
 
 

@@ -20,9 +20,9 @@ from .tiling import sample_windows
 
 _NAMES = ("logits", "probs", "energy", "labels", "mask", "scores")
 _SAMPLE_SIDE = 512
-#: Of a band's values, so many at even ranks stand for all; and so many for the fractions of a slab.
+#: How many values, at even ranks, represent a band; how many represent the fractions of a slab.
 _MOST_RANKS, _MOST_FRACTIONS = 100_000, 256
-#: No more different values than this are all looked at.
+#: Up to this many distinct values, all are used.
 _FEW = 1000
 
 
@@ -136,7 +136,7 @@ class TileScores:
     def _count(self) -> dict[float, int]:
         """Return the values of a single band that occur anywhere, and how often.
 
-        Fractions are no ids, so a few of each slab stand for the others.
+        Fractions cannot be ids, so a sample of each slab is enough.
         """
         counts: dict[float, int] = {}
         for window in slabs(self.source.size):
@@ -161,7 +161,7 @@ def _is_firm(sample: Scores) -> bool:
 
 
 def _stand_in(counts: dict[float, int], dtype: np.dtype) -> np.ndarray:
-    """Return values (1, 1, n) as they are spread over the file: all of few, and even ranks."""
+    """Return values (1, 1, n) that are distributed like those of the file."""
     values = np.array(sorted(counts), dtype)
     ends = np.cumsum([counts[value] for value in sorted(counts)])
     ranks = np.linspace(0, ends[-1] - 1, min(_MOST_RANKS, ends[-1])).astype(np.int64)

@@ -92,7 +92,7 @@ def image_size(path: Path, *, apply_exif: bool = False) -> tuple[int, int]:
     try:
         with open_header(path) as image:
             width, height = image.size
-            # Pillow itself turns TIFFs.
+            # Pillow turns TIFFs by itself.
             turned = apply_exif and image.format != "TIFF" and image.getexif().get(274, 1) >= 5
     except Exception:
         open_image(path)  # says what is wrong
@@ -210,7 +210,7 @@ def read_image(path: Path, *, apply_exif: bool = False, max_pixels: int = MAX_PI
 
 
 def _has_deep_colors(path: Path) -> bool:
-    """Whether a file has 16 bits per color: Pillow decodes it from such a mode or top value."""
+    """Whether a file has 16 bits per color, judged by the raw mode that Pillow decodes."""
     with open_header(path) as image:
         deep = "65535" if image.format == "PPM" else ";16"
         return any(deep in str(part[3]) for part in image.tile)

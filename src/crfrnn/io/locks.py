@@ -58,7 +58,7 @@ class _Owner:
         space: its namespace of process numbers; "" if the system does not say.
         token: of the process.
         claim: differs for each lock.
-        settings: a hash of how it works; "" if shards need not agree.
+        settings: a hash of the parameters; "" if shards need not agree.
     """
 
     process: int | None
@@ -98,10 +98,10 @@ def claimed(
         output: a folder, of which `shard` is locked; or the file that a long job writes at its end.
         command: what writes it, such as "refine".
         shard: the part of the folder; by default all of it.
-        settings: a hash of how the job works, in which shards must agree.
+        settings: a hash of the parameters, which must be the same for all shards.
 
     Raises:
-        ValueError: another running job holds it, or works on another shard with other settings.
+        ValueError: another running job holds it, or another shard has other parameters.
         OSError: nothing can be written there.
 
     Example:
@@ -147,7 +147,7 @@ def claimed(
 
 
 def count_jobs(folder: Path, command: str) -> int:
-    """Return how many living jobs hold a lock of a folder.
+    """Count the running jobs that hold a lock on a folder.
 
     Example:
         >>> import tempfile

@@ -265,7 +265,7 @@ def are_quantized(arrays: Mapping[str, Any], kind: Kind) -> bool:
 
 
 def dequantize(arrays: Mapping[str, Any]) -> np.ndarray:
-    """Return the logits of quantized ones, as float32."""
+    """Return quantized logits as float32."""
     quantized, scale, zero = (
         arrays[name].astype(np.float32) for name in ("logits", "scale", "zero")
     )

@@ -112,7 +112,7 @@ def read(directory: Path) -> Stored:
 
 
 def _apart(tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """Return tensors as a file holds them: whole and in memory of their own, also tied weights."""
+    """Return contiguous tensors that share no memory; tied weights become copies."""
     apart, taken = {}, set()
     for name, tensor in tensors.items():
         whole = tensor.detach().cpu().contiguous()

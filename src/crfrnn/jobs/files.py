@@ -227,7 +227,7 @@ def fingerprint_states(states: Iterable[tuple[int | None, int | None] | None]) -
 def digest(path: Path) -> str:
     """Return a hash of the content of a file, or of the names and times in a folder of arrays.
 
-    That of FILE:NAME also depends on NAME.
+    The hash of FILE:NAME also depends on NAME.
     """
     path, member = split_member(path)
     content = _digest_all(path)

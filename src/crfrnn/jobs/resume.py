@@ -77,7 +77,7 @@ class Origin:
         return {**self._places(), **tree, "ids": self._ids()}
 
     def settings_hash(self) -> str:
-        """Return a hash of all but where the inputs lie; shards of a folder agree in it."""
+        """Hash everything but the paths of the inputs; shards of one folder must agree in it."""
         parts = {name: part for name, part in self.decisive().items() if name not in _PLACES}
         parts["clamped"] = self.clamp is not None
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

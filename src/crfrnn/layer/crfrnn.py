@@ -137,7 +137,7 @@ class CRFRNN(StoredLayer, nn.Module):
             self.step_strength, self.step_size = parameters.learned_step(self.step)
 
     def reset_parameters(self) -> None:
-        """Return to the values that the layer was made with, as every layer of torch can.
+        """Reset all parameters to their initial values, like the layers of torch.
 
         Kernel weights and bandwidths are those of `kernels` again, the compatibility the one given,
         or Potts. A layer that was read from a file forgets a compatibility that it had learned. So

@@ -84,7 +84,7 @@ def learned_step(step: Step) -> tuple[nn.Parameter, nn.Parameter | None]:
 
 
 def reset(layer: Any, compatibility: str | Tensor) -> None:
-    """Set what a layer learns to what its arguments say; `compatibility` is one of them."""
+    """Reset the parameters of a layer to its arguments; `compatibility` is the one it was given."""
     kernels, classes = layer.recipe.kernels, layer.num_classes
     with torch.no_grad(), torch.device("cpu"):
         _fill(layer, "kernel_weights", initial_weights(kernels, classes, layer.weights))
@@ -102,7 +102,7 @@ def reset(layer: Any, compatibility: str | Tensor) -> None:
 
 
 def _fill(module: nn.Module, name: str, start: Tensor) -> None:
-    """Set a parameter in place, also one under a parametrization or in shards on many devices."""
+    """Set a parameter in place, even if it is parametrized or sharded over devices."""
     held = getattr(module, name)
     start = start.detach().to(held.device, held.dtype)
     if is_parametrized(module, name):
@@ -149,7 +149,7 @@ def grouped(
 
 
 def plain_name(name: str) -> str:
-    """The name in the layer of what torch stores for a parameter under a parametrization."""
+    """The name of a parameter without what a parametrization adds to it."""
     return re.sub(r"\bparametrizations\.([^.]+)\..*", r"\1", name)
 
 

@@ -59,7 +59,7 @@ class Bandwidths:
         return cls(parameters, tuple(map(_version, parameters)), values)
 
     def are(self, logs: nn.ModuleList | None) -> bool:
-        """Whether a layer still has these bandwidths; True where a trace or vmap hides them."""
+        """Whether a layer still has these bandwidths; True if tracing or vmap hides the values."""
         now = () if logs is None else tuple(logs.parameters())
         if len(now) != len(self.parameters):
             return False

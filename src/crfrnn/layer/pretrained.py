@@ -34,7 +34,7 @@ def write(directory: Path, layer: Any) -> None:
 
 
 def _state(layer: Any) -> dict[str, Tensor]:
-    """The tensors of a layer; of one under a parametrization, the value that it computes."""
+    """The tensors of a layer; for parametrized ones, the computed values."""
     state = {}
     for stored, tensor in layer.state_dict().items():
         name = plain_name(stored)
@@ -99,7 +99,7 @@ def facts(layer: Any) -> dict[str, object]:
 
 def arguments(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of `CRFRNN` from a configuration of `config_of`."""
-    # A learned compatibility comes with the state, so that `reset_parameters` forgets it.
+    # A learned compatibility is loaded with the state, and `reset_parameters` returns to Potts.
     fixed = config["compatibility"] != "potts" and not config["learn_compatibility"]
     return {
         **config,

@@ -81,7 +81,7 @@ class Segmenter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set `mean` and `std` again; those of the network and the CRF are theirs to reset.
+        """Set `mean` and `std` again; network and CRF have a `reset_parameters` of their own.
 
         Example:
             >>> import torch
