@@ -183,18 +183,16 @@ def check_no_container(args: argparse.Namespace) -> None:
 
 def check_container_paths(kind: str, args: argparse.Namespace) -> None:
     """Raise if an output has a wrong suffix or would replace an input."""
+    from crfrnn.containers.refine_tiles import tile_suffixes
     from crfrnn.jobs.pairs import Outputs, require_apart
 
-    raster = kind == "tiles" and _is_raster(args.image)
-    results: dict[str, tuple[str, ...]] = {
-        "volume": (".nii", ".nii.gz"),
-        "annotations": (".json",),
-        "tiles": (".tif", ".tiff") if raster else (".png",),
-    }
-    probs = (".npy",) if kind == "tiles" and not raster else results[kind]
-    overlay = () if args.image.is_dir() else (".png", ".jpg", ".jpeg")
+    labels, probs, overlay = tile_suffixes(raster=_is_raster(args.image))
+    if kind != "tiles":
+        labels = probs = (".nii", ".nii.gz") if kind == "volume" else (".json",)
+    if args.image.is_dir():
+        overlay = ()
     for flag, path, suffixes in (
-        ("--output", args.output, results[kind]),
+        ("--output", args.output, labels),
         ("--probs", args.probs, probs),
         ("--overlay", args.overlay, overlay),
     ):

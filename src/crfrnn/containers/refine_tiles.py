@@ -167,14 +167,16 @@ class _Results(NamedTuple):
     overlay: Path | None
 
 
+def tile_suffixes(*, raster: bool) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """The suffixes that labels, probabilities and overlay of a raster or a photograph may have."""
+    tiffs = (".tif", ".tiff")
+    overlay = (".png", ".jpg", ".jpeg")
+    return (tiffs, tiffs, overlay) if raster else ((".png",), (".npy",), overlay)
+
+
 def _check_outputs(source: Source, outputs: _Results) -> None:
     """Raise if an output cannot be written, or its suffix does not fit its format."""
-    raster = isinstance(template_of(source), Raster)
-    suffixes = (
-        (".tif", ".tiff") if raster else (".png",),
-        (".tif", ".tiff") if raster else (".npy",),
-        (".png", ".jpg", ".jpeg"),
-    )
+    suffixes = tile_suffixes(raster=isinstance(template_of(source), Raster))
     for path, wanted, what in zip(outputs, suffixes, _Results._fields, strict=True):
         if path is None:
             continue
