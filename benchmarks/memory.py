@@ -10,7 +10,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def can_measure() -> bool:
-    """Whether a process can read its own peak on this system."""
+    """Whether a process can read its own peak memory on this system."""
     return _STATUS.exists()
 
 

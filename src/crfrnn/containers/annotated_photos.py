@@ -20,7 +20,7 @@ class FoundPhotos:
 
     Attributes:
         pairs: an image and its photograph.
-        absent: names of images without one.
+        absent: names of images that have no photograph.
         unclear: names of images with an ambiguous photograph, each with the reason.
     """
 
@@ -44,8 +44,8 @@ class _Candidate(NamedTuple):
 def find_photos(file: AnnotationFile, photos: Path) -> FoundPhotos:
     """Find the photographs of the images that have annotations.
 
-    A name is looked up with its folders, and then without them; an image of a file of results by
-    its id. What fits several images or several photographs is given to none.
+    A file name is looked up with its folders first, then without them. A list of results has no
+    names, so its images are looked up by id. Ambiguous matches are left out.
 
     Args:
         file: the annotations.
@@ -116,7 +116,7 @@ def _candidates(
 
 
 def _by_number(folder: Path) -> dict[str, list[Path]]:
-    """Return the photographs by their stem and, where no stem is that number, by its last digits.
+    """Index the photographs by number: the whole stem, or else the digits at its end.
 
     Leading zeros do not count.
     """

@@ -65,7 +65,7 @@ class Photograph(Source):
 
 
 def _array_writer(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Write:
-    """Begin a `.npy` of this shape; return what writes windows, row by row.
+    """Begin a `.npy` of this shape; return a function that writes windows, row by row.
 
     A memory map would do it in a line, but a full disk kills a process that writes to one.
     """

@@ -95,7 +95,7 @@ class Raster(Source):
         return self._last[1]
 
     def valid(self, window: Window) -> np.ndarray | None:
-        """Return where there are data: by mask or alpha band, and if all bands are finite.
+        """Return the valid pixels: allowed by the mask or alpha band, and finite in all bands.
 
         A nodata value marks a hole only where all bands with such a value hold it, because a single
         band of a photograph may well be 0.
@@ -232,7 +232,7 @@ class Raster(Source):
         return [{flag.name for flag in flags} for flags in self._file.mask_flag_enums]
 
     def _scales_and_offsets(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return those of the bands (channels, 1, 1); None if they change nothing."""
+        """Return the bands' scales and offsets (channels, 1, 1); None if they change nothing."""
         scales, offsets = (
             np.array(part, np.float64)[:, None, None]
             for part in (self._file.scales, self._file.offsets)

@@ -30,8 +30,8 @@ from .worker import Answer, Worker
 
 #: Pairs given to a worker at once, so that the next one is always at hand.
 _AHEAD = 2
-#: After so many failed starts in a row, no more workers are started in their place; the job ends
-#: if none runs.
+#: After this many failed starts in a row, failed workers are no longer replaced. The job ends if
+#: no worker is running.
 _MOST_FAILED_STARTS = 3
 #: Workers that may die of a pair before it fails.
 _MOST_DEATHS = 2

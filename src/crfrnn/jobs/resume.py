@@ -175,10 +175,10 @@ def _input(path: AnyPath, looks: Looks) -> Entry | None:
 
 
 def _is_noted(pair: Pair, inputs: Sequence[Entry | None], *, by_row: bool) -> bool:
-    """Whether the label map notes the states of its inputs, and their names if `by_row`.
+    """Whether the state that a label map records fits its inputs; with `by_row`, also the names.
 
-    A file may have been replaced by an older one, and a row may name other files. Only PNGs have
-    notes. A store sets the times of its files itself, so none of them looks older than it is.
+    An older file may have replaced an input, or a row may name other files. Only PNGs carry this
+    record. A store sets file times itself, so a file there never looks older than it is.
     """
     local = [isinstance(path, Path) for path in pair.inputs()]
     if pair.outputs.labels.suffix.lower() != ".png" or not (by_row or any(local)):

@@ -139,8 +139,8 @@ class CRFRNN(StoredLayer, nn.Module):
     def reset_parameters(self) -> None:
         """Reset all parameters to their initial values, like the layers of torch.
 
-        Kernel weights and bandwidths are those of `kernels` again, the compatibility the one given,
-        or Potts. A layer that was read from a file forgets a compatibility that it had learned. So
+        Kernel weights and bandwidths return to those of `kernels`, and the compatibility to the one
+        given, or to Potts. A layer that was read from a file forgets a learned compatibility. So
         each fold of a cross-validation starts afresh, and a layer that was made on the device
         "meta" can be filled after `to_empty`.
 

@@ -142,13 +142,13 @@ def require_apart(config: DataConfig) -> None:
     if both:
         raise ValueError(
             f"data: {len(both)} of {len(val)} images of val are in train too, such as {both[0]}; "
-            f"scores on them would not tell of new images. Set data.train and data.val to lists "
-            f"without common images"
+            f"scores on them say nothing about new images. Set data.train and data.val to lists "
+            f"that share no images"
         )
 
 
 def _identities(config: DataConfig, split: str) -> set[str]:
-    """What tells the images of a split apart: their files, or their names if they have none."""
+    """Unique keys for the images of a split: file paths, or names if there are no files."""
     pictures = _open(config, split)
     entries = getattr(pictures, "entries", None)
     # Two folders may hold different images under one name.
