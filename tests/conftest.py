@@ -24,9 +24,11 @@ except ModuleNotFoundError:  # `make test-offline`
 if torch is not None and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# It notes down torch's functions when imported: not those that `poisoned` puts in their place.
+# Both note down torch's functions when first used: not those that `poisoned` puts in their place.
 if torch is not None:
     importlib.import_module("torch._dynamo")
+    with torch.device("meta"):
+        torch.empty(0)
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src" / "crfrnn"
