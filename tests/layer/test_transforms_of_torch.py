@@ -334,13 +334,6 @@ def test_a_forward_leaves_storages_resizable(size: tuple[int, ...], engine: Any)
     assert all(tensor.untyped_storage().resizable() for tensor in tensors)
 
 
-def test_older_pickles_can_be_reset() -> None:
-    made = layer()
-    del made.__dict__["_start"]  # as the pickle of an older version
-    made.reset_parameters()
-    assert torch.equal(made.penalty(), 1 - torch.eye(CLASSES))
-
-
 class Shifted(torch.nn.Module):
     """A parametrization."""
 

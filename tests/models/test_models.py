@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.nn.utils.parametrize import register_parametrization
 
 from crfrnn import CRFRNN, Bilateral, Gaussian
 from crfrnn.data import open_voc
@@ -391,6 +392,31 @@ def test_a_saved_model_gives_the_same_logits(tmp_path: Path, with_crf: bool) -> 
     assert again.notes == {"epoch": 3, "rates": [0.1, 0.2]}
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [CONFIG, TENSORS]
     assert not again.network.training
+
+
+class Exponential(nn.Module):
+    """A parametrization that keeps weights positive."""
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored.exp()
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value.log()
+
+
+@pytest.mark.unchecked
+def test_a_model_whose_crf_is_parametrized_is_saved_with_the_computed_values(
+    tmp_path: Path,
+) -> None:
+    saved = Checkpoint("light", 3, {"width": 4}, crf=CRFRNN(3)).eval()
+    register_parametrization(saved.crf, "kernel_weights", Exponential())
+    with torch.no_grad():
+        saved.crf.parametrizations.kernel_weights.original.add_(0.5)
+    saved.save(tmp_path)
+    again = load_checkpoint(tmp_path)
+    assert torch.equal(again.crf.kernel_weights, saved.crf.kernel_weights)
+    image = photograph(20, 30)
+    torch.testing.assert_close(again.logits(image), saved.logits(image), rtol=0, atol=0)
 
 
 def test_a_model_that_cannot_be_written_leaves_what_is_there(tmp_path: Path) -> None:

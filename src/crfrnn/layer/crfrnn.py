@@ -153,7 +153,7 @@ class CRFRNN(StoredLayer, nn.Module):
             >>> layer.kernel_weights[:, 0].tolist()
             [5.0, 3.0]
         """
-        parameters.reset(self, getattr(self, "_start", "potts"))  # older pickles lack it
+        parameters.reset(self, self._start)
 
     def forward(
         self,

@@ -30,11 +30,11 @@ _PUBLISHED = ("bilateral_ker_weights", "spatial_ker_weights", "compatibility_mat
 
 def write(directory: Path, layer: Any) -> None:
     """Write a `CRFRNN`, and create the directory if it is missing."""
-    storage.write(directory, {"crf": config_of(layer)}, _state(layer))
+    storage.write(directory, {"crf": config_of(layer)}, stored_tensors(layer))
 
 
-def _state(layer: Any) -> dict[str, Tensor]:
-    """The tensors of a layer; for parametrized ones, the computed values."""
+def stored_tensors(layer: Any) -> dict[str, Tensor]:
+    """The tensors of a layer as its file holds them; of parametrized ones, the computed values."""
     state = {}
     for stored, tensor in layer.state_dict().items():
         name = plain_name(stored)

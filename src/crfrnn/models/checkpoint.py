@@ -83,7 +83,7 @@ class Checkpoint:
         return self.crf is not None
 
     def parts(self) -> nn.ModuleDict:
-        """The parts as one module, whose `state_dict` is what the file holds."""
+        """The parts as one module, with the names that they have in the file."""
         return nn.ModuleDict({"network": self.network, **({"crf": self.crf} if self.crf else {})})
 
     def eval(self) -> Checkpoint:
@@ -128,7 +128,9 @@ class Checkpoint:
             "crf": None if self.crf is None else pretrained.config_of(self.crf),
             "notes": dict(self.notes),
         }
-        storage.write(directory, config, self.parts().state_dict())
+        tensors = {f"network.{k}": tensor for k, tensor in self.network.state_dict().items()}
+        tensors |= {} if self.crf is None else pretrained.stored_tensors(self.crf)
+        storage.write(directory, config, tensors)
         if card is None:
             return
         count = sum(parameter.numel() for parameter in self.parts().parameters())
