@@ -26,6 +26,9 @@ OFFLINE := build/offline
 OFFLINE_PY := $(OFFLINE)/venv/bin/python
 OFFLINE_RUN := env -u PYTHONPATH PYTHONDONTWRITEBYTECODE=1 $(OFFLINE_PY)
 
+# A process per core, up to four; one that runs out of tests takes some of the others'.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
+
 SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # The GPU verbs use the Python that has a torch for the device, and change nothing in it: the package
@@ -48,7 +51,7 @@ demo: $(RUNNABLE)  ## refine the sample pictures into ./demo
 	$(VENV)/bin/crfrnn demo -o demo
 
 test: $(INSTALLED)  ## run the tests, with torch and without; ARGS="-k name" runs some, with torch
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(or $(ARGS),$(PARALLEL))
 	$(if $(ARGS),,$(MAKE) --no-print-directory test-offline)
 
 test-offline: $(OFFLINE)/.installed  ## the tests that need no torch, in an environment without it

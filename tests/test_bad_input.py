@@ -265,7 +265,9 @@ def test_fractional_labels(image) -> None:
         refine(image, labels=np.zeros((H, W)))
 
 
-@pytest.mark.parametrize("thing", ["photo.png", {"a": 1}, object(), [["a"]]], ids=repr)
+@pytest.mark.parametrize(
+    "thing", ["photo.png", {"a": 1}, object(), [["a"]]], ids=lambda thing: type(thing).__name__
+)
 def test_what_is_no_array(image, logits, thing: object) -> None:
     with refuses(TypeError, "image must be a NumPy array or a torch tensor"):
         refine(thing, logits=logits)

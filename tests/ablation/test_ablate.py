@@ -107,6 +107,12 @@ def test_five_rows_a_variant_and_two_seeds(
     pieces = ("training its parameters, over tuning", "training the network with it")
     assert whole["value"] == pytest.approx(sum(parts[p]["mean_iou"]["value"] for p in pieces))
     assert whole == report["gains"]["joint"]["tuned"]["mean_iou"]
+    assert list(report["variants"]) == ["full-matrix", "l2-afterwards"]
+    varied = report["variants"]["full-matrix"]["mean_iou"]
+    means = [rows[key]["scores"]["mean_iou"]["mean"] for key in ("full-matrix", "joint")]
+    assert varied["value"] == pytest.approx(means[0] - means[1])
+    assert varied["low"] <= varied["value"] <= varied["high"]
+    assert report["variants"]["l2-afterwards"] == report["gains"]["l2-afterwards"]["tuned"]
     # Steps are trained as often by the network alone as by all together, from one start.
     lines = {
         key: len((tmp_path / "seed3" / key / "steps.csv").read_text().splitlines())
@@ -127,6 +133,9 @@ def test_five_rows_a_variant_and_two_seeds(
     page = (tmp_path / "report.md").read_text()
     assert page.count("\n| CRF-RNN trained end to end |") == 3
     assert f"\n| end to end, over tuning | {whole['value']:+.2f} [" in page
+    line = f"| Full matrix, over: CRF-RNN trained end to end | {varied['value']:+.2f} ["
+    assert "## What each variant gives over its row\n\n| variant |" in page
+    assert line in page
     with Image.open(tmp_path / "report.png") as plot:
         assert plot.size == (1200, 640)
     # Nothing is made again, a row whose folder is gone excepted.

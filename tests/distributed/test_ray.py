@@ -73,7 +73,7 @@ def test_a_killed_driver_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(3)  # Ray ends the workers of a driver that is gone
         before = [path for path in bucket.puts if path.endswith(".png")]
         assert COUNT // 2 - 1 <= len(before) < COUNT - len(CORRUPT)
-        second = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240)
+        second = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
         assert second.returncode == 1, second.stderr
         report = json.loads(second.stdout)
         failed = {file["stem"]: file["error"] for file in report["files"] if "error" in file}
@@ -149,7 +149,7 @@ def test_files_that_hang_or_kill_their_worker_fail_alone(tmp_path: Path) -> None
     mode = "data" if importlib.util.find_spec("pandas") else "rows"
     with stores.web({}) as url:
         command = [sys.executable, "-c", textwrap.dedent(SCRIPT), url, mode]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     rows = result["rows"]
@@ -223,7 +223,7 @@ def test_workers_on_gpus(tmp_path: Path) -> None:
         for stem in "abcd":
             (tmp_path / name / f"{stem}.{'png' if name == 'p' else 'npy'}").write_bytes(data)
     command = [sys.executable, "-c", textwrap.dedent(GPU_SCRIPT)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     codes = [
         line for line in done.stdout.splitlines() if line.split()[0] in ("real", "fake", "rows")
@@ -353,7 +353,7 @@ def test_a_full_disk_stops_the_workers_and_the_job_goes_on_with_more_room(tmp_pa
     command = [sys.executable, "-m", "crfrnn", "refine", "p", "s", "-o", "o", "--kind", "logits"]
     command += ["--on", "ray", "--workers", "2"]
     script = [*NAMESPACE, "sh", "-c", FULL_DISK, "sh", *command]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert (tmp_path / "codes").read_text().split() == ["2", "0"], done.stderr
     assert re.search(r"o/\S*\d\d\.png: No space left on device\. The job stops here", done.stderr)
     assert "Traceback" not in done.stderr

@@ -31,6 +31,7 @@ from .plot import Line, draw_lines
 _SCORE_HEADS = (
     "row", "mean IoU", "trimap IoU", "boundary F", "over the network", "over the tuned CRF",
 )  # fmt: skip
+_DIFFERENCE_HEADS = ("mean IoU", "trimap IoU", "boundary F")
 
 #: A part, the row that has it, and the row that lacks it.
 _PARTS = {
@@ -100,6 +101,11 @@ def write_report(
         for name, (key, base) in _PARTS.items()
         if key in rows and base in rows
     }
+    variants = {
+        v.key: _gain(rows[v.key], rows[v.row], drawn[v.key], drawn[v.row])
+        for v in config.variants
+        if v.key in rows and v.row in rows
+    }
     tree = {
         "images": len(source),
         "seeds": list(config.seeds),
@@ -109,6 +115,7 @@ def write_report(
         "rows": rows,
         "gains": gains,
         "parts": parts,
+        "variants": variants,
         "settings": to_tree(config),
     }
     write_text(config.output / TABLE, json.dumps(tree, indent=2) + "\n")
@@ -215,10 +222,13 @@ def _page(config: AblateConfig, tree: dict[str, Any]) -> str:
         ]
         for key, row in tree["rows"].items()
     ]
-    parts = [
-        [name, *(_signed(gain[score]) for score in ("mean_iou", trimap, "boundary_f"))]
-        for name, gain in tree["parts"].items()
-    ]
+    parts = _table(("part", *_DIFFERENCE_HEADS), _differences(tree["parts"], trimap))
+    varied = {
+        f"{variant.name}, over: {tree['rows'][variant.row]['title']}": tree["variants"][variant.key]
+        for variant in config.variants
+        if variant.key in tree["variants"]
+    }
+    variants = _table(("variant", *_DIFFERENCE_HEADS), _differences(varied, trimap))
     costs = [
         [
             row["title"],
@@ -239,7 +249,8 @@ def _page(config: AblateConfig, tree: dict[str, Any]) -> str:
             _table(_SCORE_HEADS, scores),
             *_verdicts(tree),
             "## What each part gives",
-            _table(("part", "mean IoU", "trimap IoU", "boundary F"), parts),
+            parts,
+            *(["## What each variant gives over its row", variants] if varied else []),
             "## Mean IoU by steps at test time",
             _table(heads, sweep),
             f"![mean IoU by steps]({PLOT})",
@@ -250,6 +261,11 @@ def _page(config: AblateConfig, tree: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _differences(gains: Mapping[str, Any], trimap: str) -> list[list[str]]:
+    scores = "mean_iou", trimap, "boundary_f"
+    return [[name, *(_signed(gain[score]) for score in scores)] for name, gain in gains.items()]
 
 
 def _verdicts(tree: dict[str, Any]) -> list[str]:
