@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -171,6 +172,11 @@ def _poisoned(empty: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
         return result
 
     return call
+
+
+def pytest_collection_finish() -> None:
+    """Keep what lives now, modules and tests, out of every `gc.collect()` that follows."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
