@@ -1,4 +1,6 @@
-"""What does the fused backward save, in time and peak memory, against plain autograd?
+"""What does the fused backward save against plain autograd, and what do learned bandwidths cost?
+
+Times, and peak memory of the two backward passes.
 
 python -m benchmarks layer_forward_backward                  # 500 x 500 pixels, 21 classes
 python -m benchmarks layer_forward_backward --size 250 --steps 1,5,10
@@ -32,22 +34,32 @@ class Case:
         image = torch.nn.functional.interpolate(patches, size=(size, size))  # flat patches
         image = image + 4 * torch.randn(image.shape, generator=generator)
         self.layer = CRFRNN(classes, iterations=steps)
+        self.learning = CRFRNN(classes, iterations=steps, learn_bandwidths=True)
         self.steps = steps
         self.upstream = torch.randn(scores.shape, generator=generator) / scores.numel()
-        self.prepared = self.layer.prepare(image.clamp(0, 255))
+        self.image = image.clamp(0, 255)
+        self.prepared = self.layer.prepare(self.image)
 
     def fused(self) -> tuple[Tensor, ...]:
         """Forward and backward of the layer."""
-        return self._backward(self.layer(self.logits, self.prepared))
+        return self._backward(self.layer(self.logits, self.prepared), self.layer)
 
     def plain(self) -> tuple[Tensor, ...]:
         """Forward and backward of the recurrence in plain PyTorch, with the same filters."""
         layer, filters = self.layer, self.prepared.filters
         z = mean_field(-self.logits, filters, layer.kernel_weights, layer.penalty(), self.steps)
-        return self._backward(z)
+        return self._backward(z, layer)
 
-    def _backward(self, z: Tensor) -> tuple[Tensor, ...]:
-        wanted = (self.logits, *self.layer.parameters())
+    def fixed(self) -> tuple[Tensor, ...]:
+        """Filters, forward and backward of the layer."""
+        return self._backward(self.layer(self.logits, self.image), self.layer)
+
+    def learned(self) -> tuple[Tensor, ...]:
+        """The same with learned bandwidths."""
+        return self._backward(self.learning(self.logits, self.image), self.learning)
+
+    def _backward(self, z: Tensor, layer: CRFRNN) -> tuple[Tensor, ...]:
+        wanted = (self.logits, *layer.parameters())
         return torch.autograd.grad(z, wanted, self.upstream)
 
     def agreement(self) -> float:
@@ -84,11 +96,12 @@ def main(options: list[str]) -> None:
     chosen = parser.parse_args(options)
     size, classes = chosen.size, chosen.classes
     every = [int(steps) for steps in chosen.steps.split(",")]
-    rows, notes = [], []
+    rows, learned, notes = [], [], []
     for steps in every:
         case = Case(size, classes, steps)
         check = f"gradients to {case.agreement():.0e}"
         rows.append((f"T = {steps}", in_turn(case.fused, case.plain, chosen.pairs), check))
+        learned.append((f"T = {steps}", in_turn(case.fixed, case.learned, chosen.pairs), ""))
         if memory.can_measure():
             ours, theirs = (peak_megabytes(size, classes, steps, k) for k in ("fused", "plain"))
             notes.append(
@@ -96,6 +109,8 @@ def main(options: list[str]) -> None:
                 f"{theirs / ours:.1f}x"
             )
     table(f"forward + backward, {size} x {size} x {classes}, fused against plain", rows)
+    title = f"the same with the filters, {size} x {size} x {classes}, bandwidths fixed or learned"
+    table(title, learned, ("fixed [s]", "learned [s]"))
     sys.stdout.write("\n".join(notes) + "\n")
 
 

@@ -38,6 +38,16 @@ void filter(In<T, 2> values, In<Index, 2> vertex, In<T, 2> weight, In<Index, 3> 
 }
 
 template <typename T>
+void filter_to_weight(In<T, 2> values, In<T, 2> gradient, In<Index, 2> vertex, In<T, 2> weight,
+                      In<Index, 3> neighbor, In<Index, 1> entry, In<Index, 1> offset,
+                      std::size_t start, bool reverse, Out<T, 2> out, std::size_t threads) {
+    const auto lattice = to_lattice(vertex, weight, neighbor, entry, offset, start);
+    nb::gil_scoped_release release;
+    crfrnn::filter_to_weight(lattice, values.data(), gradient.data(), out.data(), values.shape(1),
+                             reverse, threads);
+}
+
+template <typename T>
 void separable(AnyIn<T> values, const std::vector<In<T, 2>>& bands, AnyOut<T> out,
                std::size_t threads) {
     const auto matrices = to_bands(bands);
@@ -63,6 +73,10 @@ void bind_filters(nb::module_& m) {
     m.def("filter", &filter<T>, nb::arg("values"), nb::arg("vertex"), nb::arg("weight"),
           nb::arg("neighbor"), nb::arg("entry"), nb::arg("offset"), nb::arg("start"),
           nb::arg("reverse"), nb::arg("out"), nb::arg("threads"));
+    m.def("filter_to_weight", &filter_to_weight<T>, nb::arg("values"), nb::arg("gradient"),
+          nb::arg("vertex"), nb::arg("weight"), nb::arg("neighbor"), nb::arg("entry"),
+          nb::arg("offset"), nb::arg("start"), nb::arg("reverse"), nb::arg("out"),
+          nb::arg("threads"));
     m.def("separable", &separable<T>, nb::arg("values"), nb::arg("bands"), nb::arg("out"),
           nb::arg("threads"));
     m.def("exact", &exact<T>, nb::arg("values"), nb::arg("features"), nb::arg("targets"),

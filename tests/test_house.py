@@ -42,7 +42,9 @@ ARROWS = {
     "ops.triton": "core ops.arrays ops.model ops.frank_wolfe ops.reference",
     "ops.engines": "core ops.arrays ops.model ops.reference ops.cpu ops.triton",
     "ops.transforms": "",
-    "ops.filters": "ops.arrays ops.model ops.reference ops.engines ops.transforms",
+    "ops.band_gradients": "ops.reference",
+    "ops.filters": "ops.arrays ops.model ops.reference ops.band_gradients ops.engines"
+    " ops.transforms",
     "ops.clamped": "core ops.model ops.reference ops.filters",
     "ops.normalization": "ops.model ops.engines ops.filters ops.transforms",
     "ops.recurrence": "core ops.model ops.engines ops.normalization ops.transforms",

@@ -134,6 +134,25 @@ public:
         }
     }
 
+    /// Add to `out`, with a number per corner of each point begin..end, the product of the point's
+    /// row of `width` values and the blurred values of the corner, with the gain. For rows of one
+    /// group and tables in full precision.
+    void add_products(const T* rows, T* out, std::size_t begin, std::size_t end) const {
+        const std::size_t corners = lattice_.d + 1;
+        const T* const table = group(tables_, 0);
+        const T gain = lattice_.gain();
+        for (std::size_t at = begin * corners; at < end * corners; ++at) {
+            const T* const row = rows + at / corners * width_;
+            const T* const corner = table + static_cast<std::size_t>(lattice_.vertex[at]) * width_;
+            T sums[4] = {};  // independent, so that they are added side by side
+            std::size_t c = 0;
+            for (; c + 4 <= width_; c += 4)
+                for (std::size_t k = 0; k < 4; ++k) sums[k] += row[c + k] * corner[c + k];
+            for (; c < width_; ++c) sums[0] += row[c] * corner[c];
+            out[at] += gain * (sums[0] + sums[1] + sums[2] + sums[3]);
+        }
+    }
+
 private:
     static constexpr std::size_t kGrain = 2048;
 
@@ -272,6 +291,44 @@ void filter(const Lattice<T>& lattice, const T* values, T* out, std::size_t c, b
                 for (std::size_t i = 0; i < end - begin; ++i)
                     for (std::size_t k = 0; k < real; ++k)
                         out[(begin + i) * c + done + k] = at[i * width + k];
+            });
+        }
+    });
+}
+
+/// The gradient to the lattice's weights, n x (d+1), from that of the result of `filter`.
+///
+/// With X = B S v, the blurred values, and Y = B' S g, the blurred gradient in reverse order, it is
+/// gain * (<g_i, X> + <v_i, Y>) at each corner of point i; see `reference_lattice.py`.
+template <typename T>
+void filter_to_weight(const Lattice<T>& lattice, const T* values, const T* gradient, T* out,
+                      std::size_t c, bool reverse, std::size_t threads) {
+    constexpr std::size_t grain = 4096;
+    const std::size_t width = padded(c < kGroup ? c : kGroup), corners = lattice.d + 1;
+    const auto value_rows = uninitialized<T>(lattice.n * width);
+    const auto gradient_rows = uninitialized<T>(lattice.n * width);
+    LatticeFilter<T> filter(lattice, width, 0);
+    Team::run(threads, [&](Team& team) {
+        filter.load(team);
+        for (std::size_t done = 0; done < c; done += kGroup) {
+            const std::size_t real = c - done < kGroup ? c - done : kGroup;
+            team.for_range(lattice.n, grain, [&](std::size_t begin, std::size_t end) {
+                for (std::size_t i = begin; i < end; ++i) {
+                    for (std::size_t k = 0; k < width; ++k) {
+                        const std::size_t from = i * c + done + k, to = i * width + k;
+                        value_rows[to] = k < real ? values[from] : T(0);
+                        gradient_rows[to] = k < real ? gradient[from] : T(0);
+                    }
+                }
+                if (done == 0) std::fill(out + begin * corners, out + end * corners, T(0));
+            });
+            filter.blur(team, value_rows.get(), reverse);
+            team.for_range(lattice.n, grain, [&](std::size_t begin, std::size_t end) {
+                filter.add_products(gradient_rows.get(), out, begin, end);
+            });
+            filter.blur(team, gradient_rows.get(), !reverse);
+            team.for_range(lattice.n, grain, [&](std::size_t begin, std::size_t end) {
+                filter.add_products(value_rows.get(), out, begin, end);
             });
         }
     });

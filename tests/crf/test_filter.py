@@ -11,6 +11,7 @@ import torch
 from crfrnn import Lattice, gaussian_filter, ops
 from crfrnn.core import inference as core
 from crfrnn.crf.filters import ExactFilter
+from crfrnn.ops import reference
 from tests.cases import (
     ENGINES,
     NORMALIZATIONS,
@@ -343,6 +344,45 @@ def test_gradient_of_separable_to_values(engine: str) -> None:
     bands = [torch.randn(3, 5, dtype=DOUBLE), torch.randn(5, 3, dtype=DOUBLE)]
     check(lambda v: ops.separable(v, bands, engine), values)
     check_twice(lambda v: ops.separable(v, bands, engine) ** 2, values)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "size",
+    [(1,), (5,), (150, 3), (3, 150), (70, 2, 65)],
+    ids=lambda size: f"{len(size)}D-{size[0]}",
+)
+def test_gradient_of_separable_to_bands(size: tuple[int, ...], engine: str) -> None:
+    values = torch.randn(2, *size, 3, dtype=DOUBLE, requires_grad=True)
+    bands = [torch.randn(n, 7, dtype=DOUBLE, requires_grad=True) for n in size]
+    to_out = torch.randn(2, *size, 3, dtype=DOUBLE)
+    expected = torch.autograd.grad(reference.separable(values, bands), [values, *bands], to_out)
+    got = torch.autograd.grad(ops.separable(values, bands, engine), [values, *bands], to_out)
+    for actual, wanted in zip(got, expected, strict=True):
+        close(actual, wanted, DOUBLE)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_second_derivatives_of_separable_with_bands(engine: str) -> None:
+    values = torch.randn(2, 3, 5, 2, dtype=DOUBLE, requires_grad=True)
+    bands = [torch.randn(n, 3, dtype=DOUBLE, requires_grad=True) for n in (3, 5)]
+    check_twice(lambda v, *b: ops.separable(v, list(b), engine) ** 2, (values, *bands))
+
+
+@needs_core
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("channels", [1, 2, 5, 32, 33, 71])
+def test_the_core_gives_the_gradient_to_weights_of_the_reference(
+    channels: int, reverse: bool, dtype: torch.dtype
+) -> None:
+    from crfrnn.ops import cpu
+
+    n, spread = (5000, 9.0) if channels == 5 else (97, 0.7)
+    features, values = PointCase(2, n, 3, channels, spread).make(dtype)
+    gradient = torch.randn(2, channels, values.shape[1], dtype=dtype).transpose(1, 2)
+    arrays = Lattice(features, engine="cpu").arrays
+    expected = reference.filter_to_weight(values, gradient, arrays, reverse)
+    close(cpu.filter_to_weight(values, gradient, arrays, reverse), expected, dtype)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -77,6 +77,18 @@ def filter(values: np.ndarray, lattice: LatticeArrays, reverse: bool) -> np.ndar
     return out
 
 
+def filter_to_weight(
+    values: np.ndarray, gradient: np.ndarray, lattice: LatticeArrays, reverse: bool
+) -> np.ndarray:
+    """From dL/dout (B N C) of `filter` to dL/dweight (B N D+1); the vertices are constants."""
+    values, gradient = np.ascontiguousarray(values), np.ascontiguousarray(gradient)
+    out = empty(lattice.weight.shape, values.dtype)
+    for b in range(len(values)):
+        item = lattice.item(b)
+        core().filter_to_weight(values[b], gradient[b], *item, reverse, out[b], threads())
+    return out
+
+
 def exact(
     values: np.ndarray,
     features: np.ndarray,

@@ -16,7 +16,7 @@ from crfrnn.core.threads import threads
 
 from .arrays import LatticeArrays, exact_tolerance
 from .model import Model, Term, Update
-from .reference import filter_to_weight, transpose_band
+from .reference import transpose_band
 
 __all__ = [
     "build",
@@ -48,6 +48,14 @@ def build(features: Tensor) -> LatticeArrays:
 def filter(values: Tensor, arrays: LatticeArrays, reverse: bool) -> Tensor:
     """Splat, blur and slice `values` (B N C); `reverse` blurs the axes backwards: the adjoint."""
     return torch.from_numpy(lattice.filter(values.detach().numpy(), _detached(arrays), reverse))
+
+
+def filter_to_weight(
+    values: Tensor, gradient: Tensor, arrays: LatticeArrays, reverse: bool
+) -> Tensor:
+    """From dL/dout (B N C) of `filter` to dL/dweight (B N D+1); see `reference_lattice`."""
+    both = values.detach().numpy(), gradient.detach().numpy()
+    return torch.from_numpy(lattice.filter_to_weight(*both, _detached(arrays), reverse))
 
 
 def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:

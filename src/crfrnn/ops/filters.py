@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import reference
 from .arrays import LatticeArrays, exact_tolerance
+from .band_gradients import separable_to_bands
 from .engines import implementation
 from .model import Term
 from .transforms import direct, no_forward_mode, no_second_derivative, one_by_one
@@ -177,10 +178,12 @@ def _save_separable(ctx: Any, inputs: Any, output: Tensor) -> None:
     ctx.save_for_backward(*bands, *([values] if ctx.to_bands else []))
 
 
-def _separable_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor, list[Tensor | None], None]:
+def _separable_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor, Sequence[Tensor | None], None]:
+    to_bands: Sequence[Tensor | None]
     if ctx.to_bands:
         *bands, values = ctx.saved_tensors
-        to_bands = reference.separable_to_bands(values, gradient, bands)
+        one_axis = functools.partial(separable, engine=ctx.engine)
+        to_bands = separable_to_bands(values, gradient, bands, one_axis)
     else:
         bands = ctx.saved_tensors
         to_bands = [None] * len(bands)

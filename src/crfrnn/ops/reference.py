@@ -32,7 +32,6 @@ __all__ = [
     "response",
     "saved_width",
     "separable",
-    "separable_to_bands",
     "worth_pruning",
 ]
 
@@ -60,28 +59,6 @@ def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:
         terms = (band[:, k].view(column) * wide.narrow(axis, k, size) for k in range(band.shape[1]))
         values = functools.reduce(torch.add, terms)
     return values
-
-
-def separable_to_bands(
-    values: Tensor, gradient: Tensor, bands: Sequence[Tensor]
-) -> list[Tensor | None]:
-    """From dL/dout (B *S C) of `separable` to the gradient of each band matrix."""
-    # Pass a maps x_a to x_{a+1} = K_a x_a. With g_{a+1} = dL/dx_{a+1}, entry (i, r + k) of the band
-    # gets Σ g_{a+1}[i] x_a[i + k] over all other axes, and g_a = K_aᵀ g_{a+1}.
-    stages = [values]
-    for axis, band in enumerate(bands, start=1):
-        stages.append(_along(stages[-1], axis, band))
-    gradients: list[Tensor | None] = []
-    for axis, band in reversed(list(enumerate(bands, start=1))):
-        size, radius = values.shape[axis], band.shape[1] // 2
-        wide = torch.nn.functional.pad(stages[axis - 1].movedim(axis, -1), (radius, radius))
-        rows = gradient.movedim(axis, -1)
-        taps = [
-            (rows * wide.narrow(-1, k, size)).flatten(0, -2).sum(0) for k in range(band.shape[1])
-        ]
-        gradients.insert(0, torch.stack(taps, dim=1))
-        gradient = _along(gradient, axis, transpose_band(band))
-    return gradients
 
 
 def exact(
@@ -352,10 +329,6 @@ def transpose_band(band: Tensor) -> Tensor:
     inside = (row >= 0) & (row < size)
     mirrored = band.flip(1).gather(0, row.clamp(0, size - 1))
     return torch.where(inside, mirrored, 0)
-
-
-def _along(values: Tensor, axis: int, band: Tensor) -> Tensor:
-    return separable(values.movedim(axis, 1), [band]).movedim(1, axis)
 
 
 def penalty(filtered: Tensor, weights: Tensor) -> Tensor:
