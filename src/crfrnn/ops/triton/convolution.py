@@ -20,9 +20,10 @@ _ROWS, _COLUMNS, _DEPTH, _WARPS = 16, 128, 16, 4
 def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:
     """Multiply `values` (B *S C) along each axis of S by the band matrix of that axis."""
     values = values.detach().contiguous()
-    batch, *size, channels = values.shape
-    flat = values.reshape(batch, -1, channels)
-    grid = Grid(tuple(size), [band.detach().contiguous() for band in bands])
+    # The channels as one more axis: the kernel is compiled anew for another number of channels, and
+    # `separable_to_bands` makes one of all axes behind the one that is filtered.
+    flat = values.reshape(len(values), -1, 1)
+    grid = Grid(tuple(values.shape[1:]), [band.detach().contiguous() for band in bands])
     return grid.run(flat, torch.empty_like(flat)).view(values.shape)
 
 
@@ -30,7 +31,7 @@ class Grid:
     """Band matrices for a grid of `size`, and the buffers between passes."""
 
     def __init__(self, size: tuple[int, ...], bands: Sequence[Tensor]) -> None:
-        """Take one contiguous band matrix per axis."""
+        """Take one contiguous band matrix for each of the first axes."""
         self.size = size
         self.bands = bands
         self.between: list[Tensor] = []
@@ -49,7 +50,7 @@ class Grid:
         The last pass also multiplies by `after` (B N) and `weights` (C), and with `add` adds to
         `out`. This weights the message while it is in registers.
         """
-        while len(self.between) < min(len(self.size) - 1, 2):
+        while len(self.between) < min(len(self.bands) - 1, 2):
             self.between.append(torch.empty_like(out))
         source = values
         for axis, band in enumerate(self.bands):
