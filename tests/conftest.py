@@ -67,7 +67,8 @@ if importlib.util.find_spec("hypothesis") is not None:
 
 # More threads than this only fight each other on sizes that tests use.
 if torch is not None:
-    torch.set_num_threads(min(4, os.cpu_count() or 1))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(2, min(4, (os.cpu_count() or 1) // processes)))
 
 #: What needs torch, or is about the repository and not about the library. `make test-offline` runs
 #: all other files; the tests in them that need torch are marked `needs_torch` of cases.py.
@@ -119,8 +120,17 @@ def pytest_report_header() -> list[str]:
     return str(crfrnn.info()).splitlines() if torch is not None else ["without torch"]
 
 
+#: The states in which modules of tests made their generators.
+_STATES: dict[int, Any] = {}
+
+
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def seed(request: pytest.FixtureRequest) -> None:
+    """Start every test from the same random numbers, whichever ran before it."""
+    for value in vars(request.module).values():
+        if isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+            bits.state = _STATES.setdefault(id(value), bits.state)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - for code that still draws from the global generator
     if torch is not None:

@@ -98,12 +98,12 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         server.server_close()
 
 
-def _owner_of(port: int) -> int:
-    """Find the process of this machine that a local port belongs to; on Linux."""
-    wanted = f":{port:04X}"
+def _owner_of(port: int, server: int) -> int:
+    """Find the process of this machine that is connected from a port to a server's; on Linux."""
+    wanted, other = f":{port:04X}", f":{server:04X}"
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if fields[1].endswith(wanted) and fields[9] != "0":
+        if fields[1].endswith(wanted) and fields[2].endswith(other) and fields[9] != "0":
             inode = f"socket:[{fields[9]}]"
             for link in Path("/proc").glob("[0-9]*/fd/*"):
                 with suppress(OSError):
@@ -123,7 +123,9 @@ def web(files: dict[str, bytes]) -> Iterator[str]:
             if name.startswith("hang"):
                 time.sleep(600)
             if name.startswith("kill"):
-                os.kill(_owner_of(self.client_address[1]), signal.SIGKILL)
+                os.kill(
+                    _owner_of(self.client_address[1], self.server.server_address[1]), signal.SIGKILL
+                )
                 return
             if name.startswith("500"):
                 self.send_error(500)

@@ -1,9 +1,7 @@
 """`crfrnn bench`: what it times, beside whom, and when it keeps the times to itself."""
 
-import gc
 import json
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -29,14 +27,6 @@ class Wrong(Original):
 
     def inference(self, *args: Any, **options: Any) -> np.ndarray:
         return np.cumsum(np.ones_like(super().inference(*args, **options)), axis=0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def frozen() -> Iterator[None]:
-    """Spare the collections before each run the objects of all the other tests."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def put(monkeypatch: pytest.MonkeyPatch, model: type | None) -> None:

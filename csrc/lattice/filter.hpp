@@ -141,15 +141,18 @@ public:
         const std::size_t corners = lattice_.d + 1;
         const T* const table = group(tables_, 0);
         const T gain = lattice_.gain();
-        for (std::size_t at = begin * corners; at < end * corners; ++at) {
-            const T* const row = rows + at / corners * width_;
-            const T* const corner = table + static_cast<std::size_t>(lattice_.vertex[at]) * width_;
-            T sums[4] = {};  // independent, so that they are added side by side
-            std::size_t c = 0;
-            for (; c + 4 <= width_; c += 4)
-                for (std::size_t k = 0; k < 4; ++k) sums[k] += row[c + k] * corner[c + k];
-            for (; c < width_; ++c) sums[0] += row[c] * corner[c];
-            out[at] += gain * (sums[0] + sums[1] + sums[2] + sums[3]);
+        for (std::size_t i = begin; i < end; ++i) {
+            const T* const row = rows + i * width_;
+            for (std::size_t at = i * corners; at < (i + 1) * corners; ++at) {
+                const auto vertex = static_cast<std::size_t>(lattice_.vertex[at]);
+                const T* const corner = table + vertex * width_;
+                T sums[4] = {};  // independent, so that they are added side by side
+                std::size_t c = 0;
+                for (; c + 4 <= width_; c += 4)
+                    for (std::size_t k = 0; k < 4; ++k) sums[k] += row[c + k] * corner[c + k];
+                for (; c < width_; ++c) sums[0] += row[c] * corner[c];
+                out[at] += gain * (sums[0] + sums[1] + sums[2] + sums[3]);
+            }
         }
     }
 

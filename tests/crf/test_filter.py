@@ -347,14 +347,15 @@ def test_gradient_of_separable_to_values(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("taps", [1, 7, 81])
 @pytest.mark.parametrize(
     "size",
     [(1,), (5,), (150, 3), (3, 150), (70, 2, 65)],
     ids=lambda size: f"{len(size)}D-{size[0]}",
 )
-def test_gradient_of_separable_to_bands(size: tuple[int, ...], engine: str) -> None:
+def test_gradient_of_separable_to_bands(size: tuple[int, ...], taps: int, engine: str) -> None:
     values = torch.randn(2, *size, 3, dtype=DOUBLE, requires_grad=True)
-    bands = [torch.randn(n, 7, dtype=DOUBLE, requires_grad=True) for n in size]
+    bands = [torch.randn(n, taps, dtype=DOUBLE, requires_grad=True) for n in size]
     to_out = torch.randn(2, *size, 3, dtype=DOUBLE)
     expected = torch.autograd.grad(reference.separable(values, bands), [values, *bands], to_out)
     got = torch.autograd.grad(ops.separable(values, bands, engine), [values, *bands], to_out)

@@ -391,7 +391,8 @@ def test_learned_bandwidths(device: str) -> None:
     gradients = []
     logits, image = GridCase(1, 3, (3, 5)).make(FLOAT)
     for name, where in (("triton", device), ("reference", "cpu")):
-        layer = CRFRNN(3, [Bilateral(9, 9, 2)], iterations=1, learn_bandwidths=True, engine=name)
+        kernels = [Bilateral(9, 9, 2), Gaussian(1.5, weight=1)]
+        layer = CRFRNN(3, kernels, iterations=1, learn_bandwidths=True, engine=name)
         layer.to(where)(logits.to(where), image.to(where)).pow(2).sum().backward()
         gradients.append([parameter.grad for parameter in layer.parameters()])
     for ours, expected in zip(*gradients, strict=True):

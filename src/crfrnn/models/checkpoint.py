@@ -83,7 +83,7 @@ class Checkpoint:
         return self.crf is not None
 
     def parts(self) -> nn.ModuleDict:
-        """The parts as one module, with the names that they have in the file."""
+        """The parts as one module, `network` and `crf`."""
         return nn.ModuleDict({"network": self.network, **({"crf": self.crf} if self.crf else {})})
 
     def eval(self) -> Checkpoint:

@@ -183,7 +183,8 @@ def _separable_adjoint(ctx: Any, gradient: Tensor) -> tuple[Tensor, Sequence[Ten
     if ctx.to_bands:
         *bands, values = ctx.saved_tensors
         one_axis = functools.partial(separable, engine=ctx.engine)
-        to_bands = separable_to_bands(values, gradient, bands, one_axis)
+        with torch.autocast(values.device.type, enabled=False):  # of a backward called inside one
+            to_bands = separable_to_bands(values, gradient, bands, one_axis)
     else:
         bands = ctx.saved_tensors
         to_bands = [None] * len(bands)
