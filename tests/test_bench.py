@@ -72,8 +72,7 @@ def test_table_without_the_original_says_how_to_get_it(
     put(monkeypatch, None)
     monkeypatch.setenv("COLUMNS", "140")
     assert main([*SMALL]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
+    out = capsys.readouterr().out
     assert all(case in out for case in CASES)
     assert "24 x 24 pixels" in out
     assert "median [s]" in out
