@@ -25,7 +25,8 @@ except ModuleNotFoundError:  # `make test-offline`
 if torch is not None and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# Both note down torch's functions when first used: not those that `poisoned` puts in their place.
+# Torch's compiler and `torch.device` remember torch's functions on first use. Use them here
+# once, so that they remember the real ones and not the replacements of `poisoned`.
 if torch is not None:
     importlib.import_module("torch._dynamo")
     with torch.device("meta"):

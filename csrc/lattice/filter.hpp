@@ -134,9 +134,9 @@ public:
         }
     }
 
-    /// Add to `out`, with a number per corner of each point begin..end, the product of the point's
-    /// row of `width` values and the blurred values of the corner, with the gain. For rows of one
-    /// group and tables in full precision.
+    /// For each corner of each point begin..end, add to its number in `out` the gain times the dot
+    /// product of the point's row of `width` values and the blurred values at the corner. For rows
+    /// of one group and tables in full precision.
     void add_products(const T* rows, T* out, std::size_t begin, std::size_t end) const {
         const std::size_t corners = lattice_.d + 1;
         const T* const table = group(tables_, 0);

@@ -58,8 +58,8 @@ def _band_of_products(left: Tensor, right: Tensor, radius: int) -> Tensor:
     left, right = (tensor.transpose(0, 1).flatten(1) for tensor in (left, right))
     right = torch.nn.functional.pad(right, (0, 0, radius, radius))
     taps = torch.arange(2 * radius + 1, device=left.device)
-    # Products of whole matrices are much faster than of single rows. Those of a block of rows are
-    # a band too, beside which little is computed.
+    # Products of whole matrices are much faster than of single rows. So multiply a block of rows at
+    # a time: most of what is computed then lies in the band, and little is thrown away.
     size = max(_ROWS, 2 * radius)
     rows = []
     for begin in range(0, len(left), size):

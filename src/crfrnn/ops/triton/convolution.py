@@ -20,8 +20,8 @@ _ROWS, _COLUMNS, _DEPTH, _WARPS = 16, 128, 16, 4
 def separable(values: Tensor, bands: Sequence[Tensor]) -> Tensor:
     """Multiply `values` (B *S C) along each axis of S by the band matrix of that axis."""
     values = values.detach().contiguous()
-    # The channels as one more axis: the kernel is compiled anew for another number of channels, and
-    # `separable_to_bands` makes one of all axes behind the one that is filtered.
+    # Channels are one more axis here, because the kernel is compiled anew for each number of them.
+    # `separable_to_bands` merges the axes after the filtered one into the channels.
     flat = values.reshape(len(values), -1, 1)
     grid = Grid(tuple(values.shape[1:]), [band.detach().contiguous() for band in bands])
     return grid.run(flat, torch.empty_like(flat)).view(values.shape)
